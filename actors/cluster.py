@@ -1,0 +1,156 @@
+"""Starting or joining Ray, and what a worker process needs to find this package."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import socket
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+
+import lotts_search
+from lotts_search.errors import BadInput, Failure
+
+log = logging.getLogger(__name__)
+
+SYSTEM = {
+    # Processes started ahead of need would stay unused: our actors have an environment of their own.
+    "prestart_worker_first_driver": False,
+    # Ray would let every other program go before its workers (niceness 15), and ours are the main thing.
+    "worker_niceness": 0,
+    # A lost node is noticed within seconds, and a busy one is not taken for lost.
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 5,
+}
+"""Settings of a Ray that we start."""
+
+
+@dataclass
+class Connection:
+    """How this process came to Ray: it ``found`` a connection that somebody else made, ``joined`` a cluster, or
+    ``started`` a Ray of its own with the files under ``folder``."""
+
+    how: Literal["found", "joined", "started"]
+    folder: Path | None = None
+
+    def close(self) -> None:
+        """Undo what connecting did, and no more."""
+        if self.how != "found" and ray.is_initialized():
+            ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def connect(
+    address: str | None, needed: Mapping[str, float], *, object_store_mb: int = 256, ship_code: bool = False
+) -> Connection:
+    """Connect this process to Ray, unless it is.
+
+    Args:
+        address: of a cluster to join (``auto``, ``host:port``, ``ray://host:port``); ``local`` starts a Ray of our
+            own; None does what ``RAY_ADDRESS`` says (Ray sets it inside a submitted job), else as ``local``.
+        needed: ``CPU`` and ``GPU`` that actors will ask for. A Ray of our own has just these (its CPUs are slots,
+            not a limit on use); where another has less free now, a warning says why actors may be long in coming.
+        object_store_mb: shared memory of a Ray of our own, in MB.
+        ship_code: copy this package to the workers of a joined cluster, which then need not have it installed.
+
+    Raises:
+        Failure: Ray cannot be reached or started.
+    """
+    if ray.is_initialized():
+        _compare(needed)
+        return Connection("found")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address != "local":
+        environment = {"py_modules": [str(_package())]} if ship_code else {}
+        _knock(address)
+        try:
+            ray.init(address=address, runtime_env=environment, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise Failure(f"cannot join the Ray cluster at {address!r}: {_first_line(error)}") from error
+        _compare(needed)
+        return Connection("joined")
+    if object_store_mb < 80:
+        raise BadInput(f"Ray's object store needs at least 80 MB, not {object_store_mb}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
+    try:
+        ray.init(
+            address="local",
+            num_cpus=math.ceil(needed["CPU"]),
+            num_gpus=math.ceil(needed["GPU"]),
+            include_dashboard=False,
+            object_store_memory=object_store_mb * 1024 * 1024,
+            _temp_dir=str(folder),
+            _system_config=SYSTEM,
+            **quiet,
+        )
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Failure(f"cannot start Ray: {_first_line(error)}") from error
+    return Connection("started", folder)
+
+
+def _knock(address: str) -> None:
+    """Ray would try for minutes to reach an address where nothing listens.
+
+    Raises:
+        Failure: nothing does.
+    """
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not colon or not port.isdigit():  # "auto", or a scheme of its own: Ray tells
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise Failure(f"cannot join the Ray cluster at {address!r}: {error}") from error
+
+
+def _compare(needed: Mapping[str, float]) -> None:
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    for name, amount in needed.items():
+        if free.get(name, 0) < amount:
+            log.warning("the actors ask for %g %s and Ray has %g free: waiting", amount, name, free.get(name, 0))
+
+
+def environment(threads: int, requirements: Sequence[str] = ()) -> dict[str, Any]:
+    """The ``runtime_env`` of an actor.
+
+    Where the package is installed on the node nothing else is needed. Run from a checkout it is found through
+    PYTHONPATH, which is right on this machine and on nodes that share its file system, and harmless elsewhere.
+    """
+    variables = {"OMP_NUM_THREADS": str(threads)}
+    root = _package().parent
+    if root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
+        variables["PYTHONPATH"] = os.pathsep.join([str(root), *_absolute(os.environ)])
+    result: dict[str, Any] = {"env_vars": variables}
+    if requirements:
+        result["pip"] = list(requirements)
+    return result
+
+
+def _absolute(environ: Mapping[str, str]) -> list[str]:
+    """PYTHONPATH with relative entries made absolute: workers run in another folder."""
+    return [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+def _package() -> Path:
+    return Path(lotts_search.__file__).resolve().parent
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

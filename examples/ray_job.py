@@ -1,0 +1,60 @@
+"""Many searches at once on one Ray pool. Runs alone, on a Ray of its own, and as a job on a cluster:
+
+    python examples/ray_job.py "a red circle" "a blue star"
+    ray job submit --working-dir . -- python examples/ray_job.py --generators 4 --gpus 1 "a red circle" "a blue star"
+
+Prints one line of JSON for each prompt and writes the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from lotts_search import asearch
+from lotts_search.actors.pool import RayPool
+
+
+async def run(options: argparse.Namespace, pool: RayPool) -> None:
+    async def one(number: int, prompt: str) -> None:
+        found = await asearch(
+            prompt,
+            model=options.model,
+            strategy=options.strategy,
+            verifier=options.verifier,
+            nfe=options.nfe,
+            pool=pool,
+        )
+        assert found.image is not None  # a search without a picture raises
+        path = options.out / f"{number:03d}.png"
+        Image.fromarray(found.image).save(path)
+        print(json.dumps({"prompt": prompt, "score": found.score, "trials": len(found.trials), "image": str(path)}))
+
+    await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(options.prompts)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prompts", nargs="+")
+    parser.add_argument("--model", default="shapes-sd")
+    parser.add_argument("--strategy", default="lotts")
+    parser.add_argument("--verifier", default="shapes-reward")
+    parser.add_argument("--nfe", type=float, default=300)
+    parser.add_argument("--generators", type=int, default=1)
+    parser.add_argument("--gpus", type=float, default=0, help="of each generator")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = {"device": "cuda"} if options.gpus else {}
+    with RayPool(
+        options.model, [options.verifier], options.generators, backbone_options=device, gpus=options.gpus
+    ) as pool:
+        asyncio.run(run(options, pool))
+
+
+if __name__ == "__main__":
+    main()

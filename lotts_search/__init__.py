@@ -1,0 +1,75 @@
+"""lotts-search: distributed test-time search for diffusion models.
+
+``lotts_search.search(prompt, nfe=…)`` is the whole of it; see :mod:`lotts_search.api`. Names are imported when they
+are first used, so that this module costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lotts_search.api import Interrupted, SearchFailed, SearchResult, asearch, search
+    from lotts_search.budget import Budget
+    from lotts_search.candidate import Candidate, Mask
+    from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
+    from lotts_search.handle import Search
+    from lotts_search.local import LocalPool
+    from lotts_search.strategy import Plan, Strategy
+    from lotts_search.virtual import gather, repeat
+
+_HOME = {
+    "Interrupted": "api",
+    "SearchFailed": "api",
+    "SearchResult": "api",
+    "asearch": "api",
+    "search": "api",
+    "Budget": "budget",
+    "Candidate": "candidate",
+    "Mask": "candidate",
+    "BadInput": "errors",
+    "BudgetExhausted": "errors",
+    "BudgetTooSmall": "errors",
+    "Failure": "errors",
+    "LottsError": "errors",
+    "Search": "handle",
+    "LocalPool": "local",
+    "Plan": "strategy",
+    "Strategy": "strategy",
+    "gather": "virtual",
+    "repeat": "virtual",
+}
+
+__all__ = [
+    "BadInput",
+    "Budget",
+    "BudgetExhausted",
+    "BudgetTooSmall",
+    "Candidate",
+    "Failure",
+    "Interrupted",
+    "LocalPool",
+    "LottsError",
+    "Mask",
+    "Plan",
+    "Search",
+    "SearchFailed",
+    "SearchResult",
+    "Strategy",
+    "asearch",
+    "gather",
+    "repeat",
+    "search",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,318 @@
+"""``lotts_search.search(prompt, …)``: one search from a prompt to a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
+
+import numpy as np
+
+from lotts_search import registry
+from lotts_search.backbones.base import ModelInfo
+from lotts_search.book import Book, Labels
+from lotts_search.budget import Budget, Costs, Ledger, pictures
+from lotts_search.calls import Calls
+from lotts_search.errors import BadInput, BudgetTooSmall, Failure
+from lotts_search.handle import Search
+from lotts_search.masks import MaskSource, mask_to_dict
+from lotts_search.pool import Pool
+from lotts_search.records import TrialRecord, image_hash, to_table
+from lotts_search.strategy import Strategy
+from lotts_search.virtual import Scheduler
+from lotts_search.work import Bytes, Located, Sampling
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+P = ParamSpec("P")
+Status: TypeAlias = Literal["done", "target", "seconds", "interrupted"]
+DEFAULT_IMAGES = 9
+"""Pictures of a search that is given no budget at all: the paper's N."""
+
+
+@dataclass(repr=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        prompt, model, strategy, verifier, seed, sampling, budget: what was searched, how, and for how much.
+        settings: the strategy's settings.
+        status: done; target or seconds, when that ended it; interrupted, by Ctrl-C or cancellation.
+        ledger: what was spent.
+        trials: all trials in virtual order.
+        images: pictures [h, w, 3] uint8 by the id of the trial that made them.
+        located: masks with their stages, by the id of their trial.
+        best: the trial with the highest guiding score, None where nothing was finished.
+        best_refined: the same among the refined alone.
+    """
+
+    prompt: str
+    model: ModelInfo
+    strategy: str
+    settings: dict[str, object]
+    verifier: str
+    seed: int
+    sampling: Sampling
+    budget: Budget
+    status: Status
+    ledger: Ledger
+    trials: list[TrialRecord]
+    images: dict[str, Bytes]
+    located: dict[str, Located]
+    best: TrialRecord | None
+    best_refined: TrialRecord | None
+
+    @property
+    def image(self) -> Bytes | None:
+        """The best picture [h, w, 3] uint8."""
+        return self.images[self.best.trial_id] if self.best is not None else None
+
+    @property
+    def score(self) -> float | None:
+        """The best picture's guiding score."""
+        return self.best.score if self.best is not None else None
+
+    def __repr__(self) -> str:
+        spent = f"{self.ledger.nfe:g} NFE, {pictures(self.ledger.images)}"
+        return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
+
+    def to_table(self) -> pa.Table:
+        """The trials as a table with the columns of :class:`~lotts_search.records.TrialRecord`."""
+        return to_table(self.trials)
+
+
+class SearchFailed(Failure):
+    """A search that ended without a single picture.
+
+    Attributes:
+        result: what there is of it.
+    """
+
+    def __init__(self, message: str, result: SearchResult):
+        super().__init__(message)
+        self.result = result
+
+
+class Interrupted(asyncio.CancelledError):
+    """A search that was cancelled.
+
+    Attributes:
+        result: what was computed until then.
+    """
+
+    def __init__(self, result: SearchResult):
+        super().__init__("the search was interrupted")
+        self.result = result
+
+
+async def asearch(
+    prompt: str,
+    *,
+    model: str = "shapes-sd",
+    strategy: str | Strategy = "lotts",
+    verifier: str = "shapes-reward",
+    nfe: float | None = None,
+    seconds: float | None = None,
+    images: int | None = None,
+    target: float | None = None,
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    pool: Pool | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str = "",
+    eta: float | None = None,
+    image: Bytes | None = None,
+    workers: int = 8,
+    on_trial: Callable[[TrialRecord], None] | None = None,
+    run_id: str = "",
+    prompt_id: str | None = None,
+) -> SearchResult:
+    """Search for a picture of ``prompt``. Many searches may run at once on one pool.
+
+    Args:
+        prompt: what to draw.
+        model: a registered name, or a diffusers folder or hub id; not used where there is a ``pool``.
+        strategy: a registered name, ``package.module:Class``, or a strategy.
+        verifier: registered name of the verifier that guides the search; it must be in the ``pool``.
+        nfe, images, seconds, target: the budget, see :class:`~lotts_search.budget.Budget`; together any of them.
+            Without ``nfe``, ``images`` and ``seconds`` it is 9 pictures.
+        seed: decides all noise and all choices: equal arguments give equal searches.
+        settings: the strategy's settings, values or text as on the command line.
+        pool: where the work runs; None = a :class:`~lotts_search.local.LocalPool` for this search alone.
+        steps, guidance, eta: other than the model's own (see :class:`~lotts_search.work.Sampling`).
+        negative: negative prompt.
+        image: a picture [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
+        workers: virtual workers, see :class:`~lotts_search.virtual.Scheduler`.
+        on_trial: called with each finished trial, in virtual order.
+        run_id, prompt_id: for the trial table; the prompt's hash by default.
+
+    Raises:
+        BudgetTooSmall: the budget does not pay for the first picture; nothing was run.
+        BadInput: something given is wrong.
+        SearchFailed: no picture was finished.
+        Interrupted: the search was cancelled. Both carry what was computed.
+    """
+    if not prompt.strip():
+        raise BadInput("the prompt is empty")
+    if workers < 1:
+        raise BadInput(f"workers must be 1 or more, not {workers}")
+    if isinstance(strategy, Strategy):
+        if settings:
+            raise BadInput("settings go with a strategy's name; this strategy has its own")
+        name, chosen = registry.name_of(strategy), strategy
+    else:
+        name, chosen = strategy, registry.make_strategy(strategy, settings or {})
+    if nfe is None and images is None and seconds is None:
+        images = DEFAULT_IMAGES
+    budget = Budget(nfe, images, seconds, target)
+    picture = image_hash(image) if image is not None else None
+    with _pool(pool, model, verifier) as where:
+        sampling = _sampling(where.info, prompt, steps, guidance, negative, eta)
+        costs = Costs.of(where.info, sampling)
+        _check(chosen, name, budget, costs, where.info, image)
+        arguments = json.dumps(chosen.settings(), default=_plain, sort_keys=True)
+        search_id = _hash(where.info.name, name, arguments, verifier, seed, sampling, budget, workers, picture)
+        labels = Labels(run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed)
+        book = Book(labels, Ledger(budget, costs), on_trial)
+        scheduler = Scheduler(workers)
+        handle = Search(Calls(where, scheduler, book, verifier, prompt), book, sampling, seed, image)
+        status = await _run(scheduler, book, chosen.run(handle), budget)
+    result = SearchResult(
+        prompt=prompt,
+        model=where.info,
+        strategy=name,
+        settings=chosen.settings(),
+        verifier=verifier,
+        seed=seed,
+        sampling=sampling,
+        budget=budget,
+        status=status,
+        ledger=book.ledger,
+        trials=book.trials,
+        images=book.images,
+        located=book.located,
+        best=book.find(book.best),
+        best_refined=book.find(book.best_refined),
+    )
+    if status == "interrupted":
+        raise Interrupted(result)
+    if result.best is None:
+        raise SearchFailed(_why(result.trials), result)
+    return result
+
+
+def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Callable[P, SearchResult]:
+    @wraps(function)
+    def run(*arguments: P.args, **options: P.kwargs) -> SearchResult:
+        async def main() -> SearchResult:
+            try:
+                return await function(*arguments, **options)
+            except Interrupted as interrupted:
+                return interrupted.result
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(main())
+        # A notebook has a running loop already: use one of another thread.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(main())).result()
+
+    return run
+
+
+search = _blocking(asearch)
+"""The same as :func:`asearch` for programs without asyncio. Ctrl-C, and nothing else, returns what was computed until
+then, with the status ``interrupted``; there may be no picture yet."""
+
+
+async def _run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None], budget: Budget) -> Status:
+    """Run a strategy to its end, and take what is finished by then into the book."""
+
+    def reached() -> bool:
+        return budget.target is not None and book.best is not None and (book.best.score or 0.0) >= budget.target
+
+    try:
+        ending, _ = await scheduler.run(
+            main, seconds=budget.seconds, enough=lambda: book.best is not None, reached=reached
+        )
+    except asyncio.CancelledError:
+        await scheduler.abandon("the search was interrupted", keep=True)
+        return "interrupted"
+    except BaseException:
+        await scheduler.abandon("the search broke", keep=False)
+        raise
+    # What else happened to be finished when the target was reached depends on the machine: it does not count.
+    await scheduler.abandon(f"stopped: {ending}", keep=ending != "target")
+    return ending
+
+
+@contextmanager
+def _pool(pool: Pool | None, model: str, verifier: str) -> Iterator[Pool]:
+    if pool is not None:
+        yield pool
+        return
+    from lotts_search.local import LocalPool
+
+    with LocalPool(registry.load_backbone(model), {verifier: registry.load_verifier(verifier)}) as made:
+        yield made
+
+
+def _sampling(
+    info: ModelInfo, prompt: str, steps: int | None, guidance: float | None, negative: str, eta: float | None
+) -> Sampling:
+    defaults = info.defaults
+    steps = defaults.steps if steps is None else steps
+    guidance = defaults.guidance if guidance is None else guidance
+    eta = defaults.eta if eta is None else eta
+    if steps < 1:
+        raise BadInput(f"steps must be 1 or more, not {steps}")
+    if not math.isfinite(guidance):
+        raise BadInput(f"guidance must be a finite number, not {guidance}")
+    if not (math.isfinite(eta) and eta >= 0):
+        raise BadInput(f"eta must be a number of 0 or more, not {eta}")
+    return Sampling(prompt, steps, guidance, negative, eta)
+
+
+def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:
+    """What can be known to be wrong before any work."""
+    if image is not None:
+        if not strategy.takes_image:
+            raise BadInput(f"strategy {name!r} cannot begin from a picture")
+        if image.shape != (*info.image, 3) or image.dtype != np.uint8:
+            height, width = info.image
+            raise BadInput(
+                f"the picture must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
+            )
+    least = strategy.least(costs, image is not None)
+    if not budget.pays(least):
+        what = "one sample" if image is None else "one refinement"
+        raise BudgetTooSmall(
+            f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {pictures(least.images)}"
+        )
+
+
+def _why(trials: list[TrialRecord]) -> str:
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if not failed:
+        return "no picture was finished: the strategy made none"
+    return (
+        f"no picture was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
+    )
+
+
+def _plain(value: object) -> object:
+    return mask_to_dict(value) if isinstance(value, MaskSource) else str(value)
+
+
+def _hash(*parts: object) -> str:
+    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,110 @@
+"""What a model looks like to the engine and to a search. Adding a family means one file that implements
+:class:`Backbone`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.masks import AttentionMask, MaskSource
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A model's own settings (DESIGN §6.3): used wherever a caller does not choose.
+
+    Attributes:
+        steps: T.
+        guidance: classifier-free guidance weight.
+        t0: step a refinement starts from.
+        integrate: tg, last unmasked steps.
+        eta: noise amount of the solver.
+        mask: how the region is found.
+    """
+
+    steps: int
+    guidance: float
+    t0: int
+    integrate: int
+    eta: float = 1.0
+    mask: MaskSource = field(default_factory=AttentionMask)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a search must know of a model; plain data.
+
+    Attributes:
+        name: as the user named it.
+        family: e.g. ``stable-diffusion``.
+        latent: (C, H, W).
+        image: (height, width) in pixels.
+        flops_per_row: floating-point operations of one network row.
+        defaults: the model's own settings.
+    """
+
+    name: str
+    family: str
+    latent: tuple[int, int, int]
+    image: tuple[int, int]
+    flops_per_row: float
+    defaults: Defaults
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of T steps. Arrays are float64.
+
+    Attributes:
+        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0).
+        sigma: [T + 1].
+        timestep: [T], what the network is told at step i.
+    """
+
+    alpha: npt.NDArray[np.float64]
+    sigma: npt.NDArray[np.float64]
+    timestep: npt.NDArray[np.float64]
+
+
+class Backbone(Protocol):
+    """A diffusion model behind one interface (torch). Rows of one call may have different prompts and timesteps."""
+
+    info: ModelInfo
+
+    def schedule(self, steps: int) -> Schedule:
+        """The schedule of ``steps`` steps."""
+
+    def train_level(self, timestep: int) -> tuple[float, float]:
+        """(alpha, sigma) at a training timestep 0..999."""
+
+    def encode_prompts(self, prompts: list[str]) -> list[Any]:
+        """One conditioning object a prompt; the engine stacks them with :meth:`stack`. Batched; not cached here."""
+
+    def stack(self, conditionings: list[Any]) -> Any:
+        """Conditionings of one call, one a row."""
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
+        """One network call: [B, C, H, W] fp32 latents, [B] timesteps → raw output [B, C, H, W] fp32."""
+
+    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The x0 prediction from raw output; alpha and sigma are [B, 1, 1, 1]."""
+
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """[B, h, w, 3] pictures → [B, C, H, W] clean latents (the posterior's mean)."""
+
+
+def device_of(backbone: Backbone) -> torch.device:
+    """Where the model is: its ``device`` attribute, or the CPU for a backbone that has none."""
+    import torch
+
+    return torch.device(getattr(backbone, "device", "cpu"))

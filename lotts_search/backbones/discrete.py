@@ -1,0 +1,73 @@
+"""Schedules of models that were trained on discrete timesteps (Stable Diffusion, SDXL), from a scheduler's config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from diffusers import DPMSolverMultistepScheduler
+
+from lotts_search.backbones.base import Schedule
+from lotts_search.errors import BadInput
+
+
+class DiscreteTime:
+    """The noise levels of a diffusers scheduler config, as ``DPMSolverMultistepScheduler.set_timesteps`` lays them.
+
+    Args:
+        config: the config of any scheduler of the folder; spacing, offset, betas and prediction type are honoured.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        scheduler: Any = DPMSolverMultistepScheduler
+        self._scheduler = scheduler.from_config(
+            config,
+            algorithm_type="sde-dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+            final_sigmas_type="zero",
+        )
+        self._schedules: dict[int, Schedule] = {}
+        self._clean = self._scheduler.alphas_cumprod.double().numpy()
+
+    @property
+    def prediction(self) -> str:
+        """``epsilon``, ``v_prediction`` or ``sample``."""
+        return str(self._scheduler.config["prediction_type"])
+
+    @property
+    def levels(self) -> int:
+        """How many timesteps the model was trained on."""
+        return len(self._clean)
+
+    def schedule(self, steps: int) -> Schedule:
+        """The schedule of ``steps`` steps.
+
+        Raises:
+            BadInput: ``steps`` is below 1 or more than the model's timesteps allow.
+        """
+        if steps not in self._schedules:
+            self._schedules[steps] = self._lay(steps)
+        return self._schedules[steps]
+
+    def _lay(self, steps: int) -> Schedule:
+        refusal = BadInput(f"the number of steps must be within 1..{self.levels - 1}, got {steps}")
+        if not 1 <= steps < self.levels:
+            raise refusal
+        self._scheduler.set_timesteps(steps)
+        ratio = self._scheduler.sigmas.double().numpy()
+        if len(ratio) != steps + 1 or np.any(np.diff(ratio) >= 0):
+            raise refusal
+        alpha = 1 / np.sqrt(ratio**2 + 1)
+        return Schedule(alpha, ratio * alpha, self._scheduler.timesteps.numpy().astype(np.float64))
+
+    def train_level(self, timestep: int) -> tuple[float, float]:
+        """(alpha, sigma) at a training timestep.
+
+        Raises:
+            BadInput: there is no such timestep.
+        """
+        if not 0 <= timestep < self.levels:
+            raise BadInput(f"a noise level must be within 0..{self.levels - 1}, got {timestep}")
+        clean = self._clean[timestep]
+        return float(np.sqrt(clean)), float(np.sqrt(1 - clean))

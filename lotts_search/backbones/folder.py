@@ -1,0 +1,123 @@
+"""Reading a model folder (or hub id) in diffusers format, with one clear message when something is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers.utils import logging as transformers_logging
+
+from lotts_search.backbones.base import Defaults
+from lotts_search.errors import BadInput, Failure, LottsError, unknown
+from lotts_search.masks import mask_from_dict
+
+T = TypeVar("T")
+
+
+def read_json(model: str, file: str, *, optional: bool = False, revision: str | None = None) -> dict[str, Any]:
+    """A JSON object of the model folder or hub repository; {} if it is optional and not there.
+
+    Raises:
+        BadInput: the model or the file does not exist.
+        Failure: the file is not a JSON object, or the hub cannot be reached.
+    """
+    if Path(model).is_dir():
+        path = Path(model) / file
+        if not path.is_file():
+            if optional:
+                return {}
+            raise BadInput(f"{model} is not a model folder: it has no {file}")
+    elif Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise BadInput(f"there is no model folder {model}")
+    else:
+        try:
+            path = Path(hf_hub_download(model, file, revision=revision))
+        except LocalEntryNotFoundError as error:
+            raise Failure(f"model {model}: no folder of that name, and the hub cannot be reached") from error
+        except EntryNotFoundError as error:
+            if optional:
+                return {}
+            raise BadInput(f"model {model} on the hub has no {file}") from error
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise BadInput(f"there is no model {model}, neither as a folder nor on the hub") from error
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise Failure(f"model {model}: {file} is broken ({error})") from error
+    if not isinstance(value, dict):
+        raise Failure(f"model {model}: {file} is not a JSON object")
+    return value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the libraries: models load in the middle of our own display."""
+    libraries = [transformers_logging, diffusers_logging]
+    shown = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, was in zip(libraries, shown, strict=True):
+            if was:
+                library.enable_progress_bar()
+
+
+def load_component(model: str, component: str, load: Callable[[], T]) -> T:
+    """The result of ``load``; what it raises becomes one :class:`Failure` that names model and component."""
+    try:
+        with _quiet():
+            return load()
+    except LottsError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Failure(f"model {model}: cannot load its {component}: {lines[0]}") from error
+
+
+def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
+    """A diffusers or transformers model from the folder's ``component``: safetensors only, evaluation mode.
+
+    Raises:
+        Failure: a file is missing or broken, or weights are missing from it.
+    """
+
+    def load() -> Any:
+        module, report = cls.from_pretrained(
+            model, subfolder=component, use_safetensors=True, output_loading_info=True, **options
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(f"{len(missing)} weights are missing, first {missing[0]}")
+        return module.eval().requires_grad_(False)
+
+    return load_component(model, component, load)
+
+
+def defaults_of(model: str, family: Defaults, revision: str | None = None) -> Defaults:
+    """The defaults of ``lotts.json`` in the model folder, with those of its family where it is silent.
+
+    Raises:
+        BadInput: ``lotts.json`` has a setting that is unknown or of the wrong type.
+    """
+    settings = read_json(model, "lotts.json", optional=True, revision=revision)
+    kinds = {"steps": int, "guidance": float, "t0": int, "integrate": int, "eta": float}
+    values: dict[str, Any] = {name: getattr(family, name) for name in kinds} | {"mask": family.mask}
+    for name, value in settings.items():
+        try:
+            if name == "mask":
+                values[name] = mask_from_dict(value)
+            elif name in kinds:
+                values[name] = kinds[name](value)
+            else:
+                raise unknown("setting", name, [*kinds, "mask"])
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"model {model}: lotts.json: bad value for {name!r}: {error}") from error
+    return Defaults(**values)

@@ -1,0 +1,171 @@
+"""From a call of the search handle to its rows: reserve its cost, begin the real work, enter the outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lotts_search.book import Book
+from lotts_search.budget import Cost
+from lotts_search.candidate import Candidate, Mask, trial_key
+from lotts_search.errors import BudgetExhausted, Failure, LottsError
+from lotts_search.pool import Pool
+from lotts_search.virtual import Scheduler, Settle, Trial
+from lotts_search.work import Encode, Generate, Lineage, Locate, Predict, Result, Sampling, Score, Segment
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Making:
+    """What is known of a candidate before it is made."""
+
+    kind: str
+    lineage: Lineage
+    start: int
+    stop: int
+    sampling: Sampling
+    cost: Cost
+    parent: Candidate | None = None
+    mask_ratio: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.stop == self.sampling.steps
+
+    @property
+    def parent_key(self) -> str | None:
+        return self.parent.key if self.parent is not None else None
+
+
+class Calls:
+    """Carries out the calls of one search.
+
+    Args:
+        verifier: name of the guiding verifier; pictures are scored against ``prompt``.
+    """
+
+    def __init__(self, pool: Pool, scheduler: Scheduler, book: Book, verifier: str, prompt: str):
+        self._pool, self._scheduler, self._book = pool, scheduler, book
+        self._verifier, self._prompt = verifier, prompt
+        self._occurrences: Counter[str] = Counter()
+        self._judged: dict[str, Trial[float]] = {}
+
+    def make(self, work: Segment | Encode, making: Making, arguments: tuple[object, ...]) -> Trial[Candidate]:
+        """A candidate; a complete one is scored at once, by a trial of its own."""
+        key, parent = self._key(making.parent_key, making.kind, arguments), making.parent_key
+        score_key = self._key(key, "score", ())
+
+        def settle(results: list[Result], error: LottsError | None) -> Candidate:
+            columns = {
+                "lineage": making.lineage,
+                "start": making.start,
+                "stop": making.stop,
+                "mask_ratio": making.mask_ratio,
+            }
+            if not results:
+                assert error is not None
+                self._book.broken(key, parent, making.kind, making.cost, error, **columns)
+                raise error
+            made, scored = results[0], results[1] if len(results) > 1 else None
+            assert made.state is not None
+            candidate = Candidate(
+                key,
+                making.kind,
+                making.stop,
+                making.sampling.steps,
+                making.lineage,
+                making.cost.nfe + (making.parent.nfe if making.parent is not None else 0.0),
+                making.parent,
+                making.kind == "refine" or (making.parent is not None and making.parent.refined),
+                scored.score if scored is not None else None,
+            )
+            self._book.keep(candidate, made.state, making.sampling)
+            self._book.row(key, parent, making.kind, made, score=candidate.score, **columns)
+            if scored is not None:
+                self._book.row(score_key, key, "score", scored, lineage=making.lineage, score=scored.score)
+            if error is not None:
+                self._book.broken(score_key, key, "score", Cost(), error, lineage=making.lineage)
+                raise error
+            return candidate
+
+        return self._call(making.cost, work, settle, scored=making.complete)
+
+    def locate(self, work: Locate, candidate: Candidate, cost: Cost) -> Trial[Mask]:
+        """A mask of a complete candidate."""
+        key = self._key(candidate.key, "localize", (work.source,))
+
+        def settle(results: list[Result], error: LottsError | None) -> Mask:
+            if error is not None:
+                self._book.broken(key, candidate.key, "localize", cost, error, lineage=candidate.lineage)
+                raise error
+            located = results[0].located
+            assert located is not None
+            mask = Mask(key, work.source, float(located.mask.mean()), located.confidence)
+            self._book.located[key] = located
+            self._book.row(key, candidate.key, "localize", results[0], lineage=candidate.lineage, mask_ratio=mask.ratio)
+            return mask
+
+        return self._call(cost, work, settle)
+
+    def judge(self, candidate: Candidate) -> Trial[float]:
+        """The score of a partial candidate's x0 prediction, which its next step need not compute again. Asked for
+        again while it is under way, it is the same trial."""
+        if candidate.key in self._judged:
+            return self._judged[candidate.key]
+        book, state = self._book, self._book.states[candidate.key]
+        key, cost = self._key(candidate.key, "score", ()), Cost(1.0)
+        work = Predict(state, book.samplings[candidate.key])
+
+        def settle(results: list[Result], error: LottsError | None) -> float:
+            if results and results[0].state is not None and book.states[candidate.key].predicted is None:
+                book.states[candidate.key] = results[0].state
+                candidate.nfe += cost.nfe
+            if error is not None:
+                book.broken(key, candidate.key, "score", cost, error, *results, lineage=candidate.lineage)
+                raise error
+            score = results[-1].score
+            assert score is not None
+            candidate.score = score
+            book.row(key, candidate.key, "score", *results, lineage=candidate.lineage, score=score)
+            return score
+
+        trial = self._call(cost, work, settle, scored=True)
+        if not trial.refused:
+            self._judged[candidate.key] = trial
+        return trial
+
+    def _key(self, parent: str | None, kind: str, arguments: tuple[object, ...]) -> str:
+        first = trial_key(parent or "", kind, arguments, 0)
+        self._occurrences[first] += 1
+        occurrence = self._occurrences[first] - 1
+        return trial_key(parent or "", kind, arguments, occurrence) if occurrence else first
+
+    def _call(self, cost: Cost, work: Generate, settle: Settle[T], scored: bool = False) -> Trial[T]:
+        try:
+            self._book.ledger.reserve(cost)
+        except BudgetExhausted as refusal:
+            return Trial.settled(error=refusal)
+        results: list[Result] = []
+        real = asyncio.get_running_loop().create_task(self._work(self._submit(work), scored, results))
+        return self._scheduler.call(cost.nfe, real, results, settle)
+
+    async def _work(self, first: Future[Result], scored: bool, results: list[Result]) -> None:
+        """The score follows its picture in real time, without waiting for the virtual order."""
+        results.append(await asyncio.wrap_future(first))
+        if scored:
+            image = results[0].image
+            if image is None:
+                raise Failure("the pool sent no picture")
+            results.append(await asyncio.wrap_future(self._submit(Score(self._verifier, self._prompt, image))))
+
+    def _submit(self, work: Generate | Score) -> Future[Result]:
+        try:
+            return self._pool.submit(work)
+        except LottsError as error:
+            broken: Future[Result] = Future()
+            broken.set_exception(error)
+            return broken

@@ -1,0 +1,77 @@
+"""The command ``lotts-search``. Commands import what is heavy when they run, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lotts_search.cli.demo import demo
+from lotts_search.cli.generate import generate
+from lotts_search.cli.models import models
+from lotts_search.cli.refine import refine
+from lotts_search.cli.strategies import strategies
+from lotts_search.cli.train import train
+from lotts_search.cli.verifiers import verifiers
+from lotts_search.errors import BadInput, LottsError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (generate, refine, demo, train, models, strategies, verifiers):
+    app.command()(command)
+
+
+@app.callback()
+def explain(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """A better picture for more compute: test-time search for text-to-image diffusion models.
+
+    Start here, with the embedded model, which needs no download and no GPU:
+
+        lotts-search demo
+
+        lotts-search generate --help
+
+    `lotts-search COMMAND --help` explains a command and shows examples.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failure, 2 bad input.
+
+    Args:
+        arguments: without the program's name; those of the process when None.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a strategy of one's own is found where one stands, as by python -m
+    try:
+        app([a for a in given if a != "--debug"], prog_name="lotts-search")
+    except KeyboardInterrupt:
+        _say("stopped", debug)
+        sys.exit(130)
+    except LottsError as error:
+        _say(f"error: {error}", debug)
+        sys.exit(2 if isinstance(error, BadInput) else 1)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        _say(f"error: {what} (unexpected; --debug shows where)", debug)
+        sys.exit(1)
+
+
+def _say(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)

@@ -1,0 +1,67 @@
+"""``lotts-search generate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lotts_search.cli import options as o
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    model: o.Model = "shapes-sd",
+    strategy: o.Strategy = "lotts",
+    verifier: o.Verifier = "shapes-reward",
+    seed: o.Seed = 0,
+    steps: o.Steps = None,
+    guidance: o.Guidance = None,
+    negative: o.Negative = "",
+    set_: o.Set = None,
+    nfe: o.Nfe = None,
+    images: o.Images = None,
+    seconds: o.Seconds = None,
+    target: o.Target = None,
+    local: o.Local = False,
+    address: o.Address = None,
+    generators: o.Generators = 1,
+    device: o.Device = "cpu",
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Search for the best picture of PROMPT that a budget pays for.
+
+    Writes `best.png` (with the command that makes it again in its metadata), `trials.parquet` and `search.html`.
+    Ctrl-C keeps what was done. Without a budget it makes 9 pictures.
+
+    Examples:
+
+        lotts-search generate "top left red circle, top blue star, left pink cross, center yellow square, right green ring, bottom cyan diamond on gray" --nfe 200
+
+        lotts-search generate "$PROMPT" --strategy best-of-n --nfe 200 --seed 1 --json
+
+        lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
+
+        lotts-search generate "a red fox in the snow" --model ./my-stable-diffusion --device cuda
+    """
+    from lotts_search.cli.pools import Compute
+    from lotts_search.cli.running import Request, run
+
+    request = Request(
+        "generate",
+        prompt,
+        model,
+        strategy,
+        verifier,
+        seed,
+        nfe,
+        images,
+        seconds,
+        target,
+        steps,
+        guidance,
+        negative,
+        settings=o.settings(set_),
+    )
+    run(request, Compute(local, address, generators, device), out, json)

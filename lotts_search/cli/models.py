@@ -1,0 +1,18 @@
+"""``lotts-search models``."""
+
+from __future__ import annotations
+
+from lotts_search.cli.listing import show
+from lotts_search.cli.options import Json
+
+
+def models(json: Json = False) -> None:
+    """List the models that have a name.
+
+    Any folder or hub id of diffusers' format works as well:
+
+        lotts-search generate "a red fox in the snow" --model ./my-stable-diffusion
+    """
+    from lotts_search import registry
+
+    show("models", registry.models(), json)

@@ -1,0 +1,69 @@
+"""What a search leaves behind: the winner's PNG with its recipe, the trial table and the page to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lotts_search.api import SearchResult
+from lotts_search.records import write_parquet
+from lotts_search.report import write_search_page
+from lotts_search.work import Bytes
+
+
+def folder_name(prompt: str, strategy: str, seed: int) -> str:
+    """A readable folder name for a search, e.g. ``center-red-star-on-gray-lotts-0``."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
+    return "-".join(part for part in (words, re.sub(r"[^a-zA-Z0-9]+", "-", strategy).strip("-"), str(seed)) if part)
+
+
+def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
+    """Write a picture [h, w, 3] with text metadata (PNG iTXt chunks), under a temporary name first."""
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_itxt(key, value)
+    temporary = path.with_name(path.name + ".part")
+    Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+    os.replace(temporary, path)
+
+
+def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, object]) -> dict[str, object]:
+    """Write ``best.png``, ``trials.parquet`` and ``search.html`` to ``out``.
+
+    Args:
+        result: a finished or interrupted search.
+        out: folder, made where it is missing.
+        command: the command that makes the search again.
+        recipe: what the command means, by option; goes with ``command`` into the metadata of the PNG.
+
+    Returns:
+        What ``--json`` prints: score, nfe, images, best (the PNG), out, and more.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    best: Path | None = None
+    if result.image is not None:
+        best = out / "best.png"
+        full = {**recipe, "score": result.score, "trial": result.best.trial_id if result.best else None}
+        save_png(best, result.image, {"command": command, "recipe": json.dumps(full, ensure_ascii=False)})
+    table = write_parquet(result.to_table(), out / "trials.parquet")
+    page = write_search_page(result, out / "search.html", command)
+    ledger = result.ledger
+    return {
+        "score": result.score,
+        "nfe": ledger.nfe,
+        "images": ledger.images,
+        "best": str(best) if best else None,
+        "out": str(out),
+        "report": str(page),
+        "trials": str(table),
+        "nfe_wasted": ledger.nfe_wasted,
+        "device_s": round(ledger.device_s, 3),
+        "command": command,
+        **{k: recipe[k] for k in ("prompt", "model", "strategy", "verifier", "seed") if k in recipe},
+    }

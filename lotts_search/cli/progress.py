@@ -1,0 +1,92 @@
+"""Progress on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from lotts_search.budget import Budget
+from lotts_search.records import TrialRecord
+
+EVERY_S = 5.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Live:
+    """A context that shows how far the work is.
+
+    Args:
+        what: what is under way.
+        quiet: show nothing.
+    """
+
+    def __init__(self, what: str, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._begun = self._said = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if self.console.is_terminal and not quiet:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[status]}"),
+                TimeElapsedColumn(),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(what, total=1.0, status="")
+        else:
+            self.console.print(what)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._begun
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, share: float, status: str, what: str | None = None) -> None:
+        """``share`` of the work is done, 0..1; ``status`` says the rest; ``what`` is under way from now on."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(share, 1.0), status=status)
+            if what is not None:
+                self._bar.update(self._task, description=what)
+            return
+        if what is not None:
+            self.console.print(what)
+        if time.monotonic() - self._said >= EVERY_S:
+            self._said = time.monotonic()
+            self.console.print(f"{self.elapsed:5.0f} s  {100 * min(share, 1.0):3.0f} %  {status}")
+
+
+class SearchProgress:
+    """Shows the trials of one search as they come; pass it as ``on_trial``."""
+
+    def __init__(self, live: Live, budget: Budget) -> None:
+        self.live, self.budget = live, budget
+        self.images = 0
+        self._begun = live.elapsed
+
+    def __call__(self, trial: TrialRecord) -> None:
+        self.images += trial.images
+        budget = self.budget
+        shares = [
+            trial.nfe_cum / budget.nfe if budget.nfe else 0.0,
+            self.images / budget.images if budget.images else 0.0,
+            (self.live.elapsed - self._begun) / budget.seconds if budget.seconds else 0.0,
+        ]
+        best = "" if trial.best_so_far is None else f"best {trial.best_so_far:.3f}  "
+        self.live.update(max(shares), f"{best}{trial.nfe_cum:g} NFE  {self.images} pictures")

@@ -1,0 +1,134 @@
+"""Reading attention out of a U-Net without changing what it computes.
+
+A :class:`Recorder` wraps the processor of each attention module at the wanted grid for the length of one call
+(``set_attn_processor``, per module, restored afterwards). The original processor still computes the output, so the
+output's bits do not change; the recorder repeats only the query and key projections beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from lotts_search.errors import BadInput
+from lotts_search.localization.attention import RowAttention, attention_map
+
+
+def unet_grids(unet: Any, latent: tuple[int, ...]) -> dict[int, tuple[int, int]]:
+    """The grids (h, w) at which a U-Net has cross-attention, by their shorter side, for latents [H, W]."""
+    height, width = latent
+    blocks = unet.config["down_block_types"]
+    depths = [depth for depth, block in enumerate(blocks) if "CrossAttn" in block]
+    if "CrossAttn" in (unet.config["mid_block_type"] or ""):
+        depths.append(len(blocks) - 1)
+    shapes = [(-(-height // 2**depth), -(-width // 2**depth)) for depth in depths]
+    return {min(shape): shape for shape in shapes}
+
+
+class Recorder:
+    """Collects attention during one call; memory is one map a row, plus the queries of the rows that want them:
+    rows × layers × h·w × channels numbers in the network's dtype."""
+
+    def __init__(self, positions: list[list[int]], queries: list[bool], grid: tuple[int, int]):
+        self.grid = grid
+        self._positions = positions
+        self._wanted = [row for row, wanted in enumerate(queries) if wanted]
+        self._words: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._layers = 0
+        self._queries: list[Tensor] = []
+
+    def see(self, attn: Attention, hidden: Tensor, text: Tensor | None, mask: Tensor | None) -> None:
+        """Note one attention call: hidden states [B, N, C], text [B, L, D] or None for self-attention."""
+        if hidden.ndim != 3 or hidden.shape[1] != self.grid[0] * self.grid[1]:
+            return
+        if text is not None:
+            self._see_words(attn, hidden, text, mask)
+        elif self._wanted:
+            self._queries.append(_query(attn, hidden[self._wanted]))
+
+    def _see_words(self, attn: Attention, hidden: Tensor, text: Tensor, mask: Tensor | None) -> None:
+        if attn.norm_cross:
+            text = attn.norm_encoder_hidden_states(text)
+        key = _split(attn, attn.to_k(text))
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        if mask is not None:
+            mask = attn.prepare_attention_mask(mask, text.shape[1], len(text))
+            mask = mask.view(len(text), attn.heads, -1, mask.shape[-1])
+        if self._weights is None:
+            self._weights = torch.zeros(len(text), text.shape[1], 1, device=text.device)
+            for row, places in enumerate(self._positions):
+                self._weights[row, places] = 1 / max(1, len(places))
+        words = attention_map(_query(attn, hidden), key, self._weights, mask)[..., 0]
+        self._words = words if self._words is None else self._words + words
+        self._layers += 1
+
+    def rows(self) -> list[RowAttention]:
+        """What was seen, one entry a row.
+
+        Raises:
+            BadInput: no cross-attention ran at the grid.
+        """
+        if self._words is None:
+            raise BadInput(f"the network has no cross-attention at grid {self.grid[0]}x{self.grid[1]}")
+        words = (self._words / self._layers).view(-1, *self.grid)
+        kept = {row: tuple(layer[i] for layer in self._queries) for i, row in enumerate(self._wanted)}
+        return [RowAttention(words[row], kept.get(row, ())) for row in range(len(words))]
+
+
+def _split(attn: Attention, flat: Tensor) -> Tensor:
+    return flat.view(*flat.shape[:-1], attn.heads, -1).transpose(1, 2)
+
+
+def _query(attn: Attention, hidden: Tensor) -> Tensor:
+    query = _split(attn, attn.to_q(hidden))
+    return query if attn.norm_q is None else attn.norm_q(query)
+
+
+class _Watching:
+    """An attention processor that lets the recorder see, then does what the original does."""
+
+    def __init__(self, original: Any, record: Recorder):
+        self.original, self.record = original, record
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        self.record.see(attn, hidden_states, encoder_hidden_states, attention_mask)
+        output: Tensor = self.original(
+            attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
+        )
+        return output
+
+
+@contextlib.contextmanager
+def capture_unet(
+    unet: Any, positions: list[list[int]], queries: list[bool], grid: tuple[int, int]
+) -> Iterator[Recorder]:
+    """Record the attention of a UNet2DConditionModel in the call inside the block; the processors are put back at its end.
+
+    Args:
+        positions: for each row of the call the text positions that count.
+        queries: for each row whether self-attention queries are kept.
+        grid: (h, w) of the attention modules that are read.
+    """
+    record = Recorder(positions, queries, grid)
+    originals = dict(unet.attn_processors)
+    unet.set_attn_processor({name: _Watching(original, record) for name, original in originals.items()})
+    try:
+        yield record
+    finally:
+        unet.set_attn_processor(originals)

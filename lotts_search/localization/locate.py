@@ -1,0 +1,96 @@
+"""The one entry to localization: which rows a piece of work needs from the network, and its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lotts_search.backbones.base import Backbone, device_of
+from lotts_search.errors import BadInput
+from lotts_search.localization.attention import Attentive, RowAttention
+from lotts_search.localization.error_contrast import ErrorContrastLocalization, PredictionRow
+from lotts_search.localization.maskgen import AttentionLocalization, AttentionRow
+from lotts_search.localization.select import blocks, given, whole
+from lotts_search.masks import AttentionMask, ErrorContrastMask, GivenMask, RandomMask, WholeMask
+from lotts_search.noise import draw
+from lotts_search.work import Locate, Located
+
+Localization: TypeAlias = AttentionLocalization | ErrorContrastLocalization
+
+
+def begin(backbone: Backbone, work: Locate) -> Localization | Located:
+    """A localization that needs network rows, or its answer at once where none are needed.
+
+    Raises:
+        BadInput: the state is not complete, or a setting of the source does not fit the model.
+    """
+    if not work.state.complete:
+        raise BadInput(f"only a finished picture can be localized; this one is at step {work.state.step}")
+    size = backbone.info.latent[1:]
+    match work.source:
+        case AttentionMask():
+            if not hasattr(backbone, "attend"):
+                raise BadInput(f"model {backbone.info.name} gives no attention; choose another mask source")
+            return AttentionLocalization(cast(Attentive, backbone), work, work.source)
+        case ErrorContrastMask():
+            return ErrorContrastLocalization(backbone, work, work.source)
+        case RandomMask(ratio, block):
+            # One number a cell suffices for any block size.
+            noise = draw(work.search_seed, work.lineage, "locate", 0, size)
+            return blocks(noise, ratio, block, size)
+        case WholeMask():
+            return whole(size)
+        case GivenMask(png):
+            return given(png, size)
+
+
+def attend_rows(
+    backbone: Attentive, rows: list[AttentionRow], grid: tuple[int, int], stacked: object
+) -> list[RowAttention]:
+    """One attention call for ``rows`` with their stacked conditioning."""
+    latents, timesteps = _inputs(backbone, rows)
+    positions, queries = [row.positions for row in rows], [row.queries for row in rows]
+    return backbone.attend(latents, timesteps, stacked, positions, queries, grid)
+
+
+@torch.inference_mode()
+def locate(backbone: Backbone, work: Locate, *, batch: int = 16) -> Located:
+    """Find the region to resample, outside an engine: studies of localization and tests.
+
+    Args:
+        backbone: the model.
+        work: the finished state and the mask source.
+        batch: most rows in one network call.
+    """
+    task = begin(backbone, work)
+    if isinstance(task, Located):
+        return task
+    prompts = list(dict.fromkeys(row.prompt for row in task.rows))
+    known = dict(zip(prompts, backbone.encode_prompts(prompts), strict=True))
+    starts = range(0, len(task.rows), batch)
+    if isinstance(task, AttentionLocalization):
+        seen: list[RowAttention] = []
+        for part in (task.rows[start : start + batch] for start in starts):
+            stacked = backbone.stack([known[row.prompt] for row in part])
+            seen += attend_rows(cast(Attentive, backbone), part, task.grid, stacked)
+        return task.finish(seen)
+    outputs: list[Tensor] = []
+    for chunk in (task.rows[start : start + batch] for start in starts):
+        outputs += predict_rows(backbone, chunk, backbone.stack([known[row.prompt] for row in chunk]))
+    return task.finish(outputs)
+
+
+def predict_rows(backbone: Backbone, rows: list[PredictionRow], stacked: object) -> list[Tensor]:
+    """One plain network call for ``rows`` with their stacked conditioning; raw outputs [C, H, W]."""
+    latents, timesteps = _inputs(backbone, rows)
+    return list(backbone.predict(latents, timesteps, stacked).unbind())
+
+
+def _inputs(backbone: Backbone, rows: Sequence[AttentionRow | PredictionRow]) -> tuple[Tensor, Tensor]:
+    device = device_of(backbone)
+    latents = torch.from_numpy(np.stack([row.latent for row in rows])).to(device)
+    return latents, torch.tensor([row.timestep for row in rows], dtype=torch.float32, device=device)

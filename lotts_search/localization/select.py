@@ -1,0 +1,89 @@
+"""From a heat map to a mask of an exact area, and the mask sources that need no network."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lotts_search.errors import BadInput, Failure
+from lotts_search.work import Bools, Floats, Located
+
+
+def area(ratio: float, cells: int) -> int:
+    """``⌈ratio·cells⌉``, free of rounding error (0.55 of 100 cells is 55).
+
+    Raises:
+        BadInput: the ratio is not within 0..1, or 0.
+    """
+    if not 0 < ratio <= 1:
+        raise BadInput(f"ratio must be above 0 and at most 1, got {ratio}")
+    return math.ceil(round(ratio * cells, 6))
+
+
+def highest(heat: Floats, ratio: float) -> Bools:
+    """The ``⌈ratio·h·w⌉`` highest cells of a map [h, w]; ties go to the lower index, so the area is exact."""
+    if not np.isfinite(heat).all():
+        raise Failure("the localization map has NaN or infinite values")
+    mask = np.zeros(heat.size, dtype=np.bool_)
+    mask[np.argsort(-heat.ravel(), kind="stable")[: area(ratio, heat.size)]] = True
+    return mask.reshape(heat.shape)
+
+
+def upsample(mask: Bools, size: tuple[int, int]) -> Bools:
+    """Nearest-neighbour resampling of a mask [h, w] to ``size``."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
+    large: Bools = mask[rows[:, None], columns[None, :]]
+    return large
+
+
+def unit(values: Floats) -> Floats:
+    """Min-max normalised to 0..1; a constant map becomes 0."""
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
+
+
+def located(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[str, Floats]) -> Located:
+    """The answer for a map [h, w] of any range: mask of exact area on latents of ``size``, heat in 0..1."""
+    mask, heat = highest(heat, ratio), unit(heat)
+    inside = float(heat[mask].mean())
+    confidence = 0.0 if mask.all() else inside - float(heat[~mask].mean())
+    return Located(upsample(mask, size), heat, stages, confidence)
+
+
+def whole(size: tuple[int, int]) -> Located:
+    """Everything."""
+    return Located(np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.float32))
+
+
+def blocks(noise: Floats, ratio: float, block: int, size: tuple[int, int]) -> Located:
+    """A random choice of blocks of ``block`` cells a side, the last one cut so that the area is exact.
+
+    Args:
+        noise: random numbers, at least one a block; their order is the order of the blocks.
+    """
+    if block < 1:
+        raise BadInput(f"block must be 1 or more, got {block}")
+    across = -(-size[1] // block)
+    index = (np.arange(size[0])[:, None] // block) * across + np.arange(size[1])[None, :] // block
+    order = np.argsort(np.argsort(noise.ravel()[: int(index.max()) + 1], kind="stable"), kind="stable")
+    return located(order[index].astype(np.float32), ratio, size, {})
+
+
+def given(png: bytes, size: tuple[int, int]) -> Located:
+    """The user's mask: a black and white PNG, white is resampled; nearest-neighbour to the latent's ``size``.
+
+    Raises:
+        BadInput: not a PNG, or nothing in it is white.
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            pixels = np.asarray(picture.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise BadInput("the mask is not a readable PNG picture") from error
+    mask = pixels >= 128
+    if not mask.any():
+        raise BadInput("the mask is empty: white marks what is to be resampled")
+    return Located(mask, mask.astype(np.float32))

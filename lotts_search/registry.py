@@ -1,0 +1,176 @@
+"""Names of models, strategies and verifiers, and what they stand for. Nothing is imported before it is asked for.
+
+Other packages add theirs by entry points of the groups ``lotts_search.strategies`` and ``lotts_search.verifiers``;
+without one, ``package.module:Class`` names a class anywhere.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from lotts_search.backbones.base import Backbone
+from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.settings import Setting, build, describe
+from lotts_search.strategy import Strategy
+from lotts_search.verifiers.base import Verifier
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name.
+
+    Attributes:
+        name: the name.
+        target: ``package.module:Class``, or the folder of a model.
+        summary: one line about it.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class StrategyInfo:
+    """A strategy described: its name, the first line of its docstring, all of it, and its settings."""
+
+    name: str
+    summary: str
+    doc: str
+    settings: list[Setting]
+
+
+_MODELS = [
+    Entry(
+        "shapes-sd",
+        str(Path(__file__).parent / "shapes" / "models" / "shapes-sd"),
+        "Embedded Stable Diffusion of 64×64 scenes with nine places; needs no download and no GPU.",
+    ),
+]
+_STRATEGIES = [
+    Entry("resampling", "lotts_search.strategies.resampling:Resampling", "One sample and no selection."),
+    Entry("more-steps", "lotts_search.strategies.more_steps:MoreSteps", "The whole budget in one longer trajectory."),
+    Entry("best-of-n", "lotts_search.strategies.best_of_n:BestOfN", "Independent samples; the verifier picks."),
+    Entry("lotts", "lotts_search.strategies.lotts:LoTTS", "Locate the defects of samples and resample only those."),
+]
+_VERIFIERS = [
+    Entry(
+        "shapes-reward",
+        "lotts_search.verifiers.shapes:ShapesReward",
+        "Small learned judge of shapes pictures: the share that is as the prompt asks.",
+    ),
+]
+_FAMILIES = {"StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion"}
+"""What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
+
+
+def models() -> dict[str, Entry]:
+    """The models that have a name; any diffusers folder or hub id of a known family works as well."""
+    return {entry.name: entry for entry in _MODELS}
+
+
+def strategies() -> dict[str, Entry]:
+    """The strategies that have a name, those of other packages among them."""
+    return _with_plugins("lotts_search.strategies", _STRATEGIES)
+
+
+def verifiers() -> dict[str, Entry]:
+    """The verifiers that have a name, those of other packages among them."""
+    return _with_plugins("lotts_search.verifiers", _VERIFIERS)
+
+
+def resolve_strategy(name: str) -> type[Strategy]:
+    """The class of a registered name or of ``package.module:Class``.
+
+    Raises:
+        BadInput: there is none, it cannot be imported, or it is not a strategy.
+    """
+    found = _resolve("strategy", name, strategies())
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise BadInput(f"{name} is not a strategy: it must be a subclass of lotts_search.strategy.Strategy")
+    return found
+
+
+def make_strategy(name: str, settings: Mapping[str, object]) -> Strategy:
+    """A strategy with settings, given as values or as text.
+
+    Raises:
+        BadInput: an unknown name or setting, or a value of the wrong type.
+    """
+    return build(resolve_strategy(name), settings, f"strategy {name!r}")
+
+
+def describe_strategy(name: str) -> StrategyInfo:
+    """What there is to know about a strategy."""
+    found = resolve_strategy(name)
+    doc = (found.__doc__ or "").strip()
+    return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
+
+
+def name_of(strategy: Strategy) -> str:
+    """The registered name of a strategy's class, or its ``package.module:Class``."""
+    cls = type(strategy)
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    return next((entry.name for entry in strategies().values() if entry.target == path), path)
+
+
+def load_verifier(name: str) -> Verifier:
+    """The verifier of a registered name or of ``package.module:Class``, made by the class method ``load()``."""
+    verifier: Verifier = _resolve("verifier", name, verifiers()).load()
+    return verifier
+
+
+def load_backbone(name: str, **options: Any) -> Backbone:
+    """The model of a registered name, a diffusers folder or a hub id.
+
+    Args:
+        options: for the family's ``from_pretrained``, e.g. ``device``, ``dtype``, ``size``.
+
+    Raises:
+        BadInput: there is no such model, or its family is not known.
+        Failure: its files are missing or broken.
+    """
+    known = models()
+    folder = name
+    if name in known:
+        folder = known[name].target
+        if not Path(folder).is_dir():
+            raise Failure(f"the weights of {name} are missing: there is no folder {folder}")
+    elif not Path(name).is_dir() and "/" not in name:
+        raise unknown("model", name, known)
+    from lotts_search.backbones.folder import read_json  # heavy, and a mistyped name should be told at once
+
+    family = read_json(folder, "model_index.json").get("_class_name")
+    if family not in _FAMILIES:
+        raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(_FAMILIES))}")
+    backbone: Backbone = pkgutil.resolve_name(_FAMILIES[family]).from_pretrained(folder, name=name, **options)
+    return backbone
+
+
+def _with_plugins(group: str, own: list[Entry]) -> dict[str, Entry]:
+    return {entry.name: entry for entry in (*_plugins(group), *own)}
+
+
+@cache
+def _plugins(group: str) -> tuple[Entry, ...]:
+    return tuple(Entry(point.name, point.value, _origin(point)) for point in entry_points(group=group))
+
+
+def _origin(point: Any) -> str:
+    return f"From the package {point.dist.name}." if point.dist is not None else "From another package."
+
+
+def _resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
+    if name not in known and ":" not in name:
+        raise unknown(kind, name, known)
+    target = known[name].target if name in known else name
+    try:
+        return pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"{kind} {name!r} cannot be imported from {target}: {error}") from error

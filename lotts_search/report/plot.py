@@ -1,0 +1,122 @@
+"""Line charts as inline SVG. Colours are CSS variables of the page, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+from lotts_search.report.curves import Doubles
+
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+"""Margins in SVG units around the plotting area."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        label: its name in the legend.
+        colour: a CSS colour, e.g. ``var(--series-1)``.
+        x, y: [n], the line.
+        low, high: [n], the band around it, None for no band.
+        step: draw as a step function.
+        dots: points (x, y) drawn beside the line, e.g. the single trials.
+    """
+
+    label: str
+    colour: str
+    x: Doubles
+    y: Doubles
+    low: Doubles | None = None
+    high: Doubles | None = None
+    step: bool = False
+    dots: Sequence[tuple[float, float]] = field(default_factory=tuple)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    size = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * 0.75)
+    first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
+    return [round(i * size, 12) for i in range(first, last + 1)]
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(finite), max(finite)
+    if high > low:
+        return low, high
+    return low - 0.5, high + 0.5
+
+
+def _values(series: Series) -> list[float]:
+    bands = [b for b in (series.low, series.high) if b is not None]
+    return [float(v) for array in (series.y, *bands) for v in array] + [y for _, y in series.dots]
+
+
+def _trace(x: Doubles, y: Doubles, step: bool) -> list[tuple[float, float]]:
+    """The points of a line through finite values, with the corners of a step function where it is one."""
+    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
+    if not step or not points:
+        return points
+    corners = [points[0]]
+    for a, b in points[1:]:
+        corners += [(a, corners[-1][1]), (a, b)]
+    return corners
+
+
+def line_chart(
+    series: Sequence[Series], x_label: str, y_label: str, title: str, width: int = 460, height: int = 290
+) -> Markup:
+    """An inline SVG chart of ``series``; x begins at zero. ``title`` is what a screen reader says."""
+    x_high = _extent([0.0, *(float(v) for s in series for v in s.x), *(x for s in series for x, _ in s.dots)])[1]
+    y_low, y_high = _extent([v for s in series for v in _values(s)])
+    margin = 0.06 * (y_high - y_low)
+    y_low, y_high = y_low - margin, y_high + margin
+    inner_w, inner_h = width - LEFT - RIGHT, height - TOP - BOTTOM
+
+    def px(x: float) -> float:
+        return round(LEFT + inner_w * x / x_high, 2)
+
+    def py(y: float) -> float:
+        return round(TOP + inner_h * (1 - (y - y_low) / (y_high - y_low)), 2)
+
+    out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
+    for tick in ticks(y_low, y_high):
+        out.append(f'<path class="grid" d="M{LEFT} {py(tick)}H{width - RIGHT}"/>')
+        out.append(f'<text x="{LEFT - 7}" y="{py(tick) + 3.5}" text-anchor="end">{tick:g}</text>')
+    base = height - BOTTOM
+    out.append(f'<path class="axis" d="M{LEFT} {base}H{width - RIGHT}"/>')
+    for tick in ticks(0, x_high, 6):
+        out.append(f'<path class="axis" d="M{px(tick)} {base}v4"/>')
+        out.append(f'<text x="{px(tick)}" y="{base + 16}" text-anchor="middle">{tick:g}</text>')
+    middle_x, middle_y = LEFT + inner_w / 2, TOP + inner_h / 2
+    out.append(f'<text class="label" x="{middle_x}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    out.append(
+        f'<text class="label" x="13" y="{middle_y}" text-anchor="middle" '
+        f'transform="rotate(-90 13 {middle_y})">{escape(y_label)}</text>'
+    )
+    for s in series:
+        out.append(f'<g style="--c:{escape(s.colour)}">')
+        if s.low is not None and s.high is not None and len(s.x) > 1:
+            upper, lower = _trace(s.x, s.high, s.step), _trace(s.x, s.low, s.step)
+            corners = " ".join(f"{px(x)},{py(y)}" for x, y in upper + lower[::-1])
+            out.append(f'<polygon class="band" points="{corners}"/>')
+        for x, y in s.dots:
+            if math.isfinite(y):
+                out.append(f'<circle class="dot" cx="{px(x)}" cy="{py(y)}" r="3"/>')
+        if points := _trace(s.x, s.y, s.step):
+            path = "L".join(f"{px(x)} {py(y)}" for x, y in points)
+            out.append(f'<path class="line" d="M{path}"/>')
+        out.append("</g>")
+    out.append("</svg>")
+    return Markup("".join(out))

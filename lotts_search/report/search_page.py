@@ -1,0 +1,109 @@
+"""``search.html``: one search to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from markupsafe import Markup
+
+from lotts_search.api import SearchResult
+from lotts_search.records import TrialRecord
+from lotts_search.report.curves import Steps
+from lotts_search.report.page import large, number, write_page
+from lotts_search.report.pictures import data_uri
+from lotts_search.report.plot import Series, line_chart
+from lotts_search.report.tree import DRAWN, build
+
+
+def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> Steps:
+    """The guiding score of the best complete picture so far, in virtual order.
+
+    Args:
+        trials: records of one search, in virtual order.
+        over: ``nfe_cum``, or ``images`` for the number of complete pictures.
+    """
+    x, y, images = [], [], 0
+    for trial in trials:
+        images += trial.images
+        if trial.best_so_far is not None and not np.isnan(trial.best_so_far):
+            x.append(float(images if over == "images" else trial.nfe_cum))
+            y.append(float(trial.best_so_far))
+    return Steps(np.array(x), np.array(y))
+
+
+def search_chart(trials: Sequence[TrialRecord]) -> Markup:
+    """Best-so-far against NFE, with every scored trial as a dot."""
+    steps = best_so_far(trials)
+    dots = [(t.nfe_cum, t.score) for t in trials if t.score is not None and t.kind in DRAWN]
+    line = Series("best so far", "var(--series-1)", steps.x, steps.y, step=True, dots=dots)
+    return line_chart([line], "NFE", "score", "best score so far against NFE")
+
+
+ENDED = {"target": "its target", "seconds": "its time", "interrupted": "Ctrl-C"}
+LEDGER_HEAD = ("kind", "trials", "NFE", "rows", "FLOPs", "images", "decodes", "scores", "device s")
+
+
+def ledger_lines(trials: Sequence[TrialRecord]) -> list[list[str]]:
+    """The ledger by kind of trial, in the order in which the kinds first occur."""
+    kinds = dict.fromkeys(t.kind for t in trials)
+    return [_line(kind, [t for t in trials if t.kind == kind]) for kind in kinds]
+
+
+def _line(name: str, trials: Sequence[TrialRecord]) -> list[str]:
+    return [
+        name,
+        str(len(trials)),
+        number(sum(t.nfe for t in trials)),
+        number(sum(t.rows for t in trials), 0),
+        large(sum(t.flops for t in trials)),
+        str(sum(t.images for t in trials)),
+        str(sum(t.decodes for t in trials)),
+        str(sum(t.scores for t in trials)),
+        number(sum(t.device_s for t in trials), 2),
+    ]
+
+
+def write_search_page(result: SearchResult, path: Path | str, command: str = "") -> Path:
+    """Write the page of one search: its winner, tree, ledger, best-so-far curve and trials.
+
+    Args:
+        result: what :func:`lotts_search.search` returned.
+        path: the HTML file; its folder is made.
+        command: the command that makes the search again, shown when it is not empty.
+    """
+    trials = result.trials
+    best = result.best.trial_id if result.best is not None else None
+    ledger = result.ledger
+    facts = [
+        ("score", number(result.score, 4), ""),
+        ("NFE", number(ledger.nfe), f"of {number(result.budget.nfe)}" if result.budget.nfe else ""),
+        ("pictures", str(ledger.images), ""),
+        ("network rows", number(ledger.rows, 0), ""),
+        ("device time", f"{ledger.device_s:.1f}", "s"),
+        ("model", result.model.name, ""),
+        ("seed", str(result.seed), ""),
+    ]
+    if result.status != "done":
+        facts.insert(0, ("ended by", ENDED[result.status], ""))
+    if result.best_refined is not None and result.best_refined.score is not None:
+        facts.insert(1, ("best refined", number(result.best_refined.score, 4), ""))
+    if ledger.nfe_wasted:
+        facts.append(("lost to failures", number(ledger.nfe_wasted), "NFE"))
+    view = SimpleNamespace(
+        strategy=result.strategy,
+        prompt=result.prompt,
+        picture=data_uri(result.image) if result.image is not None else None,
+        facts=facts,
+        command=command,
+        roots=build(trials, result.images, result.located, best),
+        chart=search_chart(trials),
+        ledger_head=LEDGER_HEAD,
+        ledger=ledger_lines(trials),
+        ledger_total=_line("all", trials),
+        trials=trials,
+        best=best,
+    )
+    return write_page("search.html.j2", Path(path), {"view": view})

@@ -1,0 +1,164 @@
+"""The settings of a dataclass as text: reading ``key=value`` by the types of its fields, and describing them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from lotts_search.errors import BadInput, unknown
+from lotts_search.masks import MaskSource, mask_from_dict, mask_kinds
+
+T = TypeVar("T")
+_SOURCES = typing.get_args(MaskSource)
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+_BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field: its name, what it takes in words, its default and its line of the docstring."""
+
+    name: str
+    type: str
+    default: object
+    doc: str
+
+
+def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
+    """An instance of a dataclass from values or text.
+
+    Args:
+        what: what to call it in messages, e.g. ``strategy 'lotts'``.
+
+    Raises:
+        BadInput: a field that it does not have, or a value of the wrong type; the message names the good ones.
+    """
+    hints = _hints(cls)
+    values = {}
+    for name, value in settings.items():
+        if name not in hints:
+            raise unknown(f"setting of {what}:", name, hints)
+        try:
+            values[name] = _value(value, hints[name])
+        except (ValueError, TypeError) as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"{name} of {what} must be {_words(hints[name])}, not {value!r}") from error
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise BadInput(f"{what}: {error}") from error
+
+
+def describe(cls: type[Any]) -> list[Setting]:
+    """The fields of a dataclass in their order; their texts come from the ``Attributes:`` of its docstrings."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        docs |= _attribute_docs(base.__doc__ or "")
+    hints = _hints(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+        found.append(Setting(field.name, _words(hints[field.name]), default, docs.get(field.name, "")))
+    return found
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _arms(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _value(value: object, hint: Any) -> object:
+    """``value`` as one of the types of ``hint``; ValueError if it is none of them."""
+    arms = _arms(hint)
+    if isinstance(value, str) and value.lower() == "none" and type(None) in arms:
+        return None
+    if any(arm in _SOURCES for arm in arms) and isinstance(value, str | Mapping):
+        return _mask(value)
+    for arm in arms:
+        try:
+            return _parsed(value, arm) if isinstance(value, str) else _checked(value, arm)
+        except ValueError:
+            continue
+    raise ValueError
+
+
+def _parsed(text: str, hint: Any) -> object:
+    origin = typing.get_origin(hint)
+    if origin is Literal and text in typing.get_args(hint):
+        return text
+    if origin is tuple:
+        return tuple(_parsed(part.strip(), typing.get_args(hint)[0]) for part in text.split(","))
+    if hint is bool and text.lower() in _BOOLS:
+        return _BOOLS[text.lower()]
+    if hint in (int, float, str):
+        return hint(text)
+    raise ValueError
+
+
+def _checked(value: object, hint: Any) -> object:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        good = value in typing.get_args(hint)
+    elif origin is tuple:
+        return tuple(_checked(part, typing.get_args(hint)[0]) for part in typing.cast(tuple[object, ...], value))
+    elif hint is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if not good:
+        raise ValueError
+    return value
+
+
+def _mask(value: str | Mapping[str, object]) -> MaskSource:
+    if isinstance(value, Mapping):
+        return mask_from_dict(value)
+    if value.startswith("{"):
+        return mask_from_dict(json.loads(value))
+    return mask_from_dict({"kind": value})
+
+
+def _words(hint: Any) -> str:
+    words = []
+    for arm in _arms(hint):
+        if arm in _SOURCES:
+            word = " or ".join(mask_kinds()) + " (or JSON with its settings)"
+        elif typing.get_origin(arm) is Literal:
+            word = " or ".join(str(choice) for choice in typing.get_args(arm))
+        elif typing.get_origin(arm) is tuple:
+            word = f"{_words(typing.get_args(arm)[0])}, or several with commas"
+        else:
+            word = _WORDS.get(arm, getattr(arm, "__name__", str(arm)))
+        if word not in words:
+            words.append(word)
+    return " or ".join(words)
+
+
+def _attribute_docs(doc: str) -> dict[str, str]:
+    """``{name: text}`` of the section ``Attributes:`` of a docstring."""
+    _, found, section = inspect.cleandoc(doc).partition("Attributes:\n")
+    docs: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines() if found else []:
+        if line and not line.startswith(" "):
+            break
+        if match := re.match(r" {4}(\w+(?:, \w+)*): (.*)", line):
+            names = match[1].split(", ")
+            docs |= dict.fromkeys(names, match[2])
+        elif line.strip():
+            docs |= {name: f"{docs[name]} {line.strip()}" for name in names}
+    return docs

@@ -1,0 +1,64 @@
+"""The four ways in which an object of the shapes world can be damaged.
+
+Each takes the cell's undamaged picture [h, w, 3] in 0..1, the background colour [3] and a generator, and
+returns a damaged copy. All keep most of the object's colour and rough outline, so that what the object is gets
+decided early in denoising and whether it is damaged late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Array = npt.NDArray[np.float32]
+Damage = Callable[[Array, Array, np.random.Generator], Array]
+
+
+def blur(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+    """Out of focus: a Gaussian blur of 2.4 to 3.4 pixels."""
+    sigma = rng.uniform(2.4, 3.4)
+    padded = np.pad(cell, ((6, 6), (6, 6), (0, 0)), mode="edge")
+    blurred: Array = ndimage.gaussian_filter(padded, sigma=(sigma, sigma, 0))[6:-6, 6:-6]
+    return blurred
+
+
+def noise(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+    """Coarse grain: 30 to 45 % of the 3x3-pixel blocks take a random colour."""
+    h, w, _ = cell.shape
+    rows, columns = -(-h // 3), -(-w // 3)
+    colours = rng.random((rows, columns, 3), dtype=np.float32)
+    chosen = rng.random((rows, columns, 1)) < rng.uniform(0.3, 0.45)
+
+    def enlarge(blocks: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return blocks.repeat(3, axis=0).repeat(3, axis=1)[:h, :w]
+
+    return np.where(enlarge(chosen), enlarge(colours), cell).astype(np.float32)
+
+
+def missing(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+    """A piece is cut off along a line near the object's centre."""
+    h, w, _ = cell.shape
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:h, :w]
+    side = np.cos(angle) * (x + 0.5 - w / 2) + np.sin(angle) * (y + 0.5 - h / 2) - rng.uniform(-1.0, 2.5)
+    cut = np.clip(side + 0.5, 0, 1)[..., None]
+    rest: Array = (cut * background + (1 - cut) * cell).astype(np.float32)
+    return rest
+
+
+def shuffle(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+    """The cell's nine 7-pixel blocks change places."""
+    out = cell.copy()
+    order = rng.permutation(9)
+    while (order == np.arange(9)).sum() > 2:
+        order = rng.permutation(9)
+    for target, source in enumerate(order):
+        (tr, tc), (sr, sc) = divmod(target, 3), divmod(int(source), 3)
+        out[7 * tr : 7 * tr + 7, 7 * tc : 7 * tc + 7] = cell[7 * sr : 7 * sr + 7, 7 * sc : 7 * sc + 7]
+    return out
+
+
+DAMAGES: tuple[Damage, ...] = (blur, noise, missing, shuffle)

@@ -1,0 +1,65 @@
+"""Training pictures of the shapes world: renders with independent damage and noisy quality captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.shapes.render import Render, render
+from lotts_search.shapes.scene import MAX_OBJECTS, MIN_OBJECTS, Scene, Split, random_scene
+
+HIGH, LOW = "A high-quality image of {}", "A low-quality image of {}"
+"""The paper's quality templates, also the ones that training captions carry."""
+
+DAMAGE, MILD_DAMAGE = (0.38, 0.74), (0.16, 0.55)
+"""Probabilities that an object is damaged in a good picture and in a bad one: in the world as it is, and in the milder
+one that training begins with."""
+DENSE_DAMAGE = 0.95
+"""The same on the slice of dense damage."""
+WORD_SHARE, WORD_RIGHT = 0.5, 0.7
+"""Share of the captions with a quality word, and how often that word is right."""
+DENSE_SHARE, LIGHT_SHARE = 0.03, 0.04
+"""Shares of the training pictures from the two slices: dense damage, and the global lighting defect."""
+
+
+@dataclass
+class Example:
+    """A training picture, its caption with or without a quality word, and its truth."""
+
+    scene: Scene
+    caption: str
+    render: Render
+
+
+def example(
+    rng: np.random.Generator,
+    split: Split = "train",
+    objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
+    damage: tuple[float, float] = DAMAGE,
+) -> Example:
+    """Draw one training example.
+
+    A picture is good or bad with equal odds, its objects are damaged independently at that class's rate, and the
+    quality word, where there is one, names the class rightly in ``WORD_RIGHT`` of the cases.
+    """
+    scene = random_scene(rng, split, objects)
+    good = rng.random() < 0.5
+    kind = rng.random()
+    light = kind < LIGHT_SHARE
+    if kind > 1 - DENSE_SHARE:
+        good, rate = False, DENSE_DAMAGE
+    else:
+        good = good and not light
+        rate = damage[0] if good or light else damage[1]
+    caption = scene.caption
+    if rng.random() < WORD_SHARE:
+        says_good = good if rng.random() < WORD_RIGHT else not good
+        caption = (HIGH if says_good else LOW).format(caption)
+    return Example(scene, caption, render(scene, rng, damage=rate, light=light))
+
+
+def to_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A picture in 0..1 as bytes."""
+    return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

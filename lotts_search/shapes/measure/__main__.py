@@ -1,0 +1,123 @@
+"""``python -m lotts_search.shapes.measure``: the figures of a shapes model, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from lotts_search.local import LocalPool
+from lotts_search.masks import AttentionMask
+from lotts_search.registry import load_backbone, load_verifier, make_strategy
+from lotts_search.shapes.measure import calibration, comparison, localization
+from lotts_search.shapes.measure.common import write
+from lotts_search.strategies.lotts import LoTTS
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+Model = Annotated[str, typer.Option(help="a registered model or a diffusers folder")]
+Out = Annotated[Path, typer.Option(help="JSON file for the figures")]
+Prompts = Annotated[int, typer.Option(help="how many prompts")]
+Guidance = Annotated[float | None, typer.Option(help="guidance weight, the model's own by default")]
+Steps = Annotated[int | None, typer.Option(help="number of steps, the model's own by default")]
+
+
+def _open(model: str, steps: int | None = None, guidance: float | None = None, **changes: Any) -> LocalPool:
+    """A pool for one measurement. Half precision: figures need speed, not bitwise equality."""
+    backbone = load_backbone(model, dtype="bfloat16")
+    if steps is not None:
+        changes["steps"] = steps
+    if guidance is not None:
+        changes["guidance"] = guidance
+    if changes:
+        defaults = dataclasses.replace(backbone.info.defaults, **changes)
+        backbone.info = dataclasses.replace(backbone.info, defaults=defaults)
+    return LocalPool(backbone, {"shapes-reward": load_verifier("shapes-reward")}, max_batch=32, pad=False)
+
+
+def _measure(pool: LocalPool, figures: Callable[[], dict[str, object]], out: Path) -> None:
+    try:
+        write(out, figures())
+    finally:
+        pool.close()
+
+
+@app.command()
+def bestofn(
+    model: Model = "shapes-sd", out: Out = Path("out/best-of-n.json"), prompts: Prompts = 100,
+    guidance: Guidance = None, steps: Steps = None,
+) -> None:  # fmt: skip
+    """Share of perfect samples and Best-of-N up to 64, on tuning prompts."""
+    pool = _open(model, steps, guidance)
+    _measure(pool, lambda: calibration.best_of_n(pool, prompts=prompts), out)
+
+
+@app.command()
+def repairs(
+    model: Model = "shapes-sd", out: Out = Path("out/repairs.json"), prompts: Prompts = 60,
+    guidance: Guidance = None, steps: Steps = None,
+) -> None:  # fmt: skip
+    """Repair and harm probabilities of a refinement by t0, on tuning prompts."""
+    pool = _open(model, steps, guidance)
+    _measure(pool, lambda: calibration.repairs(pool, prompts=prompts), out)
+
+
+@app.command()
+def tune(
+    model: Model = "shapes-sd", out: Out = Path("out/tune.json"), pictures: Prompts = 64, guidance: Guidance = None
+) -> None:
+    """Object-level ROC area of every candidate mask setting, on tuning scenes."""
+    pool = _open(model, None, guidance)
+    _measure(pool, lambda: localization.tune(pool, pictures=pictures), out)
+
+
+@app.command()
+def localize(
+    model: Model = "shapes-sd", out: Out = Path("out/localize.json"), pictures: Prompts = 200,
+    level: Annotated[int, typer.Option(help="level of the attention mask")] = 300,
+    grid: Annotated[int, typer.Option(help="grid of the attention mask")] = 16,
+    draws: Annotated[int, typer.Option(help="noise draws of the attention mask")] = 4,
+    alpha: Annotated[float, typer.Option(help="weight of A_ori in the attention mask")] = 0.5,
+    word: Annotated[bool, typer.Option(help="read the quality word's tokens alone")] = True,
+) -> None:  # fmt: skip
+    """Object-level ROC area of the tuned sources and their ablations, on test scenes."""
+    pool = _open(model)
+    attention = AttentionMask(alpha=alpha, level=level, noised=level > 0, grid=grid, draws=draws, word_only=word)
+    _measure(pool, lambda: localization.test(pool, attention, pictures=pictures), out)
+
+
+@app.command()
+def compare(
+    model: Model = "shapes-sd", out: Out = Path("out/compare.json"), prompts: Prompts = 200,
+    split: Annotated[str, typer.Option(help="test, or tune while choosing settings")] = "test",
+    initial: Annotated[int, typer.Option(help="first pictures of LoTTS")] = 3,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="settings of LoTTS, key=value")] = None,
+    only: Annotated[int | None, typer.Option(help="only the first so many contestants")] = None,
+    guidance: Guidance = None, steps: Steps = None,
+) -> None:  # fmt: skip
+    """LoTTS against Best-of-N, Best-of-N with p+ and MoreSteps."""
+    pool = _open(model, steps, guidance)
+    chosen = make_strategy("lotts", dict(s.split("=", 1) for s in settings or []))
+    assert isinstance(chosen, LoTTS)
+    given = {k: v for k, v in chosen.settings().items() if k != "initial"}
+    contestants = comparison.field(pool.info, initial, given)
+    contestants = dict(list(contestants.items())[:only])
+    with Progress() as bar:
+        task = bar.add_task("searching", total=prompts * comparison.searches(contestants))
+
+        def figures() -> dict[str, object]:
+            if split not in ("test", "tune"):
+                raise typer.BadParameter(f"split must be test or tune, not {split!r}")
+            return comparison.compare(
+                pool, contestants, split="test" if split == "test" else "tune", prompts=prompts,
+                tick=lambda: bar.advance(task),
+            )  # fmt: skip
+
+        _measure(pool, figures, out)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,101 @@
+"""Calibration of a shapes model: how hard its world is, and what a refinement repairs and harms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lotts_search.pool import Pool
+from lotts_search.report.curves import interval
+from lotts_search.shapes.measure.common import Picture, locate, refine, sample, scores
+from lotts_search.shapes.measure.statistics import Doubles, best_of, within_group_spearman
+from lotts_search.shapes.render import cell_box
+from lotts_search.shapes.scene import scenes
+from lotts_search.work import Bools
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def best_of_n(pool: Pool, *, prompts: int = 100, seed: int = 0, verifier: str = "shapes-reward") -> dict[str, object]:
+    """Share of perfect single samples and the oracle's quality of Best-of-N, on tuning prompts.
+
+    Each prompt has one pool of 64 samples; the curve is the order-statistics estimate from it, selected by
+    ``verifier``; intervals are 95 % over prompts.
+    """
+    pools = sample(pool, scenes("tune", prompts, seed), SIZES[-1])
+    flat = [p for group in pools for p in group]
+    guide = scores(pool, flat, verifier).reshape(prompts, -1)
+    quality = np.array([p.verdict.quality for p in flat]).reshape(prompts, -1)
+    perfect = np.array([p.verdict.perfect for p in flat], dtype=np.float64).reshape(prompts, -1)
+    curve = {n: [best_of(g, q, n) for g, q in zip(guide, quality, strict=True)] for n in SIZES}
+    ideal = {n: [best_of(q, q, n) for q in quality] for n in SIZES}
+    wins = {n: [best_of(g, q, n) for g, q in zip(guide, perfect, strict=True)] for n in SIZES}
+    return {
+        "prompts": prompts,
+        "perfect_share": float(perfect.mean()),
+        "perfect_one_in": float(1 / max(perfect.mean(), 1e-9)),
+        "objects": object_shares(flat),
+        "best_of_n_quality": {n: str(interval(curve[n])) for n in SIZES},
+        "best_of_n_perfect": {n: float(np.mean(wins[n])) for n in SIZES},
+        "best_of_n_quality_if_the_oracle_chose": {n: float(np.mean(ideal[n])) for n in SIZES},
+        "rise_16_to_64": str(interval(np.subtract(curve[64], curve[16]))),
+        "spearman_within_prompt": within_group_spearman(list(guide), list(quality)),
+    }
+
+
+def object_shares(pictures: list[Picture]) -> dict[str, float]:
+    """Shares of the objects asked for that have the right identity, and of those, that are damaged."""
+    expected = np.stack([p.verdict.expected for p in pictures])
+    right = np.stack([p.verdict.right for p in pictures])[expected]
+    damaged = np.stack([p.verdict.damaged for p in pictures])[expected]
+    return {"right": float(right.mean()), "damaged_of_right": float(damaged[right].mean())}
+
+
+def repairs(pool: Pool, *, prompts: int = 100, seeds: int = 2, seed: int = 1) -> dict[str, object]:
+    """Repair and harm probabilities of one refinement by the step it starts from, on tuning prompts.
+
+    Counted are objects of the right colour and shape. ``repair``: a damaged object is neither damaged nor wrong
+    afterwards; ``harm``: an intact one is. ``whole`` refines everything; ``mask`` refines the region that the model's
+    own mask source finds, and is counted over all objects and over those at least half inside the mask.
+    """
+    pictures = [p for group in sample(pool, scenes("tune", prompts, seed), seeds) for p in group]
+    defaults = pool.info.defaults
+    everything = np.ones(pool.info.latent[1:], dtype=bool)
+    masks = [found.mask for found in locate(pool, pictures, defaults.mask)]
+    table: dict[str, object] = {}
+    for start in range(2, defaults.steps, 2):
+        whole = refine(pool, pictures, [everything] * len(pictures), start=start, integrate=defaults.integrate)
+        local = refine(pool, pictures, masks, start=start, integrate=defaults.integrate)
+        table[str(start)] = {
+            "whole": _rates(pictures, whole),
+            "mask": _rates(pictures, local),
+            "mask_selected": _rates(pictures, local, masks),
+        }
+    return {"pictures": len(pictures), "steps": defaults.steps, "by_start": table}
+
+
+def _rates(before: list[Picture], after: list[Picture], masks: list[Bools] | None = None) -> dict[str, float]:
+    damaged, intact, repaired, harmed, change = 0, 0, 0, 0, 0.0
+    for index, (a, b) in enumerate(zip(before, after, strict=True)):
+        counted = a.verdict.expected & a.verdict.right
+        if masks is not None:
+            counted = counted & (cell_shares(masks[index]) >= 0.5)
+        fine = b.verdict.right & ~b.verdict.damaged
+        broken = counted & a.verdict.damaged
+        whole = counted & ~a.verdict.damaged
+        damaged, repaired = damaged + int(broken.sum()), repaired + int((broken & fine).sum())
+        intact, harmed = intact + int(whole.sum()), harmed + int((whole & ~fine).sum())
+        change += b.verdict.quality - a.verdict.quality
+    return {
+        "repair": repaired / max(1, damaged),
+        "harm": harmed / max(1, intact),
+        "damaged": damaged,
+        "intact": intact,
+        "quality_change": change / len(before),
+    }
+
+
+def cell_shares(mask: Bools) -> Doubles:
+    """Share of each of the nine cells that a mask on the latent grid covers."""
+    scale = 64 // mask.shape[0]
+    full = mask.repeat(scale, axis=0).repeat(scale, axis=1)
+    return np.array([full[cell_box(c)].mean() for c in range(9)])

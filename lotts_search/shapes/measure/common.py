@@ -1,0 +1,131 @@
+"""What the measurements share: plain samples and refinements through a pool, judged by the oracle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+
+from lotts_search.masks import MaskSource
+from lotts_search.pool import Pool
+from lotts_search.shapes.oracle import Verdict, judge_many
+from lotts_search.shapes.render import cell_box
+from lotts_search.shapes.scene import Scene
+from lotts_search.work import (
+    Bytes,
+    Floats,
+    Fresh,
+    Generate,
+    Locate,
+    Located,
+    Region,
+    Result,
+    Sampling,
+    Score,
+    Segment,
+    State,
+)
+
+
+@dataclass
+class Picture:
+    """A finished picture of a scene with its clean state and the oracle's verdict."""
+
+    scene: Scene
+    seed: int
+    state: State
+    image: Bytes
+    verdict: Verdict
+
+
+def run_all(pool: Pool, work: Sequence[Generate | Score], title: str) -> list[Result]:
+    """Results of ``work`` in its order, with a progress bar."""
+    with Progress(transient=True) as bar:
+        task = bar.add_task(title, total=len(work))
+        futures = [pool.submit(w) for w in work]
+        for _ in as_completed(futures):
+            bar.advance(task)
+    return [f.result() for f in futures]
+
+
+def sampling_of(pool: Pool, prompt: str, steps: int | None = None, guidance: float | None = None) -> Sampling:
+    """The model's own settings for a prompt."""
+    defaults = pool.info.defaults
+    return Sampling(prompt, steps or defaults.steps, defaults.guidance if guidance is None else guidance,
+                    eta=defaults.eta)  # fmt: skip
+
+
+def sample(
+    pool: Pool, scenes: Sequence[Scene], seeds: int, *, steps: int | None = None, guidance: float | None = None,
+    template: str = "{}", title: str = "sampling",
+) -> list[list[Picture]]:  # fmt: skip
+    """``seeds`` plain samples of each scene."""
+    work: list[Generate | Score] = []
+    for scene in scenes:
+        settings = sampling_of(pool, template.format(scene.caption), steps, guidance)
+        work += [Segment(0, settings, (f"seed {s}",), settings.steps, noise=Fresh(s)) for s in range(seeds)]
+    flat = judged(run_all(pool, work, title), [s for s in scenes for _ in range(seeds)])
+    for index, picture in enumerate(flat):
+        picture.seed = index % seeds
+    return [flat[i * seeds : (i + 1) * seeds] for i in range(len(scenes))]
+
+
+def judged(results: Sequence[Result], scenes: Sequence[Scene]) -> list[Picture]:
+    """Complete results with the oracle's verdicts."""
+    images = [r.image for r in results if r.image is not None]
+    states = [r.state for r in results if r.state is not None]
+    verdicts = judge_many(np.stack(images), scenes)
+    return [
+        Picture(scene, 0, state, image, verdict)
+        for scene, state, image, verdict in zip(scenes, states, images, verdicts, strict=True)
+    ]
+
+
+def scores(pool: Pool, pictures: Sequence[Picture], verifier: str) -> npt.NDArray[np.float64]:
+    """The verifier's scores of pictures for their captions."""
+    work: list[Generate | Score] = [Score(verifier, p.scene.caption, p.image) for p in pictures]
+    return np.array([r.score for r in run_all(pool, work, "scoring")], dtype=np.float64)
+
+
+def locate(pool: Pool, pictures: Sequence[Picture], source: MaskSource, title: str = "localizing") -> list[Located]:
+    """The region that ``source`` finds in each picture."""
+    work: list[Generate | Score] = [
+        Locate(0, (f"seed {p.seed}",), p.state, sampling_of(pool, p.scene.caption), source) for p in pictures
+    ]
+    found = [r.located for r in run_all(pool, work, title)]
+    return [f for f in found if f is not None]
+
+
+def refine(
+    pool: Pool, pictures: Sequence[Picture], masks: Sequence[npt.NDArray[np.bool_]], *, start: int, integrate: int,
+    seed: int = 0,
+) -> list[Picture]:  # fmt: skip
+    """One refinement of each picture, from step ``start``, inside its mask."""
+    work: list[Generate | Score] = []
+    for p, mask in zip(pictures, masks, strict=True):
+        settings = sampling_of(pool, p.scene.caption)
+        lineage = (f"seed {p.seed}", f"refine@{start} {seed}")
+        region = Region(mask, p.state.latent, lineage, integrate)
+        work.append(Segment(0, settings, lineage, settings.steps, state=p.state, renoise=start, region=region))
+    return judged(run_all(pool, work, f"refining from {start}"), [p.scene for p in pictures])
+
+
+def object_heat(heat: Floats, scene: Scene) -> npt.NDArray[np.float64]:
+    """Mean heat over the cell of each object of the scene; ``heat`` is [h, w] over the whole picture."""
+    scale = 64 // heat.shape[0]
+    full = heat.repeat(scale, axis=0).repeat(scale, axis=1)
+    return np.array([full[cell_box(o.cell)].mean() for o in scene.objects])
+
+
+def write(path: Path, figures: dict[str, object], describe: Callable[[str], None] = print) -> None:
+    """Write figures as JSON and show them."""
+    text = json.dumps(figures, indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    describe(text)

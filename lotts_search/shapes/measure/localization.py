@@ -1,0 +1,108 @@
+"""Does a mask source find the flawed objects? Object-level ROC area within a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lotts_search.masks import AttentionMask, ErrorContrastMask, MaskSource, RandomMask
+from lotts_search.pool import Pool
+from lotts_search.shapes.data import to_uint8
+from lotts_search.shapes.measure.common import Picture, judged, locate, object_heat, run_all, sample
+from lotts_search.shapes.measure.statistics import pair_area
+from lotts_search.shapes.render import render
+from lotts_search.shapes.scene import Split, scenes
+from lotts_search.work import Encode
+
+
+def damaged_renders(pool: Pool, split: Split, count: int, rate: float = 0.4, seed: int = 2) -> list[Picture]:
+    """Renders with independently damaged objects, encoded; their verdict is the oracle's on the decoded picture."""
+    rng = np.random.default_rng([seed, count])
+    chosen = scenes(split, count, seed)
+    images = [to_uint8(render(s, rng, damage=rate).image) for s in chosen]
+    results = run_all(pool, [Encode(image, pool.info.defaults.steps) for image in images], "encoding renders")
+    return judged(results, chosen)
+
+
+def roc(pool: Pool, pictures: list[Picture], source: MaskSource) -> float:
+    """ROC area of ``source`` over pairs of a flawed and an intact object of one picture."""
+    found = locate(pool, pictures, source)
+    heats = [object_heat(f.heat, p.scene) for p, f in zip(pictures, found, strict=True)]
+    flawed = [p.verdict.flawed[[o.cell for o in p.scene.objects]] for p in pictures]
+    return pair_area(heats, flawed)[0]
+
+
+LIFT = ErrorContrastMask(
+    levels=(600,), draws=2, smooth=2.0, high="{}", low="", relative=True, foreground=0.2
+)  # fmt: skip
+"""How much the prompt helps to explain a region: the relative error contrast of the prompt and the empty prompt."""
+
+
+def candidates() -> dict[str, MaskSource]:
+    """The settings that tuning chooses from."""
+    found: dict[str, MaskSource] = {}
+    for grid in (16, 8):
+        for level in (0, 150, 300, 450, 600, 750):
+            for propagate in (False, True):
+                for word in (False, True):
+                    name = f"attention grid {grid} level {level}{' word' * word}{' propagated' * propagate}"
+                    found[name] = AttentionMask(
+                        alpha=0.0, level=level, noised=level > 0, grid=grid, propagate=propagate, word_only=word,
+                        original=False,
+                    )  # fmt: skip
+    for level in (150, 400, 550, 600, 650, 700, 800, 900):
+        found[f"error, p+ against p-, level {level}"] = ErrorContrastMask(levels=(level,), draws=2)
+        found[f"error, prompt against none, level {level}"] = replace(LIFT, levels=(level,))
+    for smooth in (1.0, 1.5):
+        found[f"error, prompt against none, smooth {smooth}"] = replace(LIFT, smooth=smooth)
+    for foreground in (0.0, 0.1, 0.4):
+        found[f"error, prompt against none, foreground {foreground}"] = replace(LIFT, foreground=foreground)
+    for draws in (1, 4):
+        found[f"error, prompt against none, {draws} draws"] = replace(LIFT, draws=draws)
+    return found
+
+
+def tune(pool: Pool, *, pictures: int = 64) -> dict[str, object]:
+    """ROC area of every candidate setting on tuning scenes: renders and generated pictures."""
+    renders = damaged_renders(pool, "tune", pictures)
+    generated = [group[0] for group in sample(pool, scenes("tune", pictures, 3), 1)]
+    table = {
+        name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
+        for name, source in candidates().items()
+    }
+    return {"pictures": pictures, "roc": table}
+
+
+def ablations(attention: AttentionMask) -> dict[str, MaskSource]:
+    """The full method at its tuned setting, each ablation, the paper's last timestep and the error contrasts."""
+    contrast = ErrorContrastMask(levels=(700,), draws=2)
+    return {
+        "attention (tuned)": attention,
+        "attention, w/o A_ori": replace(attention, original=False),
+        "attention, w/o A_con": replace(attention, contrast=False),
+        "attention, w/o propagation": replace(attention, propagate=False),
+        "attention, the paper's settings (last timestep)": AttentionMask(),
+        "attention, the paper's settings w/o A_ori": AttentionMask(original=False),
+        "attention, the paper's settings w/o A_con": AttentionMask(contrast=False),
+        "attention, the paper's settings w/o propagation": AttentionMask(propagate=False),
+        "error contrast, p+ against p-": contrast,
+        "error contrast, p+ against p-, relative": replace(contrast, relative=True),
+        "error contrast, prompt against none, relative": LIFT,
+        "error contrast, prompt against none, relative, one draw": replace(LIFT, draws=1),
+        "error contrast, prompt against none, difference": replace(LIFT, relative=False, levels=(900,)),
+        "random": RandomMask(),
+    }
+
+
+def test(pool: Pool, attention: AttentionMask, *, pictures: int = 200) -> dict[str, object]:
+    """ROC areas on held-out renders and on generated pictures of test scenes."""
+    renders = damaged_renders(pool, "test", pictures)
+    generated = [group[0] for group in sample(pool, scenes("test", pictures, 4), 1)]
+    return {
+        "pictures": pictures,
+        "roc": {
+            name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
+            for name, source in ablations(attention).items()
+        },
+    }

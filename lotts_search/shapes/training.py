@@ -1,0 +1,164 @@
+"""The training loop shared by the models of the shapes world: resumable, averaged, with progress."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
+class Ema:
+    """Exponential moving average of a module's parameters, kept in fp32."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in module.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.shadow[key].lerp_(value, 1 - decay)
+            else:
+                self.shadow[key].copy_(value)
+
+
+class Trainer:
+    """Runs ``loss(step)`` to a number of steps, with AdamW, warm-up and cosine decay, and writes checkpoints.
+
+    Args:
+        module: what is trained; its EMA is what :meth:`averaged` returns.
+        folder: where ``state.safetensors``, ``state.json`` and ``log.jsonl`` go; a run found there is continued.
+        steps: optimiser steps in all.
+        lr: peak learning rate.
+        ema: EMA decay.
+        save_every: seconds between checkpoints.
+        describe: called with one line of progress every few seconds.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        folder: Path,
+        steps: int,
+        lr: float,
+        *,
+        ema: float = 0.999,
+        warmup: int = 200,
+        weight_decay: float = 0.01,
+        save_every: float = 120.0,
+        describe: Callable[[str], None] = print,
+    ):
+        self.module, self.folder, self.steps, self.lr, self.warmup = module, folder, steps, lr, warmup
+        self.save_every, self.describe = save_every, describe
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+        self.ema = Ema(module, ema)
+        self.step = 0
+        self.seconds = 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.json").exists():
+            self._load()
+
+    def _names(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.module.named_parameters())
+
+    def _save(self) -> None:
+        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
+        for name, parameter in self._names():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        part = self.folder / "state.safetensors.part"
+        save_file(tensors, part)
+        os.replace(part, self.folder / "state.safetensors")
+        state = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
+        (self.folder / "state.json").write_text(json.dumps(state))
+
+    def _load(self) -> None:
+        state = json.loads((self.folder / "state.json").read_text())
+        tensors = load_file(self.folder / "state.safetensors")
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+        self.ema.shadow = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
+        for name, parameter in self._names():
+            entry = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if entry["step"] is not None:
+                self.optimizer.state[parameter] = entry
+        self.describe(f"continuing at step {self.step} of {self.steps}")
+
+    def _rate(self) -> float:
+        if self.step < self.warmup:
+            return self.lr * (self.step + 1) / self.warmup
+        done = (self.step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def run(self, loss: Loss) -> None:
+        """Train to ``steps``; Ctrl-C or SIGTERM writes a checkpoint first and then raises KeyboardInterrupt."""
+        window: list[dict[str, float]] = []
+        saved = shown = time.monotonic()
+        with _stop_flag() as stopped:
+            while self.step < self.steps:
+                started = time.monotonic()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._rate()
+                value, parts = loss(self.step)
+                self.optimizer.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+                if torch.isfinite(norm):
+                    self.optimizer.step()
+                self.step += 1
+                self.ema.update(self.module, self.step)
+                now = time.monotonic()
+                self.seconds += now - started
+                window.append(parts)
+                if now - shown > 10 or self.step == self.steps:
+                    self._report(window, now - shown)
+                    window, shown = [], now
+                if now - saved > self.save_every or stopped():
+                    self._save()
+                    saved = now
+                if stopped():
+                    raise KeyboardInterrupt
+        self._save()
+
+    def _report(self, window: list[dict[str, float]], elapsed: float) -> None:
+        means = {k: round(sum(w[k] for w in window) / len(window), 5) for k in window[0]}
+        record: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds), **means}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        rate = len(window) / elapsed
+        left = (self.steps - self.step) / max(rate, 1e-9) / 60
+        losses = " ".join(f"{k} {v:.4f}" for k, v in means.items())
+        self.describe(f"step {self.step}/{self.steps}  {losses}  {rate:.2f} steps/s  {left:.1f} min left")
+
+    def averaged(self) -> nn.Module:
+        """The module with its averaged weights, in evaluation mode."""
+        self.module.load_state_dict(self.ema.shadow)
+        return self.module.eval()
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a flag that is read between steps."""
+    hit: list[int] = []
+    old = {s: signal.signal(s, lambda number, _: hit.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(hit)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

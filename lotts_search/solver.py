@@ -1,0 +1,79 @@
+"""SDE-DPM-Solver++(2M) over per-row coefficients: one flat function over a batch of unrelated trajectories.
+
+Source: DPM-Solver++ (Lu et al. 2022, Eq. 9-11 and the SDE form of its appendix), midpoint variant. With
+``x_i = a_i·x0 + s_i·ε``, ``λ = ln(a/s)``, ``h = λ_{i+1} − λ_i`` and ``r = (λ_i − λ_{i−1})/h`` a step is
+
+    x_{i+1} = (s_{i+1}/s_i)·e^{−ηh}·x_i + a_{i+1}·(1 − e^{−(1+η)h})·[D_i + (D_i − D_{i−1})/(2r)]
+              + s_{i+1}·√(1 − e^{−2ηh})·ξ
+
+where ``D`` are x0 predictions. η = 1 is the SDE form of diffusers, η = 0 the deterministic DPM-Solver++; in between
+the noise is that of the reverse SDE whose diffusion term is scaled by √η, which keeps the marginals for every η.
+The first step of a trajectory and the step to s = 0 are of first order, as in diffusers with
+``final_sigmas_type="zero"``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.backbones.base import Schedule
+from lotts_search.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LATENT, X0, PREVIOUS, NOISE = range(4)
+"""Columns of the coefficients."""
+
+
+def coefficients(schedule: Schedule, eta: float) -> npt.NDArray[np.float64]:
+    """The coefficients [2, T, 4] of every step: index 0 without solver history, index 1 with it.
+
+    Columns: factor of the latent, of the x0 prediction, of the previous x0 prediction and of the noise. The step to
+    ``sigma = 0`` returns the x0 prediction itself: (0, 1, 0, 0).
+
+    Raises:
+        BadInput: ``eta`` is negative.
+    """
+    if not eta >= 0:
+        raise BadInput(f"eta must be 0 or more, got {eta}")
+    alpha, sigma = schedule.alpha, schedule.sigma
+    steps = len(schedule.timestep)
+    table = np.zeros((2, steps, 4))
+    with np.errstate(divide="ignore"):
+        lam = np.log(alpha) - np.log(sigma)
+    for i in range(steps):
+        if sigma[i + 1] == 0:
+            table[:, i] = (0, alpha[i + 1], 0, 0)
+            continue
+        h = lam[i + 1] - lam[i]
+        pull = -alpha[i + 1] * np.expm1(-(1 + eta) * h)
+        table[:, i, LATENT] = sigma[i + 1] / sigma[i] * np.exp(-eta * h)
+        table[:, i, X0] = pull
+        table[:, i, NOISE] = sigma[i + 1] * np.sqrt(-np.expm1(-2 * eta * h))
+        if i > 0:
+            extrapolation = pull * 0.5 * h / (lam[i] - lam[i - 1])
+            table[1, i, X0] += extrapolation
+            table[1, i, PREVIOUS] = -extrapolation
+    return table
+
+
+def step(x0: Tensor, previous: Tensor, latents: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+    """One solver step of every row.
+
+    Args:
+        x0: [B, C, H, W] x0 predictions at this step.
+        previous: [B, C, H, W] x0 predictions of the step before; any finite numbers where the factor is 0.
+        latents: [B, C, H, W] latents at this step.
+        rows: [B, 4] rows of :func:`coefficients`.
+        noise: [B, C, H, W] standard normal.
+
+    Returns:
+        The latents [B, C, H, W] at the next step, in the dtype of ``latents`` (float32).
+    """
+    # Separate products and sums, never a fused multiply-add: a row's bits must not depend on its place in the batch.
+    c = rows.to(latents.dtype)[:, :, None, None, None]
+    return c[:, LATENT] * latents + c[:, X0] * x0 + c[:, PREVIOUS] * previous + c[:, NOISE] * noise

@@ -1,0 +1,120 @@
+"""The tests that every strategy must pass. Subclass it in a test file of your own::
+
+    class TestMine(StrategyConformance):
+        def strategy(self) -> Strategy:
+            return Mine(width=3)
+
+pytest then runs them on the analytic model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lotts_search.api import SearchResult, asearch, search
+from lotts_search.budget import Budget, Cost, Costs
+from lotts_search.errors import BudgetTooSmall
+from lotts_search.strategy import Plan, Strategy
+from lotts_search.testing.analytic import AnalyticPool, analytic_info
+from lotts_search.work import Sampling
+
+PROMPT = "center red star"
+
+
+def tree(result: SearchResult) -> list[tuple[object, ...]]:
+    """All of a search that must not depend on when and where its trials ran."""
+    measured = {"device_s", "queue_s", "started", "finished", "node", "actor", "attempts", "run_id"}
+    return [tuple((name, value) for name, value in vars(t).items() if name not in measured) for t in result.trials]
+
+
+class StrategyConformance:
+    """Subclasses give :meth:`strategy`, and :meth:`cheapest` where the next trial need not be a sample."""
+
+    info = analytic_info()
+    """The model that the strategy is tried on."""
+
+    def strategy(self) -> Strategy:
+        """A strategy to test, anew at each call."""
+        raise NotImplementedError
+
+    def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
+        """The cheapest trial that the strategy could still do after its plan; None when it never does more."""
+        return costs.sample
+
+    def run(self, **arguments: Any) -> SearchResult:
+        """A search by the strategy on the analytic model."""
+        with AnalyticPool(self.info, arguments.pop("shuffle", None)) as pool:
+            return search(PROMPT, strategy=self.strategy(), pool=pool, **arguments)
+
+    @property
+    def costs(self) -> Costs:
+        """What its trials cost on the analytic model."""
+        defaults = self.info.defaults
+        return Costs.of(self.info, Sampling(PROMPT, defaults.steps, defaults.guidance))
+
+    def budgets(self, count: int = 50) -> list[dict[str, Any]]:
+        """Random budgets from one sample to a dozen: NFE, pictures, or both."""
+        rng = random.Random(0)
+        least = self.strategy().least(self.costs)
+        found: list[dict[str, Any]] = []
+        for i in range(count):
+            nfe = least.nfe + rng.randrange(int(24 * least.nfe)) / 2
+            images = max(1, least.images) + rng.randrange(12)
+            limits: dict[str, Any] = {"nfe": nfe, "images": images}
+            found.append({name: limits[name] for name in (("nfe",), ("images",), ("nfe", "images"))[i % 3]})
+        return found
+
+    def test_same_tree_whatever_the_real_order(self) -> None:
+        for budget in self.budgets(6):
+            expected = self.run(**budget)
+            for shuffle in (1, 2):
+                shuffled = self.run(shuffle=shuffle, **budget)
+                assert tree(shuffled) == tree(expected)
+                assert shuffled.best is not None and expected.best is not None
+                assert shuffled.best.trial_id == expected.best.trial_id
+
+    def test_other_seeds_give_other_pictures(self) -> None:
+        one, other = self.run(**self.budgets(1)[0], seed=1), self.run(**self.budgets(1)[0], seed=2)
+        assert {t.image for t in one.trials if t.image}.isdisjoint({t.image for t in other.trials if t.image})
+
+    def test_budget_is_never_exceeded(self) -> None:
+        for budget in self.budgets():
+            result = self.run(**budget)
+            assert result.ledger.nfe <= budget.get("nfe", float("inf"))
+            assert result.ledger.images <= budget.get("images", float("inf"))
+
+    def test_plan_equals_ledger(self) -> None:
+        for budget in self.budgets():
+            plan, result = self.strategy().plan(Budget(**budget), self.costs), self.run(**budget)
+            done = Counter(t.kind for t in result.trials if t.kind != "score" or t.nfe)
+            assert (plan.trials, plan.nfe) == (dict(done), result.ledger.nfe), budget
+
+    def test_what_is_left_pays_for_nothing_more(self) -> None:
+        for budget in self.budgets():
+            strategy, limits = self.strategy(), Budget(**budget)
+            cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
+            spent = self.run(**budget).ledger
+            assert cheapest is None or not limits.minus(Cost(spent.nfe, spent.images)).pays(cheapest), budget
+
+    def test_too_small_a_budget_is_a_clear_error_before_any_work(self) -> None:
+        least = self.strategy().least(self.costs)
+        with AnalyticPool(self.info) as pool:
+            with pytest.raises(BudgetTooSmall, match=rf"{least.nfe - 1:g} NFE.* {least.nfe:g} NFE"):
+                search(PROMPT, strategy=self.strategy(), pool=pool, nfe=least.nfe - 1)
+            assert pool.asked == []
+
+    def test_searches_side_by_side_do_not_touch_each_other(self) -> None:
+        budget = self.budgets(1)[0]
+
+        async def both(pool: AnalyticPool) -> list[SearchResult]:
+            runs = [asearch(PROMPT, strategy=self.strategy(), pool=pool, seed=seed, **budget) for seed in (1, 2)]
+            return list(await asyncio.gather(*runs))
+
+        with AnalyticPool(self.info, shuffle=3) as pool:
+            together = asyncio.run(both(pool))
+        assert [tree(result) for result in together] == [tree(self.run(**budget, seed=seed)) for seed in (1, 2)]

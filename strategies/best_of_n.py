@@ -1,0 +1,25 @@
+"""Best-of-N: independent samples, the verifier picks; ``template="A high-quality image of {}"`` is its p+ baseline."""
+
+from dataclasses import dataclass
+
+from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy, paid, repeat
+
+
+@dataclass
+class BestOfN(Strategy):
+    """Independent pictures; the best one wins.
+
+    Attributes:
+        n: number of pictures; None = as many as the budget pays.
+        template: prompt of the pictures, {} being the search's own prompt, by which they are scored.
+    """
+
+    n: int | None = None
+    template: str = "{}"
+
+    async def run(self, search: Search) -> None:
+        n = search.budget.left.count(search.costs.sample) if self.n is None else self.n
+        await repeat(lambda seed: search.sample(seed, prompt=self.template.replace("{}", search.prompt)), n)
+
+    def plan(self, budget: Budget, costs: Costs) -> Plan:
+        return Plan.of(("sample", paid(budget, costs.sample, self.n), costs.sample))

@@ -1,0 +1,24 @@
+"""Resampling: one sample and no selection, what a diffusion model does without a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy
+
+
+@dataclass
+class Resampling(Strategy):
+    """One picture from pure noise, whatever the budget.
+
+    Attributes:
+        start: seed of the picture.
+    """
+
+    start: int = 0
+
+    async def run(self, search: Search) -> None:
+        await search.sample(self.start)
+
+    def plan(self, budget: Budget, costs: Costs) -> Plan:
+        return Plan.of(("sample", 1, costs.sample))

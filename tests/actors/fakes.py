@@ -1,0 +1,133 @@
+"""An engine without a model, for tests of the actors: a chaotic map in place of the network, and prompts that make it
+misbehave on demand.
+
+``hold PATH``  does not go on before a file PATH exists     ``nan``     fails as NaN latents do
+``kill``       kills its process                            ``break``   makes the engine itself raise
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.backbones.base import Defaults, ModelInfo
+from lotts_search.errors import BadInput, Failure
+from lotts_search.work import Floats, Fresh, Generate, Result, Sampling, Score, Segment, State, Usage
+
+INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))
+
+
+@dataclass
+class Trajectory:
+    work: Segment
+    future: Future[Result]
+    latent: Floats
+    step: int
+
+
+class FakeEngine:
+    """One step of up to ``max_batch`` trajectories a tick, picked in an order that differs from process to process."""
+
+    def __init__(self, max_batch: int, begun: Path | None) -> None:
+        self.max_batch, self.begun = max_batch, begun
+        self.running: list[Trajectory] = []
+        self.order = random.Random(os.getpid())
+
+    def submit(self, work: Generate) -> Future[Result]:
+        assert isinstance(work, Segment)
+        future: Future[Result] = Future()
+        if work.sampling.prompt == "":
+            future.set_exception(BadInput("the prompt is empty"))
+            return future
+        if isinstance(work.noise, Fresh):
+            latent = np.random.default_rng([work.search_seed, work.noise.seed]).standard_normal(INFO.latent, np.float32)
+        else:
+            assert work.state is not None
+            latent = work.state.latent
+        self.running.append(Trajectory(work, future, latent, work.start))
+        return future
+
+    def tick(self) -> bool:
+        self.order.shuffle(self.running)
+        for trajectory in self.running[: self.max_batch]:
+            self.step(trajectory)
+        self.running = [trajectory for trajectory in self.running if not trajectory.future.done()]
+        return bool(self.running)
+
+    def step(self, trajectory: Trajectory) -> None:
+        work = trajectory.work
+        verb, _, path = work.sampling.prompt.partition(" ")
+        if verb == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif verb == "break":
+            raise RuntimeError("device lost")
+        elif verb == "nan":
+            trajectory.future.set_exception(Failure("NaN latents at step 0"))
+            return
+        elif verb == "hold" and not Path(path).exists():
+            if self.begun is not None:
+                (self.begun / str(os.getpid())).touch()
+            time.sleep(0.001)
+            return
+        trajectory.latent = np.sin(3 * trajectory.latent + trajectory.step + 1).astype(np.float32)
+        trajectory.step += 1
+        if trajectory.step == work.stop:
+            state = State(trajectory.latent, trajectory.step, work.sampling.steps)
+            trajectory.future.set_result(Result(Usage(nfe=work.nfe, rows=int(work.nfe)), state=state))
+
+
+class FakeScorer:
+    """The brightness of a picture."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Score, Future[Result]]] = []
+
+    def submit(self, work: Score) -> Future[Result]:
+        future: Future[Result] = Future()
+        self.waiting.append((work, future))
+        return future
+
+    def tick(self) -> bool:
+        for work, future in self.waiting:
+            future.set_result(Result(Usage(scores=1), score=float(work.image.mean())))
+        self.waiting = []
+        return False
+
+
+class Brightness:
+    """A verifier without a model."""
+
+    name = "brightness"
+    requirements: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls) -> Brightness:
+        return cls()
+
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(images.mean(axis=(1, 2, 3), dtype=np.float64), np.float32)
+
+
+def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+    if model == "broken":
+        raise BadInput("the model folder 'broken' has no model_index.json")
+    begun = options.get("begun")
+    return FakeEngine(max_batch, None if begun is None else Path(begun)), INFO
+
+
+def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer, str]:
+    return FakeScorer(), verifier
+
+
+def segment(seed: int, prompt: str = "a square", steps: int = 6) -> Segment:
+    """A whole sample."""
+    return Segment(7, Sampling(prompt, steps, 1.0), (f"seed {seed}",), steps, noise=Fresh(seed))

@@ -1,0 +1,243 @@
+"""The Ray pool, with a fake engine in real actors."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray")
+
+from lotts_search.actors.cluster import environment
+from lotts_search.actors.host import Host
+from lotts_search.actors.pool import RayPool
+from lotts_search.errors import BadInput, Failure
+from lotts_search.work import Result, Score
+from tests.actors.fakes import INFO, FakeEngine, segment
+
+pytestmark = pytest.mark.ray
+
+FAKES: dict[str, Any] = {"engine": "tests.actors.fakes:make_engine", "scorer": "tests.actors.fakes:make_scorer"}
+WAIT = 240
+
+
+def make(**options: Any) -> RayPool:
+    return RayPool("fake", **{"max_batch": 3, **FAKES, **options})
+
+
+def latents(futures: list[Future[Result]]) -> list[Any]:
+    states = [future.result(WAIT).state for future in futures]
+    return [state.latent for state in states if state is not None]
+
+
+def expected(count: int) -> list[Any]:
+    """The same works in this process."""
+    host = Host("here", lambda: (FakeEngine(3, None), INFO))
+    return latents([host.submit(segment(seed)) for seed in range(count)])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
+
+
+def gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 60
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+@pytest.mark.parametrize("generators", [1, 2])
+def test_results_are_those_of_this_process_for_any_number_of_actors(ray_up: None, generators: int) -> None:
+    with make(generators=generators, verifiers=["brightness"]) as pool:
+        assert pool.info == INFO
+        futures = [pool.submit(segment(seed)) for seed in range(20)]
+        assert np.array_equal(latents(futures), expected(20))
+        results = [future.result(0) for future in futures]
+        assert {r.actor for r in results} == {f"generator-{i}" for i in range(generators)}
+        assert all(r.attempts == 1 and r.usage.nfe_wasted == 0 and r.node and r.queue_s >= 0 for r in results)
+        assert all(r.finished >= r.started > 0 for r in results)
+        picture = np.full((8, 8, 3), 9, dtype=np.uint8)
+        assert pool.submit(Score("brightness", "a square", picture)).result(WAIT).score == 9
+        with pytest.raises(BadInput, match="unknown verifier 'brightnes'; did you mean 'brightness'"):
+            pool.submit(Score("brightnes", "a square", picture))
+
+
+def test_failures_of_works_keep_their_type_and_are_not_retried(ray_up: None) -> None:
+    with make() as pool:
+        before = pool.workers()
+        with pytest.raises(BadInput, match=r"^the prompt is empty$"):
+            pool.submit(segment(0, prompt="")).result(WAIT)
+        with pytest.raises(Failure, match=r"^NaN latents at step 0$"):
+            pool.submit(segment(0, prompt="nan")).result(WAIT)
+        assert pool.workers() == before
+
+
+def test_an_actor_killed_in_mid_search_is_replaced_and_each_work_charged_once(ray_up: None, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    begun.mkdir()
+    with make(generators=2, backbone_options={"begun": str(begun)}) as pool:
+        pids = {ready.pid for ready in pool.workers()}
+        futures = [pool.submit(segment(seed, prompt=f"hold {go}")) for seed in range(12)]
+        while not (victims := {int(p.name) for p in begun.iterdir()} & pids):
+            time.sleep(0.01)
+        victim = victims.pop()
+        os.kill(victim, signal.SIGKILL)
+        while len(after := {ready.pid for ready in pool.workers()}) < 2 or victim in after:
+            time.sleep(0.05)
+        go.touch()
+        assert np.array_equal(latents(futures), expected(12))
+        results = [future.result(0) for future in futures]
+        assert [r.usage.nfe for r in results] == [6.0] * 12
+        lost = [r for r in results if r.attempts == 2]
+        assert 3 <= len(lost) <= 5  # its batch, and at most two more
+        assert all(r.usage.nfe_wasted == 6 * (r.attempts - 1) for r in results)
+        assert {"generator-2"} <= {r.actor for r in results} <= {"generator-0", "generator-1", "generator-2"}
+
+
+@pytest.mark.parametrize("poison", ["kill", "break"])
+def test_a_work_that_always_kills_its_actor_fails_alone(ray_up: None, poison: str) -> None:
+    with make(generators=1) as pool:
+        futures = [pool.submit(segment(seed)) for seed in range(3)]
+        bad = pool.submit(segment(99, prompt=poison))
+        futures += [pool.submit(segment(seed)) for seed in range(3, 6)]
+        with pytest.raises(Failure, match=r"a segment of steps 0\.\.6 .*seed 99.* given up after 3 tries"):
+            bad.result(WAIT)
+        assert np.array_equal(latents(futures), expected(6))
+
+
+@pytest.mark.parametrize("verifiers", [[], ["brightness"]])
+def test_a_broken_model_is_one_clear_message_of_the_constructor(ray_up: None, verifiers: list[str]) -> None:
+    with pytest.raises(BadInput, match=r"^the model folder 'broken' has no model_index.json$"):
+        RayPool("broken", verifiers, **FAKES)
+
+
+def test_an_engine_that_cannot_be_imported_is_named(ray_up: None) -> None:
+    with pytest.raises(Failure, match="No module named 'nowhere_at_all'"):
+        RayPool("fake", engine="nowhere_at_all:make")
+
+
+@pytest.mark.parametrize("name", ["generators", "max_batch", "threads"])
+def test_numbers_are_checked_before_anything_starts(name: str) -> None:
+    with pytest.raises(BadInput, match=f"{name} must be 1 or more, not 0"):
+        make(**{name: 0})
+
+
+def test_closing_fails_unfinished_work_and_ends_the_actors_but_not_a_ray_of_others(
+    ray_up: None, tmp_path: Path
+) -> None:
+    import ray
+
+    pool = make(generators=2)
+    pids = [ready.pid for ready in pool.workers()]
+    future = pool.submit(segment(0, prompt=f"hold {tmp_path / 'never'}"))
+    pool.close()
+    pool.close()
+    with pytest.raises(Failure, match="the pool was closed before this work was done"):
+        future.result(WAIT)
+    with pytest.raises(Failure, match="the pool is closed"):
+        pool.submit(segment(1))
+    assert gone(pids)
+    assert ray.is_initialized()
+
+
+PROGRAM = """
+import os, signal
+from lotts_search.actors.pool import RayPool
+from tests.actors.fakes import segment
+import psutil
+fakes = dict(engine="tests.actors.fakes:make_engine", scorer="tests.actors.fakes:make_scorer")
+with RayPool("fake", ["brightness"], max_batch=3, object_store_mb=100, **fakes) as pool:
+    print(pool.submit(segment(5)).result(200).usage.nfe)
+    folder = pool._connection.folder
+    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    actors = [ready.pid for ready in pool.workers()]
+    assert set(actors) <= set(children) and folder.is_dir()
+    os.kill(actors[0], signal.SIGKILL)
+    print(pool.submit(segment(6)).result(200).usage.nfe)
+print(folder.exists())
+print(*children)
+"""
+
+
+def test_a_pool_with_a_ray_of_its_own_leaves_nothing_behind_and_keeps_standard_output_clean() -> None:
+    environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=root,
+        env={**environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *printed, pids = done.stdout.splitlines()
+    assert printed == ["6.0", "6.0", "False"]
+    assert gone([int(pid) for pid in pids.split()])
+    assert re.fullmatch(r"generator-0 was lost with [01] works and is replaced: .*\n", done.stderr)
+
+
+JOINER = """
+from lotts_search.actors.pool import RayPool
+from tests.actors.fakes import segment
+with RayPool("fake", max_batch=3, engine="tests.actors.fakes:make_engine") as pool:
+    print(pool._connection.how, pool.submit(segment(5)).result(200).usage.nfe)
+"""
+
+
+def test_a_job_joins_the_cluster_that_it_runs_on_and_leaves_it_running(ray_up: None) -> None:
+    import ray
+
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", JOINER],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("joined 6.0\n", "")
+    with make() as pool:
+        assert pool.submit(segment(5)).result(WAIT).usage.nfe == 6
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"from lotts_search.actors.cluster import connect; connect({address!r}, {{}})"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert f"Failure: cannot join the Ray cluster at {address!r}: " in done.stderr.splitlines()[-1]
+
+
+def test_workers_find_a_checkout_and_have_equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", "/plugins"]))
+    env = environment(threads=2, requirements=["image-reward==1.5"])
+    assert env["pip"] == ["image-reward==1.5"]
+    assert env["env_vars"] == {
+        "OMP_NUM_THREADS": "2",
+        "PYTHONPATH": os.pathsep.join([str(root), str(Path.cwd()), "/plugins"]),
+    }
+    assert "pip" not in environment(threads=1)

@@ -1,0 +1,78 @@
+"""The embedded models as they are shipped: size, plain diffusers loading, and that they can do what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from lotts_search import registry
+from lotts_search.local import LocalPool
+from lotts_search.masks import RandomMask
+from lotts_search.shapes.measure.common import locate, refine, sample
+from lotts_search.shapes.measure.localization import damaged_renders, roc
+from lotts_search.shapes.oracle import judge_many
+from lotts_search.shapes.scene import scenes
+from lotts_search.shapes.text import TEXT_LENGTH, new_tokenizer
+
+MODELS = Path(registry.__file__).parent / "shapes" / "models"
+
+
+def weight(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[LocalPool]:
+    pool = LocalPool(registry.load_backbone("shapes-sd"), {}, max_batch=16)
+    yield pool
+    pool.close()
+
+
+def test_sizes_and_file_kinds() -> None:
+    assert weight(MODELS / "shapes-sd") <= 16 * 2**20
+    assert weight(MODELS / "shapes-reward") <= 5 * 2**20
+    assert {f.suffix for f in MODELS.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".md", ".txt"}
+
+
+def test_plain_diffusers_loads_it_and_draws_the_prompt() -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "shapes-sd", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    chosen = scenes("test", 4, 11)
+    pictures = pipeline(
+        [scene.caption for scene in chosen],
+        num_inference_steps=10,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    verdicts = judge_many((pictures * 255).round().astype(np.uint8), chosen)
+    assert np.mean([v.right[v.expected].mean() for v in verdicts]) >= 0.9
+
+
+def test_every_word_of_a_caption_is_one_token() -> None:
+    shipped = CLIPTokenizer.from_pretrained(MODELS / "shapes-sd" / "tokenizer")
+    fresh = new_tokenizer()
+    assert new_tokenizer().get_vocab() == fresh.get_vocab()
+    for scene in scenes("test", 20, 12):
+        caption = f"A high-quality image of {scene.caption}"
+        words = caption.lower().replace(",", " ,").replace("-", " - ").split()
+        assert shipped.tokenize(caption) == fresh.tokenize(caption) == [f"{word}</w>" for word in words]
+        assert len(words) + 2 <= TEXT_LENGTH
+
+
+def test_the_default_mask_finds_flaws_and_a_refinement_repairs_more_than_it_harms(pool: LocalPool) -> None:
+    renders = damaged_renders(pool, "tune", 16, seed=13)
+    source = pool.info.defaults.mask
+    assert roc(pool, renders, source) >= 0.8
+    assert abs(roc(pool, renders, RandomMask()) - 0.5) < 0.2
+    pictures = [group[0] for group in sample(pool, scenes("tune", 16, 14), 1)]
+    masks = [found.mask for found in locate(pool, pictures, source)]
+    defaults = pool.info.defaults
+    after = refine(pool, pictures, masks, start=defaults.t0, integrate=defaults.integrate)
+    assert np.mean([b.verdict.quality - a.verdict.quality for a, b in zip(pictures, after, strict=True)]) > 0.03

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lotts_search.shapes.measure.statistics import best_of, pair_area, within_group_spearman
+
+
+def test_the_order_statistics_equal_the_average_over_all_subsets() -> None:
+    rng = np.random.default_rng(0)
+    guide, value = rng.normal(size=7), rng.normal(size=7)
+    for size in range(1, 8):
+        subsets = [list(s) for s in itertools.combinations(range(7), size)]
+        brute = np.mean([value[s[int(np.argmax(guide[s]))]] for s in subsets])
+        assert best_of(guide, value, size) == pytest.approx(brute, abs=1e-12)
+
+
+def test_a_size_beyond_the_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 to 3, not 4"):
+        best_of(np.zeros(3), np.zeros(3), 4)
+
+
+def test_pairs_are_counted_within_pictures_alone() -> None:
+    # In each picture the flawed object scores higher, though not higher than the other picture's intact ones.
+    scores = [np.array([1.0, 0.0]), np.array([10.0, 9.0, 9.5])]
+    flawed = [np.array([True, False]), np.array([True, False, False])]
+    assert pair_area(scores, flawed) == (1.0, 3)
+    assert pair_area([np.array([2.0, 2.0])], [np.array([True, False])]) == (0.5, 1)
+
+
+def test_correlation_is_taken_within_groups() -> None:
+    a = [np.array([1.0, 2.0, 3.0]), np.array([30.0, 20.0, 10.0]), np.array([5.0, 5.0, 5.0])]
+    b = [np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])]
+    assert within_group_spearman(a, b) == pytest.approx(1.0)

@@ -1,0 +1,16 @@
+"""The examples: the strategy passes the conformance suite, and the programs run on the analytic model."""
+
+from __future__ import annotations
+
+from examples.second_chance import SecondChance
+from lotts_search.budget import Cost, Costs
+from lotts_search.strategy import Plan, Strategy
+from lotts_search.testing.conformance import StrategyConformance
+
+
+class TestSecondChance(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return SecondChance()
+
+    def cheapest(self, costs: Costs, plan: Plan) -> Cost:
+        return costs.refine() if "localize" in plan.trials else costs.localize() + costs.refine()
