@@ -85,24 +85,32 @@ def connect(
     if object_store_mb < 80:
         raise BadInput(f"Ray's object store needs at least 80 MB, not {object_store_mb}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
-    try:
-        ray.init(
-            address="local",
-            num_cpus=math.ceil(needed["CPU"]),
-            num_gpus=math.ceil(needed["GPU"]),
-            include_dashboard=False,
-            object_store_memory=object_store_mb * 1024 * 1024,
-            _temp_dir=str(folder),
-            _system_config=SYSTEM,
-            **quiet,
-        )
-    except Exception as error:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise Failure(f"cannot start Ray: {_first_line(error)}") from error
-    return Connection("started", folder)
+    return _start(needed, object_store_mb, quiet)
+
+
+def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, Any]) -> Connection:
+    """A private Ray. Its parts have 30 seconds to come up, which a busy machine can miss: one more try."""
+    for last in (False, True):
+        folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
+        try:
+            ray.init(
+                address="local",
+                num_cpus=math.ceil(needed["CPU"]),
+                num_gpus=math.ceil(needed["GPU"]),
+                include_dashboard=False,
+                object_store_memory=object_store_mb * 1024 * 1024,
+                _temp_dir=str(folder),
+                _system_config=SYSTEM,
+                **quiet,
+            )
+            return Connection("started", folder)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            if last:
+                raise Failure(f"cannot start Ray: {_first_line(error)}") from error
+    raise AssertionError("unreachable")
 
 
 def _knock(address: str) -> None:

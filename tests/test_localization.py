@@ -231,7 +231,7 @@ def test_a_relative_error_contrast_is_the_log_ratio_of_smoothed_errors(finished:
             text = backbone.encode_prompts([prompt])[0][None]
             v = backbone.unet(torch.from_numpy(latent)[None], torch.tensor([600.0]), text).sample[0].numpy()
         error = ((alpha * latent - sigma * v - finished.latent) ** 2).mean(0)
-        assert np.abs(located.stages[f"error under the {name} prompt"] - error).max() < 1e-4 * error.max()
+        assert np.abs(located.stages[f"{name} prompt"] - error).max() < 1e-4 * error.max()
         logs.append(np.log(smooth(error, 1.2)))
     values = logs[0] - 0.7 * logs[1]
     assert np.abs(located.stages["level 600"] - values).max() < 1e-3

@@ -28,7 +28,7 @@ def demo(
     ] = "best-of-n",
     local: o.Local = False,
     address: o.Address = None,
-    generators: o.Generators = 1,
+    generators: o.Generators = None,
     device: o.Device = "cpu",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.", rich_help_panel=o.OUTPUT)] = Path(
         "out/demo"

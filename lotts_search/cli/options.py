@@ -64,7 +64,12 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="Join a Ray cluster: `auto`, `ray://head:10001`.", rich_help_panel=COMPUTE),
 ]
-Generators = Annotated[int, typer.Option("--generators", min=1, help="Generator actors.", rich_help_panel=COMPUTE)]
+Generators = Annotated[
+    int | None,
+    typer.Option(
+        "--generators", min=1, help="Generator actors [1; on CPUs 2, of one thread each].", rich_help_panel=COMPUTE
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Torch device of the generators.", rich_help_panel=COMPUTE)]
 
 Out = Annotated[

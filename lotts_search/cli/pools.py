@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lotts_search.errors import BadInput
 from lotts_search.pool import Pool
+
+THREADS = 1
+"""Torch's threads of every generator, the same in all pools: with it the bits of a search are the same in all of them."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +24,24 @@ class Compute:
 
     local: bool = False
     address: str | None = None
-    generators: int = 1
+    generators: int | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.local and self.address is not None:
             raise BadInput("--local and --address exclude each other")
-        if self.local and self.generators != 1:
+        if self.local and self.generators not in (None, 1):
             raise BadInput("several --generators need Ray: leave out --local")
+
+    @property
+    def actors(self) -> int:
+        """Generator actors on Ray. Results do not depend on their number, as each has one thread on a CPU."""
+        return self.generators or (min(2, len(os.sched_getaffinity(0))) if self.device == "cpu" else 1)
 
     def __str__(self) -> str:
         if self.local:
             return "this process"
-        actors = f"{self.generators} generator actor{'s' if self.generators > 1 else ''}"
+        actors = f"{self.actors} generator actor{'s' if self.actors > 1 else ''}"
         return f"{actors} of Ray" + (f" at {self.address}" if self.address else "")
 
     @contextmanager
@@ -44,12 +53,17 @@ class Compute:
             from lotts_search.local import LocalPool
             from lotts_search.registry import load_backbone, load_verifier
 
-            pool = LocalPool(load_backbone(model, **options), {verifier: load_verifier(verifier)})
+            pool = LocalPool(load_backbone(model, **options), {verifier: load_verifier(verifier)}, threads=THREADS)
         else:
             from lotts_search.actors.pool import RayPool
 
             pool = RayPool(
-                model, [verifier], generators=self.generators, address=self.address, backbone_options=options
+                model,
+                [verifier],
+                generators=self.actors,
+                threads=THREADS,
+                address=self.address,
+                backbone_options=options,
             )
         try:
             yield pool

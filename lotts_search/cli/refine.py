@@ -33,7 +33,7 @@ def refine(
     target: o.Target = None,
     local: o.Local = False,
     address: o.Address = None,
-    generators: o.Generators = 1,
+    generators: o.Generators = None,
     device: o.Device = "cpu",
     out: o.Out = None,
     json: o.Json = False,

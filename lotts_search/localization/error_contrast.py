@@ -71,7 +71,7 @@ class ErrorContrastLocalization:
         stages: dict[str, Floats] = {}
         if source.relative:
             for name, values in zip(("high", "low"), pairs.mean(0), strict=True):
-                stages[f"error under the {name} prompt"] = values
+                stages[f"{name} prompt"] = values
             soft = np.log([[smooth(m, source.smooth) + _TINY for m in pair] for pair in pairs])
             maps = soft[:, 0] - (1 - source.foreground) * soft[:, 1]
         else:
