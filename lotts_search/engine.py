@@ -107,7 +107,7 @@ class Engine:
 
     def submit(self, work: Generate) -> Future[Result]:
         """Ask for a piece of work; never blocks. The future fails with a :class:`~lotts_search.errors.LottsError`."""
-        job = _Job(work, Future(), time.time(), cost_of(work))
+        job = _Job(work, Future(), time.time(), work.nfe)
         self._jobs[job.future] = job
         self._inbox.append(job)
         return job.future
@@ -457,19 +457,6 @@ class Engine:
     def _show(self, job: _Job, state: State, latent: Floats) -> None:
         device = device_of(self.backbone)
         self._pictures.append(_Picture(job, torch.tensor(latent, device=device), state))
-
-
-def cost_of(work: Generate) -> float:
-    """NFE that a piece of work will be charged (DESIGN §2)."""
-    match work:
-        case Segment():
-            return work.nfe
-        case Predict():
-            return 0.0 if work.state.predicted is not None else 1.0
-        case Locate():
-            return work.source.rows() / (2 if work.sampling.guided else 1)
-        case Encode():
-            return 0.0
 
 
 def check(backbone: Backbone, work: Generate) -> None:

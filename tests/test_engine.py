@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
-from lotts_search.engine import TEXT_BATCH, Engine, cost_of
+from lotts_search.engine import TEXT_BATCH, Engine
 from lotts_search.errors import BadInput, Failure
 from lotts_search.local import LocalPool
 from lotts_search.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
@@ -180,13 +180,13 @@ def test_usage(finished: State) -> None:
     works = mixed_work(finished)
     engine = Engine(tiny_backbone(), 8)
     futures = [engine.submit(work) for work in works]
-    assert engine.outstanding_nfe == sum(cost_of(work) for work in works)
+    assert engine.outstanding_nfe == sum(work.nfe for work in works)
     while engine.tick():
-        assert engine.outstanding_nfe <= sum(cost_of(work) for work in works)
+        assert engine.outstanding_nfe <= sum(work.nfe for work in works)
     assert engine.outstanding_nfe == 0
     usages = [future.result().usage for future in futures]
     assert [usage.nfe for usage in usages] == [6, 8, 3, 4, 4, 3, 1, 2, 1.5, 0]
-    assert [usage.nfe for usage in usages] == [cost_of(work) for work in works]
+    assert [usage.nfe for usage in usages] == [work.nfe for work in works]
     assert [usage.rows for usage in usages] == [12, 8, 6, 8, 4, 6, 2, 4, 3, 0]
     assert [usage.images for usage in usages] == [1, 1, 0, 1, 0, 1, 0, 0, 0, 0]
     assert [usage.decodes for usage in usages] == [1, 1, 0, 1, 0, 1, 1, 0, 0, 0]
