@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from lotts_search.errors import BadInput
-from lotts_search.shapes.render import SIZE, Pose, _cell_grid, cell_box, coverage
+from lotts_search.shapes.render import SIZE, Pose, cell_box, cell_grid, coverage
 from lotts_search.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 
 Array = npt.NDArray[np.float32]
@@ -136,7 +136,7 @@ class _Bank:
 
 @cache
 def _bank(cell: int) -> _Bank:
-    grid_x, grid_y = _cell_grid(cell)
+    grid_x, grid_y = cell_grid(cell)
     offsets = np.array(_OFFSETS, dtype=np.float32)
     x, y = grid_x[0] - offsets[:, :1], grid_y[:, 0] - offsets[:, 1:]  # [offsets, w], [offsets, h]
 

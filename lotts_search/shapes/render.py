@@ -114,7 +114,8 @@ def coverage(shape: str, pose: Pose, xs: Array, ys: Array) -> Array:
     return covered
 
 
-def _cell_grid(cell: int) -> tuple[Array, Array]:
+def cell_grid(cell: int) -> tuple[Array, Array]:
+    """x and y of a cell's pixel centres, relative to the cell's centre, each [rows, columns]."""
     rows, columns = cell_box(cell)
     r, c = divmod(cell, 3)
     ys = np.arange(rows.start, rows.stop) + 0.5 - PITCH * (r + 0.5)
@@ -123,7 +124,7 @@ def _cell_grid(cell: int) -> tuple[Array, Array]:
     return grid_x.astype(np.float32), grid_y.astype(np.float32)
 
 
-_GRIDS = [_cell_grid(c) for c in range(9)]
+_GRIDS = [cell_grid(c) for c in range(9)]
 
 
 def _shade(rng: np.random.Generator) -> Array:

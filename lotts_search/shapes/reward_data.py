@@ -15,14 +15,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from lotts_search.shapes.data import to_uint8
-from lotts_search.shapes.render import SIZE, Pose, _cell_grid, cell_box, coverage, render
+from lotts_search.shapes.render import SIZE, Pose, cell_box, cell_grid, coverage, render
 from lotts_search.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, random_scene
 
 Array = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Pictures = npt.NDArray[np.uint8]
 
-AREAS: dict[str, float] = {shape: float(coverage(shape, Pose(), *_cell_grid(4)).sum()) for shape in SHAPES}
+AREAS: dict[str, float] = {shape: float(coverage(shape, Pose(), *cell_grid(4)).sum()) for shape in SHAPES}
 """Pixels that each shape covers."""
 _DAMAGE_RATES = (0.0, 0.16, 0.4, 0.7)
 _MORPH_RATES = (0.0, 0.25, 0.6)

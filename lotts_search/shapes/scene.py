@@ -39,7 +39,8 @@ PLACES: tuple[str, ...] = (
 
 MIN_OBJECTS, MAX_OBJECTS = 6, 9
 Split = Literal["train", "tune", "test"]
-_SPLIT_SHARES: tuple[tuple[Split, float], ...] = (("tune", 0.05), ("test", 0.10), ("train", 1.0))
+_SPLIT_UPTO: tuple[tuple[Split, float], ...] = (("tune", 0.05), ("test", 0.10), ("train", 1.0))
+"""Upper ends of the splits' shares: 5 % of all scenes are for tuning, 5 % for testing, the rest for training."""
 
 
 @dataclass(frozen=True, order=True)
@@ -71,7 +72,7 @@ class Scene:
         """The split this scene belongs to, a pure function of its caption: splits never overlap."""
         digest = hashlib.blake2b(self.caption.encode(), digest_size=8).digest()
         share = int.from_bytes(digest, "big") / 2**64
-        return next(name for name, upper in _SPLIT_SHARES if share < upper)
+        return next(name for name, upper in _SPLIT_UPTO if share < upper)
 
 
 def random_scene(

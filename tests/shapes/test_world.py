@@ -9,7 +9,7 @@ import pytest
 
 from lotts_search.shapes.alter import one_wrong
 from lotts_search.shapes.data import DAMAGE, DENSE_SHARE, HIGH, LIGHT_SHARE, LOW, WORD_RIGHT, example
-from lotts_search.shapes.render import DAMAGE_THRESHOLD, Pose, _cell_grid, cell_box, coverage, render
+from lotts_search.shapes.render import DAMAGE_THRESHOLD, Pose, cell_box, cell_grid, coverage, render
 from lotts_search.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -97,7 +97,7 @@ def test_one_wrong_changes_one_object_and_only_it() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_objects_nearly_fill_their_cells_and_keep_within(shape: str) -> None:
-    cover = coverage(shape, Pose(), *_cell_grid(4))
+    cover = coverage(shape, Pose(), *cell_grid(4))
     rows, columns = np.flatnonzero(cover.max(axis=1) > 0.5), np.flatnonzero(cover.max(axis=0) > 0.5)
     for span in (rows, columns):
         assert 0.7 * 22 <= span[-1] - span[0] + 1 <= 22
@@ -105,7 +105,7 @@ def test_objects_nearly_fill_their_cells_and_keep_within(shape: str) -> None:
 
 
 def test_coverage_is_the_area_of_the_shape() -> None:
-    area = {s: float(coverage(s, Pose(), *_cell_grid(4)).sum()) for s in ("circle", "square", "diamond", "ring")}
+    area = {s: float(coverage(s, Pose(), *cell_grid(4)).sum()) for s in ("circle", "square", "diamond", "ring")}
     assert area["circle"] == pytest.approx(np.pi * 9.3**2, rel=0.01)
     assert area["square"] == pytest.approx(16.4**2, rel=0.01)
     assert area["diamond"] == pytest.approx(2 * 10.2**2, rel=0.02)
