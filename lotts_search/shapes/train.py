@@ -114,6 +114,11 @@ def assemble(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out, safe_serialization=True)
+    for config in out.glob("*/config.json"):
+        values = json.loads(config.read_text())
+        # Where the parts lay on the machine that trained them is nobody's business.
+        values.pop("_name_or_path", None)
+        config.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def snapshot(training: Path, out: Path) -> int:
