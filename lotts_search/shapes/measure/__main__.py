@@ -13,7 +13,7 @@ from rich.progress import Progress
 from lotts_search.local import LocalPool
 from lotts_search.masks import AttentionMask
 from lotts_search.registry import load_backbone, load_verifier, make_strategy
-from lotts_search.shapes.measure import calibration, comparison, localization
+from lotts_search.shapes.measure import calibration, comparison, localization, slices
 from lotts_search.shapes.measure.common import write
 from lotts_search.strategies.lotts import LoTTS
 
@@ -87,6 +87,13 @@ def localize(
     pool = _open(model)
     attention = AttentionMask(alpha=alpha, level=level, noised=level > 0, grid=grid, draws=draws, word_only=word)
     _measure(pool, lambda: localization.test(pool, attention, pictures=pictures), out)
+
+
+@app.command("slices")
+def measure_slices(model: Model = "shapes-sd", out: Out = Path("out/slices.json"), pictures: Prompts = 60) -> None:
+    """What a local and a global trial gain on sparse, usual and dense damage and on a defect of the whole picture."""
+    pool = _open(model)
+    _measure(pool, lambda: slices.gains(pool, pictures=pictures), out)
 
 
 @app.command()

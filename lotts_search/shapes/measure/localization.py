@@ -16,11 +16,13 @@ from lotts_search.shapes.scene import Split, scenes
 from lotts_search.work import Encode
 
 
-def damaged_renders(pool: Pool, split: Split, count: int, rate: float = 0.4, seed: int = 2) -> list[Picture]:
+def damaged_renders(
+    pool: Pool, split: Split, count: int, rate: float = 0.4, seed: int = 2, *, light: bool = False
+) -> list[Picture]:
     """Renders with independently damaged objects, encoded; their verdict is the oracle's on the decoded picture."""
     rng = np.random.default_rng([seed, count])
     chosen = scenes(split, count, seed)
-    images = [to_uint8(render(s, rng, damage=rate).image) for s in chosen]
+    images = [to_uint8(render(s, rng, damage=rate, light=light).image) for s in chosen]
     results = run_all(pool, [Encode(image, pool.info.defaults.steps) for image in images], "encoding renders")
     return judged(results, chosen)
 
