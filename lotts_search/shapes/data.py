@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lotts_search.masks import HIGH_QUALITY, LOW_QUALITY
 from lotts_search.shapes.render import Render, render
 from lotts_search.shapes.scene import MAX_OBJECTS, MIN_OBJECTS, Scene, Split, random_scene
 
-HIGH, LOW = "A high-quality image of {}", "A low-quality image of {}"
+HIGH, LOW = HIGH_QUALITY, LOW_QUALITY
 """The paper's quality templates, also the ones that training captions carry."""
 
 DAMAGE, MILD_DAMAGE = (0.38, 0.74), (0.16, 0.55)

@@ -6,9 +6,8 @@ import numpy as np
 
 from lotts_search.pool import Pool
 from lotts_search.report.curves import interval
-from lotts_search.shapes.measure.common import Picture, locate, refine, sample, scores
-from lotts_search.shapes.measure.statistics import Doubles, best_of, within_group_spearman
-from lotts_search.shapes.render import cell_box
+from lotts_search.shapes.measure.common import Picture, cell_means, locate, refine, sample, scores
+from lotts_search.shapes.measure.statistics import best_of, within_group_spearman
 from lotts_search.shapes.scene import scenes
 from lotts_search.work import Bools
 
@@ -78,7 +77,7 @@ def _rates(before: list[Picture], after: list[Picture], masks: list[Bools] | Non
     for index, (a, b) in enumerate(zip(before, after, strict=True)):
         counted = a.verdict.expected & a.verdict.right
         if masks is not None:
-            counted = counted & (cell_shares(masks[index]) >= 0.5)
+            counted = counted & (cell_means(masks[index]) >= 0.5)
         fine = b.verdict.right & ~b.verdict.damaged
         broken = counted & a.verdict.damaged
         whole = counted & ~a.verdict.damaged
@@ -92,10 +91,3 @@ def _rates(before: list[Picture], after: list[Picture], masks: list[Bools] | Non
         "intact": intact,
         "quality_change": change / len(before),
     }
-
-
-def cell_shares(mask: Bools) -> Doubles:
-    """Share of each of the nine cells that a mask on the latent grid covers."""
-    scale = 64 // mask.shape[0]
-    full = mask.repeat(scale, axis=0).repeat(scale, axis=1)
-    return np.array([full[cell_box(c)].mean() for c in range(9)])

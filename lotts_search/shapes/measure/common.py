@@ -15,7 +15,7 @@ from rich.progress import Progress
 from lotts_search.masks import MaskSource
 from lotts_search.pool import Pool
 from lotts_search.shapes.oracle import Verdict, judge_many
-from lotts_search.shapes.render import cell_box
+from lotts_search.shapes.render import SIZE, cell_box
 from lotts_search.shapes.scene import Scene
 from lotts_search.work import (
     Bytes,
@@ -116,11 +116,16 @@ def refine(
     return judged(run_all(pool, work, f"refining from {start}"), [p.scene for p in pictures])
 
 
+def cell_means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Mean of a map [h, w] over the whole picture in each of the nine cells; of a mask, the share that it covers."""
+    scale = SIZE // values.shape[0]
+    full = values.repeat(scale, axis=0).repeat(scale, axis=1)
+    return np.array([full[cell_box(c)].mean() for c in range(9)])
+
+
 def object_heat(heat: Floats, scene: Scene) -> npt.NDArray[np.float64]:
-    """Mean heat over the cell of each object of the scene; ``heat`` is [h, w] over the whole picture."""
-    scale = 64 // heat.shape[0]
-    full = heat.repeat(scale, axis=0).repeat(scale, axis=1)
-    return np.array([full[cell_box(o.cell)].mean() for o in scene.objects])
+    """Mean heat [objects] over the cell of each object of the scene; ``heat`` is [h, w] over the whole picture."""
+    return cell_means(heat)[[o.cell for o in scene.objects]]
 
 
 def write(path: Path, figures: dict[str, object], describe: Callable[[str], None] = print) -> None:
