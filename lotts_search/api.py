@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, get_args
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from lotts_search.backbones.base import ModelInfo
 from lotts_search.book import Book, Labels
 from lotts_search.budget import Budget, Costs, Ledger, pictures
 from lotts_search.calls import Calls
-from lotts_search.errors import BadInput, BudgetTooSmall, Failure
+from lotts_search.errors import BadInput, BudgetTooSmall, Failure, unknown
 from lotts_search.handle import Search
 from lotts_search.masks import MaskSource, mask_to_dict
 from lotts_search.pool import Pool
 from lotts_search.records import TrialRecord, image_hash, to_table
+from lotts_search.solver import check_eta
 from lotts_search.strategy import Strategy
 from lotts_search.virtual import Scheduler
-from lotts_search.work import Bytes, Located, Sampling
+from lotts_search.work import Bytes, Located, Sampling, Solver
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,6 +131,7 @@ async def asearch(
     guidance: float | None = None,
     negative: str = "",
     eta: float | None = None,
+    solver: Solver | None = None,
     image: Bytes | None = None,
     workers: int = 8,
     on_trial: Callable[[TrialRecord], None] | None = None,
@@ -148,7 +150,8 @@ async def asearch(
         seed: decides all noise and all choices: equal arguments give equal searches.
         settings: the strategy's settings, values or text as on the command line.
         pool: where the work runs; None = a :class:`~lotts_search.local.LocalPool` for this search alone.
-        steps, guidance, eta: other than the model's own (see :class:`~lotts_search.work.Sampling`).
+        steps, guidance, eta, solver: other than the model's own (see :class:`~lotts_search.work.Sampling`). With
+            another solver than the model's, eta is 1 unless given.
         negative: negative prompt.
         image: a picture [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
         workers: virtual workers, see :class:`~lotts_search.virtual.Scheduler`.
@@ -176,7 +179,7 @@ async def asearch(
     budget = Budget(nfe, images, seconds, target)
     picture = image_hash(image) if image is not None else None
     with _pool(pool, model, verifier) as where:
-        sampling = _sampling(where.info, prompt, steps, guidance, negative, eta)
+        sampling = _sampling(where.info, prompt, steps, guidance, negative, eta, solver)
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
         arguments = json.dumps(chosen.settings(), default=_plain, sort_keys=True)
@@ -268,19 +271,29 @@ def _pool(pool: Pool | None, model: str, verifier: str) -> Iterator[Pool]:
 
 
 def _sampling(
-    info: ModelInfo, prompt: str, steps: int | None, guidance: float | None, negative: str, eta: float | None
+    info: ModelInfo,
+    prompt: str,
+    steps: int | None,
+    guidance: float | None,
+    negative: str,
+    eta: float | None,
+    solver: Solver | None,
 ) -> Sampling:
     defaults = info.defaults
     steps = defaults.steps if steps is None else steps
     guidance = defaults.guidance if guidance is None else guidance
-    eta = defaults.eta if eta is None else eta
+    solver = defaults.solver if solver is None else solver
+    if solver not in get_args(Solver):
+        raise unknown("solver", str(solver), get_args(Solver))
+    if eta is None:
+        # The model's eta was chosen for its own solver.
+        eta = defaults.eta if solver == defaults.solver else 1.0
     if steps < 1:
         raise BadInput(f"steps must be 1 or more, not {steps}")
     if not math.isfinite(guidance):
         raise BadInput(f"guidance must be a finite number, not {guidance}")
-    if not (math.isfinite(eta) and eta >= 0):
-        raise BadInput(f"eta must be a number of 0 or more, not {eta}")
-    return Sampling(prompt, steps, guidance, negative, eta)
+    check_eta(eta, solver)
+    return Sampling(prompt, steps, guidance, negative, eta, solver)
 
 
 def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:

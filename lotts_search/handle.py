@@ -118,6 +118,7 @@ class Search:
             guidance=own.guidance if guidance is None else guidance,
             negative=own.negative if negative is None else negative,
             eta=own.eta,
+            solver=own.solver,
         )
         noise = Fresh(noise) if isinstance(noise, int) else noise
         stop = _stop(stop, 0, sampling.steps)

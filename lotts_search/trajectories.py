@@ -17,7 +17,7 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone, Schedule, device_of
 from lotts_search.noise import draw, start_noise
 from lotts_search.solver import NOISE, coefficients, step
-from lotts_search.work import Floats, Lineage, Predict, Region, Sampling, Segment, State
+from lotts_search.work import Floats, Lineage, Predict, Region, Sampling, Segment, Solver, State
 
 _TIMESTEP, _ALPHA, _SIGMA, _SOLVER, _NEXT_ALPHA, _NEXT_SIGMA = 0, 1, 2, slice(3, 7), 7, 8
 _COLUMNS = 9
@@ -104,7 +104,7 @@ class Trajectories:
     def __init__(self, backbone: Backbone, capacity: int):
         self._backbone, self._capacity, self._device = backbone, capacity, device_of(backbone)
         self.members: list[Trajectory] = []
-        self._tables: dict[tuple[int, float], npt.NDArray[np.float64]] = {}
+        self._tables: dict[tuple[int, float, Solver], npt.NDArray[np.float64]] = {}
         pin = self._device.type == "cuda"
         self._latents, self._previous = self._buffer(), self._buffer()
         self._noise = torch.zeros(capacity, *backbone.info.latent, pin_memory=pin)
@@ -246,14 +246,14 @@ class Trajectories:
         return torch.from_numpy(values.astype(np.float32)).to(self._device)
 
     def _table(self, member: Trajectory) -> npt.NDArray[np.float64]:
-        key = member.sampling.steps, member.sampling.eta
+        key = member.sampling.steps, member.sampling.eta, member.sampling.solver
         table = self._tables.get(key)
         if table is None:
             schedule = self._backbone.schedule(key[0])
             table = np.zeros((3, key[0], _COLUMNS))
             table[:, :, _TIMESTEP] = schedule.timestep
             table[:, :, _ALPHA], table[:, :, _SIGMA] = schedule.alpha[:-1], schedule.sigma[:-1]
-            table[:2, :, _SOLVER] = coefficients(schedule, key[1])
+            table[:2, :, _SOLVER] = coefficients(schedule, key[1], key[2])
             table[_LOOK, :, _SOLVER] = (1, 0, 0, 0)
             table[:, :, _NEXT_ALPHA], table[:, :, _NEXT_SIGMA] = schedule.alpha[1:], schedule.sigma[1:]
             self._tables[key] = table

@@ -49,6 +49,9 @@ class Mix:
 
 Noise: TypeAlias = Fresh | Near | Mix
 
+Solver: TypeAlias = Literal["dpm", "ddim"]
+"""SDE-DPM-Solver++(2M), or DDIM; see :mod:`lotts_search.solver`."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -59,7 +62,9 @@ class Sampling:
         negative: negative prompt of the unconditional row.
         steps: T, the number of denoising steps of the whole schedule.
         guidance: classifier-free guidance weight; 1 or less means unguided (one network row a step).
-        eta: noise amount of the solver, 1 = SDE-DPM-Solver++(2M), 0 = deterministic DPM-Solver++(2M).
+        eta: noise amount of the solver: of ``dpm`` 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
+            DPM-Solver++(2M); of ``ddim`` DDIM's own η, 0..1, 1 = as much noise as DDPM, 0 = deterministic.
+        solver: what makes a step out of the x0 prediction.
     """
 
     prompt: str
@@ -67,6 +72,7 @@ class Sampling:
     guidance: float
     negative: str = ""
     eta: float = 1.0
+    solver: Solver = "dpm"
 
     @property
     def guided(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.masks import AttentionMask, MaskSource
+from lotts_search.work import Solver
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ class Defaults:
         t0: step a refinement starts from.
         integrate: tg, last unmasked steps.
         eta: noise amount of the solver.
+        solver: the sampler, ``dpm`` (SDE-DPM-Solver++(2M)) or ``ddim``.
         mask: how the region is found.
     """
 
@@ -34,6 +36,7 @@ class Defaults:
     t0: int
     integrate: int
     eta: float = 1.0
+    solver: Solver = "dpm"
     mask: MaskSource = field(default_factory=AttentionMask)
 
 

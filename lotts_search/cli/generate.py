@@ -17,6 +17,8 @@ def generate(
     seed: o.Seed = 0,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
+    solver: o.Solver = None,
+    eta: o.Eta = None,
     negative: o.Negative = "",
     set_: o.Set = None,
     nfe: o.Nfe = None,
@@ -63,5 +65,7 @@ def generate(
         guidance,
         negative,
         settings=o.settings(set_),
+        solver=solver,
+        eta=eta,
     )
     run(request, Compute(local, address, generators, device), out, json)

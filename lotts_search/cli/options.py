@@ -41,6 +41,14 @@ Steps = Annotated[
 Guidance = Annotated[
     float | None, typer.Option("--guidance", help="Guidance weight, 1 = none [the model's].", rich_help_panel=SEARCH)
 ]
+Solver = Annotated[
+    str | None,
+    typer.Option("--solver", help="dpm (SDE-DPM-Solver++) or ddim [the model's].", rich_help_panel=SEARCH),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option("--eta", help="The solver's noise: 1 = all, 0 = deterministic [the model's].", rich_help_panel=SEARCH),
+]
 Negative = Annotated[str, typer.Option("--negative", help="Negative prompt.", rich_help_panel=SEARCH)]
 Set = Annotated[
     list[str] | None,

@@ -25,6 +25,8 @@ def refine(
     seed: o.Seed = 0,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
+    solver: o.Solver = None,
+    eta: o.Eta = None,
     negative: o.Negative = "",
     set_: o.Set = None,
     nfe: o.Nfe = None,
@@ -69,5 +71,7 @@ def refine(
         image,
         mask,
         o.settings(set_),
+        solver,
+        eta,
     )
     run(request, Compute(local, address, generators, device), out, json)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +23,7 @@ from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.errors import BadInput, unknown
 from lotts_search.masks import GivenMask
 from lotts_search.pool import Pool
-from lotts_search.work import Bytes
+from lotts_search.work import Bytes, Solver
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Request:
     image: Path | None = None
     mask: Path | None = None
     settings: dict[str, object] = field(default_factory=dict)
+    solver: str | None = None
+    eta: float | None = None
 
     def check(self) -> Budget:
         """Find what is wrong before anything is started. Returns the budget."""
@@ -58,6 +61,8 @@ class Request:
         registry.make_strategy(self.strategy, self.settings)
         if ":" not in self.verifier and self.verifier not in registry.verifiers():
             raise unknown("verifier", self.verifier, registry.verifiers())
+        if self.solver is not None and self.solver not in get_args(Solver):
+            raise unknown("solver", self.solver, get_args(Solver))
         if self.nfe is None and self.images is None and self.seconds is None:
             self.images = DEFAULT_IMAGES
         return Budget(self.nfe, self.images, self.seconds, self.target)
@@ -69,7 +74,7 @@ class Request:
             words.append(self.prompt)
         else:
             words += [str(self.image), "--prompt", self.prompt]
-        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance"):  # fmt: skip
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
                 words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
@@ -103,6 +108,8 @@ class Request:
             steps=self.steps,
             guidance=self.guidance,
             negative=self.negative,
+            eta=self.eta,
+            solver=cast(Solver | None, self.solver),
             image=image,
             on_trial=SearchProgress(live, budget),
         )

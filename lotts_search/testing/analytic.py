@@ -32,6 +32,7 @@ from lotts_search.work import (
     Sampling,
     Score,
     Segment,
+    Solver,
     State,
     Usage,
 )
@@ -161,14 +162,14 @@ def _predict(latent: Floats, state: State) -> Floats:
 
 
 @lru_cache
-def _table(steps: int, eta: float) -> npt.NDArray[np.float64]:
-    return coefficients(schedule(steps), eta)
+def _table(steps: int, eta: float, solver: Solver) -> npt.NDArray[np.float64]:
+    return coefficients(schedule(steps), eta, solver)
 
 
 def _segment(work: Segment) -> Result:
     """The solver's formula and DESIGN §6.2, step by step."""
     steps, seed, lineage = work.sampling.steps, work.search_seed, work.lineage
-    times, table = schedule(steps), _table(steps, work.sampling.eta)
+    times, table = schedule(steps), _table(steps, work.sampling.eta, work.sampling.solver)
     if work.noise is not None:
         state = State(start_noise(seed, work.noise, SHAPE), 0, steps)
     else:

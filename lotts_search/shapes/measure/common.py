@@ -58,7 +58,7 @@ def sampling_of(pool: Pool, prompt: str, steps: int | None = None, guidance: flo
     """The model's own settings for a prompt."""
     defaults = pool.info.defaults
     return Sampling(prompt, steps or defaults.steps, defaults.guidance if guidance is None else guidance,
-                    eta=defaults.eta)  # fmt: skip
+                    eta=defaults.eta, solver=defaults.solver)  # fmt: skip
 
 
 def sample(
