@@ -51,7 +51,7 @@ class Localized(Strategy):
     temporal: bool = True
     holistic: bool = True
 
-    def source(self, costs: Costs) -> MaskSource:
+    def mask_source(self, costs: Costs) -> MaskSource:
         """How regions are found, with the settings given here.
 
         Raises:
@@ -64,7 +64,7 @@ class Localized(Strategy):
 
     def localization(self, costs: Costs) -> Cost:
         """What a localization costs."""
-        return costs.localize(self.source(costs))
+        return costs.localize(self.mask_source(costs))
 
     def refinement(self, costs: Costs) -> Cost:
         """What a refinement costs."""
@@ -72,7 +72,7 @@ class Localized(Strategy):
 
     def locate(self, search: Search, candidate: Candidate) -> Trial[Mask]:
         """The region of a complete candidate to resample."""
-        return search.localize(candidate, self.source(search.costs))
+        return search.localize(candidate, self.mask_source(search.costs))
 
     def refine(self, search: Search, parent: Candidate, mask: Mask, seed: int) -> Trial[Candidate]:
         """A refinement of ``parent`` inside ``mask``."""

@@ -38,12 +38,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """A strategy described: its name, the first line of its docstring, all of it, and its settings."""
+    """A strategy described: its name, the first line of its docstring, all of it, its settings, where it comes from and
+    what it costs."""
 
     name: str
     summary: str
     doc: str
     settings: list[Setting]
+    source: str = ""
+    formula: str = ""
 
 
 _MODELS = [
@@ -110,7 +113,7 @@ def describe_strategy(name: str) -> StrategyInfo:
     """What there is to know about a strategy."""
     found = resolve_strategy(name)
     doc = (found.__doc__ or "").strip()
-    return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
+    return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found), found.source, found.formula)
 
 
 def name_of(strategy: Strategy) -> str:

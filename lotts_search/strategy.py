@@ -67,9 +67,14 @@ class Strategy(ABC):
 
     Attributes:
         takes_image: whether it can begin from a given picture (``search.image``).
+        source: where it comes from: authors, year, title, algorithm; "" for one's own.
+        formula: what it costs in NFE, in terms of its settings, T (steps), t0 (start of a refinement) and L (NFE of a
+            localization). Read by people alone; :meth:`plan` is what counts.
     """
 
     takes_image: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
 
     @abstractmethod
     async def run(self, search: Search) -> None:

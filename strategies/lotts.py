@@ -24,6 +24,8 @@ class LoTTS(Localized):
     """
 
     takes_image: ClassVar[bool] = True
+    source = "LoTTS: Scale where it matters, training-free localized scaling for diffusion models, Algorithm 3"
+    formula = "initial · (T + L + refinements · (T - t0)) at depth 1"
 
     initial: int | None = None
     refinements: int = 2

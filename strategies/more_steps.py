@@ -19,6 +19,9 @@ class MoreSteps(Strategy):
         most: most steps, 1 or more; a schedule has no more than the model's training timesteps.
     """
 
+    source = "Karras et al. 2022, Elucidating the design space of diffusion-based generative models"
+    formula = "all of the budget, at most `most`"
+
     most: int = 1000
 
     def __post_init__(self) -> None:

@@ -15,6 +15,9 @@ class Resampling(Strategy):
         start: seed of the picture.
     """
 
+    source = "plain sampling"
+    formula = "T"
+
     start: int = 0
 
     async def run(self, search: Search) -> None:

@@ -337,10 +337,13 @@ def test_lists_name_what_is_registered(capsys: pytest.CaptureFixture[str]) -> No
         assert call(command) == 0
         assert name in capsys.readouterr().out
     assert call("strategies", "lotts", "--json") == 0
-    listed = {setting["name"] for setting in json.loads(capsys.readouterr().out)["settings"]}
+    about = json.loads(capsys.readouterr().out)
+    assert "Algorithm 3" in about["source"] and "refinements · (T - t0)" in about["formula"]
+    listed = {setting["name"] for setting in about["settings"]}
     assert {"initial", "refinements", "depth", "ratio", "alpha", "level", "start", "integrate"} <= listed
     assert call("strategies", "lotts") == 0
-    assert "refinements" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Algorithm 3" in shown and "refinements · (T - t0)" in shown
 
 
 def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

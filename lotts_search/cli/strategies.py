@@ -39,10 +39,15 @@ def strategies(
         settings = [
             {"name": s.name, "type": s.type, "default": repr(s.default), "about": s.doc} for s in found.settings
         ]
-        print(json_module.dumps({"name": found.name, "summary": found.summary, "settings": settings}))
+        about = {"name": found.name, "summary": found.summary, "source": found.source, "formula": found.formula}
+        print(json_module.dumps(about | {"settings": settings}))
         return
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(found.name)}[/bold]  {escape(found.summary)}\n")
+    console.print(f"[bold]{escape(found.name)}[/bold]  {escape(found.summary)}")
+    for label, text in (("source", found.source), ("cost in NFE", found.formula)):
+        if text:
+            console.print(f"{label}: {escape(text)}")
+    console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("setting", "default", "type", "what it is"):
         table.add_column(heading)
