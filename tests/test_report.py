@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lotts_search.curves.intervals import interval
+from lotts_search.curves.steps import Steps, mean_curve
 from lotts_search.report import Judged, write_demo_page, write_search_page
-from lotts_search.report.curves import Steps, interval, mean_curve
 from lotts_search.report.figure import write_figure
 from lotts_search.report.pictures import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks

@@ -19,11 +19,11 @@ from lotts_search.api import Interrupted, SearchResult, asearch
 from lotts_search.budget import Budget
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
+from lotts_search.curves.intervals import interval
 from lotts_search.errors import BadInput, Failure
 from lotts_search.pool import Pool
 from lotts_search.records import TrialRecord, to_table, write_parquet
 from lotts_search.report import Judged, write_demo_page
-from lotts_search.report.curves import interval
 from lotts_search.shapes.oracle import judge_many
 from lotts_search.shapes.scene import Scene, scenes
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from lotts_search.api import SearchResult
-from lotts_search.report.curves import Doubles, Interval, Steps, interval, mean_curve
+from lotts_search.curves.intervals import Doubles, Interval, interval
+from lotts_search.curves.steps import Steps, mean_curve
 from lotts_search.report.page import number, write_page
 from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart

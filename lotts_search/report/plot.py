@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from lotts_search.report.curves import Doubles
+from lotts_search.curves.intervals import Doubles
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
 """Margins in SVG units around the plotting area."""

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from lotts_search.api import SearchResult
+from lotts_search.curves.steps import Steps
 from lotts_search.records import TrialRecord
-from lotts_search.report.curves import Steps
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart

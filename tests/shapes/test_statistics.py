@@ -1,25 +1,9 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
-from lotts_search.shapes.measure.statistics import best_of, pair_area, within_group_spearman
-
-
-def test_the_order_statistics_equal_the_average_over_all_subsets() -> None:
-    rng = np.random.default_rng(0)
-    guide, value = rng.normal(size=7), rng.normal(size=7)
-    for size in range(1, 8):
-        subsets = [list(s) for s in itertools.combinations(range(7), size)]
-        brute = np.mean([value[s[int(np.argmax(guide[s]))]] for s in subsets])
-        assert best_of(guide, value, size) == pytest.approx(brute, abs=1e-12)
-
-
-def test_a_size_beyond_the_pool_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 to 3, not 4"):
-        best_of(np.zeros(3), np.zeros(3), 4)
+from lotts_search.shapes.measure.statistics import pair_area, within_group_spearman
 
 
 def test_pairs_are_counted_within_pictures_alone() -> None:

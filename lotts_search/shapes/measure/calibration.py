@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from lotts_search.curves.intervals import interval
+from lotts_search.curves.order import best_of
 from lotts_search.pool import Pool
-from lotts_search.report.curves import interval
 from lotts_search.shapes.measure.common import Picture, cell_means, locate, refine, sample, scores
-from lotts_search.shapes.measure.statistics import best_of, within_group_spearman
+from lotts_search.shapes.measure.statistics import within_group_spearman
 from lotts_search.shapes.scene import scenes
 from lotts_search.work import Bools
 

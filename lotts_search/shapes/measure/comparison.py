@@ -11,10 +11,9 @@ import numpy as np
 from lotts_search.api import SearchResult, asearch
 from lotts_search.backbones.base import ModelInfo
 from lotts_search.budget import Costs
+from lotts_search.curves.intervals import Doubles, interval
 from lotts_search.masks import HIGH_QUALITY
 from lotts_search.pool import Pool
-from lotts_search.report.curves import interval
-from lotts_search.shapes.measure.statistics import Doubles
 from lotts_search.shapes.oracle import judge_many
 from lotts_search.shapes.scene import Scene, Split, scenes
 from lotts_search.strategies.best_of_n import BestOfN

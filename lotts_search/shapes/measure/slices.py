@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lotts_search.curves.intervals import interval
 from lotts_search.pool import Pool
-from lotts_search.report.curves import interval
 from lotts_search.shapes.data import DENSE_DAMAGE
 from lotts_search.shapes.measure.common import Picture, locate, refine, sample
 from lotts_search.shapes.measure.localization import damaged_renders

@@ -7,32 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.special import gammaln
 
-Doubles = npt.NDArray[np.float64]
-
-
-def best_of(guide: Doubles, value: Doubles, size: int) -> float:
-    """Expected ``value`` of the one that ``guide`` likes best among ``size`` drawn from a pool without replacement.
-
-    The unbiased order-statistics estimator: the candidate of rank i (0 = worst of n) wins with probability
-    C(i, size - 1) / C(n, size).
-
-    Args:
-        guide: [n] scores that select.
-        value: [n] what is reported of the selected one.
-        size: how many are drawn, 1 to n.
-    """
-    n = len(guide)
-    if not 1 <= size <= n:
-        raise ValueError(f"size must be 1 to {n}, not {size}")
-    rank = np.arange(n)
-    usable = rank >= size - 1
-    log = np.full(n, -np.inf)
-    r = rank[usable].astype(float)
-    log[usable] = gammaln(r + 1) - gammaln(size) - gammaln(r - size + 2)
-    log -= gammaln(n + 1) - gammaln(size + 1) - gammaln(n - size + 1)
-    return float(np.exp(log) @ value[np.argsort(guide, kind="stable")])
+from lotts_search.curves.intervals import Doubles
 
 
 def pair_area(scores: Sequence[Doubles], flawed: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Best-so-far curves and their intervals: the numbers behind the figures."""
+"""Best-so-far curves as step functions, and their mean."""
 
 from __future__ import annotations
 
@@ -6,34 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
-Doubles = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % confidence interval (Student's t; equal to the mean where there is one value only)."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def interval(values: Sequence[float] | Doubles, confidence: float = 0.95) -> Interval:
-    """The mean of ``values`` and its two-sided t interval. Raises ValueError when there are none."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError("an interval needs at least one value")
-    mean = float(array.mean())
-    if array.size == 1:
-        return Interval(mean, mean, mean)
-    half = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
-    return Interval(mean, mean - half, mean + half)
+from lotts_search.curves.intervals import Doubles, interval
 
 
 @dataclass(frozen=True)
