@@ -15,6 +15,7 @@ from lotts_search.errors import BadInput
 from lotts_search.masks import MaskSource
 from lotts_search.noise import lineage_of
 from lotts_search.records import image_hash
+from lotts_search.solver import check_eta
 from lotts_search.virtual import Trial
 from lotts_search.work import (
     Background,
@@ -103,13 +104,15 @@ class Search:
         negative: str | None = None,
         guidance: float | None = None,
         steps: int | None = None,
+        eta: float | None = None,
     ) -> Trial[Candidate]:
         """A candidate from pure noise. Costs ``stop`` NFE.
 
         Args:
             noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
             stop: step to stop at, 1..T; T by default.
-            prompt, negative, guidance, steps: other than the search's own. ``steps`` is T of this candidate.
+            prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
+                ``eta=0`` the start noise alone decides the picture.
         """
         own = self._sampling
         sampling = Sampling(
@@ -117,9 +120,10 @@ class Search:
             steps=own.steps if steps is None else steps,
             guidance=own.guidance if guidance is None else guidance,
             negative=own.negative if negative is None else negative,
-            eta=own.eta,
+            eta=own.eta if eta is None else eta,
             solver=own.solver,
         )
+        check_eta(sampling.eta, sampling.solver)
         noise = Fresh(noise) if isinstance(noise, int) else noise
         stop = _stop(stop, 0, sampling.steps)
         work = Segment(self.seed, sampling, lineage_of(noise), stop, noise=noise)

@@ -61,6 +61,14 @@ _STRATEGIES = [
     Entry("more-steps", "lotts_search.strategies.more_steps:MoreSteps", "The whole budget in one longer trajectory."),
     Entry("best-of-n", "lotts_search.strategies.best_of_n:BestOfN", "Independent samples; the verifier picks."),
     Entry("lotts", "lotts_search.strategies.lotts:LoTTS", "Locate the defects of samples and resample only those."),
+    Entry("random-search", "lotts_search.strategies.random_search:RandomSearch", "Best-of-N in growing rounds."),
+    Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Walk from start noise to better neighbours."),
+    Entry(
+        "search-over-paths",
+        "lotts_search.strategies.search_over_paths:SearchOverPaths",
+        "Re-noise the best pictures and denoise them along other paths.",
+    ),
+    Entry("evolutionary", "lotts_search.strategies.evolutionary:Evolutionary", "Elites and mutations of start noises."),
 ]
 _VERIFIERS = [
     Entry(
