@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lotts_search.actors.host import Ready
-from lotts_search.errors import Failure, LottsError
+from lotts_search.errors import Failure, LottsError, PoolClosed
 from lotts_search.work import Generate, Locate, Predict, Result, Score, Segment
 
 W = TypeVar("W", bound=Generate | Score)
@@ -155,7 +155,7 @@ class Crew(Generic[W]):
     def add(self, work: W, future: Future[Result]) -> None:
         """Take a piece of work."""
         if self._over is not None:
-            _fail(future, Failure(self._over))
+            _fail(future, PoolClosed(self._over))
             return
         self._waiting.append(_Task(work, future, rows(work, self.batch), self._clock(), next(self._orders)))
         self._dispatch()
@@ -187,7 +187,7 @@ class Crew(Generic[W]):
             member.tasks.clear()
             member.worker.kill()
         for task in unfinished:
-            _fail(task.future, Failure(self._over))
+            _fail(task.future, PoolClosed(self._over))
         if not self.ready.done():
             self.ready.set_exception(Failure(self._over))
 

@@ -23,7 +23,7 @@ from lotts_search.actors.host import Ready
 from lotts_search.actors.remote import RemoteWorker
 from lotts_search.actors.verifier import SCORER, VerifierActor
 from lotts_search.backbones.base import ModelInfo
-from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.errors import BadInput, PoolClosed, unknown
 from lotts_search.registry import models
 from lotts_search.registry import verifiers as known_verifiers
 from lotts_search.work import Generate, Result, Score
@@ -152,14 +152,14 @@ class RayPool:
 
         Raises:
             BadInput: the verifier is not in this pool.
-            Failure: the pool is closed.
+            PoolClosed: the pool is closed.
         """
         if isinstance(work, Score) and work.verifier not in self._verifiers:
             raise unknown("verifier", work.verifier, self._verifiers)
         future: Future[Result] = Future()
         with self._lock:
             if self._over is not None:
-                raise Failure(self._over)
+                raise PoolClosed(self._over)
             if isinstance(work, Score):
                 self._inbox.put(partial(self._verifiers[work.verifier].add, work, future))
             else:

@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ from lotts_search.budget import Budget, Costs, Ledger, pictures
 from lotts_search.calls import Calls
 from lotts_search.errors import BadInput, BudgetTooSmall, Failure, unknown
 from lotts_search.handle import Search
+from lotts_search.journal import Journal
 from lotts_search.masks import MaskSource, mask_to_dict
 from lotts_search.pool import Pool
 from lotts_search.records import TrialRecord, image_hash, to_table
@@ -137,6 +139,9 @@ async def asearch(
     on_trial: Callable[[TrialRecord], None] | None = None,
     run_id: str = "",
     prompt_id: str | None = None,
+    label: str = "",
+    search_id: str | None = None,
+    journal: Path | str | Journal | None = None,
 ) -> SearchResult:
     """Search for a picture of ``prompt``. Many searches may run at once on one pool.
 
@@ -156,11 +161,14 @@ async def asearch(
         image: a picture [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
         workers: virtual workers, see :class:`~lotts_search.virtual.Scheduler`.
         on_trial: called with each finished trial, in virtual order.
-        run_id, prompt_id: for the trial table; the prompt's hash by default.
+        run_id, prompt_id, label, search_id: for the trial table; by default the prompt's hash, the strategy's name, and
+            the hash of all that decides the search.
+        journal: file that keeps what finished trials returned. Where it is there, the search is replayed: trials that
+            are in it cost nothing now, and the others run. Budgets in seconds begin anew. It is not deleted.
 
     Raises:
         BudgetTooSmall: the budget does not pay for the first picture; nothing was run.
-        BadInput: something given is wrong.
+        BadInput: something given is wrong, e.g. the journal is that of another search.
         SearchFailed: no picture was finished.
         Interrupted: the search was cancelled. Both carry what was computed.
     """
@@ -178,16 +186,21 @@ async def asearch(
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
     picture = image_hash(image) if image is not None else None
-    with _pool(pool, model, verifier) as where:
+    with _pool(pool, model, verifier) as where, ExitStack() as opened:
         sampling = _sampling(where.info, prompt, steps, guidance, negative, eta, solver)
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
         arguments = json.dumps(chosen.settings(), default=_plain, sort_keys=True)
-        search_id = _hash(where.info.name, name, arguments, verifier, seed, sampling, budget, workers, picture)
-        labels = Labels(run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed)
+        search_id = search_id or _hash(where.info, name, arguments, verifier, seed, sampling, budget, workers, picture)
+        labels = Labels(
+            run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
+            nfe, images, sampling.steps,
+        )  # fmt: skip
+        if journal is not None and not isinstance(journal, Journal):
+            journal = opened.enter_context(Journal(journal, search_id))
         book = Book(labels, Ledger(budget, costs), on_trial)
         scheduler = Scheduler(workers)
-        handle = Search(Calls(where, scheduler, book, verifier, prompt), book, sampling, seed, image)
+        handle = Search(Calls(where, scheduler, book, verifier, prompt, journal), book, sampling, seed, image)
         status = await _run(scheduler, book, chosen.run(handle), budget)
     result = SearchResult(
         prompt=prompt,

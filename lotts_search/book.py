@@ -26,6 +26,10 @@ class Labels:
     strategy: str
     strategy_args: str
     search_seed: int
+    label: str = ""
+    budget_nfe: float | None = None
+    budget_images: int | None = None
+    steps: int | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ from lotts_search.book import Book
 from lotts_search.budget import Cost
 from lotts_search.candidate import Candidate, Mask, trial_key
 from lotts_search.errors import BudgetExhausted, Failure, LottsError
+from lotts_search.journal import Journal
 from lotts_search.pool import Pool
 from lotts_search.virtual import Scheduler, Settle, Trial
 from lotts_search.work import Encode, Generate, Lineage, Locate, Predict, Result, Sampling, Score, Segment
@@ -46,11 +47,14 @@ class Calls:
 
     Args:
         verifier: name of the guiding verifier; pictures are scored against ``prompt``.
+        journal: answers what it knows in the pool's place, and takes in what the pool returns.
     """
 
-    def __init__(self, pool: Pool, scheduler: Scheduler, book: Book, verifier: str, prompt: str):
+    def __init__(
+        self, pool: Pool, scheduler: Scheduler, book: Book, verifier: str, prompt: str, journal: Journal | None = None
+    ):
         self._pool, self._scheduler, self._book = pool, scheduler, book
-        self._verifier, self._prompt = verifier, prompt
+        self._verifier, self._prompt, self._journal = verifier, prompt, journal
         self._occurrences: Counter[str] = Counter()
         self._judged: dict[str, Trial[float]] = {}
 
@@ -92,7 +96,7 @@ class Calls:
                 raise error
             return candidate
 
-        return self._call(making.cost, work, settle, scored=making.complete)
+        return self._call(key, making.cost, work, settle, scored=making.complete)
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost) -> Trial[Mask]:
         """A mask of a complete candidate."""
@@ -109,7 +113,7 @@ class Calls:
             self._book.row(key, candidate.key, "localize", results[0], lineage=candidate.lineage, mask_ratio=mask.ratio)
             return mask
 
-        return self._call(cost, work, settle)
+        return self._call(key, cost, work, settle)
 
     def judge(self, candidate: Candidate) -> Trial[float]:
         """The score of a partial candidate's x0 prediction, which its next step need not compute again. Asked for
@@ -133,7 +137,7 @@ class Calls:
             book.row(key, candidate.key, "score", *results, lineage=candidate.lineage, score=score)
             return score
 
-        trial = self._call(cost, work, settle, scored=True)
+        trial = self._call(key, cost, work, settle, scored=True)
         if not trial.refused:
             self._judged[candidate.key] = trial
         return trial
@@ -144,28 +148,48 @@ class Calls:
         occurrence = self._occurrences[first] - 1
         return trial_key(parent or "", kind, arguments, occurrence) if occurrence else first
 
-    def _call(self, cost: Cost, work: Generate, settle: Settle[T], scored: bool = False) -> Trial[T]:
+    def _call(self, key: str, cost: Cost, work: Generate, settle: Settle[T], scored: bool = False) -> Trial[T]:
         try:
             self._book.ledger.reserve(cost)
         except BudgetExhausted as refusal:
             return Trial.settled(error=refusal)
         results: list[Result] = []
-        real = asyncio.get_running_loop().create_task(self._work(self._submit(work), scored, results))
+        real = asyncio.get_running_loop().create_task(self._work(key, self._ask(key, work), scored, results))
         return self._scheduler.call(cost.nfe, real, results, settle)
 
-    async def _work(self, first: Future[Result], scored: bool, results: list[Result]) -> None:
+    async def _work(self, key: str, first: Future[Result], scored: bool, results: list[Result]) -> None:
         """The score follows its picture in real time, without waiting for the virtual order."""
-        results.append(await asyncio.wrap_future(first))
+        results.append(await self._answer(key, first))
         if scored:
             image = results[0].image
             if image is None:
                 raise Failure("the pool sent no picture")
-            results.append(await asyncio.wrap_future(self._submit(Score(self._verifier, self._prompt, image))))
+            score = f"{key} score"
+            asked = self._ask(score, Score(self._verifier, self._prompt, image))
+            results.append(await self._answer(score, asked))
 
-    def _submit(self, work: Generate | Score) -> Future[Result]:
+    def _ask(self, name: str, work: Generate | Score) -> Future[Result]:
+        """Begin a piece of work, unless the journal knows what came of it."""
+        known: Result | LottsError | None = self._journal.find(name) if self._journal is not None else None
+        if known is None:
+            try:
+                return self._pool.submit(work)
+            except LottsError as error:
+                known = error
+        settled: Future[Result] = Future()
+        if isinstance(known, Result):
+            settled.set_result(known)
+        else:
+            settled.set_exception(known)
+        return settled
+
+    async def _answer(self, name: str, asked: Future[Result]) -> Result:
         try:
-            return self._pool.submit(work)
-        except LottsError as error:
-            broken: Future[Result] = Future()
-            broken.set_exception(error)
-            return broken
+            result = await asyncio.wrap_future(asked)
+        except Failure as failure:
+            if self._journal is not None:
+                self._journal.add(name, failure)
+            raise
+        if self._journal is not None:
+            self._journal.add(name, result)
+        return result

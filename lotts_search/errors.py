@@ -22,6 +22,10 @@ class Failure(LottsError, RuntimeError):
     """Something broke while working: a dead actor, a broken file, NaN latents."""
 
 
+class PoolClosed(Failure):
+    """The pool is closed or broken: this work was not done, and no other will be."""
+
+
 class BudgetExhausted(LottsError):
     """A trial was refused because the budget does not cover it; it ends that branch of the search only."""
 

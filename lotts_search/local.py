@@ -12,7 +12,7 @@ import torch
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine import Engine
-from lotts_search.errors import Failure, unknown
+from lotts_search.errors import Failure, PoolClosed, unknown
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.scoring import ScoreBatcher
 from lotts_search.work import Generate, Result, Score
@@ -54,10 +54,10 @@ class LocalPool:
 
         Raises:
             BadInput: the verifier is not in this pool.
-            Failure: the pool is closed.
+            PoolClosed: the pool is closed.
         """
         if self._closed:
-            raise Failure("the pool is closed")
+            raise PoolClosed("the pool is closed")
         if isinstance(work, Score):
             if work.verifier not in self._scorers:
                 raise unknown("verifier", work.verifier, self._scorers)
@@ -69,7 +69,7 @@ class LocalPool:
         self._wake.set()
         if self._closed:
             # Closed meanwhile: nobody may be left to answer.
-            _fail(future, Failure("the pool is closed"))
+            _fail(future, PoolClosed("the pool is closed"))
         return future
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class LocalPool:
     def _run(self) -> None:
         # Torch keeps the number of threads by thread: it must be set in this one.
         torch.set_num_threads(self._threads)
-        failure = Failure("the pool was closed before this work was done")
+        failure = PoolClosed("the pool was closed before this work was done")
         try:
             while not self._closed:
                 self._wake.clear()
@@ -99,7 +99,7 @@ class LocalPool:
                 if not (self._engine.tick() or worked or self._closed):
                     self._wake.wait()
         except BaseException as error:
-            failure = Failure(f"the pool broke: {type(error).__name__}: {error}")
+            failure = PoolClosed(f"the pool broke: {type(error).__name__}: {error}")
             raise
         finally:
             self._closed = True

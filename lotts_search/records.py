@@ -23,7 +23,10 @@ class TrialRecord:
         run_id, search_id, prompt_id: what the trial belongs to.
         prompt, model, strategy, search_seed: what was searched; ``strategy_args`` are its settings as JSON.
         trial_id, parent_id: names of this trial and of the one whose candidate it works on.
-        kind: sample, encode, refine, advance, localize or score.
+        kind: sample, encode, refine, advance, localize, score or rewrite.
+        label: what a study calls the strategy with its settings.
+        budget_nfe, budget_images: what the search might spend; None = without that limit.
+        steps: T of the search.
         lineage: the chain of seeds that the noise comes from, oldest first.
         start, stop: steps of a segment; None of other trials.
         mask_ratio: share of the latent inside the mask, 0..1; None without one.
@@ -48,6 +51,10 @@ class TrialRecord:
     trial_id: str
     parent_id: str | None
     kind: str
+    label: str = ""
+    budget_nfe: float | None = None
+    budget_images: int | None = None
+    steps: int | None = None
     lineage: Lineage = ()
     start: int | None = None
     stop: int | None = None
@@ -80,15 +87,15 @@ def image_hash(image: Bytes) -> str:
     return blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=8).hexdigest()
 
 
-def to_table(trials: Iterable[TrialRecord]) -> pa.Table:
-    """The rows as a table; each metric is a column ``metric_<name>``."""
+def to_table(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> pa.Table:
+    """The rows as a table; each metric, and each of ``metrics``, is a column ``metric_<name>``."""
     import pyarrow as pa
 
-    trials = list(trials)
+    trials, wanted = list(trials), set(metrics)
     columns: dict[str, pa.Array] = {}
     for column in fields(TrialRecord):
         if column.name == "metrics":
-            for name in sorted({name for trial in trials for name in trial.metrics}):
+            for name in sorted(wanted | {name for trial in trials for name in trial.metrics}):
                 columns[f"metric_{name}"] = pa.array([t.metrics.get(name) for t in trials], pa.float64())
             continue
         values = [getattr(trial, column.name) for trial in trials]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from lotts_search.api import SearchResult, asearch, search
 from lotts_search.budget import Budget, Cost, Costs
 from lotts_search.errors import BudgetTooSmall
+from lotts_search.journal import Journal
 from lotts_search.strategy import Plan, Strategy
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.work import Sampling
@@ -107,6 +109,22 @@ class StrategyConformance:
             with pytest.raises(BudgetTooSmall, match=rf"{least.nfe - 1:g} NFE.* {least.nfe:g} NFE"):
                 search(PROMPT, strategy=self.strategy(), pool=pool, nfe=least.nfe - 1)
             assert pool.asked == []
+
+    def test_resume_equals_the_uninterrupted_run(self, tmp_path: Path) -> None:
+        """Cut off anywhere, also in the middle of a record, a search goes on to the same end and repeats nothing."""
+        for number, budget in enumerate(self.budgets(3)):
+            path = tmp_path / f"{number}.journal"
+            with AnalyticPool(self.info) as pool:
+                whole = search(PROMPT, strategy=self.strategy(), pool=pool, journal=path, **budget)
+                total = len(pool.asked)
+            data = path.read_bytes()
+            for share in (0.0, 0.3, 0.6, 0.9, 1.0):
+                path.write_bytes(data[: int(share * len(data))])
+                with Journal(path, whole.trials[0].search_id) as journal, AnalyticPool(self.info, shuffle=4) as pool:
+                    known = len(journal)
+                    resumed = search(PROMPT, strategy=self.strategy(), pool=pool, journal=journal, **budget)
+                assert tree(resumed) == tree(whole)
+                assert len(pool.asked) == total - known
 
     def test_searches_side_by_side_do_not_touch_each_other(self) -> None:
         budget = self.budgets(1)[0]
