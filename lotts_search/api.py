@@ -306,7 +306,9 @@ def _sampling(
     if not math.isfinite(guidance):
         raise BadInput(f"guidance must be a finite number, not {guidance}")
     check_eta(eta, solver)
-    return Sampling(prompt, steps, guidance, negative, eta, solver)
+    if info.embedded_guidance and negative:
+        raise BadInput(f"{info.name} takes no negative prompt: its guidance is built into the network")
+    return Sampling(prompt, steps, guidance, negative, eta, solver, info.embedded_guidance)
 
 
 def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Backbone, device_of
+from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput, Failure, LottsError
 from lotts_search.localization.attention import Attentive, RowAttention
 from lotts_search.localization.error_contrast import PredictionRow
@@ -179,7 +179,8 @@ class Engine:
             for prompt, value in job.conditioning.items():
                 if value is None and prompt in self._known:
                     self._known.move_to_end(prompt)
-                    job.conditioning[prompt] = self._known[prompt]
+                    weight = cast(Segment | Predict | Locate, job.work).sampling.guidance
+                    job.conditioning[prompt] = tell(self.backbone, self._known[prompt], weight)
             if any(value is None for value in job.conditioning.values()):
                 still.append(job)
             elif isinstance(job.task, AttentionLocalization):

@@ -115,13 +115,13 @@ class Search:
                 ``eta=0`` the start noise alone decides the picture.
         """
         own = self._sampling
-        sampling = Sampling(
+        sampling = replace(
+            own,
             prompt=own.prompt if prompt is None else prompt,
             steps=own.steps if steps is None else steps,
             guidance=own.guidance if guidance is None else guidance,
             negative=own.negative if negative is None else negative,
             eta=own.eta if eta is None else eta,
-            solver=own.solver,
         )
         check_eta(sampling.eta, sampling.solver)
         noise = Fresh(noise) if isinstance(noise, int) else noise

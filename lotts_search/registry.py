@@ -77,7 +77,10 @@ _VERIFIERS = [
         "Small learned judge of shapes pictures: the share that is as the prompt asks.",
     ),
 ]
-_FAMILIES = {"StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion"}
+_FAMILIES = {
+    "StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion",
+    "FluxPipeline": "lotts_search.backbones.flux:Flux",
+}
 """What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
 
 

@@ -72,11 +72,14 @@ def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.
         if sigma[i + 1] == 0:
             table[:, i] = (0, alpha[i + 1], 0, 0)
             continue
+        # From alpha = 0, pure noise of a flow, h is infinite: any noise then replaces the latent entirely (without
+        # noise, 0 times infinity, nothing is), and the prediction there does not count as history of the next step.
         h = lam[i + 1] - lam[i]
+        decay = eta * h if eta else 0.0
         pull = -alpha[i + 1] * np.expm1(-(1 + eta) * h)
-        table[:, i, LATENT] = sigma[i + 1] / sigma[i] * np.exp(-eta * h)
+        table[:, i, LATENT] = sigma[i + 1] / sigma[i] * np.exp(-decay)
         table[:, i, X0] = pull
-        table[:, i, NOISE] = sigma[i + 1] * np.sqrt(-np.expm1(-2 * eta * h))
+        table[:, i, NOISE] = sigma[i + 1] * np.sqrt(-np.expm1(-2 * decay))
         if i > 0:
             extrapolation = pull * 0.5 * h / (lam[i] - lam[i - 1])
             table[1, i, X0] += extrapolation

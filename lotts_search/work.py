@@ -61,10 +61,12 @@ class Sampling:
         prompt: text prompt.
         negative: negative prompt of the unconditional row.
         steps: T, the number of denoising steps of the whole schedule.
-        guidance: classifier-free guidance weight; 1 or less means unguided (one network row a step).
+        guidance: guidance weight; classifier-free, 1 or less means unguided (one network row a step).
         eta: noise amount of the solver: of ``dpm`` 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
             DPM-Solver++(2M); of ``ddim`` DDIM's own η, 0..1, 1 = as much noise as DDPM, 0 = deterministic.
         solver: what makes a step out of the x0 prediction.
+        embedded: the network is told the guidance weight (FLUX.1-dev): one row a step, whatever the weight, and no
+            negative prompt.
     """
 
     prompt: str
@@ -73,10 +75,12 @@ class Sampling:
     negative: str = ""
     eta: float = 1.0
     solver: Solver = "dpm"
+    embedded: bool = False
 
     @property
     def guided(self) -> bool:
-        return self.guidance > 1
+        """Whether a step takes two network rows."""
+        return self.guidance > 1 and not self.embedded
 
 
 Background: TypeAlias = Literal["fixed", "fresh"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Defaults:
 
     Attributes:
         steps: T.
-        guidance: classifier-free guidance weight.
+        guidance: guidance weight.
         t0: step a refinement starts from.
         integrate: tg, last unmasked steps.
         eta: noise amount of the solver.
@@ -51,6 +51,8 @@ class ModelInfo:
         image: (height, width) in pixels.
         flops_per_row: floating-point operations of one network row.
         defaults: the model's own settings.
+        embedded_guidance: the network is told the guidance weight, so a step takes one row at any weight; otherwise
+            guidance is classifier-free.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelInfo:
     image: tuple[int, int]
     flops_per_row: float
     defaults: Defaults
+    embedded_guidance: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,13 @@ class Backbone(Protocol):
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """[B, h, w, 3] pictures → [B, C, H, W] clean latents (the posterior's mean)."""
+
+
+def tell(backbone: Backbone, conditioning: Any, guidance: float) -> Any:
+    """A row's conditioning with its guidance weight, for networks that are told it; for others as it is."""
+    if not backbone.info.embedded_guidance:
+        return conditioning
+    return cast(Any, backbone).with_guidance(conditioning, guidance)
 
 
 def device_of(backbone: Backbone) -> torch.device:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Backbone, device_of
+from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput
 from lotts_search.localization.attention import Attentive, RowAttention
 from lotts_search.localization.error_contrast import ErrorContrastLocalization, PredictionRow
@@ -70,7 +70,8 @@ def locate(backbone: Backbone, work: Locate, *, batch: int = 16) -> Located:
     if isinstance(task, Located):
         return task
     prompts = list(dict.fromkeys(row.prompt for row in task.rows))
-    known = dict(zip(prompts, backbone.encode_prompts(prompts), strict=True))
+    texts = [tell(backbone, text, work.sampling.guidance) for text in backbone.encode_prompts(prompts)]
+    known = dict(zip(prompts, texts, strict=True))
     starts = range(0, len(task.rows), batch)
     if isinstance(task, AttentionLocalization):
         seen: list[RowAttention] = []
