@@ -67,6 +67,15 @@ class Costs:
         """A picture from pure noise in ``steps`` steps."""
         return Cost(steps, 1)
 
+    @property
+    def score(self) -> Cost:
+        """The score of a partial candidate: the network call of its next step. Complete ones are scored for nothing."""
+        return Cost(1.0)
+
+    def segment(self, start: int, stop: int, scored: bool = False) -> Cost:
+        """A part of a trajectory, ``scored`` if the score of its beginning has paid for its first step."""
+        return Cost(stop - start - int(scored), int(stop == self.steps))
+
     def refine(self, start: int | None = None) -> Cost:
         """A refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
         return Cost(self.steps - (self.defaults.t0 if start is None else start), 1)
@@ -167,13 +176,17 @@ class Ledger:
         left = self.left.nfe
         return math.inf if left is None else left
 
-    def cost_of(self, trial: Literal["sample", "refine", "localize"], setting: int | MaskSource | None = None) -> float:
+    def cost_of(
+        self, trial: Literal["sample", "refine", "localize", "score"], setting: int | MaskSource | None = None
+    ) -> float:
         """NFE of a trial: ``cost_of("refine", 8)`` starts at step 8, ``cost_of("localize", source)`` by a source."""
         match trial, setting:
             case "sample", int() | None:
                 return self.costs.trajectory(self.costs.steps if setting is None else setting).nfe
             case "refine", int() | None:
                 return self.costs.refine(setting).nfe
+            case "score", None:
+                return self.costs.score.nfe
             case "localize", _ if not isinstance(setting, int):
                 return self.costs.localize(setting).nfe
         raise BadInput(f"there is no cost of {trial!r} with {setting!r}")

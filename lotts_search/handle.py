@@ -64,6 +64,11 @@ class Search:
         return self._sampling.guided
 
     @property
+    def eta(self) -> float:
+        """Noise amount of the solver; at 0 trajectories are decided by their start alone and do not branch."""
+        return self._sampling.eta
+
+    @property
     def defaults(self) -> Defaults:
         """The model's own settings, t0 and tg on T steps."""
         return self.costs.defaults
@@ -110,7 +115,7 @@ class Search:
 
         Args:
             noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
-            stop: step to stop at, 1..T; T by default.
+            stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
             prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the picture.
         """
@@ -125,7 +130,7 @@ class Search:
         )
         check_eta(sampling.eta, sampling.solver)
         noise = Fresh(noise) if isinstance(noise, int) else noise
-        stop = _stop(stop, 0, sampling.steps)
+        stop = _stop(stop, -1, sampling.steps)
         work = Segment(self.seed, sampling, lineage_of(noise), stop, noise=noise)
         return self._segment("sample", work, None, (noise, stop, sampling))
 

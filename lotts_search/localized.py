@@ -68,14 +68,24 @@ class Localized(Strategy):
 
     def refinement(self, costs: Costs) -> Cost:
         """What a refinement costs."""
-        return costs.refine(self.start if self.temporal else 0)
+        return costs.refine(self.begin(costs))
 
     def locate(self, search: Search, candidate: Candidate) -> Trial[Mask]:
         """The region of a complete candidate to resample."""
         return search.localize(candidate, self.mask_source(search.costs))
 
-    def refine(self, search: Search, parent: Candidate, mask: Mask, seed: int) -> Trial[Candidate]:
-        """A refinement of ``parent`` inside ``mask``."""
+    def begin(self, costs: Costs) -> int:
+        """The step that refinements start from."""
+        return (costs.defaults.t0 if self.start is None else self.start) if self.temporal else 0
+
+    def root(self, search: Search, seed: int = 0) -> Trial[Candidate]:
+        """A complete candidate to begin from: the given picture, or a sample."""
+        return search.sample(seed) if search.image is None else search.encode(search.image)
+
+    def refine(
+        self, search: Search, parent: Candidate, mask: Mask, seed: int, stop: int | None = None
+    ) -> Trial[Candidate]:
+        """A refinement of ``parent`` inside ``mask``, up to the step ``stop`` (T by default)."""
         return search.refine(
             parent,
             mask,
@@ -84,4 +94,5 @@ class Localized(Strategy):
             integrate=self.integrate if self.holistic else 0,
             background=self.background,
             spatial=self.spatial,
+            stop=stop,
         )

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from lotts_search.budget import Budget, Cost, Costs
@@ -36,9 +38,11 @@ __all__ = [
     "Search",
     "Strategy",
     "Trial",
+    "allowance",
     "gather",
     "paid",
     "repeat",
+    "staged",
 ]
 
 
@@ -47,17 +51,23 @@ class Plan:
     """What a strategy is going to do with a budget.
 
     Attributes:
-        trials: number of trials of each kind (sample, localize, refine, …) apart from scores.
+        trials: number of trials of each kind (sample, localize, refine, …); of scores only those that cost NFE.
         nfe: what they cost.
+        exact: False where the scores decide on the trials: then ``nfe`` is the most that they cost, and ``trials`` are
+            those that are known beforehand.
     """
 
     trials: dict[str, int]
     nfe: float
+    exact: bool = True
 
     @classmethod
     def of(cls, *lines: tuple[str, int, Cost]) -> Plan:
-        """A plan from lines (kind, number, cost of one); lines without trials are left out."""
-        trials = {kind: number for kind, number, _ in lines if number}
+        """A plan from lines (kind, number, cost of one); lines without trials are left out, lines of a kind added."""
+        trials: dict[str, int] = {}
+        for kind, number, _ in lines:
+            if number:
+                trials[kind] = trials.get(kind, 0) + number
         return cls(trials, sum((number * cost.nfe for _, number, cost in lines), 0.0))
 
 
@@ -95,6 +105,28 @@ class Strategy(ABC):
     def settings(self) -> dict[str, object]:
         """The values of its fields, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]) -> Iterator[tuple[str, int, Cost]]:
+    """Lines of a plan for ``count`` candidates, made by trials of a ``kind`` that begin at step ``start``, which all go
+    on from each of the ``stops`` to the next and are scored at each, the last being T. Whoever goes on from whom, it
+    costs ``count · (T − start)`` NFE."""
+    yield kind, count, costs.segment(start, stops[0])
+    for at, stop in pairwise(stops):
+        yield "score", count, costs.score
+        yield "advance", count, costs.segment(at, stop, scored=True)
+
+
+def allowance(budget: Budget, costs: Costs) -> float:
+    """NFE that a budget gives to a strategy that decides itself how many go into a picture: without a limit in NFE, N
+    pictures stand for the steps of N samples.
+
+    Raises:
+        BadInput: it limits neither NFE nor pictures.
+    """
+    if budget.nfe is not None:
+        return budget.nfe
+    return paid(budget, costs.sample) * costs.sample.nfe
 
 
 def paid(budget: Budget, cost: Cost, most: int | None = None) -> int:

@@ -93,6 +93,9 @@ class StrategyConformance:
     def test_plan_equals_ledger(self) -> None:
         for budget in self.budgets():
             plan, result = self.strategy().plan(Budget(**budget), self.costs), self.run(**budget)
+            if not plan.exact:
+                assert result.ledger.nfe <= plan.nfe <= budget.get("nfe", plan.nfe), budget
+                continue
             done = Counter(t.kind for t in result.trials if t.kind != "score" or t.nfe)
             assert (plan.trials, plan.nfe) == (dict(done), result.ledger.nfe), budget
 

@@ -1,0 +1,168 @@
+"""Sequential Monte Carlo: weights of particles under the potentials of Feynman-Kac steering, and resampling schemes.
+
+Source: Singhal et al. 2025, "A general framework for inference-time scaling and steering of diffusion models" (FK
+steering). A trajectory is scored at checkpoints k = 1..n and, complete, at the end. With strength λ and score ``r_k``
+the potential ``G_k`` at a checkpoint is
+
+    diff  exp λ(r_k − r_{k−1}), r_0 = 0        max  exp λ·max(r_1..r_k)
+    add   exp λ(r_1 + … + r_k)                 rt   exp λ·r_k
+
+and at the end what makes the product of all potentials ``exp λ·r``, so each weighs complete trajectories alike. All
+arithmetic is in logarithms: scores of any sign and size are fine, and a constant added to all of them changes nothing
+but the evidence.
+
+Tempering replaces λ at a checkpoint by ``λ·τ`` with ``τ = min(1, (1 + γ)^(100·s) − 1)`` at the share s of the schedule:
+the gradient-free part of DAS (Kim et al. 2025, "Test-time alignment of diffusion models without reward
+over-optimization"), which trusts early predictions less.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Indices: TypeAlias = npt.NDArray[np.intp]
+Potential: TypeAlias = Literal["diff", "max", "add", "rt"]
+Scheme: TypeAlias = Literal["systematic", "multinomial", "residual"]
+
+
+class Weights:
+    """Log-weights of K particles from checkpoint to checkpoint.
+
+    Attributes:
+        log: [K] logarithms of the weights since the last resampling, not normalised.
+        log_evidence: logarithm of the estimated mean of ``exp λ·r`` so far, without what ``log`` still holds.
+    """
+
+    def __init__(self, count: int, potential: Potential = "max", strength: float = 10.0, temper: float = 0.0):
+        self._potential, self._strength, self._temper = potential, strength, temper
+        self.log = np.zeros(count)
+        self.log_evidence = 0.0
+        self._product = np.zeros(count)  # logarithms of the products of all potentials so far, along each ancestry
+        self._highest, self._sum = np.full(count, -np.inf), np.zeros(count)
+
+    def weigh(self, scores: Sequence[float], share: float) -> None:
+        """Multiply by the potentials of a checkpoint at the ``share`` of the schedule, 0..1; scores [K]."""
+        r = np.asarray(scores, dtype=np.float64)
+        strength = self._strength * temperature(share, self._temper)
+        self._highest, self._sum = np.maximum(self._highest, r), self._sum + r
+        match self._potential:
+            case "diff":
+                product = strength * r
+            case "max":
+                product = self._product + strength * self._highest
+            case "add":
+                product = self._product + strength * self._sum
+            case "rt":
+                product = self._product + strength * r
+        self._reach(product)
+
+    def finish(self, scores: Sequence[float]) -> None:
+        """Multiply by the last potentials, which complete each product to ``exp λ·r``; scores [K] of what is complete."""
+        self._reach(self._strength * np.asarray(scores, dtype=np.float64))
+
+    def _reach(self, product: Doubles) -> None:
+        self.log = self.log + product - self._product
+        self._product = product
+
+    @property
+    def normalised(self) -> Doubles:
+        """Weights [K] with sum 1."""
+        weights = np.exp(self.log - self.log.max())
+        return np.asarray(weights / weights.sum())
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size 1/Σw², 1..K."""
+        return float(1 / np.sum(self.normalised**2))
+
+    @property
+    def evidence(self) -> float:
+        """Logarithm of the estimated mean of ``exp λ·r``; unbiased before the logarithm."""
+        top = self.log.max()
+        return float(self.log_evidence + top + np.log(np.mean(np.exp(self.log - top))))
+
+    def resample(self, rng: np.random.Generator, scheme: Scheme = "systematic", below: float | None = None) -> Indices:
+        """Who goes on: indices [K], ascending, by weight.
+
+        Args:
+            below: resample only when the effective sample size is below this share of K; otherwise everyone goes on
+                and keeps its weight. None = always.
+        """
+        count = len(self.log)
+        if below is not None and self.ess >= below * count:
+            return np.arange(count)
+        chosen = SCHEMES[scheme](self.normalised, rng)
+        self.log_evidence = self.evidence
+        self.keep(chosen)
+        self.log = np.zeros(count)
+        return chosen
+
+    def keep(self, chosen: Indices) -> None:
+        """Go on with these particles [any number] alone, with their weights and histories."""
+        self.log, self._product = self.log[chosen], self._product[chosen]
+        self._highest, self._sum = self._highest[chosen], self._sum[chosen]
+
+
+def temperature(share: float, gamma: float) -> float:
+    """τ of tempering, 0..1, at a share of the schedule; 1 without tempering (γ = 0)."""
+    return float(min(1.0, (1 + gamma) ** (100 * share) - 1)) if gamma else 1.0
+
+
+def systematic(weights: Doubles, rng: np.random.Generator) -> Indices:
+    """One uniform number, K equidistant points: particle i is chosen ⌊K·w_i⌋ or ⌈K·w_i⌉ times."""
+    count = len(weights)
+    return _invert(weights, (rng.random() + np.arange(count)) / count)
+
+
+def multinomial(weights: Doubles, rng: np.random.Generator) -> Indices:
+    """K independent choices."""
+    return _invert(weights, np.sort(rng.random(len(weights))))
+
+
+def residual(weights: Doubles, rng: np.random.Generator) -> Indices:
+    """Particle i is chosen ⌊K·w_i⌋ times, the rest independently by what is left of the weights."""
+    count = len(weights)
+    copies = np.floor(count * weights + 1e-9).astype(np.intp)
+    rest = count - int(copies.sum())
+    if rest:
+        left = np.maximum(count * weights - copies, 0)
+        copies += np.bincount(_invert(left / left.sum(), np.sort(rng.random(rest))), minlength=count)
+    return np.repeat(np.arange(count), copies)
+
+
+SCHEMES: dict[Scheme, Callable[[Doubles, np.random.Generator], Indices]] = {
+    "systematic": systematic,
+    "multinomial": multinomial,
+    "residual": residual,
+}
+"""Resampling schemes: normalised weights [K] to ascending indices [K]; each index i comes K·w_i times on average."""
+
+
+def _invert(weights: Doubles, points: Doubles) -> Indices:
+    cumulative = np.cumsum(weights)
+    found: Indices = np.searchsorted(cumulative / cumulative[-1], points, side="right")
+    return np.minimum(found, len(weights) - 1)
+
+
+def twins(chosen: Sequence[int] | Indices) -> list[int]:
+    """For each chosen index, how often it was chosen before: [0, 0, 1, 2] for [4, 7, 7, 7]."""
+    seen: Counter[int] = Counter()
+    numbers = []
+    for index in chosen:
+        numbers.append(seen[int(index)])
+        seen[int(index)] += 1
+    return numbers
+
+
+def checkpoints(start: int, steps: int, interval: int, first: float = 0.0, last: float = 1.0) -> list[int]:
+    """Every ``interval``-th step of a trajectory from step ``start`` to T, between the shares ``first`` and ``last`` of
+    it. The last step has no noise, so branching before it is useless: the greatest is T − 2."""
+    length = steps - start
+    begin = start + max(1, round(first * length))
+    return [step for step in range(begin, steps - 1, interval) if step <= start + last * length]
