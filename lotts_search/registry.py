@@ -80,6 +80,7 @@ _VERIFIERS = [
 _FAMILIES = {
     "StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion",
     "FluxPipeline": "lotts_search.backbones.flux:Flux",
+    "StableDiffusionXLPipeline": "lotts_search.backbones.sdxl:StableDiffusionXL",
 }
 """What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
 
@@ -144,7 +145,8 @@ def load_backbone(name: str, **options: Any) -> Backbone:
     """The model of a registered name, a diffusers folder or a hub id.
 
     Args:
-        options: for the family's ``from_pretrained``, e.g. ``device``, ``dtype``, ``size``.
+        options: for the family's ``from_pretrained``: the fields of
+            :class:`~lotts_search.backbones.options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
 
     Raises:
         BadInput: there is no such model, or its family is not known.

@@ -10,15 +10,27 @@ from diffusers import DPMSolverMultistepScheduler
 from lotts_search.backbones.base import Schedule
 from lotts_search.errors import BadInput
 
+_OTHER_PROCESSES = ("EDM", "Flow", "CMStochastic", "Cosine", "Karras", "ScoreSde", "VQ", "SCM")
+"""Beginnings of the names of schedulers whose noise levels are not those of a table of betas."""
+
 
 class DiscreteTime:
     """The noise levels of a diffusers scheduler config, as ``DPMSolverMultistepScheduler.set_timesteps`` lays them.
 
     Args:
-        config: the config of any scheduler of the folder; spacing, offset, betas and prediction type are honoured.
+        config: the config of any scheduler that steps over discrete timesteps of a variance-preserving process (DDIM,
+            PNDM, Euler, DPM-Solver and so on); spacing, offset, betas, zero terminal SNR and prediction type are
+            honoured.
+        model: its name, for messages.
+
+    Raises:
+        BadInput: the config is of another kind of process, or of a prediction type that is not known.
     """
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], model: str = "?"):
+        kind = str(config.get("_class_name", ""))
+        if kind.startswith(_OTHER_PROCESSES):
+            raise BadInput(f"model {model}: its {kind} is not a scheduler over discrete timesteps; not supported")
         scheduler: Any = DPMSolverMultistepScheduler
         self._scheduler = scheduler.from_config(
             config,
@@ -29,6 +41,14 @@ class DiscreteTime:
         )
         self._schedules: dict[int, Schedule] = {}
         self._clean = self._scheduler.alphas_cumprod.double().numpy()
+        if self.prediction not in ("epsilon", "v_prediction", "sample"):
+            raise BadInput(
+                f"model {model}: prediction type {self.prediction!r} is not supported;"
+                " known: epsilon, v_prediction, sample"
+            )
+        if self.prediction == "epsilon" and self._clean[-1] < 1e-6:
+            # x0 = (x - sigma·ε)/alpha divides by nothing there: only v and x0 can be predicted from pure noise.
+            raise BadInput(f"model {model}: a schedule with zero terminal SNR needs v_prediction, not epsilon")
 
     @property
     def prediction(self) -> str:

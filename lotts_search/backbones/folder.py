@@ -84,7 +84,8 @@ def load_component(model: str, component: str, load: Callable[[], T]) -> T:
 
 
 def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
-    """A diffusers or transformers model from the folder's ``component``: safetensors only, evaluation mode.
+    """A diffusers or transformers model from the folder's ``component`` ("" = the folder itself): safetensors only,
+    evaluation mode.
 
     Raises:
         Failure: a file is missing or broken, or weights are missing from it.
@@ -92,14 +93,14 @@ def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
 
     def load() -> Any:
         module, report = cls.from_pretrained(
-            model, subfolder=component, use_safetensors=True, output_loading_info=True, **options
+            model, subfolder=component or None, use_safetensors=True, output_loading_info=True, **options
         )
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(f"{len(missing)} weights are missing, first {missing[0]}")
         return module.eval().requires_grad_(False)
 
-    return load_component(model, component, load)
+    return load_component(model, component or "weights", load)
 
 
 def defaults_of(model: str, family: Defaults, revision: str | None = None) -> Defaults:

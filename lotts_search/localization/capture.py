@@ -22,10 +22,13 @@ from lotts_search.localization.attention import RowAttention, attention_map
 def unet_grids(unet: Any, latent: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     """The grids (h, w) at which a U-Net has cross-attention, by their shorter side, for latents [H, W]."""
     height, width = latent
-    blocks = unet.config["down_block_types"]
-    depths = [depth for depth, block in enumerate(blocks) if "CrossAttn" in block]
-    if "CrossAttn" in (unet.config["mid_block_type"] or ""):
-        depths.append(len(blocks) - 1)
+    deepest = len(unet.config["down_block_types"]) - 1
+    # Names are like down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor; not every block has such layers.
+    places = {tuple(name.split(".")[:2]) for name in unet.attn_processors if ".attn2." in name}
+    depths = {
+        deepest - int(index) if block == "up_blocks" else int(index) if block == "down_blocks" else deepest
+        for block, index in places
+    }
     shapes = [(-(-height // 2**depth), -(-width // 2**depth)) for depth in depths]
     return {min(shape): shape for shape in shapes}
 

@@ -1,0 +1,74 @@
+"""Pictures and latents: a diffusers autoencoder with its scaling, as every family uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class LatentCodec:
+    """Decodes latents of the diffusion model's scale to pictures and back.
+
+    Args:
+        vae: AutoencoderKL, with whichever of ``scaling_factor``, ``shift_factor``, ``latents_mean`` and
+            ``latents_std`` its config has.
+        device: where pictures and latents are, None = where the autoencoder is.
+        tiny: an AutoencoderTiny for previews, if there is one.
+
+    Attributes:
+        channels: of the latents.
+        factor: pixels of a picture's side to one of the latent's.
+    """
+
+    def __init__(self, vae: Any, device: torch.device | None = None, tiny: Any = None):
+        self.vae, self.tiny = vae, tiny
+        self._device = device
+        self.channels = int(vae.config["latent_channels"])
+        self.factor = int(2 ** (len(vae.config["block_out_channels"]) - 1))
+
+    @property
+    def device(self) -> torch.device:
+        return self._device or torch.device(self.vae.device)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Shift and scale of the autoencoder's own latents: ``(own - shift) * scale`` is what the model sees."""
+        config, scale = self.vae.config, self.vae.config["scaling_factor"]
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and std is not None:
+            means, stds = (torch.tensor(values, device=like.device).view(1, -1, 1, 1) for values in (mean, std))
+            return means, scale / stds
+        return config.get("shift_factor") or 0.0, scale
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
+        shift, scale = self._statistics(latents)
+        own = latents / scale + shift
+        return _pictures(self.vae.decode(own.to(self.vae.dtype), return_dict=False)[0])
+
+    @torch.inference_mode()
+    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """As :meth:`decode`, by the tiny decoder where there is one: for x0 predictions of unfinished candidates."""
+        if self.tiny is None:
+            return self.decode(latents)
+        # A tiny autoencoder is trained on latents of the diffusion model's scale.
+        own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
+        return _pictures(self.tiny.decode(own.to(self.tiny.dtype), return_dict=False)[0])
+
+    @torch.inference_mode()
+    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """[B, h, w, 3] pictures → [B, C, H, W] clean latents: the posterior's mean."""
+        pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
+        posterior = self.vae.encode((pictures.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
+        mean: Tensor = posterior.mean.float()
+        shift, scale = self._statistics(mean)
+        return (mean - shift) * scale
+
+
+def _pictures(values: Tensor) -> npt.NDArray[np.uint8]:
+    pictures = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())

@@ -1,0 +1,141 @@
+"""Loading the parts of a model folder under the options that all families share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from lotts_search.backbones.base import Defaults
+from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.folder import defaults_of, load_component, load_weights, read_json
+from lotts_search.backbones.lora import merge_adapters
+from lotts_search.backbones.offload import offload
+from lotts_search.backbones.options import LoadOptions
+from lotts_search.errors import BadInput
+
+
+class Loader:
+    """Loads the parts of one diffusers folder or hub id, then puts them where they compute.
+
+    A family reads its modules with :meth:`weights`, :meth:`autoencoder`, :meth:`tokenizer` and :meth:`scheduler`, and
+    ends with :meth:`settle`, which merges adapters and moves everything.
+
+    Args:
+        model: folder or hub id.
+        pipeline: the diffusers pipeline class that the folder must be of.
+        options: keyword arguments of ``from_pretrained``: the fields of :class:`LoadOptions`.
+
+    Attributes:
+        index: the folder's ``model_index.json``.
+        device: where the model will compute.
+
+    Raises:
+        BadInput: no such model, a folder of another family, or a bad option.
+    """
+
+    def __init__(self, model: str, pipeline: Any, options: dict[str, Any]):
+        self.options = LoadOptions.of(options)
+        self.model, self.name = model, self.options.name or model
+        self.index = read_json(model, "model_index.json", revision=self.options.revision)
+        if self.index.get("_class_name") != pipeline.__name__:
+            raise BadInput(f"model {model} is a {self.index.get('_class_name')}, not a {pipeline.__name__}")
+        self._pipeline = pipeline
+        self.dtype: torch.dtype = getattr(torch, self.options.dtype)
+        try:
+            self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise BadInput(f"device must be cpu, cuda or cuda:N, got {self.options.device!r}") from error
+        self._loaded: dict[str, Any] = {}
+        self._helpers: list[Any] = []
+        self._source = {} if self.options.revision is None else {"revision": self.options.revision}
+
+    def weights(self, component: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
+        """A module of the folder, still on the CPU; ``dtype`` is None for the options' own."""
+        variant = {} if self.options.variant is None else {"variant": self.options.variant}
+        # transformers and diffusers name the same argument differently.
+        key = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
+        module = load_weights(self.model, component, cls, **{key: dtype or self.dtype}, **self._source, **variant)
+        self._loaded[component] = module
+        return module
+
+    def autoencoder(self) -> LatentCodec:
+        """The folder's AutoencoderKL and, if the options name one, the tiny decoder beside it."""
+        config = read_json(self.model, "vae/config.json", optional=True, revision=self.options.revision)
+        dtype = torch.float32 if config.get("force_upcast") and self.dtype == torch.float16 else self.dtype
+        vae = self.weights("vae", AutoencoderKL, dtype)
+        if self.options.vae_slicing:
+            vae.enable_slicing()
+        if self.options.vae_tiling:
+            vae.enable_tiling()
+        tiny = None if self.options.preview is None else self._tiny(self.options.preview)
+        codec = LatentCodec(vae, self.device, tiny)
+        if tiny is not None and tiny.config["latent_channels"] != codec.channels:
+            raise BadInput(
+                f"the tiny decoder {self.options.preview} takes {tiny.config['latent_channels']} latent channels,"
+                f" model {self.model} has {codec.channels}"
+            )
+        return codec
+
+    def _tiny(self, source: str) -> Any:
+        read_json(source, "config.json")  # says in one line what is missing
+        tiny = load_weights(source, "", AutoencoderTiny, torch_dtype=self.dtype)
+        self._helpers.append(tiny)
+        return tiny
+
+    def tokenizer(self, component: str, cls: Any, limit: int | None = None) -> Any:
+        """A tokenizer of the folder; ``limit``: most tokens that its text encoder takes."""
+
+        def load() -> Any:
+            tokenizer = cls.from_pretrained(self.model, subfolder=component, **self._source)
+            # Without its files the tokenizer loads all the same, with special tokens only.
+            if len(tokenizer) < 10:
+                raise ValueError("its vocabulary is missing")
+            if limit is not None:
+                tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+            return tokenizer
+
+        self._loaded[component] = load_component(self.model, component, load)
+        return self._loaded[component]
+
+    def scheduler(self, cls: Any) -> dict[str, Any]:
+        """The config of the folder's scheduler, read by ``cls`` without making one."""
+        config: dict[str, Any] = load_component(
+            self.model, "scheduler", lambda: cls.load_config(self.model, subfolder="scheduler", **self._source)
+        )
+        return config
+
+    def latent_size(self, multiple: int, factor: int) -> tuple[int, int] | None:
+        """Latent height and width of the options' picture size, None where the model's own is wanted.
+
+        Args:
+            multiple: pixels that both sides must be a multiple of.
+            factor: pixels to one of the latent.
+        """
+        size = self.options.size
+        if size is None:
+            return None
+        if min(size) < multiple or size[0] % multiple or size[1] % multiple:
+            raise BadInput(f"height and width must be multiples of {multiple} pixels, got {size[0]}x{size[1]}")
+        return size[0] // factor, size[1] // factor
+
+    def defaults(self, family: Defaults) -> Defaults:
+        """The folder's own defaults, those of its family where it is silent."""
+        return defaults_of(self.model, family, self.options.revision)
+
+    def settle(self, **rest: Any) -> None:
+        """Merge the adapters, then move all modules to the device or set up their offloading.
+
+        Args:
+            rest: what the pipeline's constructor takes beside the parts that were loaded.
+        """
+        if self.options.lora:
+            merge_adapters(self.model, self._pipeline(**self._loaded, **rest), self.options.lora)
+        parts = [*self._loaded.values(), *self._helpers]
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+        if self.options.offload is not None:
+            offload(modules, self.options.offload, self.device)
+        else:
+            for module in modules:
+                load_component(self.model, f"device {self.device}", lambda module=module: module.to(self.device))  # type: ignore[misc]

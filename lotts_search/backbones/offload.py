@@ -1,0 +1,43 @@
+"""Weights that stay in CPU memory and come to the device when they are needed, by accelerate's hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import ModelHook, add_hook_to_module
+
+
+class _TakeTurns(ModelHook):  # type: ignore[misc]
+    """Brings its module to the device before it runs, after the module that was there has left.
+
+    accelerate's own chain of hooks expects a fixed order (text, network, autoencoder); an engine has none.
+    """
+
+    def __init__(self, device: torch.device, present: list[Any]):
+        self.device, self.present = device, present
+
+    def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not self.present or self.present[0] is not module:
+            for other in self.present:
+                other.to("cpu")
+            self.present[:] = [module]
+            module.to(self.device)
+        return args, kwargs
+
+
+def offload(modules: list[Any], how: str, device: torch.device) -> None:
+    """Keep the weights of ``modules`` on the CPU; they compute on ``device``.
+
+    Args:
+        modules: on the CPU.
+        how: ``model`` (one module at a time on the device) or ``sequential`` (one layer at a time).
+        device: where inputs come from and outputs go.
+    """
+    present: list[Any] = []
+    for module in modules:
+        if how == "model":
+            add_hook_to_module(module, _TakeTurns(device, present))
+        else:
+            cpu_offload(module, device, offload_buffers=True)

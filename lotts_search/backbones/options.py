@@ -1,0 +1,109 @@
+"""How a model is loaded: options that every family understands. Plain data; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from lotts_search.errors import BadInput, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("model", "sequential")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        source: a ``.safetensors`` file, a folder, a hub id ``owner/name``, or one file of it, ``owner/name/file``.
+        scale: how strongly it counts; 1 = as it was trained.
+    """
+
+    source: str
+    scale: float = 1.0
+
+    @classmethod
+    def read(cls, given: object) -> Self:
+        """An adapter from itself, from ``(source, scale)``, or from the text ``SOURCE`` or ``SOURCE:SCALE``.
+
+        Raises:
+            BadInput: it is none of these.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str):
+            source, colon, scale = given.rpartition(":")
+            try:
+                given = (source, float(scale)) if colon else (given, 1.0)
+            except ValueError:
+                given = (given, 1.0)
+        if isinstance(given, Sequence) and len(given) == 2 and given[0] and isinstance(given[0], str):
+            try:
+                return cls(given[0], float(given[1]))
+            except (TypeError, ValueError):
+                pass
+        raise BadInput(f"a LoRA adapter is SOURCE or SOURCE:SCALE, got {given!r}")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What ``from_pretrained`` of every family takes beside the model. Build it with :meth:`of`.
+
+    Attributes:
+        device: torch device, None = CUDA where there is one.
+        dtype: of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder that its config calls unfit for
+            float16 (``force_upcast``) is kept in float32.
+        size: height and width of the pictures in pixels, None = the model's own.
+        lora: adapters, merged into the weights as they are loaded: they cost nothing later.
+        vae_slicing: decode and encode the pictures of a batch one by one: less memory, same pictures.
+        vae_tiling: decode and encode large pictures in overlapping tiles: less memory, slightly other pictures.
+        offload: keep weights in CPU memory. ``model``: text encoders, network and autoencoder take turns on the
+            device, whole. ``sequential``: each layer comes when it is needed; least memory, much slower.
+        preview: folder or hub id of an AutoencoderTiny that decodes unfinished candidates.
+        revision, variant: as in diffusers.
+        name: what to call the model, None = as it was named to ``from_pretrained``.
+    """
+
+    device: str | None = None
+    dtype: str = "float32"
+    size: tuple[int, int] | None = None
+    lora: tuple[Adapter, ...] = ()
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    offload: str | None = None
+    preview: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """Options from keyword arguments: ``lora`` may be a list of texts, ``dtype`` and ``device`` torch's objects.
+
+        Raises:
+            BadInput: an unknown option or a bad value.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown("option of a model", name, known)
+        given = {name: value for name, value in options.items() if value is not None}
+        if "dtype" in given:
+            given["dtype"] = str(given["dtype"]).removeprefix("torch.")
+            if given["dtype"] not in DTYPES:
+                raise BadInput(f"dtype must be float32, bfloat16 or float16, got {options['dtype']!r}")
+        if "device" in given:
+            given["device"] = str(given["device"])
+        if given.get("offload", "model") not in OFFLOADS:
+            raise BadInput(f"offload must be {' or '.join(OFFLOADS)}, got {given['offload']!r}")
+        if "lora" in given:
+            several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
+            given["lora"] = tuple(Adapter.read(one) for one in several)
+        if "size" in given:
+            size = given["size"]
+            if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+                raise BadInput(f"size must be (height, width) in pixels, got {size!r}")
+            given["size"] = (size[0], size[1])
+        return cls(**given)

@@ -1,0 +1,155 @@
+"""Stable Diffusion XL: two text encoders, a pooled embedding, time ids; ε- and v-prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lotts_search.backbones.base import Defaults
+from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.unet import UNetBackbone, clip_tokens
+from lotts_search.errors import BadInput
+
+DEFAULTS = Defaults(steps=30, guidance=5.5, t0=15, integrate=3)
+"""The paper's settings for SDXL (LoTTS, implementation details)."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What SDXL knows of a prompt, of one row or, stacked, with a first dimension of rows.
+
+    Attributes:
+        text: [L, D], the two encoders' states side by side.
+        pooled: [P], the second encoder's projected embedding.
+        time_ids: [6], original height and width, crop top and left, target height and width.
+    """
+
+    text: Tensor
+    pooled: Tensor
+    time_ids: Tensor
+
+
+class StableDiffusionXL(UNetBackbone):
+    """An SDXL model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+
+    Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
+
+    Args:
+        name: as the user named it.
+        unet, vae: UNet2DConditionModel and AutoencoderKL (or a codec around one), in evaluation mode.
+        text_encoder, tokenizer: CLIPTextModel and CLIPTokenizer.
+        text_encoder_2, tokenizer_2: CLIPTextModelWithProjection and CLIPTokenizer.
+        scheduler: the scheduler's config.
+        defaults: the model's own settings.
+        size: latent height and width, None = the size the U-Net was trained on.
+        device: where it computes, None = where the U-Net is.
+        zero_empty: ``force_zeros_for_empty_prompt`` of the model index. The text "" is then zeros instead of the
+            encoders' states, in any row: no negative prompt means what it means to StableDiffusionXLPipeline.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        text_encoder_2: Any,
+        tokenizer_2: Any,
+        scheduler: dict[str, Any],
+        defaults: Defaults = DEFAULTS,
+        size: tuple[int, int] | None = None,
+        device: torch.device | None = None,
+        *,
+        zero_empty: bool = True,
+    ):
+        if unet.config.get("addition_embed_type") != "text_time":
+            raise BadInput(f"model {name}: the unet takes no pooled text and time ids, so it is not an SDXL unet")
+        if tokenizer.model_max_length != tokenizer_2.model_max_length:
+            raise BadInput(f"model {name}: its two tokenizers cut prompts at different lengths")
+        self.text_encoder, self.text_encoder_2, self.tokenizer_2 = text_encoder, text_encoder_2, tokenizer_2
+        self.zero_empty = zero_empty
+        self._length = tokenizer.model_max_length
+        codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
+        super().__init__(name, "stable-diffusion-xl", unet, codec, tokenizer, scheduler, defaults, size, device)
+
+    @classmethod
+    def from_pretrained(cls, model: str, **options: Any) -> StableDiffusionXL:
+        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+
+        Args:
+            model: folder or hub id.
+            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+
+        Raises:
+            BadInput: no such model, not an SDXL folder, or an option that does not fit it.
+            Failure: a file of the folder is missing or broken; the message names the component.
+        """
+        load = Loader(model, StableDiffusionXLPipeline, options)
+        unet = load.weights("unet", UNet2DConditionModel)
+        codec = load.autoencoder()
+        text = load.weights("text_encoder", CLIPTextModel)
+        tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
+        text_2 = load.weights("text_encoder_2", CLIPTextModelWithProjection)
+        tokenizer_2 = load.tokenizer("tokenizer_2", CLIPTokenizer, text_2.config.max_position_embeddings)
+        scheduler = load.scheduler(DPMSolverMultistepScheduler)
+        size = load.latent_size(codec.factor, codec.factor)
+        load.settle(scheduler=None, add_watermarker=False)
+        return cls(
+            load.name,
+            unet,
+            codec,
+            text,
+            tokenizer,
+            text_2,
+            tokenizer_2,
+            scheduler,
+            load.defaults(DEFAULTS),
+            size,
+            load.device,
+            zero_empty=bool(load.index.get("force_zeros_for_empty_prompt", True)),
+        )
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
+        """The last but one hidden states of both encoders and the pooled text, as StableDiffusionXLPipeline computes
+        them."""
+        states, pooled = [], torch.empty(0)
+        for tokenizer, encoder in (
+            (self.tokenizer, self.text_encoder),
+            (self.tokenizer_2, self.text_encoder_2),
+        ):
+            ids = clip_tokens(tokenizer, prompts).input_ids.to(self.device)
+            output = encoder(ids, output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+            pooled = output[0]  # the second encoder's counts
+        text, pooled = torch.cat(states, dim=-1).to(self.unet.dtype), pooled.to(self.unet.dtype)
+        if self.zero_empty:
+            empty = torch.tensor([prompt == "" for prompt in prompts], device=text.device)
+            text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
+        size = self.info.image
+        ids = torch.tensor([*size, 0, 0, *size], dtype=text.dtype, device=text.device)
+        return [Conditioning(row, vector, ids) for row, vector in zip(text, pooled, strict=True)]
+
+    def stack(self, conditionings: list[Conditioning]) -> Conditioning:
+        return Conditioning(
+            torch.stack([one.text for one in conditionings]),
+            torch.stack([one.pooled for one in conditionings]),
+            torch.stack([one.time_ids for one in conditionings]),
+        )
+
+    def _ask(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
+        output: Tensor = network(latents, timesteps, conditioning.text, added_cond_kwargs=added, return_dict=False)[0]
+        return output
+
+    def _example(self) -> Conditioning:
+        text = torch.empty(1, self._length, self.unet.config["cross_attention_dim"])
+        pooled = torch.empty(1, self.text_encoder_2.config.projection_dim)
+        return Conditioning(text, pooled, torch.empty(1, 6))
