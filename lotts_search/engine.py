@@ -26,7 +26,8 @@ from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput, Failure, LottsError
 from lotts_search.localization.attention import Attentive, RowAttention
 from lotts_search.localization.error_contrast import PredictionRow
-from lotts_search.localization.locate import Localization, attend_rows, begin
+from lotts_search.localization.fusion import FusionLocalization
+from lotts_search.localization.locate import PredictionLocalization, attend_rows, begin
 from lotts_search.localization.maskgen import AttentionLocalization
 from lotts_search.trajectories import Trajectories, Trajectory, look, start_state
 from lotts_search.work import Bytes, Encode, Floats, Generate, Locate, Located, Predict, Result, Segment, State, Usage
@@ -48,7 +49,7 @@ class _Job:
     usage: Usage = field(default_factory=Usage)
     started: float = 0.0
     conditioning: dict[str, Any] = field(default_factory=dict)
-    task: Localization | None = None
+    task: AttentionLocalization | PredictionLocalization | None = None
     outputs: list[Any] = field(default_factory=list)
 
 
@@ -162,6 +163,9 @@ class Engine:
                 job.started = time.time()
                 self._finish(job, located=answer)
                 return
+            if isinstance(answer, FusionLocalization):
+                self._divide(job, answer)
+                return
             job.task = answer
             prompts = [row.prompt for row in answer.rows]
         elif work.sampling.guided:
@@ -171,6 +175,24 @@ class Engine:
         job.conditioning = dict.fromkeys(prompts)
         self._unread.append(job)
         self._sort()
+
+    def _divide(self, job: _Job, task: FusionLocalization) -> None:
+        """Locate by each source on its own; the last answer finishes the job, which has used what they used."""
+        job.started, job.cost = time.time(), 0.0
+        parts = [self.submit(part) for part in task.parts]
+
+        def fuse() -> None:
+            found = [part.result() for part in parts]
+            for one in found:
+                job.usage += one.usage
+            self._finish(job, located=task.finish([cast(Located, one.located) for one in found]))
+
+        def arrived(part: Future[Result]) -> None:
+            if all(part.done() for part in parts):
+                self._attempt([job], fuse)
+
+        for part in parts:
+            part.add_done_callback(arrived)
 
     def _sort(self) -> None:
         """Move work whose prompts are all encoded to its queue."""

@@ -216,7 +216,8 @@ class Search:
         source = source if source is not None else self.defaults.mask
         sampling = self._book.samplings[candidate.key]
         cost = replace(self.costs, guided=sampling.guided).localize(source)
-        return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source), candidate, cost)
+        image = self._book.images[candidate.key] if source.needs_picture else None
+        return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
 
     def score(self, candidate: Candidate) -> Trial[float]:
         """The guiding score: of a partial candidate that of its x0 prediction, for the NFE of its next step, which

@@ -1,6 +1,9 @@
 """Mask sources: which method finds the region to resample, with its settings. No torch here: the methods
 themselves live in :mod:`lotts_search.localization`.
 
+A kind of one's own is a frozen dataclass derived from :class:`MaskSource` that names its code; entry points of the
+group ``lotts_search.masks`` give it a name, and without one it is ``package.module:Class``.
+
 ``level`` is the noise level at which the network looks at the finished picture, in training timesteps 0..999
 (0 = the last timestep, the paper's choice). ``ratio`` is r, the share of the attention grid that the mask covers.
 """
@@ -8,11 +11,16 @@ themselves live in :mod:`lotts_search.localization`.
 from __future__ import annotations
 
 import base64
+import binascii
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lotts_search.errors import BadInput, unknown
+from lotts_search.plugins import Entry, resolve, with_plugins
+
+S = TypeVar("S", bound="MaskSource")
 
 HIGH_QUALITY, LOW_QUALITY = "A high-quality image of {}", "A low-quality image of {}"
 """The paper's templates p+ and p−."""
@@ -20,8 +28,32 @@ GOOD, BAD = "A good image of {}", "A bad image of {}"
 """The paper's second pair of templates."""
 
 
+class MaskSource(ABC):
+    """A way to find the region to resample. Every kind is a frozen dataclass whose fields all have defaults.
+
+    Attributes:
+        ratio: r, the share of the grid that the mask covers, above 0 to 1; the field that all kinds have.
+        method: of plug-ins ``package.module:function``, called with (backbone, work, source) like
+            :func:`lotts_search.localization.locate.begin` and with the same answers.
+        pictured: whether it looks at the decoded picture.
+    """
+
+    ratio: float
+    method: ClassVar[str] = ""
+    pictured: ClassVar[bool] = False
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the decoded picture must come with the work."""
+        return self.pictured
+
+    @abstractmethod
+    def rows(self) -> int:
+        """Network rows that one localization takes: what it costs."""
+
+
 @dataclass(frozen=True)
-class AttentionMask:
+class AttentionMask(MaskSource):
     """MaskGen (LoTTS Algorithm 1, Eq. 5-8): contrast of cross-attention under p− and p+.
 
     Attributes:
@@ -57,7 +89,7 @@ class AttentionMask:
 
 
 @dataclass(frozen=True)
-class ErrorContrastMask:
+class ErrorContrastMask(MaskSource):
     """Denoising-error contrast: per-position squared error of the prediction under p+ minus that under p−.
 
     A likelihood ratio: where p− explains the re-noised latent better, it is probably damaged.
@@ -90,7 +122,7 @@ class ErrorContrastMask:
 
 
 @dataclass(frozen=True)
-class RandomMask:
+class RandomMask(MaskSource):
     """A random choice of grid cells (ablation), or of square blocks of ``block`` grid cells a side."""
 
     ratio: float = 0.5
@@ -101,7 +133,7 @@ class RandomMask:
 
 
 @dataclass(frozen=True)
-class WholeMask:
+class WholeMask(MaskSource):
     """Everything: the "w/o mask" ablation, plain image-to-image."""
 
     ratio: float = 1.0
@@ -111,49 +143,141 @@ class WholeMask:
 
 
 @dataclass(frozen=True)
-class GivenMask:
-    """A mask that the user gives, as the PNG bytes of a black and white picture (white is resampled)."""
+class QualityMask(MaskSource):
+    """Absolute quality: a no-reference map of the decoded picture, without a network.
 
-    png: bytes
+    Attributes:
+        ratio: r, share of the latent grid.
+        map: ``mscn``, ``sharpness`` or ``grain`` (see :mod:`lotts_search.localization.quality`), or
+            ``package.module:function``, which takes a picture [h, w, 3] uint8 and returns a map [h', w'] of any size,
+            higher where it is worse.
+        smooth: standard deviation, in cells of the latent, of the Gaussian that smooths the map.
+    """
+
+    ratio: float = 0.5
+    map: str = "mscn"
+    smooth: float = 1.0
+
+    pictured: ClassVar[bool] = True
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class DisagreementMask(MaskSource):
+    """Disagreement between trajectories: the variance of x0 predictions over noise draws.
+
+    Where the prompt and the rest of the picture settle what is there, trajectories from the re-noised latent agree.
+
+    Attributes:
+        ratio: r, share of the latent grid.
+        levels: training timesteps of the noise draws, 0..999.
+        draws: noise draws at each level, 2 or more.
+        smooth: standard deviation, in grid cells, of the Gaussian that smooths the variance.
+    """
+
+    ratio: float = 0.5
+    levels: tuple[int, ...] = (600,)
+    draws: int = 4
+    smooth: float = 1.0
+
+    def rows(self) -> int:
+        return self.draws * len(self.levels)
+
+
+@dataclass(frozen=True)
+class FusionMask(MaskSource):
+    """Several sources at once: the weighted mean of their heat, each made comparable first. Their costs add up.
+
+    Attributes:
+        ratio: r, share of the latent grid; the ratios of the sources do not matter.
+        sources: what is fused, one or more.
+        weights: one a source, 0 or more, in any unit; empty = all alike.
+        scale: ``rank`` replaces heat by its rank within the picture, ``range`` brings it to 0..1.
+    """
+
+    ratio: float = 0.5
+    sources: tuple[MaskSource, ...] = (AttentionMask(), QualityMask(), DisagreementMask())
+    weights: tuple[float, ...] = ()
+    scale: Literal["rank", "range"] = "rank"
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise BadInput("a fused mask needs at least one source")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise BadInput(f"{len(self.sources)} fused sources need as many weights, not {len(self.weights)}")
+        if self.weights and not (min(self.weights) >= 0 and sum(self.weights) > 0):
+            raise BadInput(f"weights must be 0 or more and not all 0, not {self.weights}")
+        if self.scale not in ("rank", "range"):
+            raise unknown("scale", str(self.scale), ("rank", "range"))
+
+    @property
+    def needs_picture(self) -> bool:
+        return any(source.needs_picture for source in self.sources)
+
+    def rows(self) -> int:
+        return sum(source.rows() for source in self.sources)
+
+
+@dataclass(frozen=True)
+class GivenMask(MaskSource):
+    """A mask that the user gives, as the PNG bytes of a black and white picture (white is resampled).
+
+    As a setting it is the path of a file: ``--set mask=face.png``.
+    """
+
+    png: bytes = b""
     ratio: float = 1.0
 
     def rows(self) -> int:
         return 0
 
 
-MaskSource: TypeAlias = AttentionMask | ErrorContrastMask | RandomMask | WholeMask | GivenMask
+_KINDS = [
+    Entry("attention", "lotts_search.masks:AttentionMask", "Contrast of attention under p- and p+ (LoTTS)."),
+    Entry("error-contrast", "lotts_search.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."),
+    Entry("quality", "lotts_search.masks:QualityMask", "No-reference quality map of the decoded picture."),
+    Entry("disagreement", "lotts_search.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
+    Entry("fusion", "lotts_search.masks:FusionMask", "Weighted mean of several sources."),
+    Entry("random", "lotts_search.masks:RandomMask", "A random choice of cells or blocks (ablation)."),
+    Entry("whole", "lotts_search.masks:WholeMask", "Everything: image-to-image without a mask (ablation)."),
+    Entry("given", "lotts_search.masks:GivenMask", "A black and white PNG of one's own."),
+]
 
 
-_KINDS: dict[str, type[MaskSource]] = {
-    "attention": AttentionMask,
-    "error-contrast": ErrorContrastMask,
-    "random": RandomMask,
-    "whole": WholeMask,
-}
+def mask_kinds() -> dict[str, Entry]:
+    """The kinds that have a name, those of other packages among them."""
+    return with_plugins("lotts_search.masks", _KINDS)
 
 
-def mask_kinds() -> dict[str, str]:
-    """The kinds that have a name, each with one line about it."""
-    return {kind: (source.__doc__ or "").strip().splitlines()[0] for kind, source in _KINDS.items()}
+def mask_kind(name: str) -> type[MaskSource]:
+    """The class of a kind's name or of ``package.module:Class``.
+
+    Raises:
+        BadInput: there is none, or it is no mask source.
+    """
+    found = resolve("mask kind", name, mask_kinds())
+    if not (isinstance(found, type) and issubclass(found, MaskSource) and is_dataclass(found)):
+        raise BadInput(f"{name} is no mask kind: it must be a dataclass derived from lotts_search.masks.MaskSource")
+    return found
 
 
-def mask_from_dict(values: Mapping[str, Any]) -> MaskSource:
+def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
     """The source of a description ``{"kind": "error-contrast", "ratio": 0.4, …}``; missing fields take their defaults.
+    A text is a kind alone.
 
     Raises:
         BadInput: an unknown kind or field, named together with the known ones.
     """
-    settings = dict(values)
-    kind = settings.pop("kind", None)
-    if kind not in _KINDS:
-        raise unknown("mask kind", str(kind), _KINDS)
-    source = _KINDS[kind]
-    known = {field.name for field in fields(source)}
+    settings: dict[str, Any] = {"kind": values} if isinstance(values, str) else dict(values)
+    kind = str(settings.pop("kind", None))
+    source = mask_kind(kind)
+    known = {field.name for field in fields(source)}  # type: ignore[arg-type]
     for name, value in settings.items():
         if name not in known:
             raise unknown(f"setting of mask {kind!r}:", name, known)
-        if isinstance(value, list):
-            settings[name] = tuple(value)
+        settings[name] = _from_plain(name, value)
     try:
         made = _checked(source(**settings))
         made.rows()
@@ -162,31 +286,50 @@ def mask_from_dict(values: Mapping[str, Any]) -> MaskSource:
     return made
 
 
-def with_settings(source: MaskSource, settings: Mapping[str, Any]) -> MaskSource:
+def _from_plain(name: str, value: Any) -> Any:
+    if name == "sources":
+        return tuple(part if isinstance(part, MaskSource) else mask_from_dict(part) for part in value)
+    if name == "png" and isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except binascii.Error as error:
+            raise BadInput("the mask's png is not base64") from error
+    return tuple(value) if isinstance(value, list) else value
+
+
+def with_settings(source: S, settings: Mapping[str, Any]) -> S:
     """The source with other settings. ``level`` stands for ``levels=(level,)`` where a source has several.
 
     Raises:
         BadInput: the source has no such setting, or the ratio is not above 0 and at most 1.
     """
     settings = dict(settings)
-    known = {field.name for field in fields(source)}
+    known = {field.name for field in fields(source)}  # type: ignore[arg-type]
     if "level" in settings and "levels" in known:
         settings["levels"] = (settings.pop("level"),)
     for name in settings:
         if name not in known:
             raise unknown(f"setting of {type(source).__name__}:", name, known)
-    return _checked(replace(source, **settings))
+    return _checked(replace(source, **settings))  # type: ignore[type-var]
 
 
-def _checked(source: MaskSource) -> MaskSource:
+def _checked(source: S) -> S:
     if not 0 < source.ratio <= 1:
         raise BadInput(f"a mask's ratio must be above 0 and at most 1, not {source.ratio}")
     return source
 
 
 def mask_to_dict(source: MaskSource) -> dict[str, Any]:
-    """The description of a source, for JSON; of named kinds the one that :func:`mask_from_dict` reads."""
-    if isinstance(source, GivenMask):
-        return {"kind": "given", "png": base64.b64encode(source.png).decode(), "ratio": source.ratio}
-    kind = next(kind for kind, known in _KINDS.items() if isinstance(source, known))
-    return {"kind": kind} | asdict(source)
+    """The description of a source, for JSON; :func:`mask_from_dict` reads it."""
+    path = f"{type(source).__module__}:{type(source).__qualname__}"
+    kind = next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
+    values = {field.name: getattr(source, field.name) for field in fields(source)}  # type: ignore[arg-type]
+    return {"kind": kind} | {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MaskSource):
+        return mask_to_dict(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value

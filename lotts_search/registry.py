@@ -9,31 +9,15 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.settings import Setting, build, describe
 from lotts_search.strategy import Strategy
 from lotts_search.verifiers.base import Verifier
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered name.
-
-    Attributes:
-        name: the name.
-        target: ``package.module:Class``, or the folder of a model.
-        summary: one line about it.
-    """
-
-    name: str
-    target: str
-    summary: str
 
 
 @dataclass(frozen=True)
@@ -92,12 +76,12 @@ def models() -> dict[str, Entry]:
 
 def strategies() -> dict[str, Entry]:
     """The strategies that have a name, those of other packages among them."""
-    return _with_plugins("lotts_search.strategies", _STRATEGIES)
+    return with_plugins("lotts_search.strategies", _STRATEGIES)
 
 
 def verifiers() -> dict[str, Entry]:
     """The verifiers that have a name, those of other packages among them."""
-    return _with_plugins("lotts_search.verifiers", _VERIFIERS)
+    return with_plugins("lotts_search.verifiers", _VERIFIERS)
 
 
 def resolve_strategy(name: str) -> type[Strategy]:
@@ -106,7 +90,7 @@ def resolve_strategy(name: str) -> type[Strategy]:
     Raises:
         BadInput: there is none, it cannot be imported, or it is not a strategy.
     """
-    found = _resolve("strategy", name, strategies())
+    found = resolve("strategy", name, strategies())
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise BadInput(f"{name} is not a strategy: it must be a subclass of lotts_search.strategy.Strategy")
     return found
@@ -137,7 +121,7 @@ def name_of(strategy: Strategy) -> str:
 
 def load_verifier(name: str) -> Verifier:
     """The verifier of a registered name or of ``package.module:Class``, made by the class method ``load()``."""
-    verifier: Verifier = _resolve("verifier", name, verifiers()).load()
+    verifier: Verifier = resolve("verifier", name, verifiers()).load()
     return verifier
 
 
@@ -167,26 +151,3 @@ def load_backbone(name: str, **options: Any) -> Backbone:
         raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(_FAMILIES))}")
     backbone: Backbone = pkgutil.resolve_name(_FAMILIES[family]).from_pretrained(folder, name=name, **options)
     return backbone
-
-
-def _with_plugins(group: str, own: list[Entry]) -> dict[str, Entry]:
-    return {entry.name: entry for entry in (*_plugins(group), *own)}
-
-
-@cache
-def _plugins(group: str) -> tuple[Entry, ...]:
-    return tuple(Entry(point.name, point.value, _origin(point)) for point in entry_points(group=group))
-
-
-def _origin(point: Any) -> str:
-    return f"From the package {point.dist.name}." if point.dist is not None else "From another package."
-
-
-def _resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
-    if name not in known and ":" not in name:
-        raise unknown(kind, name, known)
-    target = known[name].target if name in known else name
-    try:
-        return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"{kind} {name!r} cannot be imported from {target}: {error}") from error

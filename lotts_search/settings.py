@@ -10,13 +10,13 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lotts_search.errors import BadInput, unknown
-from lotts_search.masks import MaskSource, mask_from_dict, mask_kinds
+from lotts_search.masks import GivenMask, MaskSource, mask_from_dict, mask_kinds
 
 T = TypeVar("T")
-_SOURCES = typing.get_args(MaskSource)
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -86,7 +86,7 @@ def _value(value: object, hint: Any) -> object:
     arms = _arms(hint)
     if isinstance(value, str) and value.lower() == "none" and type(None) in arms:
         return None
-    if any(arm in _SOURCES for arm in arms) and isinstance(value, str | Mapping):
+    if MaskSource in arms and isinstance(value, str | Mapping):
         return _mask(value)
     for arm in arms:
         try:
@@ -129,14 +129,19 @@ def _mask(value: str | Mapping[str, object]) -> MaskSource:
         return mask_from_dict(value)
     if value.startswith("{"):
         return mask_from_dict(json.loads(value))
-    return mask_from_dict({"kind": value})
+    if value.lower().endswith(".png"):
+        try:
+            return GivenMask(Path(value).read_bytes())
+        except OSError as error:
+            raise BadInput(f"the mask {value} cannot be read: {error.strerror}") from error
+    return mask_from_dict(value)
 
 
 def _words(hint: Any) -> str:
     words = []
     for arm in _arms(hint):
-        if arm in _SOURCES:
-            word = " or ".join(mask_kinds()) + " (or JSON with its settings)"
+        if arm is MaskSource:
+            word = " or ".join(mask_kinds()) + " (or JSON with its settings, or a PNG file)"
         elif typing.get_origin(arm) is Literal:
             word = " or ".join(str(choice) for choice in typing.get_args(arm))
         elif typing.get_origin(arm) is tuple:

@@ -184,13 +184,14 @@ class Predict:
 
 @dataclass(frozen=True)
 class Locate:
-    """Find the region to resample in a complete state."""
+    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its picture, for sources that need it."""
 
     search_seed: int
     lineage: Lineage
     state: State
     sampling: Sampling
     source: MaskSource
+    image: Bytes | None = None
 
     @property
     def nfe(self) -> float:

@@ -12,6 +12,7 @@ import typer
 
 from lotts_search.cli.demo import demo
 from lotts_search.cli.generate import generate
+from lotts_search.cli.masks import masks
 from lotts_search.cli.models import models
 from lotts_search.cli.refine import refine
 from lotts_search.cli.strategies import strategies
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, refine, demo, train, models, strategies, verifiers):
+for command in (generate, refine, demo, train, models, strategies, verifiers, masks):
     app.command()(command)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lotts_search.registry import Entry
+    from lotts_search.plugins import Entry
 
 
 def show(title: str, entries: Mapping[str, Entry], json: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,14 +13,37 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput
 from lotts_search.localization.attention import Attentive, RowAttention
+from lotts_search.localization.disagreement import DisagreementLocalization
 from lotts_search.localization.error_contrast import ErrorContrastLocalization, PredictionRow
+from lotts_search.localization.fusion import FusionLocalization
 from lotts_search.localization.maskgen import AttentionLocalization, AttentionRow
+from lotts_search.localization.quality import locate_quality
 from lotts_search.localization.select import blocks, given, whole
-from lotts_search.masks import AttentionMask, ErrorContrastMask, GivenMask, RandomMask, WholeMask
+from lotts_search.masks import (
+    AttentionMask,
+    DisagreementMask,
+    ErrorContrastMask,
+    FusionMask,
+    GivenMask,
+    QualityMask,
+    RandomMask,
+    WholeMask,
+)
 from lotts_search.noise import draw
 from lotts_search.work import Locate, Located
 
-Localization: TypeAlias = AttentionLocalization | ErrorContrastLocalization
+
+class PredictionLocalization(Protocol):
+    """A localization by plain network calls; that of a plug-in is one, too, or answers at once."""
+
+    rows: list[PredictionRow]
+    """As many as the source's ``rows()``."""
+
+    def finish(self, outputs: list[Tensor]) -> Located:
+        """The mask from the raw network outputs [C, H, W] of the rows."""
+
+
+Localization: TypeAlias = AttentionLocalization | PredictionLocalization | FusionLocalization
 
 
 def begin(backbone: Backbone, work: Locate) -> Localization | Located:
@@ -38,6 +62,12 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
             return AttentionLocalization(cast(Attentive, backbone), work, work.source)
         case ErrorContrastMask():
             return ErrorContrastLocalization(backbone, work, work.source)
+        case DisagreementMask():
+            return DisagreementLocalization(backbone, work, work.source)
+        case QualityMask():
+            return locate_quality(backbone, work, work.source)
+        case FusionMask():
+            return FusionLocalization(work, work.source)
         case RandomMask(ratio, block):
             # One number a cell suffices for any block size.
             noise = draw(work.search_seed, work.lineage, "locate", 0, size)
@@ -46,6 +76,14 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
             return whole(size)
         case GivenMask(png):
             return given(png, size)
+        case plugin:
+            try:
+                method = pkgutil.resolve_name(plugin.method)
+            except (ImportError, AttributeError, ValueError) as error:
+                name = type(plugin).__name__
+                raise BadInput(f"the method {plugin.method!r} of {name} cannot be imported: {error}") from error
+            made: Localization | Located = method(backbone, work, plugin)
+            return made
 
 
 def attend_rows(
@@ -69,6 +107,8 @@ def locate(backbone: Backbone, work: Locate, *, batch: int = 16) -> Located:
     task = begin(backbone, work)
     if isinstance(task, Located):
         return task
+    if isinstance(task, FusionLocalization):
+        return task.finish([locate(backbone, part, batch=batch) for part in task.parts])
     prompts = list(dict.fromkeys(row.prompt for row in task.rows))
     texts = [tell(backbone, text, work.sampling.guidance) for text in backbone.encode_prompts(prompts)]
     known = dict(zip(prompts, texts, strict=True))

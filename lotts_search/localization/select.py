@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import math
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work import Bools, Floats, Located
+
+T = TypeVar("T", bound=np.generic)
 
 
 def area(ratio: float, cells: int) -> int:
@@ -32,10 +36,10 @@ def highest(heat: Floats, ratio: float) -> Bools:
     return mask.reshape(heat.shape)
 
 
-def upsample(mask: Bools, size: tuple[int, int]) -> Bools:
-    """Nearest-neighbour resampling of a mask [h, w] to ``size``."""
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
-    large: Bools = mask[rows[:, None], columns[None, :]]
+def upsample(values: npt.NDArray[T], size: tuple[int, int]) -> npt.NDArray[T]:
+    """Nearest-neighbour resampling of a map or mask [h, w] to ``size``."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
+    large: npt.NDArray[T] = values[rows[:, None], columns[None, :]]
     return large
 
 

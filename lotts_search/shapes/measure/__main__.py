@@ -23,11 +23,14 @@ Out = Annotated[Path, typer.Option(help="JSON file for the figures")]
 Prompts = Annotated[int, typer.Option(help="how many prompts")]
 Guidance = Annotated[float | None, typer.Option(help="guidance weight, the model's own by default")]
 Steps = Annotated[int | None, typer.Option(help="number of steps, the model's own by default")]
+Device = Annotated[str | None, typer.Option(help="torch device, CUDA by default where there is one")]
 
 
-def _open(model: str, steps: int | None = None, guidance: float | None = None, **changes: Any) -> LocalPool:
+def _open(
+    model: str, device: str | None, steps: int | None = None, guidance: float | None = None, **changes: Any
+) -> LocalPool:
     """A pool for one measurement. Half precision: figures need speed, not bitwise equality."""
-    backbone = load_backbone(model, dtype="bfloat16")
+    backbone = load_backbone(model, dtype="bfloat16", device=device)
     if steps is not None:
         changes["steps"] = steps
     if guidance is not None:
@@ -48,30 +51,31 @@ def _measure(pool: LocalPool, figures: Callable[[], dict[str, object]], out: Pat
 @app.command()
 def bestofn(
     model: Model = "shapes-sd", out: Out = Path("out/best-of-n.json"), prompts: Prompts = 100,
-    guidance: Guidance = None, steps: Steps = None,
+    guidance: Guidance = None, steps: Steps = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Share of perfect samples and Best-of-N up to 64, on tuning prompts."""
-    pool = _open(model, steps, guidance)
+    pool = _open(model, device, steps, guidance)
     _measure(pool, lambda: calibration.best_of_n(pool, prompts=prompts), out)
 
 
 @app.command()
 def repairs(
     model: Model = "shapes-sd", out: Out = Path("out/repairs.json"), prompts: Prompts = 60,
-    guidance: Guidance = None, steps: Steps = None,
+    guidance: Guidance = None, steps: Steps = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Repair and harm probabilities of a refinement by t0, on tuning prompts."""
-    pool = _open(model, steps, guidance)
+    pool = _open(model, device, steps, guidance)
     _measure(pool, lambda: calibration.repairs(pool, prompts=prompts), out)
 
 
 @app.command()
 def tune(
-    model: Model = "shapes-sd", out: Out = Path("out/tune.json"), pictures: Prompts = 64, guidance: Guidance = None
-) -> None:
+    model: Model = "shapes-sd", out: Out = Path("out/tune.json"), pictures: Prompts = 64, guidance: Guidance = None,
+    only: Annotated[str, typer.Option(help="only candidates whose name contains this")] = "", device: Device = None,
+) -> None:  # fmt: skip
     """Object-level ROC area of every candidate mask setting, on tuning scenes."""
-    pool = _open(model, None, guidance)
-    _measure(pool, lambda: localization.tune(pool, pictures=pictures), out)
+    pool = _open(model, device, None, guidance)
+    _measure(pool, lambda: localization.tune(pool, pictures=pictures, only=only), out)
 
 
 @app.command()
@@ -82,17 +86,20 @@ def localize(
     draws: Annotated[int, typer.Option(help="noise draws of the attention mask")] = 4,
     alpha: Annotated[float, typer.Option(help="weight of A_ori in the attention mask")] = 0.5,
     word: Annotated[bool, typer.Option(help="read the quality word's tokens alone")] = True,
+    device: Device = None,
 ) -> None:  # fmt: skip
     """Object-level ROC area of the tuned sources and their ablations, on test scenes."""
-    pool = _open(model)
+    pool = _open(model, device)
     attention = AttentionMask(alpha=alpha, level=level, noised=level > 0, grid=grid, draws=draws, word_only=word)
     _measure(pool, lambda: localization.test(pool, attention, pictures=pictures), out)
 
 
 @app.command("slices")
-def measure_slices(model: Model = "shapes-sd", out: Out = Path("out/slices.json"), pictures: Prompts = 60) -> None:
+def measure_slices(
+    model: Model = "shapes-sd", out: Out = Path("out/slices.json"), pictures: Prompts = 60, device: Device = None
+) -> None:
     """What a local and a global trial gain on sparse, usual and dense damage and on a defect of the whole picture."""
-    pool = _open(model)
+    pool = _open(model, device)
     _measure(pool, lambda: slices.gains(pool, pictures=pictures), out)
 
 
@@ -103,10 +110,10 @@ def compare(
     initial: Annotated[int, typer.Option(help="first pictures of LoTTS")] = 3,
     settings: Annotated[list[str] | None, typer.Option("--set", help="settings of LoTTS, key=value")] = None,
     only: Annotated[int | None, typer.Option(help="only the first so many contestants")] = None,
-    guidance: Guidance = None, steps: Steps = None,
+    guidance: Guidance = None, steps: Steps = None, device: Device = None,
 ) -> None:  # fmt: skip
     """LoTTS against Best-of-N, Best-of-N with p+ and MoreSteps."""
-    pool = _open(model, steps, guidance)
+    pool = _open(model, device, steps, guidance)
     chosen = make_strategy("lotts", dict(s.split("=", 1) for s in settings or []))
     assert isinstance(chosen, LoTTS)
     given = {k: v for k, v in chosen.settings().items() if k != "initial"}

@@ -96,8 +96,12 @@ def scores(pool: Pool, pictures: Sequence[Picture], verifier: str) -> npt.NDArra
 def locate(pool: Pool, pictures: Sequence[Picture], source: MaskSource, title: str = "localizing") -> list[Located]:
     """The region that ``source`` finds in each picture."""
     work: list[Generate | Score] = [
-        Locate(0, (f"seed {p.seed}",), p.state, sampling_of(pool, p.scene.caption), source) for p in pictures
-    ]
+        Locate(
+            0, (f"seed {p.seed}",), p.state, sampling_of(pool, p.scene.caption), source,
+            p.image if source.needs_picture else None,
+        )
+        for p in pictures
+    ]  # fmt: skip
     found = [r.located for r in run_all(pool, work, title)]
     return [f for f in found if f is not None]
 

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lotts_search.masks import AttentionMask, ErrorContrastMask, MaskSource, RandomMask
+from lotts_search.masks import (
+    AttentionMask,
+    DisagreementMask,
+    ErrorContrastMask,
+    FusionMask,
+    MaskSource,
+    QualityMask,
+    RandomMask,
+)
 from lotts_search.pool import Pool
 from lotts_search.shapes.data import to_uint8
 from lotts_search.shapes.measure.common import Picture, judged, locate, object_heat, run_all, sample
@@ -62,16 +70,34 @@ def candidates() -> dict[str, MaskSource]:
         found[f"error, prompt against none, foreground {foreground}"] = replace(LIFT, foreground=foreground)
     for draws in (1, 4):
         found[f"error, prompt against none, {draws} draws"] = replace(LIFT, draws=draws)
-    return found
+    for kind in ("mscn", "sharpness", "grain"):
+        for smooth in (1.0, 2.0):
+            found[f"quality {kind}, smooth {smooth}"] = QualityMask(map=kind, smooth=smooth)
+    for level in (200, 400, 600, 800):
+        found[f"disagreement, level {level}, 4 draws"] = DisagreementMask(levels=(level,), smooth=2.0)
+    return found | fusions()
 
 
-def tune(pool: Pool, *, pictures: int = 64) -> dict[str, object]:
-    """ROC area of every candidate setting on tuning scenes: renders and generated pictures."""
+def fusions() -> dict[str, MaskSource]:
+    """What the other sources add to the best single one."""
+    quality, apart = QualityMask(smooth=2.0), DisagreementMask(smooth=2.0)
+    return {
+        "fusion: error contrast, quality": FusionMask(sources=(LIFT, quality), weights=(2, 1)),
+        "fusion: error contrast, disagreement": FusionMask(sources=(LIFT, apart), weights=(2, 1)),
+        "fusion: error contrast, quality, disagreement": FusionMask(sources=(LIFT, quality, apart), weights=(2, 1, 1)),
+        "fusion: quality, disagreement": FusionMask(sources=(quality, apart)),
+    }
+
+
+def tune(pool: Pool, *, pictures: int = 64, only: str = "") -> dict[str, object]:
+    """ROC area of every candidate setting (those whose name contains ``only``) on tuning scenes: renders and generated
+    pictures."""
     renders = damaged_renders(pool, "tune", pictures)
     generated = [group[0] for group in sample(pool, scenes("tune", pictures, 3), 1)]
     table = {
         name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
         for name, source in candidates().items()
+        if only in name
     }
     return {"pictures": pictures, "roc": table}
 
@@ -93,6 +119,11 @@ def ablations(attention: AttentionMask) -> dict[str, MaskSource]:
         "error contrast, prompt against none, relative": LIFT,
         "error contrast, prompt against none, relative, one draw": replace(LIFT, draws=1),
         "error contrast, prompt against none, difference": replace(LIFT, relative=False, levels=(900,)),
+        "quality, mscn": QualityMask(smooth=2.0),
+        "quality, sharpness": QualityMask(map="sharpness", smooth=2.0),
+        "quality, grain": QualityMask(map="grain", smooth=2.0),
+        "disagreement, level 600, 4 draws": DisagreementMask(smooth=2.0),
+        **fusions(),
         "random": RandomMask(),
     }
 

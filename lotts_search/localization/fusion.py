@@ -1,0 +1,47 @@
+"""Masks of several sources at once (LoTTS appendix F.2): the weighted mean of their comparable heat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import rankdata
+
+from lotts_search.localization.select import located, unit, upsample
+from lotts_search.masks import FusionMask, mask_to_dict
+from lotts_search.work import Floats, Locate, Located
+
+
+class FusionLocalization:
+    """One localization by several sources.
+
+    Attributes:
+        parts: the localizations that it is made of.
+    """
+
+    def __init__(self, work: Locate, source: FusionMask):
+        self._source, self._size = source, work.state.latent.shape[1:]
+        self.parts = [replace(work, source=part) for part in source.sources]
+
+    def finish(self, found: list[Located]) -> Located:
+        """The mask from the answers to the parts, on the grid of the latent."""
+        source, size = self._source, (self._size[0], self._size[1])
+        weights = np.array(source.weights or (1.0,) * len(found))
+        stages: dict[str, Floats] = {}
+        total = np.zeros(size)
+        for number, (part, weight) in enumerate(zip(found, weights / weights.sum(), strict=True)):
+            heat = upsample(part.heat, size)
+            values = stages[f"{number + 1} {mask_to_dict(source.sources[number])['kind']}"] = _scaled(
+                heat, source.scale
+            )
+            total += weight * values
+        heat = stages["fused"] = total.astype(np.float32)
+        return located(heat, source.ratio, size, stages)
+
+
+def _scaled(heat: Floats, scale: str) -> Floats:
+    """0..1: min-max normalised, or the rank, with the mean rank for ties."""
+    if scale == "range" or heat.size < 2:
+        return unit(heat)
+    ranks: Floats = ((rankdata(heat.ravel()) - 1) / (heat.size - 1)).reshape(heat.shape).astype(np.float32)
+    return ranks

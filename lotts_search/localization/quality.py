@@ -1,0 +1,125 @@
+"""No-reference quality maps of a picture: statistics of its pixels, without a network and without training.
+
+Each takes a picture [h, w, 3] uint8 and returns a map [h, w], higher where it is worse:
+
+* ``sharpness``: local variance of the Laplacian, negated (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield
+  microscopy"): where there is little of it, the picture is blurred, or plain.
+* ``grain``: local mean of the response to the difference of two Laplacians, which lines and planes leave at 0
+  (Immerkær 1996, "Fast noise variance estimation").
+* ``mscn``: how far the statistics of mean-subtracted, contrast-normalised luminance stray from those of the whole
+  picture, as a Mahalanobis distance. The features are those of BRISQUE and NIQE (Mittal et al. 2012, 2013); NIQE's
+  corpus of pristine pictures is replaced by the picture itself, so damage is found where it is the exception.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from lotts_search.backbones.base import Backbone, device_of
+from lotts_search.errors import BadInput, unknown
+from lotts_search.localization.error_contrast import smooth
+from lotts_search.localization.select import located
+from lotts_search.masks import QualityMask
+from lotts_search.work import Bytes, Floats, Locate, Located
+
+Values: TypeAlias = npt.NDArray[np.float64]
+QualityMap: TypeAlias = Callable[[Bytes], npt.NDArray[np.floating]]
+_LUMINANCE = (0.299, 0.587, 0.114)
+_WINDOW = 7 / 6
+"""Standard deviation of the Gaussian window of MSCN coefficients, in pixels (Mittal et al.)."""
+_PATCH = 1 / 32
+"""Standard deviation of the window over which statistics are taken, in shorter sides of the picture."""
+
+
+def _windowed(values: Values) -> Values:
+    mean: Values = ndimage.gaussian_filter(values, max(1.0, _PATCH * min(values.shape)))
+    return mean
+
+
+def _luminance(picture: Bytes) -> Values:
+    grey: Values = picture.astype(np.float64) @ np.array(_LUMINANCE)
+    return grey
+
+
+def sharpness(picture: Bytes) -> Values:
+    """Negated logarithm of the local variance of the Laplacian."""
+    edges = ndimage.laplace(_luminance(picture))
+    variance = np.maximum(_windowed(edges**2) - _windowed(edges) ** 2, 0)
+    blurred: Values = -np.log1p(variance)
+    return blurred
+
+
+def grain(picture: Bytes) -> Values:
+    """Local standard deviation of noise, in grey levels: Immerkær's estimate within a window."""
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    response = _windowed(np.abs(ndimage.convolve(_luminance(picture), kernel)))
+    noise: Values = np.sqrt(np.pi / 2) / 6 * response
+    return noise
+
+
+def mscn(picture: Bytes) -> Values:
+    """Mahalanobis distance of local MSCN statistics from their mean over the picture."""
+    grey = _luminance(picture)
+    mean = ndimage.gaussian_filter(grey, _WINDOW)
+    spread = np.sqrt(np.maximum(ndimage.gaussian_filter(grey**2, _WINDOW) - mean**2, 0))
+    normal = (grey - mean) / (spread + 1)
+    # Variance, mean magnitude (with it, the shape of their distribution) and the products of neighbours in the
+    # four directions.
+    features = [normal**2, np.abs(normal), spread]
+    features += [normal * np.roll(normal, shift, (0, 1)) for shift in ((0, 1), (1, 0), (1, 1), (1, -1))]
+    local = np.stack([_windowed(feature) for feature in features], axis=-1).reshape(-1, len(features))
+    apart = local - local.mean(0)
+    precision = np.linalg.pinv(np.cov(apart.T))
+    distance: Values = np.sqrt(np.einsum("ni,ij,nj->n", apart, precision, apart).clip(0))
+    return distance.reshape(grey.shape)
+
+
+MAPS: dict[str, QualityMap] = {"mscn": mscn, "sharpness": sharpness, "grain": grain}
+
+
+def quality_map(name: str) -> QualityMap:
+    """The map of a name or of ``package.module:function``.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name in MAPS:
+        return MAPS[name]
+    if ":" not in name:
+        raise unknown("quality map", name, [*MAPS, "package.module:function"])
+    try:
+        found: QualityMap = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"quality map {name!r} cannot be imported: {error}") from error
+    return found
+
+
+def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Located:
+    """The worst part of the picture by a no-reference map, averaged over the cells of the latent.
+
+    Raises:
+        BadInput: there is no such map, or it returned no map.
+    """
+    picture, size = work.image, backbone.info.latent[1:]
+    if picture is None:
+        picture = backbone.decode(torch.from_numpy(work.state.latent)[None].to(device_of(backbone)))[0]
+    values = np.asarray(quality_map(source.map)(picture), dtype=np.float32)
+    if values.ndim != 2:
+        raise BadInput(f"quality map {source.map!r} must return a map [h, w], not an array of shape {values.shape}")
+    heat = _shrink(values, (size[0], size[1]))
+    stages = {source.map: heat, "smoothed": smooth(heat, source.smooth)}
+    return located(stages["smoothed"], source.ratio, (size[0], size[1]), stages)
+
+
+def _shrink(values: Floats, size: tuple[int, int]) -> Floats:
+    """Mean over the area of each cell."""
+    small: Floats = np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BOX))
+    return small
