@@ -44,7 +44,7 @@ class _Writer:
         values = [v for v in (before, score) if v is not None]
         record = TrialRecord(
             *self.shared, key, parent, kind, score=score, nfe_cum=self.ledger.nfe,
-            best_so_far=max(values, default=None), **vars(usage) | more,  # type: ignore[arg-type]
+            best_so_far=max(values, default=None), image=key if made else None, **vars(usage) | more,  # type: ignore[arg-type]
         )  # fmt: skip
         self.trials.append(record)
         if score is not None and (before is None or score > before):
@@ -55,7 +55,7 @@ class _Writer:
         if score is not None:  # the real search enters the scoring as a trial of its own
             scored = replace(
                 record, trial_id=f"{key}-score", parent_id=key, kind="score", start=None, stop=None, nfe=0.0, rows=0,
-                flops=0.0, images=0, decodes=0, device_s=0.0, best_so_far=self.best.score if self.best else None,
+                flops=0.0, images=0, decodes=0, device_s=0.0, image=None, best_so_far=self.best.score if self.best else None,
             )  # fmt: skip
             record.scores = 0
             self.trials.append(scored)

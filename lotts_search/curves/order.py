@@ -8,43 +8,58 @@ Trained on Code", Eq. 1).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from lotts_search.curves.intervals import Doubles
+from lotts_search.curves.intervals import Doubles, Ints
+
+ALL = 256
+"""Sizes up to this are all looked at; greater ones 3 % apart, for pools of thousands."""
 
 
-def selection_weights(n: int, most: int | None = None) -> Doubles:
-    """Probabilities [most, n]: row k − 1 has those with which the picture of rank i is the best of k drawn from n."""
-    sizes = np.arange(1, (most or n) + 1, dtype=np.float64)[:, None]
+def sizes(most: int) -> Ints:
+    """The subset sizes of a curve up to ``most``, ascending; 1 and ``most`` are among them."""
+    if most <= ALL:
+        return np.arange(1, most + 1)
+    apart = np.geomspace(ALL, most, 1 + math.ceil(math.log(most / ALL) / math.log(1.03)))
+    return np.unique(np.concatenate([np.arange(1, ALL), apart.round().astype(np.int64)]))
+
+
+def selection_weights(n: int, chosen: Ints) -> Doubles:
+    """Probabilities [sizes, n] with which the picture of rank i is the best of k drawn from n, for each ``chosen`` k."""
+    k = chosen.astype(np.float64)[:, None]
     ranks = np.arange(n - 1, 0, -1, dtype=np.float64)[None]
     # From the best down: w[n − 1] = k / n and w[i − 1] = w[i]·(i − k + 1) / i, which ends at 0 where i = k − 1.
-    factors = np.maximum((ranks - sizes + 1) / ranks, 0.0)
-    falling = np.cumprod(np.concatenate([sizes / n, factors], axis=1), axis=1)
+    factors = np.maximum((ranks - k + 1) / ranks, 0.0)
+    falling = np.cumprod(np.concatenate([k / n, factors], axis=1), axis=1)
     return np.ascontiguousarray(falling[:, ::-1])
 
 
-def best_of_curve(guide: Doubles, value: Doubles, most: int | None = None) -> Doubles:
-    """Expected ``value`` of the picture that ``guide`` likes best among k = 1 … ``most``, for many pools at once.
+def best_of_curve(guide: Doubles, value: Doubles, chosen: Ints | None = None) -> Doubles:
+    """Expected ``value`` of the picture that ``guide`` likes best among k, for many k and many pools at once.
 
     Equal guiding scores are equally likely to be chosen.
 
     Args:
         guide: [..., n] scores that select.
         value: [..., n] what is reported of the selected one; of the shape of ``guide``.
-        most: the greatest k, 1 to n; None = n.
+        chosen: [k] subset sizes from 1 to n; None = all.
 
     Returns:
-        [..., most].
+        [..., k].
 
     Raises:
-        ValueError: ``most`` is not 1 to n.
+        ValueError: a size is not 1 to n.
     """
     n = guide.shape[-1]
-    if not 1 <= (most := n if most is None else most) <= n:
-        raise ValueError(f"size must be 1 to {n}, not {most}")
+    chosen = np.arange(1, n + 1) if chosen is None else chosen
+    for size in chosen:
+        if not 1 <= size <= n:
+            raise ValueError(f"size must be 1 to {n}, not {size}")
     order = np.argsort(guide, axis=-1, kind="stable")
     ranked, values = np.take_along_axis(guide, order, -1), np.take_along_axis(value, order, -1)
-    return np.asarray(_tied_means(ranked, values) @ selection_weights(n, most).T)
+    return np.asarray(_tied_means(ranked, values) @ selection_weights(n, chosen).T)
 
 
 def best_of(guide: Doubles, value: Doubles, size: int) -> float:
@@ -53,7 +68,7 @@ def best_of(guide: Doubles, value: Doubles, size: int) -> float:
     Raises:
         ValueError: ``size`` is not 1 to n.
     """
-    return float(best_of_curve(guide, value, size)[-1])
+    return float(best_of_curve(guide, value, np.array([size]))[0])
 
 
 def _tied_means(ranked: Doubles, values: Doubles) -> Doubles:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lotts_search.curves.order import best_of, best_of_curve, selection_weights
+from lotts_search.curves.order import best_of, best_of_curve, selection_weights, sizes
 
 
 def _brute(guide: np.ndarray, value: np.ndarray, size: int) -> float:
@@ -33,7 +33,7 @@ def test_the_curve_equals_the_average_over_all_subsets(ties: bool) -> None:
 
 
 def test_weights_of_a_large_pool_add_up() -> None:
-    weights = selection_weights(5000, 200)
+    weights = selection_weights(5000, np.arange(1, 201))
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=0, atol=1e-12)
     # The expected rank of the best of k from 0 … n − 1 is k·(n + 1) / (k + 1) − 1.
     k = np.arange(1, 201)
@@ -43,3 +43,10 @@ def test_weights_of_a_large_pool_add_up() -> None:
 def test_a_size_beyond_the_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="1 to 3, not 4"):
         best_of(np.zeros(3), np.zeros(3), 4)
+
+
+def test_sizes_of_a_large_pool_stay_few() -> None:
+    assert sizes(5).tolist() == [1, 2, 3, 4, 5]
+    found = sizes(100_000)
+    assert found[0] == 1 and found[-1] == 100_000 and found.size < 500
+    assert (np.diff(found) / found[:-1])[255:].max() < 0.035

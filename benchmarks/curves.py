@@ -1,0 +1,60 @@
+"""A million-row trial table: from the Parquet file to all curves with their intervals.
+
+    python benchmarks/curves.py [--rows 1000000]
+
+Two strategies, a hundred prompts and as many seeds as it takes. Timed: reading; the mean curve with its bootstrap interval for
+the guide and the held-out metric over every cost, Best-of-N's from its pools; the speed-up, the win rate, the fit.
+Exit code 1 when it takes longer than the demand.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lotts_search.curves import AXES, load
+from lotts_search.records import write_parquet
+from lotts_search.testing.studies import Simulated, simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--demand", type=float, default=10.0, help="seconds")
+    options = parser.parse_args()
+
+    arms = {"base": Simulated(pictures=64), "ours": Simulated("lotts", 16, speed=3)}
+    rows = 2 * sum(arm.pictures for arm in arms.values()) * options.prompts  # a picture and its scoring are two rows
+    seeds = max(options.rows // rows, 1)
+    table = simulate(arms, options.prompts, seeds, rng=np.random.default_rng(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_parquet(table, Path(folder) / "trials.parquet")
+        began = time.perf_counter()
+        results = load(path)
+        read = time.perf_counter()
+        base, ours = results.find("base"), results.find("ours")
+        curves = 0
+        for over in AXES:
+            for of in ("score", "truth"):
+                for arm in (base, ours):
+                    results.panel(arm, of, over).curve()
+                    curves += 1
+        drawn = time.perf_counter()
+        faster = results.speed_up(base, ours, over="images", quality=1.2)
+        wins, saturation = results.win_rate(ours, base), results.saturation(base, over="images")
+        ended = time.perf_counter()
+    print(f"{len(table):,} rows, {len(results.trials.ids):,} searches")
+    print(f"read {read - began:.2f} s, {curves} curves {drawn - read:.2f} s, comparisons {ended - drawn:.2f} s")
+    print(f"speed-up {faster} (planted 3), win rate {wins}, limit {saturation.limit}")
+    print(f"in all {ended - began:.2f} s; demand: less than {options.demand:g} s")
+    return 0 if ended - began < options.demand else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

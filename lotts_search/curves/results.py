@@ -1,0 +1,137 @@
+"""A study's results by name: the arms that were compared, their curves and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lotts_search.curves.intervals import Interval
+from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, spent
+from lotts_search.curves.saturation import Saturation, fit
+from lotts_search.curves.speedup import SpeedUp, speed_up
+from lotts_search.curves.trials import Arm, Trials, from_table, load_table
+from lotts_search.curves.wins import WinRate, win_rate
+from lotts_search.errors import BadInput, unknown
+
+POOLED = frozenset({"best-of-n"})
+"""Strategies whose pictures are independent samples of one prompt each: one pool gives the curve for every N."""
+
+
+class Results:
+    """The searches of a study. ::
+
+        results = load("runs/NAME")
+        ours, base = results.find("lotts", images=9), results.find("best-of-n")
+        print(results.speed_up(base, ours, of="oracle", over="images"))
+
+    Attributes:
+        trials: the table as arrays.
+        about: what ``study.json`` says, {} without one.
+    """
+
+    def __init__(self, trials: Trials, about: Mapping[str, Any] | None = None) -> None:
+        self.trials, self.about = trials, about or {}
+
+    @property
+    def arms(self) -> list[Arm]:
+        """What was compared: the arms of the table, and the smaller budgets that their searches hold."""
+        return [*self.trials.arms, *self.trials.smaller]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Held-out metrics; the first one that the study names is the first."""
+        return self.trials.metrics
+
+    @property
+    def main(self) -> str:
+        """The value that reports judge by: the study's first metric, the guide's score without one."""
+        asked = [m for m in self.about.get("metrics", ()) if m in self.metrics]
+        return next(iter([*asked, *self.metrics]), "score")
+
+    def find(self, label: str, *, model: str | None = None, nfe: float | None = None, images: int | None = None) -> Arm:
+        """The one arm of that label, model and budget; what is not given may be anything, if only one arm has it.
+
+        Raises:
+            BadInput: none or several; the message names those that there are.
+        """
+        labelled = [a for a in self.arms if a.label == label]
+        if not labelled:
+            raise unknown("strategy", label, sorted({a.label for a in self.arms}))
+        fitting = [
+            a
+            for a in labelled
+            if model in (None, a.model) and nfe in (None, a.nfe) and images in (None, a.images)
+        ]  # fmt: skip
+        if len(fitting) > 1:  # the arm of the largest budget holds all the others
+            whole = [a for a in fitting if a in self.trials.arms]
+            fitting = whole if len(whole) == 1 and label in self.trials.nested else fitting
+        if len(fitting) == 1:
+            return fitting[0]
+        known = ", ".join(f"{a.model} with {a.budget}" for a in labelled)
+        raise BadInput(f"{'no' if not fitting else 'more than one'} {label} fits; there is {known}")
+
+    def strategy(self, arm: Arm) -> str:
+        """Registered name of an arm's strategy."""
+        whole = [i for i, a in enumerate(self.trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
+        return self.trials.strategies[whole[0]]
+
+    def pooled(self, arm: Arm) -> bool:
+        """Whether :meth:`panel` can use the order-statistics estimator."""
+        return self.strategy(arm) in POOLED
+
+    def panel(self, arm: Arm, of: str | None = None, over: str = "nfe") -> Panel:
+        """Quality by prompt and cost: from the whole pool for Best-of-N, best-so-far for any other strategy."""
+        return (best_of_n if self.pooled(arm) else best_so_far)(self.trials, arm, of or self.main, over)
+
+    def final(self, arm: Arm, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
+        """What the searches of an arm handed out; with ``refined``, the best of the refined alone.
+
+        For Best-of-N it is the expected one over all subsets of the pool: the same mean with less noise.
+        """
+        panel = best_so_far(self.trials, arm, of or self.main, over, refined=refined)
+        if refined or not self.pooled(arm):
+            return panel
+        whole = next(a for a in self.trials.arms if (a.model, a.label) == (arm.model, arm.label))
+        count = int(spent(self.trials, arm, "images").min())
+        pool = best_of_n(self.trials, arm if arm in self.trials.arms else whole, panel.of, over, most=count)
+        return replace(panel, x=pool.x, y=pool.among(panel.prompts).y)
+
+    def value(self, arm: Arm, of: str | None = None, *, refined: bool = False) -> Interval:
+        """Mean quality of what an arm handed out."""
+        return mean_interval(self.final(arm, of, refined=refined).final)
+
+    def spent(self, arm: Arm, over: str) -> float:
+        """Mean cost of a search of an arm."""
+        return float(spent(self.trials, arm, over).mean())
+
+    def difference(self, ours: Arm, theirs: Arm, of: str | None = None, *, refined: bool = False) -> Interval:
+        """Difference of what the two handed out, paired by prompt."""
+        a, b = common(self.final(ours, of, refined=refined), self.final(theirs, of, refined=refined))
+        return mean_interval(a.final - b.final)
+
+    def win_rate(self, ours: Arm, theirs: Arm, of: str | None = None) -> WinRate:
+        """How often ``ours`` hands out the better picture of a prompt: of the pictures that were handed out."""
+        a, b = common(*(best_so_far(self.trials, arm, of or self.main, "nfe") for arm in (ours, theirs)))
+        return win_rate(a.final, b.final)
+
+    def speed_up(
+        self, slow: Arm, fast: Arm, of: str | None = None, over: str = "nfe", quality: float | None = None
+    ) -> SpeedUp:
+        """How many times less ``fast`` costs at equal quality, see :func:`~lotts_search.curves.speedup.speed_up`."""
+        return speed_up(self.panel(slow, of, over), self.panel(fast, of, over), quality)
+
+    def saturation(self, arm: Arm, of: str | None = None, over: str = "nfe") -> Saturation:
+        """The fit q∞ − c·n^−γ to an arm's curve."""
+        return fit(self.panel(arm, of, over))
+
+
+def load(run: Path | str) -> Results:
+    """The results of a study: its run folder, or a ``trials.parquet`` alone.
+
+    Raises:
+        BadInput: there is no trial table, or it is empty.
+    """
+    table, about = load_table(run, whole=False)
+    return Results(from_table(table, about), about)

@@ -1,0 +1,269 @@
+"""A trial table as arrays: searches, their running costs and their best pictures. No loop over rows anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.budget import Budget
+from lotts_search.curves.intervals import Doubles, Ints
+from lotts_search.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+AXES = {
+    "images": "pictures a prompt",
+    "nfe": "NFE a prompt",
+    "rows": "network rows a prompt",
+    "flops": "FLOPs a prompt",
+    "device_s": "device seconds a prompt",
+}
+"""What a curve may be drawn over, and how that is called."""
+PICTURES = ("sample", "encode", "refine", "advance")
+"""Kinds of trials that make candidates."""
+NEEDED = (
+    "search_id", "prompt_id", "prompt", "model", "strategy", "search_seed", "kind", "parent_id", "score", "image", *AXES
+)  # fmt: skip
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: a strategy with its settings (``label``), on a model, under a budget; None = not limited."""
+
+    model: str
+    label: str
+    nfe: float | None = None
+    images: int | None = None
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(nfe=self.nfe, images=self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """The trials of many searches.
+
+    Attributes:
+        arms: what was compared, in the order of the table.
+        prompts: ids of the prompts.
+        texts: the prompts, in the order of ``prompts``.
+        strategies: registered name of each arm's strategy.
+        arm, prompt, seed: of each search [s]; indices into ``arms`` and ``prompts``.
+        ids: of each search.
+        first: [s + 1] where the rows of each search begin; they lie together, in virtual order.
+        columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where there is none.
+        alone: whether each row is a picture from pure noise that has no parent [n].
+        picture: whether each row made a complete picture [n].
+        refined: whether that was by a refinement [n].
+        order: where each row stands in the table [n].
+        nested: labels whose search under a small budget is the beginning of that under a large one.
+        smaller: those budgets of nested labels that are beginnings of the searches of another arm.
+    """
+
+    arms: list[Arm]
+    prompts: list[str]
+    texts: list[str]
+    strategies: list[str]
+    arm: Ints
+    prompt: Ints
+    seed: Ints
+    ids: list[str]
+    first: Ints
+    columns: Mapping[str, Doubles]
+    alone: Bools
+    picture: Bools
+    refined: Bools
+    order: Ints
+    nested: frozenset[str] = frozenset()
+    smaller: tuple[Arm, ...] = ()
+    _sums: dict[str, Doubles] = field(default_factory=dict, repr=False)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the held-out metrics."""
+        return [name.removeprefix("metric_") for name in self.columns if name.startswith("metric_")]
+
+    @cached_property
+    def search(self) -> Ints:
+        """The search of each row [n]."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+    def cost(self, over: str) -> Doubles:
+        """What the search of each row has used up to and with it [n].
+
+        Raises:
+            BadInput: ``over`` is not one of :data:`AXES`.
+        """
+        if over not in AXES:
+            raise unknown("cost", over, AXES)
+        if over not in self._sums:
+            sums = np.concatenate([[0.0], np.cumsum(self.columns[over])])
+            self._sums[over] = sums[1:] - sums[self.first[:-1]][self.search]
+        return self._sums[over]
+
+    @cached_property
+    def leading(self) -> Bools:
+        """Whether each row's picture is the best of its search so far [n]; the first among equals leads."""
+        score = np.where(self.picture, np.nan_to_num(self.columns["score"], nan=-np.inf), -np.inf)
+        # One running maximum serves all searches: the ranks of a later search all lie above those of an earlier one.
+        ranked = np.unique(score, return_inverse=True)[1] + self.search * (score.size + 1)
+        before = np.concatenate([[-1], np.maximum.accumulate(ranked)[:-1]])
+        return np.asarray((ranked > before) & (score > -np.inf))
+
+    def values(self, of: str) -> Doubles:
+        """A column of values: ``score`` is the guide's, other names are those of metrics.
+
+        Raises:
+            BadInput: there is no such metric; the message names those that there are.
+        """
+        name = of if of == "score" else f"metric_{of}"
+        if name not in self.columns:
+            raise unknown("metric", of, ["score", *self.metrics])
+        return self.columns[name]
+
+
+def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[str, Any]]:
+    """The trial table of a run folder or a Parquet file, and what ``study.json`` beside it says ({} without one).
+
+    Args:
+        path: the folder or the file.
+        whole: False reads only the columns that :func:`from_table` looks at.
+
+    Raises:
+        BadInput: there is no trial table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    file = path / "trials.parquet" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"no trials in {path}: give the folder of a study, or a trials.parquet")
+    try:
+        names = pq.read_schema(file).names
+        used = [
+            n
+            for n in names
+            if whole or n in NEEDED or n in ("label", "budget_nfe", "budget_images") or n.startswith("metric_")
+        ]
+        table = pq.read_table(file, columns=used)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadInput(f"{file} is no Parquet file: {error}") from error
+    about = file.with_name("study.json")
+    return table, json.loads(about.read_text()) if about.is_file() else {}
+
+
+def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trials:
+    """The arrays of a trial table.
+
+    Args:
+        table: with the columns of :class:`~lotts_search.records.TrialRecord`; ``label``, ``budget_nfe`` and
+            ``budget_images`` are the strategy's name and no limits where they are missing.
+        about: what ``study.json`` says.
+
+    Raises:
+        BadInput: the table lacks a column, or has no rows.
+    """
+    if missing := [name for name in NEEDED if name not in table.column_names]:
+        raise BadInput(f"this is no trial table: it has no column {missing[0]!r}")
+    if not len(table):
+        raise BadInput("the trial table is empty: no search has finished yet")
+    search, ids = _codes(table, "search_id")
+    order = np.argsort(search, kind="stable") if (np.diff(search) < 0).any() else np.arange(len(search))
+    search = search[order]
+    first = np.flatnonzero(np.concatenate([[True], search[1:] != search[:-1], [True]]))
+    heads = order[first[:-1]]
+
+    prompt, prompts = _codes(table, "prompt_id")
+    texts, known = _codes(table, "prompt")
+    kinds, kind_names = _codes(table, "kind")
+    models, model_names = _codes(table, "model")
+    strategies, strategy_names = _codes(table, "strategy")
+    labels, label_names = _codes(table, "label") if "label" in table.column_names else (strategies, strategy_names)
+    budgets = [_numbers(table, name)[heads] for name in ("budget_nfe", "budget_images")]
+
+    columns = {name: np.nan_to_num(_numbers(table, name)[order]) for name in AXES}
+    for name in ["score", *(c for c in table.column_names if c.startswith("metric_"))]:
+        columns[name] = _numbers(table, name)[order]
+
+    made = np.isin(kinds, [i for i, name in enumerate(kind_names) if name in PICTURES])
+    seen, rootless = _given(table, "image"), ~_given(table, "parent_id")
+    sampled = np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "sample"])
+
+    parts = np.stack([models[heads], labels[heads], *(np.nan_to_num(b, nan=-1.0) for b in budgets)], axis=1)
+    kept, firsts, arm = np.unique(parts, axis=0, return_index=True, return_inverse=True)
+    place = np.argsort(firsts)  # the arms in the order of the table
+    arms = [
+        Arm(model_names[int(m)], label_names[int(name)], None if n < 0 else float(n), None if i < 0 else int(i))
+        for m, name, n, i in kept[place]
+    ]
+    of_prompt = np.full(len(prompts), -1)
+    of_prompt[prompt[heads]] = texts[heads]
+    nested, smaller = _nested(arms, about or {})
+    return Trials(
+        arms=arms,
+        prompts=prompts,
+        texts=[known[i] for i in of_prompt],
+        strategies=[strategy_names[strategies[heads[firsts[i]]]] for i in place],
+        arm=np.argsort(place)[arm.ravel()],
+        prompt=prompt[heads],
+        seed=np.asarray(_numbers(table, "search_seed")[heads], dtype=np.int64),
+        ids=[ids[i] for i in search[first[:-1]]],
+        first=first,
+        columns=columns,
+        alone=(sampled & rootless)[order],
+        picture=(made & seen)[order],
+        refined=np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "refine"])[order],
+        order=order,
+        nested=nested,
+        smaller=smaller,
+    )
+
+
+def _nested(arms: list[Arm], about: Mapping[str, Any]) -> tuple[frozenset[str], tuple[Arm, ...]]:
+    """Labels that ran once for all their budgets, and the arms that are beginnings of their searches."""
+    known = {s["label"]: s for s in about.get("strategies", ()) if s.get("nested")}
+    smaller = []
+    for arm in arms:
+        for budget in known.get(arm.label, {}).get("budgets", ()):
+            part = Arm(arm.model, arm.label, budget.get("nfe"), budget.get("images"))
+            if part not in arms and part not in smaller:
+                smaller.append(part)
+    return frozenset(known), tuple(smaller)
+
+
+def _codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
+    """A text column as indices into its different values, in the order in which they first occur."""
+    import pyarrow as pa
+
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of a table without rows
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode(null_encoding="encode")
+    codes = np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return codes, ["" if value is None else str(value) for value in column.dictionary.to_pylist()]
+
+
+def _numbers(table: pa.Table, name: str) -> Doubles:
+    """A column as doubles, NaN where it is null or missing."""
+    import pyarrow as pa
+
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table.column(name).cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _given(table: pa.Table, name: str) -> Bools:
+    """Where a column is not null."""
+    return np.asarray(table.column(name).is_valid().to_numpy(), dtype=bool)

@@ -1,0 +1,56 @@
+"""Win rates of paired searches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lotts_search.curves.intervals import Doubles
+
+TIE = 1e-12
+"""Values that are closer than this are equal."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often one strategy beats another on the same prompt; a tie counts half.
+
+    Attributes:
+        rate: 0 to 1.
+        low, high: 95 % interval.
+        wins, ties, losses: numbers of prompts.
+    """
+
+    rate: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    losses: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.rate:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+
+
+def win_rate(ours: Doubles, theirs: Doubles, confidence: float = 0.95) -> WinRate:
+    """The rate at which ``ours`` [prompts] is greater than ``theirs`` [prompts] on the same prompts.
+
+    The interval is Wilson's, with a tie as half a win: it does not shrink to nothing where one side always wins, as a
+    bootstrap does. With ties it is wider than it need be.
+
+    Raises:
+        ValueError: no prompts, or not the same number.
+    """
+    if not ours.size or ours.shape != theirs.shape:
+        raise ValueError("a win rate needs the same prompts on both sides, one at least")
+    wins, losses = int((ours - theirs > TIE).sum()), int((theirs - ours > TIE).sum())
+    n = ours.size
+    rate = (wins + (n - wins - losses) / 2) / n
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return WinRate(rate, float(np.clip(middle - half, 0, 1)), float(np.clip(middle + half, 0, 1)),
+                   wins, n - wins - losses, losses)  # fmt: skip
