@@ -53,6 +53,21 @@ _STRATEGIES = [
         "Re-noise the best pictures and denoise them along other paths.",
     ),
     Entry("evolutionary", "lotts_search.strategies.evolutionary:Evolutionary", "Elites and mutations of start noises."),
+    Entry(
+        "particle", "lotts_search.strategies.particle:Particle", "Feynman-Kac steering: particles that multiply or end."
+    ),
+    Entry("beam-in-mask", "lotts_search.strategies.beam_in_mask:BeamInMask", "Beam search inside the located mask."),
+    Entry("svdd", "lotts_search.strategies.svdd:SVDD", "At every step several children; the best one goes on."),
+    Entry(
+        "tree-search",
+        "lotts_search.strategies.tree_search:DiffusionTreeSearch",
+        "Monte Carlo tree search over the denoising steps.",
+    ),
+    Entry(
+        "rollover-budget",
+        "lotts_search.strategies.rollover_budget:RolloverBudget",
+        "Children one by one at each step; unused quotas roll over.",
+    ),
 ]
 _VERIFIERS = [
     Entry(

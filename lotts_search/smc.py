@@ -103,8 +103,9 @@ class Weights:
         self.log = np.zeros(count)
         return chosen
 
-    def keep(self, chosen: Indices) -> None:
+    def keep(self, chosen: Sequence[int] | Indices) -> None:
         """Go on with these particles [any number] alone, with their weights and histories."""
+        chosen = np.asarray(chosen, dtype=np.intp)
         self.log, self._product = self.log[chosen], self._product[chosen]
         self._highest, self._sum = self._highest[chosen], self._sum[chosen]
 

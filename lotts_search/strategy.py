@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -39,9 +39,11 @@ __all__ = [
     "Strategy",
     "Trial",
     "allowance",
+    "check_noise",
     "gather",
     "paid",
     "repeat",
+    "scored",
     "staged",
 ]
 
@@ -115,6 +117,30 @@ def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]
     for at, stop in pairwise(stops):
         yield "score", count, costs.score
         yield "advance", count, costs.segment(at, stop, scored=True)
+
+
+async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[tuple[int, Candidate, float]]:
+    """Wait for candidates and score those that are partial.
+
+    Returns:
+        The place of each among the trials, the candidate and its score; those that were refused or failed are left out.
+    """
+
+    async def one(place: int, trial: Trial[Candidate]) -> tuple[int, Candidate, float]:
+        candidate = await trial
+        return place, candidate, await search.score(candidate)
+
+    return await gather(*(one(place, trial) for place, trial in enumerate(trials)))
+
+
+def check_noise(search: Search) -> None:
+    """Refuse a solver without noise: of strategies that branch trajectories, all branches would be the same.
+
+    Raises:
+        BadInput: eta is 0.
+    """
+    if search.eta == 0:
+        raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
 
 def allowance(budget: Budget, costs: Costs) -> float:

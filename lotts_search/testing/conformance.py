@@ -21,11 +21,12 @@ from lotts_search.api import SearchResult, asearch, search
 from lotts_search.budget import Budget, Cost, Costs
 from lotts_search.errors import BudgetTooSmall
 from lotts_search.journal import Journal
-from lotts_search.strategy import Plan, Strategy
+from lotts_search.strategy import Plan, Strategy, allowance
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.work import Sampling
 
 PROMPT = "center red star"
+_OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
 
 
 def tree(result: SearchResult) -> list[tuple[object, ...]]:
@@ -39,6 +40,9 @@ class StrategyConformance:
 
     info = analytic_info()
     """The model that the strategy is tried on."""
+
+    pictures_are_steps = False
+    """Whether N pictures without NFE stand for the steps of N samples (:func:`lotts_search.strategy.allowance`)."""
 
     def strategy(self) -> Strategy:
         """A strategy to test, anew at each call."""
@@ -71,6 +75,12 @@ class StrategyConformance:
             found.append({name: limits[name] for name in (("nfe",), ("images",), ("nfe", "images"))[i % 3]})
         return found
 
+    def outcomes(self) -> list[tuple[dict[str, Any], SearchResult]]:
+        """The random budgets with a search for each; the same searches for all tests."""
+        if type(self) not in _OUTCOMES:
+            _OUTCOMES[type(self)] = [(budget, self.run(**budget)) for budget in self.budgets()]
+        return _OUTCOMES[type(self)]
+
     def test_same_tree_whatever_the_real_order(self) -> None:
         for budget in self.budgets(6):
             expected = self.run(**budget)
@@ -85,14 +95,13 @@ class StrategyConformance:
         assert {t.image for t in one.trials if t.image}.isdisjoint({t.image for t in other.trials if t.image})
 
     def test_budget_is_never_exceeded(self) -> None:
-        for budget in self.budgets():
-            result = self.run(**budget)
+        for budget, result in self.outcomes():
             assert result.ledger.nfe <= budget.get("nfe", float("inf"))
             assert result.ledger.images <= budget.get("images", float("inf"))
 
     def test_plan_equals_ledger(self) -> None:
-        for budget in self.budgets():
-            plan, result = self.strategy().plan(Budget(**budget), self.costs), self.run(**budget)
+        for budget, result in self.outcomes():
+            plan = self.strategy().plan(Budget(**budget), self.costs)
             if not plan.exact:
                 assert result.ledger.nfe <= plan.nfe <= budget.get("nfe", plan.nfe), budget
                 continue
@@ -100,10 +109,12 @@ class StrategyConformance:
             assert (plan.trials, plan.nfe) == (dict(done), result.ledger.nfe), budget
 
     def test_what_is_left_pays_for_nothing_more(self) -> None:
-        for budget in self.budgets():
+        for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
+            if self.pictures_are_steps and limits.nfe is None:
+                limits = Budget(nfe=allowance(limits, self.costs))
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
-            spent = self.run(**budget).ledger
+            spent = result.ledger
             assert cheapest is None or not limits.minus(Cost(spent.nfe, spent.images)).pays(cheapest), budget
 
     def test_too_small_a_budget_is_a_clear_error_before_any_work(self) -> None:
