@@ -24,11 +24,12 @@ from torch import Tensor
 
 from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput, Failure, LottsError
-from lotts_search.localization.attention import Attentive, RowAttention
+from lotts_search.localization.attention import RowAttention
 from lotts_search.localization.error_contrast import PredictionRow
 from lotts_search.localization.fusion import FusionLocalization
-from lotts_search.localization.locate import PredictionLocalization, attend_rows, begin
+from lotts_search.localization.locate import PredictionLocalization, attend_rows, begin, prompts_of
 from lotts_search.localization.maskgen import AttentionLocalization
+from lotts_search.localization.select import in_tokens
 from lotts_search.trajectories import Trajectories, Trajectory, look, start_state
 from lotts_search.work import Bytes, Encode, Floats, Generate, Locate, Located, Predict, Result, Segment, State, Usage
 
@@ -167,7 +168,7 @@ class Engine:
                 self._divide(job, answer)
                 return
             job.task = answer
-            prompts = [row.prompt for row in answer.rows]
+            prompts = prompts_of(answer)
         elif work.sampling.guided:
             if self.max_batch < 2:
                 raise BadInput("max_batch must be 2 or more for guided sampling")
@@ -219,6 +220,8 @@ class Engine:
         self._jobs.pop(job.future, None)
         started = job.started or job.submitted
         waited = started - job.submitted
+        if located is not None:
+            located = in_tokens(located, cast(Locate, job.work).source.ratio, self.backbone.info.patch)
         result = Result(job.usage, state, image, located, queue_s=waited, started=started, finished=time.time())
         with contextlib.suppress(InvalidStateError):  # failed or cancelled meanwhile
             job.future.set_result(result)
@@ -316,7 +319,7 @@ class Engine:
         # Padded, a localization keeps to itself: its number of rows is its own, so it wastes none.
         while not self.pad and self._captures:
             task = cast(AttentionLocalization, self._captures[0].task)
-            if task.grid != first.grid or len(rows) + len(task.rows) > self.max_batch:
+            if not task.goes_with(first) or len(rows) + len(task.rows) > self.max_batch:
                 break
             rows += task.rows
             jobs.append(self._captures.popleft())
@@ -327,10 +330,8 @@ class Engine:
             seen: list[RowAttention] = []
             for start in range(0, len(rows), self.max_batch):
                 part = rows[start : start + self.max_batch]
-                stacked = self.backbone.stack(
-                    [job.conditioning[row.prompt] for job, row in zip(owners[start:], part, strict=False)]
-                )
-                seen += attend_rows(cast(Attentive, self.backbone), part, first.grid, stacked)
+                known = [job.conditioning for job in owners[start : start + self.max_batch]]
+                seen += attend_rows(self.backbone, part, first, known)
             for job in jobs:
                 job.started = now
                 task = cast(AttentionLocalization, job.task)

@@ -89,6 +89,46 @@ class AttentionMask(MaskSource):
 
 
 @dataclass(frozen=True)
+class ConceptMask(MaskSource):
+    """MaskGen on a transformer of joint attention (FLUX), in the manner of ConceptAttention (Helbling et al. 2025).
+
+    The words of the three prompts run beside the picture through the double-stream blocks: they attend to themselves
+    and to the picture, which never sees them. A prompt's map is the dot product of the picture's and of its words'
+    attention outputs before projection. All three prompts fit in one network row.
+
+    Attributes:
+        ratio: r, share of the grid of image tokens, 0..1.
+        alpha: weight of the original prompt's map, 0 or more.
+        level: training timestep at which the picture is looked at, 0..999.
+        noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
+        draws: how many noise draws are averaged (1 where nothing is noised).
+        blocks: how many of the last double-stream blocks are read; None = 10 of 19, or half of fewer.
+        propagate: smooth by self-attention among the image queries (step 3); False is the ablation.
+        original: use A_ori (False: "w/o A_ori").
+        contrast: use A_con (False: "w/o A_con").
+        word_only: read only the quality word's tokens instead of all content tokens.
+        high, low: the quality templates.
+    """
+
+    ratio: float = 0.5
+    alpha: float = 0.5
+    level: int = 0
+    noised: bool = False
+    draws: int = 1
+    blocks: int | None = None
+    propagate: bool = True
+    original: bool = True
+    contrast: bool = True
+    word_only: bool = False
+    high: str = HIGH_QUALITY
+    low: str = LOW_QUALITY
+
+    def rows(self) -> int:
+        """Network rows that one localization takes; each stops after the double-stream blocks."""
+        return self.draws
+
+
+@dataclass(frozen=True)
 class ErrorContrastMask(MaskSource):
     """Denoising-error contrast: per-position squared error of the prediction under p+ minus that under p−.
 
@@ -236,6 +276,9 @@ class GivenMask(MaskSource):
 
 _KINDS = [
     Entry("attention", "lotts_search.masks:AttentionMask", "Contrast of attention under p- and p+ (LoTTS)."),
+    Entry(
+        "concept-attention", "lotts_search.masks:ConceptMask", "The same on FLUX, in the manner of ConceptAttention."
+    ),
     Entry("error-contrast", "lotts_search.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."),
     Entry("quality", "lotts_search.masks:QualityMask", "No-reference quality map of the decoded picture."),
     Entry("disagreement", "lotts_search.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),

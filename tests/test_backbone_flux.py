@@ -1,25 +1,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FluxPipeline
 from torch import Tensor
 
+from lotts_search.api import search
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.flux import Flux, image_ids, pack, unpack
 from lotts_search.engine import Engine
 from lotts_search.errors import BadInput, Failure
+from lotts_search.local import LocalPool
 from lotts_search.noise import draw
 from lotts_search.registry import load_backbone
 from lotts_search.solver import coefficients, step
 from lotts_search.trajectories import background_noise
 from lotts_search.work import Encode, Floats, Region, Result, Sampling, Segment
-from tests.tiny import run, sample
+from tests.tiny import run, sample, tiny_backbone
 from tests.tiny_flux import flux_of, shared_flux, tiny_flux
 
 SHAPE, GRID, STEPS = (4, 8, 8), (4, 4), 5
@@ -315,7 +319,31 @@ def test_prompts_are_encoded_as_by_the_pipeline() -> None:
     assert flux_of(pipeline, words=9).encode_prompts([PROMPT])[0].states.shape == (9, 24)
 
 
-def test_a_folder_runs_a_whole_search_unchanged(tmp_path: Path) -> None:
+class Brightness:
+    """Scores pictures by their mean."""
+
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        means: npt.NDArray[np.float32] = images.mean((1, 2, 3)).astype(np.float32)
+        return means
+
+
+@pytest.mark.parametrize("strategy", ["lotts", "best-of-n", "resampling"])
+def test_the_same_strategies_run_on_every_family(strategy: str) -> None:
+    for backbone in (tiny_backbone(), shared_flux(), flux_of(tiny_flux(guidance=True))):
+        with LocalPool(backbone, {"brightness": Brightness()}, max_batch=4, threads=1) as pool:
+            result = search(PROMPT, pool=pool, strategy=strategy, verifier="brightness", steps=4, images=None, nfe=24)
+        assert result.status == "done" and result.image is not None
+        if strategy == "lotts":
+            kinds = Counter(trial.kind for trial in result.trials)
+            assert kinds["refine"] >= 2 and kinds["localize"] >= 1
+            assert all(trial.status == "done" for trial in result.trials)
+            assert result.ledger.nfe <= 24
+            if backbone.info.family == "flux":
+                located = next(iter(result.located.values()))
+                assert located.heat.shape == GRID and located.mask.sum() == 32
+
+
+def test_a_folder_gives_the_same_model(tmp_path: Path) -> None:
     tiny_flux().save_pretrained(tmp_path / "flux", safe_serialization=True)
     loaded = load_backbone(str(tmp_path / "flux"), device="cpu")
     assert isinstance(loaded, Flux)

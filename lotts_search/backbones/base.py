@@ -53,6 +53,7 @@ class ModelInfo:
         defaults: the model's own settings.
         embedded_guidance: the network is told the guidance weight, so a step takes one row at any weight; otherwise
             guidance is classifier-free.
+        patch: latent cells to a side of one token of the network; masks are made of whole tokens.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ModelInfo:
     flops_per_row: float
     defaults: Defaults
     embedded_guidance: bool = False
+    patch: int = 1
 
 
 @dataclass(frozen=True)

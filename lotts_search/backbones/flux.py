@@ -18,10 +18,19 @@ from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.folder import defaults_of, load_component, load_weights, read_json
 from lotts_search.errors import BadInput
+from lotts_search.localization.attention import Concept, RowAttention
+from lotts_search.localization.joint import (
+    ConceptRecorder,
+    JointRecorder,
+    capture_joint,
+    default_blocks,
+    embed_concepts,
+)
+from lotts_search.masks import ConceptMask
 
-SCHNELL = Defaults(steps=10, guidance=1.0, t0=1, integrate=1)
+SCHNELL = Defaults(steps=10, guidance=1.0, t0=1, integrate=1, mask=ConceptMask())
 """The paper's settings for FLUX.1-schnell (LoTTS, implementation details)."""
-DEV = Defaults(steps=28, guidance=3.5, t0=3, integrate=3)
+DEV = Defaults(steps=28, guidance=3.5, t0=3, integrate=3, mask=ConceptMask())
 """For models that are told a guidance weight: diffusers' steps and weight, the paper's shares of t0 and tg."""
 SCHNELL_WORDS, DEV_WORDS = 256, 512
 """T5 tokens of a prompt, padding included, as the two models were trained."""
@@ -109,6 +118,7 @@ class Flux:
             flops_per_row=_flops_per_row(transformer, self._grid, self.words),
             defaults=defaults or (DEV if embedded else SCHNELL),
             embedded_guidance=embedded,
+            patch=2,
         )
 
     @classmethod
@@ -254,6 +264,77 @@ class Flux:
     @property
     def _shift(self) -> float:
         return float(self.vae.config["shift_factor"] or 0.0)
+
+    # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.
+
+    def tokens(self, prompt: str) -> list[int]:
+        """T5 token ids of the prompt's words, without EOS and padding; their positions are 0, 1, …"""
+        return list(self.tokenizer_2(prompt, add_special_tokens=False).input_ids[: self.words - 1])
+
+    first_token = 0
+    """Position of the first word's token: T5 has no BOS."""
+
+    def grids(self) -> dict[int, tuple[int, int]]:
+        """The one grid there is, that of the image tokens."""
+        return {min(self._grid): self._grid}
+
+    @torch.inference_mode()
+    def attend(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: FluxText,
+        positions: list[list[int]],
+        queries: list[bool],
+        grid: tuple[int, int],
+    ) -> list[RowAttention]:
+        """As of :class:`~lotts_search.localization.attention.Attentive`: the image queries' attention to the text in
+        the last double-stream blocks, as many as :meth:`concept_blocks` has by default."""
+        record = JointRecorder(positions, queries, grid, self._last(self.concept_blocks(None)))
+        with capture_joint(self.transformer, record):
+            self.transformer(**self.network_inputs(latents, timesteps, conditioning), return_dict=False)
+        return record.rows()
+
+    def concept_grid(self) -> tuple[int, int]:
+        return self._grid
+
+    def concept_blocks(self, wanted: int | None) -> int:
+        there = len(self.transformer.transformer_blocks)
+        blocks = default_blocks(there) if wanted is None else wanted
+        if not 1 <= blocks <= there:
+            raise BadInput(f"blocks must be within 1..{there}, got {wanted}")
+        return blocks
+
+    def _last(self, blocks: int) -> range:
+        there = len(self.transformer.transformer_blocks)
+        return range(there - blocks, there)
+
+    @torch.inference_mode()
+    def attend_concepts(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: FluxText,
+        concepts: list[list[Concept]],
+        queries: list[bool],
+        blocks: int,
+    ) -> list[RowAttention]:
+        inputs = self.network_inputs(latents, timesteps, conditioning)
+        count = max(1, *(len(concept.tokens) for row in concepts for concept in row))
+        valid = torch.zeros(len(concepts), len(concepts[0]), count, dtype=torch.bool, device=latents.device)
+        weights = torch.zeros(valid.shape, device=latents.device)
+        states = conditioning.states.new_zeros(*valid.shape, conditioning.states.shape[-1])
+        for i, row in enumerate(concepts):
+            for j, concept in enumerate(row):
+                states[i, j, : len(concept.tokens)] = concept.conditioning.states[concept.tokens]
+                valid[i, j, : len(concept.tokens)] = True
+                weights[i, j, concept.read] = 1 / max(1, len(concept.read))
+        pooled = torch.stack([torch.stack([concept.conditioning.pooled for concept in row]) for row in concepts])
+        words = embed_concepts(self.transformer, states, pooled, inputs["timestep"], conditioning.guidance)
+        record = ConceptRecorder(*words, valid, weights, queries, self._grid, self._last(blocks))
+        with capture_joint(self.transformer, record):
+            self.transformer(**inputs, return_dict=False)
+        return record.rows()
 
 
 def pack(latents: Tensor) -> Tensor:

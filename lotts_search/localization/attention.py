@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ class RowAttention:
 
     Attributes:
         words: [h, w] float32, attention probability of the image positions to the chosen text tokens, averaged over
-            tokens, heads and layers.
+            tokens, heads and layers; [P, h, w] float32 where the words of P prompts were read at once.
         queries: one tensor [heads, h*w, d] for each self-attention layer at the grid, if they were asked for.
     """
 
@@ -56,6 +57,63 @@ class Attentive(Backbone, Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Concept:
+    """A prompt whose words run beside the picture.
+
+    Attributes:
+        conditioning: of the prompt, as :meth:`Backbone.encode_prompts` gives it.
+        tokens: text positions of its words.
+        read: which of ``tokens``, by index, count for its map.
+    """
+
+    conditioning: Any
+    tokens: list[int]
+    read: list[int]
+
+
+class Conceptual(Backbone, Protocol):
+    """A backbone that gives maps of concepts: what :class:`~lotts_search.masks.ConceptMask` needs of a family."""
+
+    first_token: int
+    """Position of the first word's token in the text sequence."""
+
+    def tokens(self, prompt: str) -> list[int]:
+        """As of :class:`Attentive`."""
+
+    def concept_grid(self) -> tuple[int, int]:
+        """(h, w) of the image tokens."""
+
+    def concept_blocks(self, wanted: int | None) -> int:
+        """How many blocks are read, by default or as wanted.
+
+        Raises:
+            BadInput: there are not so many.
+        """
+
+    def attend_concepts(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Any,
+        concepts: list[list[Concept]],
+        queries: list[bool],
+        blocks: int,
+    ) -> list[RowAttention]:
+        """One network call [B, C, H, W] with the maps of concepts, one entry a row.
+
+        Args:
+            latents, timesteps, conditioning: as of :meth:`Backbone.predict`.
+            concepts: for each row the same number P of prompts.
+            queries: for each row whether its image queries are kept.
+            blocks: how many of the last blocks are read.
+        """
+
+
+MOST_PROBABILITIES = 2**28
+"""Attention probabilities that exist at once: 1 GiB in float32. Heads take turns where all together would be more."""
+
+
 def attention_map(query: Tensor, key: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     """``softmax(Q Kᵀ/√d)·weights`` without keeping the probabilities: attention with ``weights`` as its values.
 
@@ -68,7 +126,22 @@ def attention_map(query: Tensor, key: Tensor, weights: Tensor, mask: Tensor | No
     Returns:
         [B, N, V] float32, averaged over heads.
     """
-    values = weights.float()[:, None].expand(-1, query.shape[1], -1, -1)
+    (batch, heads, count, _), (*_, maps) = query.shape, weights.shape
+    values = weights.float()[:, None]
+    if query.is_cuda:
+        # Its kernels that keep no probabilities want widths of values that are multiples of 8.
+        values = functional.pad(values, (0, -maps % 8))
     mask = None if mask is None else mask.float()
-    out = functional.scaled_dot_product_attention(query.float(), key.float(), values, attn_mask=mask)
-    return out.mean(1)
+    together = max(1, min(heads, MOST_PROBABILITIES // (batch * count * key.shape[2])))
+    total = torch.zeros((), device=query.device)
+    for first in range(0, heads, together):
+        some = slice(first, first + together)
+        q, k = query[:, some].float(), key[:, some].float()
+        part = None if mask is None or mask.shape[1] == 1 else mask[:, some]
+        out = functional.scaled_dot_product_attention(
+            q, k, values.expand(-1, q.shape[1], -1, -1), attn_mask=mask if part is None else part
+        )
+        if q.shape[1] == heads:
+            return out[..., :maps].mean(1)
+        total = total + out[..., :maps].sum(1)
+    return total / heads

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import Attentive, RowAttention
+from lotts_search.localization.attention import Attentive, Concept, Conceptual, RowAttention
 from lotts_search.localization.disagreement import DisagreementLocalization
 from lotts_search.localization.error_contrast import ErrorContrastLocalization, PredictionRow
 from lotts_search.localization.fusion import FusionLocalization
 from lotts_search.localization.maskgen import AttentionLocalization, AttentionRow
 from lotts_search.localization.quality import locate_quality
-from lotts_search.localization.select import blocks, given, whole
+from lotts_search.localization.select import blocks, given, in_tokens, whole
 from lotts_search.masks import (
     AttentionMask,
+    ConceptMask,
     DisagreementMask,
     ErrorContrastMask,
     FusionMask,
@@ -54,12 +55,16 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
     """
     if not work.state.complete:
         raise BadInput(f"only a finished picture can be localized; this one is at step {work.state.step}")
-    size = backbone.info.latent[1:]
+    size, patch = backbone.info.latent[1:], backbone.info.patch
     match work.source:
         case AttentionMask():
             if not hasattr(backbone, "attend"):
                 raise BadInput(f"model {backbone.info.name} gives no attention; choose another mask source")
             return AttentionLocalization(cast(Attentive, backbone), work, work.source)
+        case ConceptMask():
+            if not hasattr(backbone, "attend_concepts"):
+                raise BadInput(f"model {backbone.info.name} gives no maps of concepts; choose another mask source")
+            return AttentionLocalization(cast(Conceptual, backbone), work, work.source)
         case ErrorContrastMask():
             return ErrorContrastLocalization(backbone, work, work.source)
         case DisagreementMask():
@@ -71,11 +76,11 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
         case RandomMask(ratio, block):
             # One number a cell suffices for any block size.
             noise = draw(work.search_seed, work.lineage, "locate", 0, size)
-            return blocks(noise, ratio, block, size)
+            return blocks(noise, ratio, block, size, patch)
         case WholeMask():
             return whole(size)
         case GivenMask(png):
-            return given(png, size)
+            return given(png, size, patch)
         case plugin:
             try:
                 method = pkgutil.resolve_name(plugin.method)
@@ -86,13 +91,32 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
             return made
 
 
+def prompts_of(task: AttentionLocalization | PredictionLocalization) -> list[str]:
+    """The prompts whose conditionings a localization needs."""
+    return task.prompts if isinstance(task, AttentionLocalization) else [row.prompt for row in task.rows]
+
+
 def attend_rows(
-    backbone: Attentive, rows: list[AttentionRow], grid: tuple[int, int], stacked: object
+    backbone: Backbone, rows: list[AttentionRow], task: AttentionLocalization, known: Sequence[Mapping[str, Any]]
 ) -> list[RowAttention]:
-    """One attention call for ``rows`` with their stacked conditioning."""
+    """One attention call.
+
+    Args:
+        rows: of ``task`` and of localizations that go with it.
+        known: for each row the conditionings by prompt.
+    """
     latents, timesteps = _inputs(backbone, rows)
-    positions, queries = [row.positions for row in rows], [row.queries for row in rows]
-    return backbone.attend(latents, timesteps, stacked, positions, queries, grid)
+    stacked = backbone.stack([texts[row.prompt] for row, texts in zip(rows, known, strict=True)])
+    queries = [row.queries for row in rows]
+    if task.blocks is None:
+        positions = [row.positions for row in rows]
+        return cast(Attentive, backbone).attend(latents, timesteps, stacked, positions, queries, task.grid)
+    concepts = [
+        [Concept(texts[prompt], tokens, read) for prompt, tokens, read in row.concepts]
+        for row, texts in zip(rows, known, strict=True)
+    ]
+    shared = cast(Conceptual, backbone)
+    return shared.attend_concepts(latents, timesteps, stacked, concepts, queries, task.blocks)
 
 
 @torch.inference_mode()
@@ -104,20 +128,23 @@ def locate(backbone: Backbone, work: Locate, *, batch: int = 16) -> Located:
         work: the finished state and the mask source.
         batch: most rows in one network call.
     """
+    return in_tokens(_locate(backbone, work, batch), work.source.ratio, backbone.info.patch)
+
+
+def _locate(backbone: Backbone, work: Locate, batch: int) -> Located:
     task = begin(backbone, work)
     if isinstance(task, Located):
         return task
     if isinstance(task, FusionLocalization):
         return task.finish([locate(backbone, part, batch=batch) for part in task.parts])
-    prompts = list(dict.fromkeys(row.prompt for row in task.rows))
+    prompts = list(dict.fromkeys(prompts_of(task)))
     texts = [tell(backbone, text, work.sampling.guidance) for text in backbone.encode_prompts(prompts)]
     known = dict(zip(prompts, texts, strict=True))
     starts = range(0, len(task.rows), batch)
     if isinstance(task, AttentionLocalization):
         seen: list[RowAttention] = []
         for part in (task.rows[start : start + batch] for start in starts):
-            stacked = backbone.stack([known[row.prompt] for row in part])
-            seen += attend_rows(cast(Attentive, backbone), part, task.grid, stacked)
+            seen += attend_rows(backbone, part, task, [known] * len(part))
         return task.finish(seen)
     outputs: list[Tensor] = []
     for chunk in (task.rows[start : start + batch] for start in starts):

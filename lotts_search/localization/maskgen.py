@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import Attentive, RowAttention, attention_map
+from lotts_search.localization.attention import Attentive, Conceptual, RowAttention, attention_map
 from lotts_search.localization.select import located, unit
-from lotts_search.masks import AttentionMask
+from lotts_search.masks import AttentionMask, ConceptMask
 from lotts_search.noise import draw
 from lotts_search.work import Floats, Locate, Located
 
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """One network row whose attention is read: latent [C, H, W], training timestep, prompt, text positions."""
+    """One network row whose attention is read.
+
+    Attributes:
+        latent: [C, H, W].
+        timestep: training timestep that the network is told.
+        prompt: what it is told to draw.
+        positions: text positions that count; empty where concepts are read.
+        queries: whether the image queries are kept.
+        concepts: the prompts whose words run beside the picture: prompt, positions of its words, indices of those
+            that count.
+    """
 
     latent: Floats
     timestep: float
     prompt: str
     positions: list[int]
     queries: bool
+    concepts: tuple[tuple[str, list[int], list[int]], ...] = ()
 
 
 def default_grid(grids: dict[int, tuple[int, int]], latent: tuple[int, int]) -> int:
@@ -44,38 +56,49 @@ def quality_word(high: list[int], low: list[int]) -> tuple[list[int], list[int]]
     return list(range(start, len(high) - end)), list(range(start, len(low) - end))
 
 
+def _grid(backbone: Attentive, wanted: int | None) -> tuple[int, int]:
+    grids = backbone.grids()
+    height, width = backbone.info.latent[1:]
+    side = default_grid(grids, (height, width)) if wanted is None else wanted
+    if side not in grids:
+        raise BadInput(f"grid must be one of {', '.join(map(str, sorted(grids)))}, got {side}")
+    return grids[side]
+
+
 class AttentionLocalization:
     """One localization by attention: which rows the network must see, and what follows from their attention.
 
     Attributes:
-        rows: 3 a draw, in the order ori, pos, neg.
+        rows: 3 a draw, in the order ori, pos, neg; of a :class:`ConceptMask` one a draw, with these three concepts.
+        prompts: ori, pos and neg.
         grid: (h, w) of the attention maps.
+        blocks: how many blocks a :class:`ConceptMask` reads; None for an :class:`AttentionMask`.
     """
 
-    def __init__(self, backbone: Attentive, work: Locate, source: AttentionMask):
+    def __init__(self, backbone: Attentive | Conceptual, work: Locate, source: AttentionMask | ConceptMask):
         if not (source.original or source.contrast):
             raise BadInput("an attention mask without the original's attention and without the contrast is empty")
         if source.draws < 1:
             raise BadInput(f"draws must be 1 or more, got {source.draws}")
         if not source.alpha >= 0:
             raise BadInput(f"alpha must be 0 or more, got {source.alpha}")
-        grids = backbone.grids()
-        height, width = backbone.info.latent[1:]
-        side = default_grid(grids, (height, width)) if source.grid is None else source.grid
-        if side not in grids:
-            raise BadInput(f"grid must be one of {', '.join(map(str, sorted(grids)))}, got {side}")
-        self.grid = grids[side]
-        self._source, self._size = source, (height, width)
+        self.blocks: int | None = None
+        if isinstance(source, ConceptMask):
+            shared = cast(Conceptual, backbone)
+            self.grid, self.blocks = shared.concept_grid(), shared.concept_blocks(source.blocks)
+        else:
+            self.grid = _grid(cast(Attentive, backbone), source.grid)
+        self._source, self._size = source, backbone.info.latent[1:]
 
         prompt = work.sampling.prompt
-        prompts = [prompt, source.high.replace("{}", prompt), source.low.replace("{}", prompt)]
-        tokens = [backbone.tokens(text) for text in prompts]
+        self.prompts = [prompt, source.high.replace("{}", prompt), source.low.replace("{}", prompt)]
+        tokens = [backbone.tokens(text) for text in self.prompts]
         chosen = [list(range(len(ids))) for ids in tokens]
         if source.word_only:
             chosen[1], chosen[2] = quality_word(tokens[1], tokens[2])
             if not (chosen[1] and chosen[2]):
                 raise BadInput("the quality templates do not differ in a word, so word_only has nothing to read")
-        positions = [[backbone.first_token + index for index in indices] for indices in chosen]
+        first = backbone.first_token
 
         alpha, sigma = backbone.train_level(source.level)
         self.rows: list[AttentionRow] = []
@@ -84,9 +107,18 @@ class AttentionLocalization:
             if source.noised:
                 noise = draw(work.search_seed, work.lineage, "locate", number, latent.shape)
                 latent = np.float32(alpha) * latent + np.float32(sigma) * noise
-            for which, (text, places) in enumerate(zip(prompts, positions, strict=True)):
-                wants = source.propagate and which == 0
-                self.rows.append(AttentionRow(latent, float(source.level), text, places, wants))
+            if isinstance(source, ConceptMask):
+                places = [[first + index for index in range(len(ids))] for ids in tokens]
+                concepts = tuple(zip(self.prompts, places, chosen, strict=True))
+                self.rows.append(AttentionRow(latent, float(source.level), prompt, [], source.propagate, concepts))
+                continue
+            for which, (text, indices) in enumerate(zip(self.prompts, chosen, strict=True)):
+                wants, places_read = source.propagate and which == 0, [first + index for index in indices]
+                self.rows.append(AttentionRow(latent, float(source.level), text, places_read, wants))
+
+    def goes_with(self, other: AttentionLocalization) -> bool:
+        """Whether rows of the two can be in one network call."""
+        return (self.grid, self.blocks) == (other.grid, other.blocks)
 
     def finish(self, seen: list[RowAttention]) -> Located:
         """The five stages (module docstring of :mod:`lotts_search.masks` and DESIGN 6.1) from the rows' attention."""

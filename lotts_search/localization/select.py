@@ -43,6 +43,14 @@ def upsample(values: npt.NDArray[T], size: tuple[int, int]) -> npt.NDArray[T]:
     return large
 
 
+def pooled(values: Floats, patch: int) -> Floats:
+    """Means [..., h/patch, w/patch] over patches of ``patch`` cells a side of maps [..., h, w]."""
+    *rest, height, width = values.shape
+    split = values.reshape(*rest, height // patch, patch, width // patch, patch)
+    means: Floats = split.mean((-3, -1), dtype=values.dtype)
+    return means
+
+
 def unit(values: Floats) -> Floats:
     """Min-max normalised to 0..1; a constant map becomes 0."""
     low, high = float(values.min()), float(values.max())
@@ -57,27 +65,42 @@ def located(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[str,
     return Located(upsample(mask, size), heat, stages, confidence)
 
 
+def in_tokens(found: Located, ratio: float, patch: int) -> Located:
+    """A mask made of whole tokens of ``patch`` latent cells a side: as it is if it is so already, else the
+    ``⌈r·h·w⌉`` tokens of the highest mean heat."""
+    height, width = found.mask.shape
+    tokens = found.mask.reshape(height // patch, patch, width // patch, patch)
+    if np.array_equal(tokens.any((1, 3)), tokens.all((1, 3))):
+        return found
+    return located(pooled(upsample(found.heat, (height, width)), patch), ratio, (height, width), found.stages)
+
+
 def whole(size: tuple[int, int]) -> Located:
     """Everything."""
     return Located(np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.float32))
 
 
-def blocks(noise: Floats, ratio: float, block: int, size: tuple[int, int]) -> Located:
+def blocks(noise: Floats, ratio: float, block: int, size: tuple[int, int], patch: int = 1) -> Located:
     """A random choice of blocks of ``block`` cells a side, the last one cut so that the area is exact.
 
     Args:
         noise: random numbers, at least one a block; their order is the order of the blocks.
+        size: of the latent.
+        patch: latent cells to a side of one cell of the grid that is chosen from.
     """
     if block < 1:
         raise BadInput(f"block must be 1 or more, got {block}")
-    across = -(-size[1] // block)
-    index = (np.arange(size[0])[:, None] // block) * across + np.arange(size[1])[None, :] // block
+    height, width = size[0] // patch, size[1] // patch
+    across = -(-width // block)
+    index = (np.arange(height)[:, None] // block) * across + np.arange(width)[None, :] // block
     order = np.argsort(np.argsort(noise.ravel()[: int(index.max()) + 1], kind="stable"), kind="stable")
     return located(order[index].astype(np.float32), ratio, size, {})
 
 
-def given(png: bytes, size: tuple[int, int]) -> Located:
+def given(png: bytes, size: tuple[int, int], patch: int = 1) -> Located:
     """The user's mask: a black and white PNG, white is resampled; nearest-neighbour to the latent's ``size``.
+
+    A patch of ``patch`` cells a side is resampled where any of its cells is white.
 
     Raises:
         BadInput: not a PNG, or nothing in it is white.
@@ -90,4 +113,5 @@ def given(png: bytes, size: tuple[int, int]) -> Located:
     mask = pixels >= 128
     if not mask.any():
         raise BadInput("the mask is empty: white marks what is to be resampled")
+    mask = upsample(pooled(mask.astype(np.float32), patch) > 0, size)
     return Located(mask, mask.astype(np.float32))
