@@ -21,6 +21,15 @@ def generate(
     eta: o.Eta = None,
     negative: o.Negative = "",
     set_: o.Set = None,
+    dtype: o.Dtype = None,
+    size: o.Size = None,
+    lora: o.Lora = None,
+    vae_slicing: o.VaeSlicing = False,
+    vae_tiling: o.VaeTiling = False,
+    offload: o.Offload = None,
+    preview: o.Preview = None,
+    revision: o.Revision = None,
+    variant: o.Variant = None,
     nfe: o.Nfe = None,
     images: o.Images = None,
     seconds: o.Seconds = None,
@@ -45,11 +54,12 @@ def generate(
 
         lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
 
-        lotts-search generate "a red fox in the snow" --model ./my-stable-diffusion --device cuda
+        lotts-search generate "a red fox in the snow" --model ./my-sdxl --device cuda --dtype float16 --lora ./ink.safetensors:0.8
     """
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.running import Request, run
 
+    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, revision, variant)
     request = Request(
         "generate",
         prompt,
@@ -67,5 +77,6 @@ def generate(
         settings=o.settings(set_),
         solver=solver,
         eta=eta,
+        load=load,
     )
-    run(request, Compute(local, address, generators, device), out, json)
+    run(request, Compute(local, address, generators, device, load), out, json)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lotts_search.backbones.options import LoadOptions
 from lotts_search.errors import BadInput
 
-SEARCH, BUDGET, COMPUTE, OUTPUT = "What to search", "Budget", "Where to run", "Output"
+SEARCH, MODEL, BUDGET, COMPUTE, OUTPUT = "What to search", "How to load the model", "Budget", "Where to run", "Output"
 
 Model = Annotated[
     str,
@@ -60,6 +61,57 @@ Set = Annotated[
     ),
 ]
 
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16 [float32].", rich_help_panel=MODEL),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        help="Pixels of the pictures, or one number [the model's].",
+        rich_help_panel=MODEL,
+    ),
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="SOURCE[:SCALE]",
+        help="A LoRA adapter: .safetensors file, folder, hub id or hub id/file; may be repeated. Needs peft.",
+        rich_help_panel=MODEL,
+    ),
+]
+VaeSlicing = Annotated[
+    bool, typer.Option("--vae-slicing", help="Decode pictures one by one: less memory.", rich_help_panel=MODEL)
+]
+VaeTiling = Annotated[
+    bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles: less memory.", rich_help_panel=MODEL)
+]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        "--offload",
+        help="Keep weights in CPU memory: `model` (parts take turns on the device) or `sequential` (layer by layer,"
+        " slow).",
+        rich_help_panel=MODEL,
+    ),
+]
+Preview = Annotated[
+    str | None,
+    typer.Option(
+        "--preview",
+        metavar="MODEL",
+        help="An AutoencoderTiny that decodes unfinished pictures for the verifier.",
+        rich_help_panel=MODEL,
+    ),
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.", rich_help_panel=MODEL)]
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="Of the weight files, e.g. fp16.", rich_help_panel=MODEL)
+]
+
 Nfe = Annotated[float | None, typer.Option("--nfe", help="Denoising steps.", rich_help_panel=BUDGET)]
 Images = Annotated[int | None, typer.Option("--images", help="Pictures.", rich_help_panel=BUDGET)]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Seconds.", rich_help_panel=BUDGET)]
@@ -84,6 +136,61 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder of the results [made below out/].", rich_help_panel=OUTPUT)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
+
+
+def loading(
+    dtype: str | None = None,
+    size: str | None = None,
+    lora: list[str] | None = None,
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
+    offload: str | None = None,
+    preview: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> dict[str, object]:
+    """The options of the model that were given, for :func:`~lotts_search.registry.load_backbone`.
+
+    Raises:
+        BadInput: a bad value.
+    """
+    given: dict[str, object] = {
+        "dtype": dtype,
+        "size": None if size is None else picture_size(size),
+        "lora": lora,
+        "vae_slicing": vae_slicing,
+        "vae_tiling": vae_tiling,
+        "offload": offload,
+        "preview": preview,
+        "revision": revision,
+        "variant": variant,
+    }
+    kept = {name: value for name, value in given.items() if value}
+    LoadOptions.of(kept)
+    return kept
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Height and width from ``WIDTHxHEIGHT`` or one number. Raises BadInput for another text."""
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+        raise BadInput(f"--size takes WIDTHxHEIGHT or one number of pixels, not {text!r}")
+    return int(sides[-1]), int(sides[0])
+
+
+def loading_words(load: Mapping[str, object]) -> list[str]:
+    """The words of the command line that give :func:`loading` back."""
+    words: list[str] = []
+    for name, value in load.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "size" and isinstance(value, Sequence):
+            value = f"{value[1]}x{value[0]}"
+        if value is True:
+            words.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [option, str(one)]
+    return words
 
 
 def settings(pairs: Sequence[str] | None) -> dict[str, object]:

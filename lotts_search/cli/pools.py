@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from lotts_search.errors import BadInput
 from lotts_search.pool import Pool
@@ -18,6 +19,9 @@ THREADS = 1
 class Compute:
     """Where to run: in this process (``local``), on a Ray of our own, or on the cluster at ``address``.
 
+    Attributes:
+        load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
+
     Raises:
         BadInput: options that exclude each other.
     """
@@ -26,6 +30,7 @@ class Compute:
     address: str | None = None
     generators: int | None = None
     device: str = "cpu"
+    load: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.local and self.address is not None:
@@ -47,7 +52,7 @@ class Compute:
     @contextmanager
     def pool(self, model: str, verifier: str) -> Iterator[Pool]:
         """A pool for one model and one verifier, closed at the end."""
-        options = {} if self.device == "cpu" else {"device": self.device}
+        options: dict[str, Any] = {"device": self.device, **self.load}
         pool: Pool
         if self.local:
             from lotts_search.local import LocalPool

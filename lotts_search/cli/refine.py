@@ -29,6 +29,15 @@ def refine(
     eta: o.Eta = None,
     negative: o.Negative = "",
     set_: o.Set = None,
+    dtype: o.Dtype = None,
+    size: o.Size = None,
+    lora: o.Lora = None,
+    vae_slicing: o.VaeSlicing = False,
+    vae_tiling: o.VaeTiling = False,
+    offload: o.Offload = None,
+    preview: o.Preview = None,
+    revision: o.Revision = None,
+    variant: o.Variant = None,
     nfe: o.Nfe = None,
     images: o.Images = None,
     seconds: o.Seconds = None,
@@ -54,6 +63,7 @@ def refine(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.running import Request, run
 
+    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, revision, variant)
     request = Request(
         "refine",
         prompt,
@@ -73,5 +83,6 @@ def refine(
         o.settings(set_),
         solver,
         eta,
+        load,
     )
-    run(request, Compute(local, address, generators, device), out, json)
+    run(request, Compute(local, address, generators, device, load), out, json)

@@ -17,6 +17,7 @@ from rich.console import Console
 from lotts_search import registry
 from lotts_search.api import DEFAULT_IMAGES, SearchFailed, SearchResult, search
 from lotts_search.budget import Budget
+from lotts_search.cli.options import loading_words
 from lotts_search.cli.outputs import folder_name, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
@@ -33,6 +34,7 @@ class Request:
     Attributes:
         image, mask: files of a picture to begin from and of a mask.
         settings: of the strategy.
+        load: options of the model, as :func:`lotts_search.cli.options.loading` gives them.
     """
 
     command: str
@@ -53,6 +55,7 @@ class Request:
     settings: dict[str, object] = field(default_factory=dict)
     solver: str | None = None
     eta: float | None = None
+    load: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> Budget:
         """Find what is wrong before anything is started. Returns the budget."""
@@ -82,6 +85,7 @@ class Request:
             words += ["--negative", self.negative]
         for name, value in self.settings.items():
             words += ["--set", f"{name}={value}"]
+        words += loading_words(self.load)
         return shlex.join(words)
 
     def recipe(self) -> dict[str, object]:

@@ -173,7 +173,7 @@ def best_of_n(trials: Trials, arm: Arm, of: str, over: str = "images", most: int
         block = made[begins[where][:, None] + np.arange(size)]
         y[where] = best_of_curve(trials.columns["score"][block], trials.values(of)[block], chosen)
     price = float(trials.columns[over][rows].sum() / made.size) if over != "images" else 1.0
-    return Panel(price * chosen, y, prompts, price * counts.astype(np.float64), over, of)
+    return Panel(price * chosen.astype(np.float64), y, prompts, price * counts.astype(np.float64), over, of)
 
 
 def _by_prompt(prompt: Ints, x: Doubles, y: Doubles, total: Doubles, over: str, of: str) -> Panel:
