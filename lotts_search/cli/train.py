@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,25 +11,47 @@ import typer
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="`shapes-sd` or `shapes-reward`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="`shapes-sd`, `shapes-sdxl`, `shapes-flux` or `shapes-reward`.", show_default=False),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the model [default: out/NAME].", show_default=False)
     ] = None,
     pictures: Annotated[
-        int | None, typer.Option("--pictures", min=1, help="Training pictures; the model's own number when left out.")
+        int | None,
+        typer.Option("--pictures", min=1, help="Training pictures seen; what the device makes worth its time."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.1, help="Train the denoiser for that long instead.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures of one step of the denoiser.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Folder of a trained model to begin from.", show_default=False)
+    ] = None,
+    renders: Annotated[
+        Path | None,
+        typer.Option("--renders", help="Folder of the training pictures, which models may share [default: below OUT]."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Torch device, e.g. cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train an embedded model from nothing. An interrupted training goes on where it stopped.
+    """Train an embedded model. An interrupted training goes on where it stopped.
 
     Examples:
 
         lotts-search train shapes-reward
 
         lotts-search train shapes-sd --device cuda --out ./my-shapes
+
+        lotts-search train shapes-flux --minutes 60 --renders out/renders
     """
+    from lotts_search.shapes.train import Effort
     from lotts_search.shapes.train import train as run
 
     folder = out or Path("out") / name
-    written = run(name, folder, device=device, pictures=pictures)
+    chosen = {"pictures": pictures, "batch": batch, "minutes": minutes}
+    if minutes is not None and pictures is None:
+        chosen["pictures"] = sys.maxsize
+    effort = replace(Effort.on(name, device), **{key: value for key, value in chosen.items() if value is not None})
+    written = run(name, folder, effort=effort, start=start, renders=renders, device=device)
     print(f"{name} is in {written}")

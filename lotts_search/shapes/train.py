@@ -3,34 +3,88 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 
-from lotts_search.errors import unknown
-from lotts_search.shapes.data import example, to_uint8
-from lotts_search.shapes.diffusion import SCHEDULE, new_unet, train_unet
-from lotts_search.shapes.text import new_tokenizer, pretrain_text
+from lotts_search.errors import BadInput, unknown
+from lotts_search.shapes.denoisers.base import Denoiser, train_denoiser
+from lotts_search.shapes.store import Pictures, encode_store, render_store
 from lotts_search.shapes.vae import train_vae
 
 Describe = Callable[[str], None]
-VAE_RENDERS = 16_000
-"""Different pictures that the autoencoder is trained on."""
-SD_PICTURES, REWARD_PICTURES = 144_000, 80_000
-"""Training pictures of the embedded denoiser and of the embedded reward."""
 EMBEDDED = Path(__file__).parent / "models"
+REWARD_PICTURES = 80_000
+"""Training pictures of the embedded reward."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an embedded denoiser is trained.
+
+    Attributes:
+        model: its :class:`~lotts_search.shapes.denoisers.base.Denoiser`.
+        vae: the embedded model whose autoencoder it takes over; None trains one.
+        start: the embedded model whose weights it begins from.
+        lr: peak learning rate; half of it where training begins from a trained model.
+    """
+
+    model: str
+    vae: str | None = None
+    start: str | None = None
+    lr: float = 1.2e-3
+
+
+RECIPES: dict[str, Recipe] = {
+    "shapes-sd": Recipe("lotts_search.shapes.denoisers.sd:ShapesSD"),
+    "shapes-sdxl": Recipe("lotts_search.shapes.denoisers.sdxl:ShapesSDXL", vae="shapes-sd", start="shapes-sd"),
+    "shapes-flux": Recipe("lotts_search.shapes.denoisers.flux:ShapesFlux", vae="shapes-sd", lr=1.5e-3),
+}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is put into a training.
+
+    Attributes:
+        pictures: training pictures seen by the denoiser, or by the reward.
+        minutes: train the denoiser for that long instead.
+        different: different training pictures.
+        batch: pictures of one step of the denoiser.
+        vae_pictures: training pictures seen by the autoencoder.
+        vae_batch: pictures of one step of the autoencoder.
+    """
+
+    pictures: int = 144_000
+    minutes: float | None = None
+    different: int = 80_000
+    batch: int = 32
+    vae_pictures: int = 80_000
+    vae_batch: int = 32
+
+    @classmethod
+    def on(cls, name: str, device: str) -> Effort:
+        """What is worth its time for a model: an hour or two of CPU cores, or minutes of a GPU."""
+        if name == "shapes-reward":
+            return cls(pictures=REWARD_PICTURES)
+        if torch.device(device).type == "cpu":
+            return cls()
+        return cls(2_000_000, None, 360_000, 256, 256_000, 128)
 
 
 def train(
     name: str,
     out: Path,
     *,
-    pictures: int | None = None,
-    vae_pictures: int = 80_000,
+    effort: Effort | None = None,
+    vae: Path | None = None,
+    start: Path | None = None,
+    renders: Path | None = None,
     device: str = "cpu",
     describe: Describe = print,
 ) -> Path:
@@ -39,99 +93,79 @@ def train(
     Every stage writes checkpoints below ``out/training``; the same command continues an interrupted run.
 
     Args:
-        name: ``shapes-sd`` or ``shapes-reward``.
+        name: one of :data:`RECIPES`, or ``shapes-reward``.
         out: folder of the finished model.
-        pictures: training pictures of the denoiser, or of the reward; None = the model's own number.
-        vae_pictures: training pictures of the autoencoder.
+        effort: how much is put into it; None = what the device makes worth its time.
+        vae: folder of a trained autoencoder to take over.
+        start: folder of a trained model to begin from, with the last stage of training alone.
+        renders: folder of the training pictures, which several models may share; None = below ``out``.
         device: torch device.
         describe: called with lines of progress.
 
     Raises:
         BadInput: unknown name.
     """
-    if name == "shapes-sd":
-        count = pictures or SD_PICTURES
-        return train_sd(out, pictures=count, vae_pictures=vae_pictures, device=device, describe=describe)
+    effort = effort or Effort.on(name, device)
     if name == "shapes-reward":
         from lotts_search.shapes.reward_training import train_reward
 
-        count = pictures or REWARD_PICTURES
-        train_reward(out, pictures=count, vae=EMBEDDED / "shapes-sd" / "vae", device=device, describe=describe)
+        vae = vae or EMBEDDED / "shapes-sd" / "vae"
+        train_reward(out, pictures=effort.pictures, vae=vae, device=device, describe=describe)
         return out
-    raise unknown("embedded model", name, ["shapes-sd", "shapes-reward"])
-
-
-def train_sd(out: Path, *, pictures: int, vae_pictures: int, device: str, describe: Describe) -> Path:
-    """Autoencoder, then text encoder, then denoiser, then a folder for ``StableDiffusionPipeline``."""
-    work = out / "training"
-    vae_folder = work / "vae"
-    if not (vae_folder / "config.json").exists():
-        describe(f"autoencoder: rendering {VAE_RENDERS} pictures")
-        rng = np.random.default_rng(11)
-        renders = np.stack([to_uint8(example(rng, objects=(5, 9)).render.image) for _ in range(VAE_RENDERS)])
-        train_vae(renders, work / "vae-state", count=vae_pictures, device=device, describe=describe).save_pretrained(
-            vae_folder
-        )
-    vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
-    tokenizer = _tokenizer(work)
-    text_folder = work / "text"
-    if not (text_folder / "config.json").exists():
-        describe("text encoder: learning to read captions")
-        pretrain_text(tokenizer, work / "text-state", describe=describe).save_pretrained(text_folder)
-    text = CLIPTextModel.from_pretrained(text_folder)
-    describe("denoiser")
-    unet, text = train_unet(vae, tokenizer, text, work / "unet-state", count=pictures, device=device, describe=describe)
-    assemble(out, vae, tokenizer, text, unet)
+    if name not in RECIPES:
+        raise unknown("embedded model", name, [*RECIPES, "shapes-reward"])
+    recipe, work = RECIPES[name], out / "training"
+    describe(f"{effort.different} different training pictures")
+    pictures, captions = render_store(renders or work / "renders", effort.different, describe)
+    if vae is None and recipe.vae is not None:
+        vae = EMBEDDED / recipe.vae / "vae"
+    coder = _vae(effort, pictures, work, vae, device, describe)
+    moments = encode_store(renders or work / "renders", coder.to(device), pictures, device, describe)
+    model: Denoiser = pkgutil.resolve_name(recipe.model)()
+    if start is None and recipe.start is not None:
+        start = EMBEDDED / recipe.start
+    if start is not None:
+        model.start_from(start)
+    elif not (work / "denoiser" / "state.json").exists():
+        describe("text encoders: learning to read captions")
+        model.pretrain(work, device, describe)
+    describe("denoiser and text encoders together")
+    train_denoiser(
+        model, moments, captions, work / "denoiser", scale=coder.config.scaling_factor, count=effort.pictures,
+        batch=effort.batch, lr=recipe.lr / (1 if start is None else 2), started=start is not None, minutes=effort.minutes, device=device,
+        describe=describe,
+    )  # fmt: skip
+    model.save(out, coder)
     return out
 
 
-def _tokenizer(work: Path) -> CLIPTokenizer:
-    """The tokenizer of a training run, made and kept at its beginning."""
-    folder = work / "tokenizer"
-    if not folder.exists():
-        new_tokenizer().save_pretrained(folder)
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
-    return tokenizer
-
-
-def assemble(
-    out: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, text: CLIPTextModel, unet: torch.nn.Module
-) -> None:
-    """Write a diffusers folder of safetensors with the SDE-DPM-Solver++(2M) scheduler.
-
-    U-Net and autoencoder are stored in half precision; the text encoder in full, because transformers loads a model
-    in the precision that it was stored in and diffusers does not.
-    """
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="sde-dpmsolver++", timestep_spacing="linspace")
-    pipeline = StableDiffusionPipeline(
-        vae=vae.to("cpu", torch.float16),
-        text_encoder=text.to("cpu", torch.float32),
-        tokenizer=tokenizer,
-        unet=unet.to("cpu", torch.float16),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(out, safe_serialization=True)
-    for config in out.glob("*/config.json"):
-        values = json.loads(config.read_text())
-        # Where the parts lay on the machine that trained them is nobody's business.
-        values.pop("_name_or_path", None)
-        config.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def snapshot(training: Path, out: Path) -> int:
+def snapshot(name: str, training: Path, out: Path, vae: Path) -> int:
     """Write the averaged weights of a denoiser still in training as a model folder; returns its step.
 
     For looking at a run before it ends, and for shipping good weights early.
     """
-    from safetensors.torch import load_file
+    folder = training / "denoiser"
+    tensors = load_file(folder / "state.safetensors")
+    model: Denoiser = pkgutil.resolve_name(RECIPES[name].model)()
+    model.load_state_dict({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})
+    model.save(out, AutoencoderKL.from_pretrained(vae))
+    return int(json.loads((folder / "state.json").read_text())["step"])
 
-    state = json.loads((training / "unet-state" / "state.json").read_text())
-    tensors = load_file(training / "unet-state" / "state.safetensors")
-    unet, text = new_unet(), CLIPTextModel.from_pretrained(training / "text")
-    for prefix, module in (("ema.unet.", unet), ("ema.text.", text)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    assemble(out, AutoencoderKL.from_pretrained(training / "vae"), _tokenizer(training), text, unet)
-    return int(state["step"])
+
+def _vae(
+    effort: Effort, pictures: Pictures, work: Path, given: Path | None, device: str, describe: Describe
+) -> AutoencoderKL:
+    """The autoencoder: one that is given, one that this run has trained before, or a new one."""
+    folder = given or work / "vae"
+    if not (folder / "config.json").exists():
+        if given is not None:
+            raise BadInput(f"there is no autoencoder in {given}")
+        describe("autoencoder")
+        # The first pictures have few objects: the later ones show everything that there is to code.
+        late = pictures[len(pictures) // 2 :]
+        train_vae(
+            late, work / "vae-state", count=effort.vae_pictures, batch=effort.vae_batch, device=device,
+            describe=describe,
+        ).save_pretrained(folder)  # fmt: skip
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    return vae.eval().requires_grad_(False)

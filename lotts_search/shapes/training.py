@@ -29,11 +29,15 @@ class Ema:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
+        averaged: list[Tensor] = []
+        values: list[Tensor] = []
         for key, value in module.state_dict().items():
             if value.dtype.is_floating_point:
-                self.shadow[key].lerp_(value, 1 - decay)
+                averaged.append(self.shadow[key])
+                values.append(value)
             else:
                 self.shadow[key].copy_(value)
+        torch._foreach_lerp_(averaged, values, 1 - decay)
 
 
 class Trainer:
@@ -45,6 +49,7 @@ class Trainer:
         steps: optimiser steps in all.
         lr: peak learning rate.
         ema: EMA decay.
+        minutes: train for that long instead: the decay of the learning rate follows the time, ``steps`` is only a limit.
         save_every: seconds between checkpoints.
         describe: called with one line of progress every few seconds.
     """
@@ -59,12 +64,19 @@ class Trainer:
         ema: float = 0.999,
         warmup: int = 200,
         weight_decay: float = 0.01,
+        minutes: float | None = None,
         save_every: float = 120.0,
         describe: Callable[[str], None] = print,
     ):
         self.module, self.folder, self.steps, self.lr, self.warmup = module, folder, steps, lr, warmup
-        self.save_every, self.describe = save_every, describe
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+        self.minutes, self.save_every, self.describe = minutes, save_every, describe
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(),
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.99),
+            fused=next(module.parameters()).is_cuda,
+        )
         self.ema = Ema(module, ema)
         self.step = 0
         self.seconds = 0.0
@@ -90,7 +102,8 @@ class Trainer:
 
     def _load(self) -> None:
         state = json.loads((self.folder / "state.json").read_text())
-        tensors = load_file(self.folder / "state.safetensors")
+        device = next(self.module.parameters()).device
+        tensors = load_file(self.folder / "state.safetensors", device=str(device))
         self.step, self.seconds = state["step"], state["seconds"]
         self.module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
         self.ema.shadow = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
@@ -100,18 +113,22 @@ class Trainer:
                 self.optimizer.state[parameter] = entry
         self.describe(f"continuing at step {self.step} of {self.steps}")
 
+    @property
+    def progress(self) -> float:
+        """The share of training that is done, 0..1: of the steps, or of the minutes."""
+        done = self.step / self.steps
+        return min(1.0, done if self.minutes is None else max(done, self.seconds / (60 * self.minutes)))
+
     def _rate(self) -> float:
-        if self.step < self.warmup:
-            return self.lr * (self.step + 1) / self.warmup
-        done = (self.step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        warm = min(1.0, (self.step + 1) / self.warmup)
+        return self.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
 
     def run(self, loss: Loss) -> None:
         """Train to ``steps``; Ctrl-C or SIGTERM writes a checkpoint first and then raises KeyboardInterrupt."""
         window: list[dict[str, float]] = []
         saved = shown = time.monotonic()
         with _stop_flag() as stopped:
-            while self.step < self.steps:
+            while self.progress < 1:
                 started = time.monotonic()
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._rate()
@@ -126,7 +143,7 @@ class Trainer:
                 now = time.monotonic()
                 self.seconds += now - started
                 window.append(parts)
-                if now - shown > 10 or self.step == self.steps:
+                if now - shown > 10 or self.progress == 1:
                     self._report(window, now - shown)
                     window, shown = [], now
                 if now - saved > self.save_every or stopped():
@@ -143,6 +160,8 @@ class Trainer:
             log.write(json.dumps(record) + "\n")
         rate = len(window) / elapsed
         left = (self.steps - self.step) / max(rate, 1e-9) / 60
+        if self.minutes is not None:
+            left = min(left, self.minutes - self.seconds / 60)
         losses = " ".join(f"{k} {v:.4f}" for k, v in means.items())
         self.describe(f"step {self.step}/{self.steps}  {losses}  {rate:.2f} steps/s  {left:.1f} min left")
 

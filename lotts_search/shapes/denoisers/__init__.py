@@ -1,0 +1,1 @@
+"""The embedded denoisers, one file a family: their networks, what they learn, and how their folder is written."""

@@ -1,0 +1,131 @@
+"""``shapes-sdxl``: SDXL's U-Net, two text encoders, pooled embedding and time ids; v-prediction, as shapes-sd has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import UNet2DConditionModel as UNet
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextModelWithProjection
+
+from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
+from lotts_search.shapes.denoisers.sd import PREDICTION, ShapesSD
+from lotts_search.shapes.render import SIZE
+from lotts_search.shapes.scene import scenes
+from lotts_search.shapes.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text, token_ids
+from lotts_search.shapes.vae import LATENT_CHANNELS
+
+WIDTH, WIDTH_2 = 128, 64
+"""Widths of the two text encoders; the U-Net sees both side by side."""
+TIME_WIDTH = 32
+"""Numbers that each of the six time ids becomes."""
+SIZES = (SIZE, SIZE, 0, 0, SIZE, SIZE)
+"""The time ids of an uncropped picture: original size, crop corner, target size."""
+
+
+_LAST = ("to_out.0.weight", "to_out.0.bias", "ff.net.2.weight", "ff.net.2.bias")
+"""What a transformer layer adds to its input comes out of these."""
+_TYPICAL = [scene.caption for scene in scenes("train", 16)]
+"""Captions from which the size of hidden states is learned."""
+
+
+def _penultimate(encoder: Any, ids: Tensor) -> Tensor:
+    """What SDXL reads of its text encoders: the hidden states before the last layer."""
+    states: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-2]
+    return states
+
+
+class ShapesSDXL(Denoiser):
+    """16x16 with one transformer layer a block and 8x8 with two, as SDXL puts more of them lower down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = new_tokenizer()
+        self.text = new_text_encoder(self.tokenizer, WIDTH, layers=3)
+        self.text_2 = CLIPTextModelWithProjection(clip_config(self.tokenizer, WIDTH_2, layers=3))
+        self.unet = UNet(
+            sample_size=16,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            block_out_channels=(64, 128),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            transformer_layers_per_block=(1, 2),
+            cross_attention_dim=WIDTH + WIDTH_2,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=TIME_WIDTH,
+            projection_class_embeddings_input_dim=WIDTH_2 + len(SIZES) * TIME_WIDTH,
+            norm_num_groups=16,
+        )
+        self.scheduler = DDPMScheduler(**SCHEDULE, **PREDICTION)
+
+    def pretrain(self, folder: Path, device: str, describe: Callable[[str], None]) -> None:
+        for name, encoder, width in (("text-state", self.text, WIDTH), ("text-2-state", self.text_2, WIDTH_2)):
+            pretrain_text(
+                encoder, self.tokenizer, folder / name, width=width, read=_penultimate, device=device, describe=describe
+            )
+
+    def start_from(self, folder: Path) -> None:
+        """Begin from a Stable Diffusion model of the same latents, so that what is new changes nothing at first: the
+        second text encoder is not looked at, pooled embedding and time ids add nothing, and a block's second transformer
+        layer passes on what the first one says."""
+        source = ShapesSD()
+        source.start_from(folder)
+        weights = source.text.state_dict()
+        self.text.load_state_dict({k: weights.get(k, v) for k, v in self.text.state_dict().items()})
+        with torch.no_grad():
+            spread = _penultimate(self.text, self.token_ids(_TYPICAL)).std(-1).mean()
+        own, given = self.unet.state_dict(), source.unet.state_dict()
+        norm = {part: next(v for k, v in weights.items() if k.endswith(f"final_layer_norm.{part}"))
+                for part in ("weight", "bias")}  # fmt: skip
+        for key, value in own.items():
+            old = given.get(key)
+            if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) and old is not None:
+                # SDXL reads the states before the final normalisation: what it does goes into these weights.
+                scaled = old * norm["weight"] / spread
+                own[key] = torch.cat([scaled - scaled.mean(1, keepdim=True), torch.zeros(len(old), WIDTH_2)], dim=1)
+            elif old is not None:
+                own[key] = old.reshape(value.shape)
+            elif ".transformer_blocks.1." in key and key.endswith(_LAST) or key.startswith("add_embedding.linear_2"):
+                own[key] = torch.zeros_like(value)
+        for key in own:
+            if key.endswith("attn2.to_out.0.bias") and key in given:
+                values = given[key.replace("to_out.0.bias", "to_v.weight")] @ norm["bias"]
+                own[key] = given[key] + given[key.replace("bias", "weight")] @ values
+        self.unet.load_state_dict(own)
+
+    def token_ids(self, captions: Iterable[str]) -> Tensor:
+        return token_ids(self.tokenizer, captions)
+
+    def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
+        # An empty prompt is all zeros, as SDXL's pipeline makes it (force_zeros_for_empty_prompt).
+        kept = (~empty).float()
+        second = self.text_2(ids, output_hidden_states=True)
+        text = torch.cat([_penultimate(self.text, ids), second.hidden_states[-2]], dim=-1) * kept[:, None, None]
+        sizes = torch.tensor(SIZES, device=ids.device, dtype=torch.float32).expand(len(ids), -1)
+        added = {"text_embeds": second.text_embeds * kept[:, None], "time_ids": sizes}
+        noisy, noise, timesteps = noised(self.scheduler, latents)
+        out = self.unet(noisy, timesteps, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        return functional.mse_loss(out.float(), self.scheduler.get_velocity(latents, noise, timesteps))
+
+    def save(self, out: Path, vae: AutoencoderKL) -> None:
+        pipeline = StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=self.text,
+            text_encoder_2=self.text_2,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer,
+            unet=self.unet,
+            scheduler=EulerDiscreteScheduler(**SCHEDULE, **PREDICTION, timestep_spacing="linspace"),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
+        )
+        save_pipeline(pipeline, out)
