@@ -49,9 +49,9 @@ def train(
     from lotts_search.shapes.train import train as run
 
     folder = out or Path("out") / name
-    chosen = {"pictures": pictures, "batch": batch, "minutes": minutes}
-    if minutes is not None and pictures is None:
-        chosen["pictures"] = sys.maxsize
-    effort = replace(Effort.on(name, device), **{key: value for key, value in chosen.items() if value is not None})
+    own = Effort.on(name, device)
+    if pictures is None:
+        pictures = own.pictures if minutes is None else sys.maxsize
+    effort = replace(own, pictures=pictures, minutes=minutes, batch=batch or own.batch)
     written = run(name, folder, effort=effort, start=start, renders=renders, device=device)
     print(f"{name} is in {written}")

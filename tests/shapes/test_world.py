@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from lotts_search.shapes.alter import one_wrong
-from lotts_search.shapes.data import DAMAGE, DENSE_SHARE, HIGH, LIGHT_SHARE, LOW, WORD_RIGHT, example
+from lotts_search.shapes.data import (
+    DAMAGE,
+    DENSE_SHARE,
+    HIGH,
+    LIGHT_SHARE,
+    LOW,
+    OBJECT_RIGHT,
+    OBJECT_SHARE,
+    OBJECT_WORDS,
+    TEMPLATES,
+    WORD_RIGHT,
+    WORD_SHARE,
+    example,
+)
 from lotts_search.shapes.render import DAMAGE_THRESHOLD, Pose, cell_box, cell_grid, coverage, render
 from lotts_search.shapes.scene import (
     BACKGROUNDS,
@@ -152,15 +165,32 @@ def test_the_lighting_defect_is_global_and_no_local_damage() -> None:
     assert steps < 0.05  # a smooth ramp
 
 
-def test_quality_words_are_right_about_as_often_as_stated() -> None:
+def test_words_about_the_picture_are_right_about_as_often_as_stated() -> None:
     rng = np.random.default_rng(5)
-    drawn = [example(rng) for _ in range(900)]
-    shares = {}
-    for word, template in (("high", HIGH), ("low", LOW)):
-        chosen = [e for e in drawn if e.caption.startswith(template.split("{}")[0])]
-        shares[word] = float(np.mean([e.render.damaged.sum() / len(e.scene.objects) for e in chosen]))
-        assert len(chosen) / 900 == pytest.approx(0.25, abs=0.06)
+    drawn = [example(rng) for _ in range(1600)]
+    shares = []
+    for templates in zip(*TEMPLATES, strict=True):
+        openings = tuple(template.split("{}")[0] for template in templates)
+        chosen = [e for e in drawn if e.caption.startswith(openings)]
+        shares.append(float(np.mean([e.render.damaged.sum() / len(e.scene.objects) for e in chosen])))
+        assert len(chosen) / 1600 == pytest.approx(WORD_SHARE * (1 - OBJECT_SHARE) / 2, abs=0.04)
+        assert all(sum(e.caption.startswith(opening) for e in chosen) > 50 for opening in openings)
     # E[share | high] - E[share | low] = (2 right - 1) (good rate - bad rate), up to the two small slices
     gap = (2 * WORD_RIGHT - 1) * (DAMAGE[1] - DAMAGE[0]) * (1 - LIGHT_SHARE - DENSE_SHARE)
-    assert shares["low"] - shares["high"] == pytest.approx(gap, abs=0.08)
-    assert all(e.scene.split == "train" and e.scene.caption in e.caption for e in drawn[:50])
+    assert shares[1] - shares[0] == pytest.approx(gap, abs=0.08)
+    assert all(e.scene.split == "train" for e in drawn[:50])
+
+
+def test_words_about_single_objects_are_right_about_as_often_as_stated() -> None:
+    rng = np.random.default_rng(6)
+    right, spoken, captions, objects = 0, 0, 0, 0
+    for made in (example(rng) for _ in range(1600)):
+        found = re.findall(rf"({'|'.join(sorted(PLACES, key=len, reverse=True))}) (good|bad) ", made.caption)
+        captions += bool(found)
+        objects += len(made.scene.objects) * bool(found)
+        spoken += len(found)
+        right += sum((word == "bad") == made.render.damaged[PLACES.index(place)] for place, word in found)
+        assert re.sub(r"\b(good|bad) (?!image)", "", made.caption).endswith(made.scene.caption)
+    assert captions / 1600 == pytest.approx(WORD_SHARE * OBJECT_SHARE, abs=0.04)
+    assert spoken / objects == pytest.approx(OBJECT_WORDS, abs=0.04)
+    assert right / spoken == pytest.approx(OBJECT_RIGHT, abs=0.03)

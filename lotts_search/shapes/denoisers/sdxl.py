@@ -94,7 +94,7 @@ class ShapesSDXL(Denoiser):
                 own[key] = torch.cat([scaled - scaled.mean(1, keepdim=True), torch.zeros(len(old), WIDTH_2)], dim=1)
             elif old is not None:
                 own[key] = old.reshape(value.shape)
-            elif ".transformer_blocks.1." in key and key.endswith(_LAST) or key.startswith("add_embedding.linear_2"):
+            elif (".transformer_blocks.1." in key and key.endswith(_LAST)) or key.startswith("add_embedding.linear_2"):
                 own[key] = torch.zeros_like(value)
         for key in own:
             if key.endswith("attn2.to_out.0.bias") and key in given:

@@ -1,0 +1,158 @@
+"""Training of the embedded denoisers: the store of pictures, warm starts, and that a run can be continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from torch import nn
+
+from lotts_search import registry
+from lotts_search.errors import BadInput
+from lotts_search.shapes import store
+from lotts_search.shapes.denoisers.base import Denoiser
+from lotts_search.shapes.denoisers.flux import ShapesFlux
+from lotts_search.shapes.denoisers.sd import ShapesSD
+from lotts_search.shapes.denoisers.sdxl import WIDTH_2, ShapesSDXL
+from lotts_search.shapes.scene import parse_caption, scenes
+from lotts_search.shapes.store import STAGES, LatentStore, encode_store, render_store
+from lotts_search.shapes.training import Trainer
+from lotts_search.shapes.vae import to_tensor
+
+SD = Path(registry.__file__).parent / "shapes" / "models" / "shapes-sd"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("renders")
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(SD / "vae", torch_dtype=torch.float32).eval()
+
+
+def test_the_store_renders_each_picture_once_and_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, captions = render_store(folder, 200)
+    assert pictures.shape == (200, 64, 64, 3) and len(captions) == 200
+    made = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
+    again, _ = render_store(folder, 200)
+    assert (again == pictures).all() and {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == made
+    # The parts of the stages are where their scenes are.
+    counts = [len(parse_caption(c.replace(" good ", " ").replace(" bad ", " ")).objects) for c in captions]
+    first = 0
+    for stage in STAGES:
+        end = first + round(200 * stage.share)
+        assert all(stage.objects[0] <= n <= stage.objects[1] for n in counts[first:end])
+        first = end
+
+
+def test_latents_are_those_of_the_pictures_and_come_from_the_stage_of_training(
+    folder: Path, vae: AutoencoderKL
+) -> None:
+    pictures, _ = render_store(folder, 200)
+    moments = encode_store(folder, vae, pictures, "cpu")
+    with torch.no_grad():
+        expected = vae.encode(to_tensor(pictures[:4])).latent_dist
+    assert np.allclose(moments[:4, :8], expected.mean.numpy(), atol=0.1)
+    numbers = torch.arange(200)
+    kept = LatentStore(moments, numbers, 2.0, "cpu")
+    for progress, low, high in ((0.0, 0, 12), (0.1, 12, 30), (0.3, 30, 80), (0.99, 80, 200), (1.0, 80, 200)):
+        latents, ids = kept.take(progress, 64)
+        assert low <= ids.min() and ids.max() < high
+        mean, std = torch.from_numpy(moments).float()[ids].chunk(2, dim=1)
+        assert ((latents / 2 - mean) / std).std() == pytest.approx(1, abs=0.05)
+    assert LatentStore(moments, numbers, 1.0, "cpu", last=True).take(0.0, 64)[1].min() >= 80
+
+
+def test_stages_share_out_all_pictures_and_all_of_training() -> None:
+    assert sum(stage.share for stage in STAGES) == pytest.approx(1) and STAGES[-1].until == 1
+    assert store._bounds(1000)[-1] == (400, 1000)
+
+
+def test_sdxl_begins_where_stable_diffusion_ended() -> None:
+    """With the one thing that cannot be taken over, the normalisation of the states, done by hand, they agree."""
+    sd, xl = ShapesSD(), ShapesSDXL()
+    sd.start_from(SD)
+    xl.start_from(SD)
+    ids = sd.token_ids([scene.caption for scene in scenes("train", 16)])
+    latents, times = torch.randn(16, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((16,), 400)
+    with torch.no_grad():
+        expected = sd.unet(latents, times, encoder_hidden_states=sd.text(ids)[0]).sample
+        states = xl.text(ids, output_hidden_states=True).hidden_states[-2]
+        spread = states.std(-1, keepdim=True)
+        states = (states - states.mean(-1, keepdim=True)) / spread * spread.mean()
+        added = {"text_embeds": torch.randn(16, WIDTH_2), "time_ids": torch.full((16, 6), 64.0)}
+        text = torch.cat([states, torch.randn(16, states.shape[1], WIDTH_2)], dim=-1)
+        found = xl.unet(latents, times, encoder_hidden_states=text, added_cond_kwargs=added).sample
+    assert (found - expected).norm() / expected.norm() < 0.02
+
+
+def test_a_transformer_has_no_model_to_begin_from() -> None:
+    with pytest.raises(BadInput, match="ShapesFlux is trained from nothing"):
+        ShapesFlux().start_from(SD)
+
+
+@pytest.mark.parametrize("make", [ShapesSD, ShapesSDXL, ShapesFlux])
+def test_a_dropped_caption_does_not_reach_the_denoiser(make: type[Denoiser]) -> None:
+    model = make()
+    latents = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    losses = []
+    for captions, dropped in ((["top red star on gray"] * 4, True), (["left blue ring on black"] * 4, True),
+                              (["left blue ring on black"] * 4, False)):  # fmt: skip
+        torch.manual_seed(2)
+        with torch.no_grad():
+            losses.append(float(model.loss(latents, model.token_ids(captions), torch.full((4,), dropped))))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_sdxl_folder_loads_in_plain_diffusers_and_asks_for_zeros_without_a_prompt(
+    vae: AutoencoderKL, tmp_path: Path
+) -> None:
+    model = ShapesSDXL()
+    model.save(tmp_path, vae)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path)
+    assert pipeline.config.force_zeros_for_empty_prompt
+    assert {p.dtype for part in (pipeline.unet, pipeline.text_encoder) for p in part.parameters()} == {torch.float32}
+    ids = model.token_ids(["top red star on gray"])
+    with torch.no_grad():
+        found = pipeline.encode_prompt("top red star on gray", device="cpu", do_classifier_free_guidance=False)
+        expected = model.text_2(ids, output_hidden_states=True)
+    assert torch.allclose(found[0][..., -WIDTH_2:], expected.hidden_states[-2], atol=2e-2)
+    assert torch.allclose(found[2], expected.text_embeds, atol=2e-2)
+
+
+def test_training_by_the_clock_follows_the_clock(tmp_path: Path) -> None:
+    trainer = Trainer(nn.Linear(2, 2), tmp_path, 1000, 1.0, warmup=1, minutes=10)
+    trainer.step, trainer.seconds = 500, 150.0
+    assert trainer.progress == 0.5
+    trainer.seconds = 450.0
+    assert trainer.progress == 0.75
+    assert trainer._rate() == pytest.approx(0.02 + 0.98 * 0.5 * (1 + np.cos(0.75 * np.pi)))
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    def run(folder: Path, *, until: int) -> nn.Module:
+        torch.manual_seed(3)
+        module = nn.Linear(4, 1)
+        trainer = Trainer(module, folder, until, 0.01, warmup=4, describe=lambda _: None)
+        trainer.steps = 20
+
+        def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+            if step == until:
+                raise KeyboardInterrupt
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            return (module(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+        try:
+            trainer.run(loss)
+        except KeyboardInterrupt:
+            trainer._save()
+        return module
+
+    whole = run(tmp_path / "whole", until=20)
+    run(tmp_path / "halves", until=9)
+    assert torch.equal(run(tmp_path / "halves", until=20).weight, whole.weight)
