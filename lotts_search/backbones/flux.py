@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
+from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.flow import FlowTime
-from lotts_search.backbones.folder import defaults_of, load_component, load_weights, read_json
+from lotts_search.backbones.loading import Loader
 from lotts_search.errors import BadInput
 from lotts_search.localization.attention import Concept, RowAttention
 from lotts_search.localization.joint import (
@@ -62,13 +64,15 @@ class Flux:
 
     Args:
         name: as the user named it.
-        transformer, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2: FluxTransformer2DModel, AutoencoderKL,
-            CLIPTextModel and CLIPTokenizer, T5EncoderModel and its tokenizer, on their device and in evaluation mode.
+        transformer, vae: FluxTransformer2DModel and AutoencoderKL (or a codec around one), in evaluation mode.
+        text_encoder, tokenizer: CLIPTextModel and CLIPTokenizer.
+        text_encoder_2, tokenizer_2: T5EncoderModel and its tokenizer.
         scheduler: the scheduler's config.
         defaults: the model's own settings, None = those of its kind.
         size: latent height and width, even numbers; None = FluxPipeline's 128 by 128.
         words: T5 tokens of a prompt, None = 512 with a guidance embedding and 256 without, at most the tokenizer's.
         compat: the schedule of ``DPMSolverMultistepScheduler``, see :class:`~lotts_search.backbones.flow.FlowTime`.
+        device: where it computes, None = where the transformer is.
     """
 
     def __init__(
@@ -85,19 +89,18 @@ class Flux:
         size: tuple[int, int] | None = None,
         words: int | None = None,
         compat: bool = False,
+        device: torch.device | None = None,
     ):
-        self.transformer, self.vae = transformer, vae
+        self.transformer, self._device = transformer, device
+        self.codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.text_encoder_2, self.tokenizer_2 = text_encoder_2, tokenizer_2
         self.scheduler = scheduler
         channels = transformer.config["in_channels"]
-        if (
-            channels != 4 * vae.config["latent_channels"]
-            or (transformer.config["out_channels"] or channels) != channels
-        ):
+        if (channels, transformer.config["out_channels"] or channels) != (4 * self.codec.channels, channels):
             raise BadInput(
-                f"model {name}: the transformer takes {channels} channels, the vae gives 4x"
-                f"{vae.config['latent_channels']} a patch; fill, depth and control models are not supported"
+                f"model {name}: the transformer takes {channels} channels, the vae gives 4x{self.codec.channels} a"
+                " patch; fill, depth and control models are not supported"
             )
         embedded = bool(transformer.config["guidance_embeds"])
         height, width = size or (128, 128)
@@ -109,7 +112,7 @@ class Flux:
         if words is not None and words < 1:
             raise BadInput(f"words must be 1 or more, got {words}")
         self.words = most if words is None else words
-        factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        factor = self.codec.factor
         self.info = ModelInfo(
             name=name,
             family="flux",
@@ -122,69 +125,40 @@ class Flux:
         )
 
     @classmethod
-    def from_pretrained(
-        cls,
-        model: str,
-        *,
-        device: str | None = None,
-        dtype: str | torch.dtype = "float32",
-        size: tuple[int, int] | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
-        name: str | None = None,
-        words: int | None = None,
-        compat: bool = False,
-    ) -> Flux:
+    def from_pretrained(cls, model: str, *, words: int | None = None, compat: bool = False, **options: Any) -> Flux:
         """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+
+        The pictures are by default as large as the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the
+        published models.
 
         Args:
             model: folder or hub id.
-            device: torch device, None = CUDA where there is one.
-            dtype: of network, text encoders and autoencoder: float32, bfloat16 or float16.
-            size: height and width of the pictures in pixels, None = the ``sample_size`` of the autoencoder (1024 by
-                1024 for the published models).
-            revision, variant: as in diffusers.
-            name: what to call the model, None = ``model``.
             words, compat: see the class.
+            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
             BadInput: no such model, not a FLUX folder, or an option that does not fit it.
             Failure: a file of the folder is missing or broken; the message names the component.
         """
-        index = read_json(model, "model_index.json", revision=revision)
-        if index.get("_class_name") != "FluxPipeline":
-            raise BadInput(f"model {model} is a {index.get('_class_name')}, not a FluxPipeline")
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        number = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if number not in (torch.float32, torch.bfloat16, torch.float16):
-            raise BadInput(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
-        source = {} if revision is None else {"revision": revision}
-        weights = source | ({} if variant is None else {"variant": variant})
-        transformer = load_weights(model, "transformer", FluxTransformer2DModel, torch_dtype=number, **weights).to(
-            place
-        )
-        vae = load_weights(model, "vae", AutoencoderKL, torch_dtype=number, **weights).to(place)
-        text = load_weights(model, "text_encoder", CLIPTextModel, dtype=number, **weights).to(place)
-        text_2 = load_weights(model, "text_encoder_2", T5EncoderModel, dtype=number, **weights).to(place)
-        clip: Any = CLIPTokenizer
-        t5 = _tokenizer_class(model, index)
-        tokenizer = load_component(model, "tokenizer", lambda: _tokenizer(clip, model, "tokenizer", **source))
-        tokenizer_2 = load_component(model, "tokenizer_2", lambda: _tokenizer(t5, model, "tokenizer_2", **source))
-        tokenizer.model_max_length = min(tokenizer.model_max_length, text.config.max_position_embeddings)
-        plan: Any = FlowMatchEulerDiscreteScheduler
-        scheduler = load_component(model, "scheduler", lambda: plan.load_config(model, subfolder="scheduler", **source))
-        factor = 2 * 2 ** (len(vae.config["block_out_channels"]) - 1)
-        if size is not None and (min(size) < factor or size[0] % factor or size[1] % factor):
-            raise BadInput(f"height and width must be multiples of {factor} pixels, got {size[0]}x{size[1]}")
-        side = vae.config["sample_size"]
-        latent = (2 * size[0] // factor, 2 * size[1] // factor) if size is not None else (2 * side // factor,) * 2
-        defaults = defaults_of(model, DEV if transformer.config["guidance_embeds"] else SCHNELL, revision)
-        parts = transformer, vae, text, tokenizer, text_2, tokenizer_2, scheduler
-        return cls(name or model, *parts, defaults, latent, words, compat)
+        load = Loader(model, FluxPipeline, options)
+        transformer = load.weights("transformer", FluxTransformer2DModel)
+        codec = load.autoencoder()
+        text = load.weights("text_encoder", CLIPTextModel)
+        tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
+        text_2 = load.weights("text_encoder_2", T5EncoderModel)
+        tokenizer_2 = load.tokenizer("tokenizer_2", _tokenizer_class(model, load.index))
+        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
+        side = 2 * (codec.vae.config["sample_size"] // (2 * codec.factor))
+        size = load.latent_size(2 * codec.factor, codec.factor) or (side, side)
+        load.settle(scheduler=None)
+        defaults = load.defaults(DEV if transformer.config["guidance_embeds"] else SCHNELL)
+        parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, scheduler
+        return cls(load.name, *parts, defaults, size, words, compat, load.device)
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.transformer.device)
+        """Where latents are and the network computes."""
+        return self._device or torch.device(self.transformer.device)
 
     def schedule(self, steps: int) -> Schedule:
         return self._time.schedule(steps)
@@ -199,9 +173,9 @@ class Flux:
         T5 is not told which tokens are padding, and neither is the transformer, so L is part of the model.
         """
         long = self._ids(self.tokenizer_2, prompts, self.words)
-        states = self.text_encoder_2(long.to(self.text_encoder_2.device))[0]
+        states = self.text_encoder_2(long.to(self.device))[0]
         short = self._ids(self.tokenizer, prompts, self.tokenizer.model_max_length)
-        pooled = self.text_encoder(short.to(self.text_encoder.device)).pooler_output
+        pooled = self.text_encoder(short.to(self.device)).pooler_output
         place = self.device, self.transformer.dtype
         return [FluxText(*pair) for pair in zip(states.to(*place).unbind(), pooled.to(*place).unbind(), strict=True)]
 
@@ -247,23 +221,11 @@ class Flux:
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        scaled = latents / self.vae.config["scaling_factor"] + self._shift
-        pictures = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
-        pictures = (pictures / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
+        return self.codec.decode(latents)
 
-    @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-        posterior = self.vae.encode((pictures.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
-        latents: Tensor = (posterior.mean.float() - self._shift) * self.vae.config["scaling_factor"]
-        return latents
-
-    @property
-    def _shift(self) -> float:
-        return float(self.vae.config["shift_factor"] or 0.0)
+        return self.codec.encode(images)
 
     # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.
 
@@ -330,8 +292,10 @@ class Flux:
                 valid[i, j, : len(concept.tokens)] = True
                 weights[i, j, concept.read] = 1 / max(1, len(concept.read))
         pooled = torch.stack([torch.stack([concept.conditioning.pooled for concept in row]) for row in concepts])
-        words = embed_concepts(self.transformer, states, pooled, inputs["timestep"], conditioning.guidance)
-        record = ConceptRecorder(*words, valid, weights, queries, self._grid, self._last(blocks))
+        embed = functools.partial(
+            embed_concepts, self.transformer, states, pooled, inputs["timestep"], conditioning.guidance
+        )
+        record = ConceptRecorder(embed, valid, weights, queries, self._grid, self._last(blocks))
         with capture_joint(self.transformer, record):
             self.transformer(**inputs, return_dict=False)
         return record.rows()
@@ -366,14 +330,6 @@ def _tokenizer_class(model: str, index: dict[str, Any]) -> Any:
     if not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
         raise BadInput(f"model {model}: tokenizer_2 is a {library}.{name}, not a tokenizer of transformers")
     return found
-
-
-def _tokenizer(cls: Any, model: str, folder: str, **source: str) -> Any:
-    tokenizer = cls.from_pretrained(model, subfolder=folder, **source)
-    # Without its files the tokenizer loads all the same, with special tokens only.
-    if len(tokenizer) < 10:
-        raise ValueError("its vocabulary is missing")
-    return tokenizer
 
 
 def _flops_per_row(transformer: Any, grid: tuple[int, int], words: int) -> float:

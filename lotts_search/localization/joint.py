@@ -15,7 +15,7 @@ keys and values again; and probabilities as bounded by
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -92,8 +92,8 @@ class ConceptRecorder:
     them.
 
     Args:
-        words: [B, P, n, D] embedded words, padded to a common n.
-        modulation: [B, P, D] of each prompt.
+        embed: gives the embedded words [B, P, n, D], padded to a common n, and the modulation [B, P, D] of each prompt;
+            called within the network's call, when offloaded weights are there.
         valid: [B, P, n], where there is a word.
         weights: [B, P, n], how much each word counts for its prompt's map.
         queries: for each row whether the image queries are kept.
@@ -103,20 +103,19 @@ class ConceptRecorder:
 
     def __init__(
         self,
-        words: Tensor,
-        modulation: Tensor,
+        embed: Callable[[], tuple[Tensor, Tensor]],
         valid: Tensor,
         weights: Tensor,
         queries: list[bool],
         grid: tuple[int, int],
         read: range,
     ):
-        self._words, self._modulation, self._weights = words, modulation, weights
+        self._embed, self._weights = embed, weights
         self._grid, self._read = grid, read
         self._wanted = [row for row, wanted in enumerate(queries) if wanted]
-        batch, prompts, count, _ = words.shape
+        batch, prompts, count = valid.shape
         # A word sees the words of its own prompt, and the whole picture.
-        same = torch.eye(prompts, dtype=torch.bool, device=words.device).repeat_interleave(count, 0)
+        same = torch.eye(prompts, dtype=torch.bool, device=valid.device).repeat_interleave(count, 0)
         own = same.repeat_interleave(count, 1) & valid.view(batch, 1, -1)
         picture = own.new_ones(batch, prompts * count, grid[0] * grid[1])
         self._mask = torch.cat([own, picture], dim=-1)[:, None]
@@ -124,6 +123,8 @@ class ConceptRecorder:
         self._queries: list[Tensor] = []
 
     def see(self, index: int, block: Any, image: Tensor, text: Tensor, rotary: Rotary, outputs: Tensor) -> None:
+        if index == 0:
+            self._words, self._modulation = self._embed()
         attn, (batch, prompts, count, width) = block.attn, self._words.shape
         words = self._words.view(batch * prompts, count, width)
         modulation = self._modulation.view(batch * prompts, -1)
