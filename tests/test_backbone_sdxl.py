@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from lotts_search.backbones.sdxl import StableDiffusionXL
@@ -16,6 +16,7 @@ from lotts_search.errors import BadInput
 from lotts_search.noise import draw
 from lotts_search.registry import load_backbone
 from lotts_search.work import Sampling
+from tests.reference import pipeline_run, solver_of
 from tests.tiny import run, sample, tiny_pipeline
 from tests.tiny_xl import tiny_xl_backbone, tiny_xl_pipeline, xl_backbone_of
 
@@ -30,42 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def solver_of(pipeline: Any, eta: float) -> Any:
-    return DPMSolverMultistepScheduler.from_config(
-        pipeline.scheduler.config,
-        algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
-        solver_order=2,
-        final_sigmas_type="zero",
-    )
-
-
-def pipeline_sample(pipeline: Any, sampling: Sampling, seed: int, scheduler: Any, **options: Any) -> Any:
+def pipeline_sample(pipeline: Any, sampling: Sampling, seed: int, **options: Any) -> Any:
     """What diffusers' own pipeline makes of the start and step noise of ``sample(seed, sampling)``."""
-    plain, lineage = scheduler.step, (f"seed {seed}",)
-
-    def step(output: Tensor, timestep: Tensor, latents: Tensor, **rest: Any) -> Any:
-        index = scheduler.step_index or 0
-        if isinstance(scheduler, DPMSolverMultistepScheduler):
-            rest["variance_noise"] = torch.from_numpy(draw(1, lineage, "step", index, SHAPE))[None]
-        return plain(output, timestep, latents, **rest)
-
-    scheduler.step = step
-    pipeline.scheduler, before = scheduler, pipeline.scheduler
-    pipeline.set_progress_bar_config(disable=True)
-    result = pipeline(
-        sampling.prompt,
-        negative_prompt=sampling.negative or None,
-        guidance_scale=sampling.guidance,
-        height=32,
-        width=32,
-        **{
-            "num_inference_steps": sampling.steps,
-            "latents": torch.from_numpy(draw(1, lineage, "start", 0, SHAPE))[None],
-            **options,
-        },
-    ).images
-    pipeline.scheduler = before
-    return result
+    lineage = (f"seed {seed}",)
+    start = torch.from_numpy(draw(1, lineage, "start", 0, SHAPE))[None]
+    options |= {"latents": start, "height": 32, "width": 32}
+    return pipeline_run(pipeline, sampling, lineage, SHAPE, solver_of(pipeline, sampling.eta), **options)
 
 
 @pytest.mark.parametrize(("prediction", "zero_empty"), [("epsilon", True), ("v_prediction", False)])
@@ -79,12 +50,10 @@ def test_whole_samples_equal_the_pipeline(prediction: str, zero_empty: bool) -> 
     ]
     results = run(Engine(xl_backbone_of(pipeline), 8), *(sample(seed, s) for seed, s in enumerate(settings)))
     for seed, (result, sampling) in enumerate(zip(results, settings, strict=True)):
-        scheduler = solver_of(pipeline, sampling.eta)
-        want = pipeline_sample(pipeline, sampling, seed, scheduler, output_type="latent")[0].numpy()
+        want = pipeline_sample(pipeline, sampling, seed, output_type="latent")[0].numpy()
         assert result.state is not None
         assert np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max())
-    scheduler = solver_of(pipeline, 1.0)
-    picture = pipeline_sample(pipeline, settings[1], 1, scheduler, output_type="np")[0]
+    picture = pipeline_sample(pipeline, settings[1], 1, output_type="np")[0]
     assert results[1].image is not None
     assert np.abs(results[1].image - picture * 255).max() <= 0.51 + 0.05
 

@@ -49,6 +49,7 @@ class StableDiffusionXL(UNetBackbone):
         defaults: the model's own settings.
         size: latent height and width, None = the size the U-Net was trained on.
         device: where it computes, None = where the U-Net is.
+        own_timesteps: lay the steps as the folder's scheduler does instead of as DPM-Solver++ does.
         zero_empty: ``force_zeros_for_empty_prompt`` of the model index. The text "" is then zeros instead of the
             encoders' states, in any row: no negative prompt means what it means to StableDiffusionXLPipeline.
     """
@@ -66,6 +67,7 @@ class StableDiffusionXL(UNetBackbone):
         defaults: Defaults = DEFAULTS,
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
+        own_timesteps: bool = False,
         *,
         zero_empty: bool = True,
     ):
@@ -77,14 +79,16 @@ class StableDiffusionXL(UNetBackbone):
         self.zero_empty = zero_empty
         self._length = tokenizer.model_max_length
         codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
-        super().__init__(name, "stable-diffusion-xl", unet, codec, tokenizer, scheduler, defaults, size, device)
+        parts = unet, codec, tokenizer, scheduler
+        super().__init__(name, "stable-diffusion-xl", *parts, defaults, size, device, own_timesteps)
 
     @classmethod
-    def from_pretrained(cls, model: str, **options: Any) -> StableDiffusionXL:
+    def from_pretrained(cls, model: str, *, own_timesteps: bool = False, **options: Any) -> StableDiffusionXL:
         """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
 
         Args:
             model: folder or hub id.
+            own_timesteps: see the class.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
@@ -113,6 +117,7 @@ class StableDiffusionXL(UNetBackbone):
             load.defaults(DEFAULTS),
             size,
             load.device,
+            own_timesteps,
             zero_empty=bool(load.index.get("force_zeros_for_empty_prompt", True)),
         )
 

@@ -31,6 +31,7 @@ class StableDiffusion(UNetBackbone):
         defaults: the model's own settings.
         size: latent height and width, None = the size the U-Net was trained on.
         device: where it computes, None = where the U-Net is.
+        own_timesteps: lay the steps as the folder's scheduler does instead of as DPM-Solver++ does.
     """
 
     def __init__(
@@ -44,18 +45,21 @@ class StableDiffusion(UNetBackbone):
         defaults: Defaults = DEFAULTS,
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
+        own_timesteps: bool = False,
     ):
         self.text_encoder = text_encoder
         self._length = tokenizer.model_max_length
         codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
-        super().__init__(name, "stable-diffusion", unet, codec, tokenizer, scheduler, defaults, size, device)
+        parts = unet, codec, tokenizer, scheduler
+        super().__init__(name, "stable-diffusion", *parts, defaults, size, device, own_timesteps)
 
     @classmethod
-    def from_pretrained(cls, model: str, **options: Any) -> StableDiffusion:
+    def from_pretrained(cls, model: str, *, own_timesteps: bool = False, **options: Any) -> StableDiffusion:
         """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
 
         Args:
             model: folder or hub id.
+            own_timesteps: see the class.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
@@ -71,7 +75,7 @@ class StableDiffusion(UNetBackbone):
         size = load.latent_size(codec.factor, codec.factor)
         load.settle(scheduler=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         defaults = load.defaults(DEFAULTS)
-        return cls(load.name, unet, codec, text, tokenizer, scheduler, defaults, size, load.device)
+        return cls(load.name, unet, codec, text, tokenizer, scheduler, defaults, size, load.device, own_timesteps)
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[Tensor]:

@@ -34,6 +34,8 @@ class UNetBackbone:
         defaults: the model's own settings.
         size: latent height and width, None = the size the U-Net was trained on.
         device: where it computes, None = where the U-Net is.
+        own_timesteps: lay the steps as the folder's scheduler does, see :class:`DiscreteTime`; otherwise as
+            DPM-Solver++ does.
 
     Raises:
         BadInput: a network or a scheduler of a kind that is not supported.
@@ -50,11 +52,12 @@ class UNetBackbone:
         defaults: Defaults,
         size: tuple[int, int] | None,
         device: torch.device | None = None,
+        own_timesteps: bool = False,
     ):
         self.unet, self.codec, self.vae, self.tokenizer = unet, codec, codec.vae, tokenizer
         self.scheduler = scheduler
         self._device = device
-        self._time = DiscreteTime(scheduler, name)
+        self._time = DiscreteTime(scheduler, name, own=own_timesteps)
         _check(name, unet, codec)
         side = unet.config["sample_size"]
         height, width = size or ((side, side) if isinstance(side, int) else side)

@@ -1,0 +1,59 @@
+"""What diffusers' own pipelines make of the noise of a search: the measure of every backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from torch import Tensor
+
+from lotts_search.noise import draw
+from lotts_search.work import Lineage, Sampling
+
+
+def solver_of(pipeline: Any, eta: float) -> Any:
+    """The scheduler whose steps are those of the solver ``dpm``, from the pipeline's own config."""
+    return DPMSolverMultistepScheduler.from_config(
+        pipeline.scheduler.config,
+        algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+    )
+
+
+def pipeline_run(
+    pipeline: Any, sampling: Sampling, lineage: Lineage, shape: tuple[int, int, int], scheduler: Any, **options: Any
+) -> Any:
+    """The pipeline's ``images`` with this scheduler, the step noise of ``lineage`` and, as far as it takes it, the
+    noise of a refinement that begins at the scheduler's first step.
+
+    Args:
+        shape: [C, H, W] of a latent.
+        options: of the pipeline, e.g. ``latents``.
+    """
+    plain_step, plain_noise = scheduler.step, getattr(scheduler, "add_noise", None)
+
+    def step(output: Tensor, timestep: Tensor, latents: Tensor, **rest: Any) -> Any:
+        if isinstance(scheduler, DPMSolverMultistepScheduler):
+            index = scheduler.begin_index or 0 if scheduler.step_index is None else scheduler.step_index
+            rest["variance_noise"] = torch.from_numpy(draw(1, lineage, "step", index, shape))[None]
+        return plain_step(output, timestep, latents, **rest)
+
+    def add_noise(clean: Tensor, noise: Tensor, timesteps: Tensor) -> Any:
+        start = scheduler.begin_index or 0
+        return plain_noise(clean, torch.from_numpy(draw(1, lineage, "inside", start, shape))[None], timesteps)
+
+    scheduler.step, scheduler.add_noise = step, add_noise
+    pipeline.scheduler, before = scheduler, pipeline.scheduler
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        return pipeline(
+            sampling.prompt,
+            negative_prompt=sampling.negative or None,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            **options,
+        ).images
+    finally:
+        pipeline.scheduler = before
