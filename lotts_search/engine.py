@@ -6,6 +6,9 @@ joins at the next tick, finished work leaves at once. Attention is read in calls
 and encoding are further operations.
 
 With ``pad=True`` every operation has a fixed size, so a row's bits do not depend on what else is in its batch.
+
+On a CUDA device the host runs ahead: what it must know of a tick's outcome (a latent that broke, the numbers of a
+trajectory that arrived) is copied while the next ticks are already under way, and seen when it has landed.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,13 +34,25 @@ from lotts_search.localization.fusion import FusionLocalization
 from lotts_search.localization.locate import PredictionLocalization, attend_rows, begin, prompts_of
 from lotts_search.localization.maskgen import AttentionLocalization
 from lotts_search.localization.select import in_tokens
-from lotts_search.trajectories import Trajectories, Trajectory, look, start_state
+from lotts_search.trajectories import Arrived, Moved, Trajectories, Trajectory, look, start_state
+from lotts_search.transfer import Download, Landings, Watch, upload
 from lotts_search.work import Bytes, Encode, Floats, Generate, Locate, Located, Predict, Result, Segment, State, Usage
 
 TEXT_BATCH = 4
 """Prompts in one text-encoder call when padded."""
 SMALL_PICTURE = 256 * 256
-"""Pictures of up to this many pixels are decoded four at a time, larger ones singly: a batch saves nothing there."""
+"""Pictures of up to this many pixels are decoded several at a time, larger ones singly: a batch saves nothing there."""
+DECODE_BATCH = {"cpu": 4, "cuda": 16}
+"""Small pictures in one call by device."""
+CAPTURE_ROWS = {"cuda": 24}
+"""Rows of one padded attention call by device: where a call costs much beside its rows, several localizations share
+one. Elsewhere a localization has a call of its own, without padding."""
+PATIENCE = 4
+"""Ticks that a picture waits for others to be decoded with, while no trajectory waits for it."""
+AHEAD = {"cuda": 2}
+"""Ticks that the host may be ahead of the device."""
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -56,11 +72,12 @@ class _Job:
 
 @dataclass(eq=False)
 class _Picture:
-    """A latent [C, H, W] to decode for a job, and the state that goes with the picture."""
+    """A latent [C, H, W] to decode for a job, and the state that goes with the picture; since which tick it waits."""
 
     job: _Job
     latent: Tensor
     state: State
+    tick: int
 
 
 class Engine:
@@ -72,7 +89,9 @@ class Engine:
         backbone: the model.
         max_batch: most network rows in one call; guided sampling needs at least 2.
         pad: give every call exactly ``max_batch`` rows (and decode, encode and text calls their own fixed sizes).
-        decode_batch: pictures in one decoder or encoder call, None = 4 for small pictures, 1 for large ones.
+        decode_batch: pictures in one decoder or encoder call, None = 1 for large pictures, for small ones by device.
+        capture_rows: network rows in one padded attention call, None = by device; 0 = a localization's own number.
+        ahead: ticks that the host may run ahead of the device before it looks at their outcome, None = by device.
         prompts: how many encoded prompts are kept.
     """
 
@@ -83,19 +102,30 @@ class Engine:
         pad: bool = True,
         *,
         decode_batch: int | None = None,
+        capture_rows: int | None = None,
+        ahead: int | None = None,
         prompts: int = 256,
     ):
         if max_batch < 1:
             raise BadInput(f"max_batch must be 1 or more, got {max_batch}")
         self.backbone, self.max_batch, self.pad = backbone, max_batch, pad
+        self._device = device_of(backbone)
+        kind = self._device.type
         pixels = backbone.info.image[0] * backbone.info.image[1]
-        self._decode_batch = decode_batch or min(max_batch, 4 if pixels <= SMALL_PICTURE else 1)
+        small = DECODE_BATCH.get(kind, DECODE_BATCH["cpu"])
+        self._decode_batch = decode_batch or min(max_batch, small if pixels <= SMALL_PICTURE else 1)
+        self._capture_rows = min(max_batch, CAPTURE_ROWS.get(kind, 0) if capture_rows is None else capture_rows)
+        self._landings = Landings(self._device, AHEAD.get(kind, 0) if ahead is None else ahead)
         self._known: OrderedDict[str, Any] = OrderedDict()
         self._keep_prompts = max(prompts, TEXT_BATCH)
         self._running = Trajectories(backbone, max_batch)
-        self._inputs = torch.zeros(max_batch, *backbone.info.latent, device=device_of(backbone))
-        self._times = torch.zeros(max_batch, device=device_of(backbone))
+        self._inputs = torch.zeros(max_batch, *backbone.info.latent, device=self._device)
+        self._times = torch.zeros(max_batch, device=self._device)
         self._stacked: tuple[list[Any], Any] = ([], None)
+        self._ticks = 0
+        self._clock = 0.0  # device seconds of one row that has been in every call
+        self._newcomers: list[Trajectory] = []  # since the last call
+        self._broken: list[_Job] = []  # found to be, still in their slots
 
         self._jobs: dict[Future[Result], _Job] = {}
         self._inbox: deque[_Job] = deque()
@@ -117,14 +147,19 @@ class Engine:
     @property
     def outstanding_nfe(self) -> float:
         """NFE of all work that is asked for and not yet done."""
-        return sum(max(0.0, job.cost - job.usage.nfe) for job in list(self._jobs.values()))
+        done = {id(member.owner): calls for member, calls in self._running.calls()}
+        jobs = list(self._jobs.values())
+        return sum(max(0.0, job.cost - job.usage.nfe - done.get(id(job), 0)) for job in jobs)
 
     @torch.inference_mode()
     def tick(self) -> bool:
         """Do one operation: a network call or another batched call. False when there is nothing to do."""
+        self._ticks += 1
         took = self._take_in()
+        landed = self._landings.settle()
         operations = (self._encode_prompts, self._decode, self._encode_pictures, self._capture, self._network)
-        return any(operation() for operation in operations) or took
+        # Only when there is nothing else to do, the host waits for what is under way.
+        return any(operation() for operation in operations) or self._landings.settle(0) or landed or took
 
     def abort(self, error: LottsError) -> None:
         """Fail all work, e.g. when the engine is closed. Only when no tick is under way."""
@@ -135,8 +170,10 @@ class Engine:
         self._probes.clear()
         self._pictures.clear()
         self._unread.clear()
-        while self._running.members:
-            self._running.remove(0)
+        self._landings.clear()
+        self._newcomers.clear()
+        self._broken.clear()
+        self._running.clear()
 
     # Taking in, finishing, failing.
 
@@ -231,19 +268,38 @@ class Engine:
         with contextlib.suppress(InvalidStateError):
             job.future.set_exception(error)
 
-    def _attempt(self, jobs: list[_Job], action: Callable[[], None]) -> bool:
+    def _attempt(self, jobs: Iterable[_Job], action: Callable[[], None]) -> bool:
         """Do something for these jobs; if it raises, they fail and nothing else does."""
         try:
             action()
             return True
         except Exception as error:
-            known = error
-            if not isinstance(error, LottsError):
-                known = Failure(f"model {self.backbone.info.name} failed: {type(error).__name__}: {error}")
-                known.__cause__ = error
-            for job in jobs:
-                self._fail(job, cast(LottsError, known))
+            self._blame(jobs, error)
             return False
+
+    def _blame(self, jobs: Iterable[_Job], error: Exception) -> None:
+        known = error
+        if not isinstance(error, LottsError):
+            known = Failure(f"model {self.backbone.info.name} failed: {type(error).__name__}: {error}")
+            known.__cause__ = error
+        for job in jobs:
+            self._fail(job, cast(LottsError, known))
+
+    def _isolate(
+        self, items: list[T], action: Callable[[list[T]], None], jobs: Callable[[T], Iterable[_Job]]
+    ) -> list[T]:
+        """Do something for these items at once; if it raises, for each half of them, and so on, so that the jobs of
+        only those items fail with which it raises alone. Answers with these items."""
+        try:
+            action(items)
+            return []
+        except Exception as error:
+            # An error of the device itself stays: more calls would only raise it again.
+            if len(items) > 1 and not isinstance(error, torch.AcceleratorError):
+                half = len(items) // 2
+                return self._isolate(items[:half], action, jobs) + self._isolate(items[half:], action, jobs)
+            self._blame([job for item in items for job in jobs(item)], error)
+            return items
 
     # The operations of a tick; each answers whether it did something.
 
@@ -255,59 +311,74 @@ class Engine:
             return False
         prompts = list(wanted)[:TEXT_BATCH]
 
-        def encode() -> None:
-            padding = [""] * (TEXT_BATCH - len(prompts) if self.pad else 0)
-            encoded = self.backbone.encode_prompts(prompts + padding)
-            self._known.update(zip(prompts, encoded, strict=False))
+        def encode(some: list[str]) -> None:
+            padding = [""] * (TEXT_BATCH - len(some) if self.pad else 0)
+            encoded = self.backbone.encode_prompts(some + padding)
+            self._known.update(zip(some, encoded, strict=False))
 
-        jobs = [job for job in self._unread if not job.conditioning.keys().isdisjoint(prompts)]
-        if not self._attempt(jobs, encode):
-            self._unread = [job for job in self._unread if job not in jobs]
+        def jobs(prompt: str) -> list[_Job]:
+            return [job for job in self._unread if prompt in job.conditioning]
+
+        failed = self._isolate(prompts, encode, jobs)
+        if failed:
+            self._unread = [job for job in self._unread if job.conditioning.keys().isdisjoint(failed)]
         self._sort()
         while len(self._known) > self._keep_prompts:
             self._known.popitem(last=False)
         return True
 
     def _decode(self) -> bool:
-        if not self._pictures:
-            return False
         count = min(len(self._pictures), self._decode_batch if self.pad else self.max_batch)
-        batch = [self._pictures.popleft() for _ in range(count)]
+        if not count:
+            return False
+        if count < self._decode_batch and self._segments and self._ticks - self._pictures[0].tick < PATIENCE:
+            return False
 
-        def decode() -> None:
-            began = time.perf_counter()
+        def decode(batch: list[_Picture]) -> None:
+            watch = Watch(self._device)
             latents = [picture.latent for picture in batch]
-            latents += [latents[-1]] * (self._decode_batch - count if self.pad else 0)
-            images = self.backbone.decode(torch.stack(latents))
-            share = (time.perf_counter() - began) / count
-            for picture, image in zip(batch, images, strict=False):
-                picture.job.usage.decodes += 1
-                picture.job.usage.images += int(picture.state.complete)
-                picture.job.usage.device_s += share
-                self._finish(picture.job, picture.state, image.copy())
+            latents += [latents[-1]] * (self._decode_batch - len(batch) if self.pad else 0)
+            images = self._decoded(torch.stack(latents))
+            watch.stop()
+            self._landings.then(lambda: self._developed(batch, images, watch.seconds / len(batch)))
 
-        self._attempt([picture.job for picture in batch], decode)
+        self._isolate([self._pictures.popleft() for _ in range(count)], decode, lambda picture: [picture.job])
         return True
+
+    def _decoded(self, latents: Tensor) -> Callable[[], npt.NDArray[np.uint8]]:
+        """The pictures of clean latents, to be called for when they have landed."""
+        decode = getattr(self.backbone, "decode_tensor", None)
+        if decode is None or self._device.type != "cuda":
+            images = self.backbone.decode(latents)
+            return lambda: images
+        download = Download(decode(latents))
+        return lambda: download.arrays()[0]
+
+    def _developed(self, batch: list[_Picture], images: Callable[[], npt.NDArray[np.uint8]], seconds: float) -> None:
+        for picture, image in zip(batch, images(), strict=False):
+            picture.job.usage.decodes += 1
+            picture.job.usage.images += int(picture.state.complete)
+            picture.job.usage.device_s += seconds
+            self._finish(picture.job, picture.state, image.copy())
 
     def _encode_pictures(self) -> bool:
         if not self._encodes:
             return False
         count = min(len(self._encodes), self._decode_batch if self.pad else self.max_batch)
-        jobs = [self._encodes.popleft() for _ in range(count)]
 
-        def encode() -> None:
+        def encode(jobs: list[_Job]) -> None:
             began, now = time.perf_counter(), time.time()
             works = [cast(Encode, job.work) for job in jobs]
             images = [work.image for work in works]
-            images += [images[-1]] * (self._decode_batch - count if self.pad else 0)
+            images += [images[-1]] * (self._decode_batch - len(jobs) if self.pad else 0)
             latents = self.backbone.encode(np.stack(images)).cpu().numpy()
-            share = (time.perf_counter() - began) / count
+            share = (time.perf_counter() - began) / len(jobs)
             for job, work, latent in zip(jobs, works, latents, strict=False):
                 job.started, job.usage.device_s = now, share
                 # The picture itself, not its round trip: it is what a refinement must beat.
                 self._finish(job, State(latent.copy(), work.steps, work.steps), work.image)
 
-        self._attempt(jobs, encode)
+        self._isolate([self._encodes.popleft() for _ in range(count)], encode, lambda job: [job])
         return True
 
     def _capture(self) -> bool:
@@ -315,82 +386,156 @@ class Engine:
             return False
         jobs = [self._captures.popleft()]
         first = cast(AttentionLocalization, jobs[0].task)
-        rows = list(first.rows)
-        # Padded, a localization keeps to itself: its number of rows is its own, so it wastes none.
-        while not self.pad and self._captures:
+        count = len(first.rows)
+        limit = self._capture_rows if self.pad else self.max_batch
+        while self._captures:
             task = cast(AttentionLocalization, self._captures[0].task)
-            if not task.goes_with(first) or len(rows) + len(task.rows) > self.max_batch:
+            if not task.goes_with(first) or count + len(task.rows) > limit:
                 break
-            rows += task.rows
+            count += len(task.rows)
             jobs.append(self._captures.popleft())
 
-        def capture() -> None:
-            began, now = time.perf_counter(), time.time()
-            owners = [job for job in jobs for _ in cast(AttentionLocalization, job.task).rows]
+        def capture(jobs: list[_Job]) -> None:
+            watch, now = Watch(self._device), time.time()
+            pairs = [(job, row) for job in jobs for row in cast(AttentionLocalization, job.task).rows]
+            # Without a fixed size a padded localization keeps to itself: its number of rows is its own.
+            size = self._capture_rows if self.pad and self._capture_rows else self.max_batch
             seen: list[RowAttention] = []
-            for start in range(0, len(rows), self.max_batch):
-                part = rows[start : start + self.max_batch]
-                known = [job.conditioning for job in owners[start : start + self.max_batch]]
-                seen += attend_rows(self.backbone, part, first, known)
-            for job in jobs:
-                job.started = now
-                task = cast(AttentionLocalization, job.task)
-                answer = task.finish(seen[: len(task.rows)])
-                del seen[: len(task.rows)]
-                self._charge(job, len(task.rows), (time.perf_counter() - began) * len(task.rows) / len(rows))
-                self._finish(job, located=answer)
+            for start in range(0, len(pairs), size):
+                part = pairs[start : start + size]
+                used = len(part)
+                part += part[:1] * (size - used if self.pad and self._capture_rows else 0)
+                known = [job.conditioning for job, _ in part]
+                seen += attend_rows(self.backbone, [row for _, row in part], first, known)[:used]
+            watch.stop()
 
-        self._attempt(jobs, capture)
+            def finish() -> None:
+                for job in jobs:
+                    job.started = now
+                    task = cast(AttentionLocalization, job.task)
+                    own = [seen.pop(0) for _ in task.rows]
+                    self._charge(job, len(own), watch.seconds / len(pairs))
+                    self._locate(job, lambda own=own, task=task: task.finish(own))  # type: ignore[misc]
+
+            self._landings.then(finish)
+
+        self._isolate(jobs, capture, lambda job: [job])
         return True
 
+    def _locate(self, job: _Job, finish: Callable[[], Located]) -> None:
+        """Finish a localization whose network outputs have landed."""
+
+        def located() -> None:
+            with self._landings.beside():
+                answer = finish()
+            self._finish(job, located=answer)
+
+        self._attempt([job], located)
+
     def _network(self) -> bool:
-        admitted = self._admit()
         running = self._running
+        self._discard(self._broken)
+        admitted = self._admit()
         spare = self.max_batch - running.rows
         probes = [self._probes.popleft() for _ in range(min(spare, len(self._probes)))]
-        used = running.rows + len(probes)
-        if not used:
+        if not running.rows and not probes:
             return admitted
-        rows = self.max_batch if self.pad else used
         now = time.time()
         for job, _ in probes:
             job.started = job.started or now
-
-        def call() -> None:
-            began = time.perf_counter()
-            inputs, times = self._inputs[:rows], self._times[:rows]
-            if running.members:
-                running.fill(inputs, times)
-            conditionings = running.conditionings()
-            for place, (job, row) in enumerate(probes, running.rows):
-                inputs[place] = torch.from_numpy(row.latent)
-                times[place] = row.timestep
-                conditionings.append(job.conditioning[row.prompt])
-            inputs[used:], times[used:] = 0, 0
-            conditionings += [conditionings[0]] * (rows - used)
-            output = self.backbone.predict(inputs, times, self._stack(conditionings))
-            if probes:
-                kept = output[running.rows : used].clone()
-            sound = running.advance(output) if running.members else []
-            share = (time.perf_counter() - began) / used
-            for index, (job, _) in enumerate(probes):
-                job.outputs.append(kept[index])
-                self._charge(job, 1, share)
-            for member in running.members:
-                self._charge(member.owner, 1 if member.negative is None else 2, share, nfe=1.0)
-            self._leave(0, sound)
-
-        everyone = [member.owner for member in running.members] + [job for job, _ in probes]
-        if not self._attempt(everyone, call):
-            while running.members:
-                running.remove(0)
-            broken = {id(job) for job, _ in probes}
-            self._probes = deque(probe for probe in self._probes if id(probe[0]) not in broken)
-        for job in dict.fromkeys(job for job, _ in probes):
-            task = job.task
-            if task is not None and len(job.outputs) == len(task.rows):
-                self._attempt([job], lambda job=job, task=task: self._finish(job, located=task.finish(job.outputs)))  # type: ignore[misc]
+        owners = [cast(_Job, member.owner) for member in running.members]
+        failed: list[_Job] = []
+        everyone = owners + [job for job, _ in probes]
+        if not self._attempt(everyone, lambda: failed.extend(self._call(probes))):
+            failed = everyone
+        self._discard(failed)
         return True
+
+    def _discard(self, jobs: list[_Job]) -> None:
+        """Take out what is left in the network's queues of jobs that failed."""
+        if not jobs:
+            return
+        gone, members = set(map(id, jobs)), self._running.members
+        self._running.remove([slot for slot, member in enumerate(members) if id(member.owner) in gone])
+        self._probes = deque(probe for probe in self._probes if id(probe[0]) not in gone)
+        jobs.clear()
+
+    def _call(self, probes: list[tuple[_Job, PredictionRow]]) -> list[_Job]:
+        """One network call of everything that runs and ``probes``; answers with the jobs that failed alone."""
+        running = self._running
+        watch = Watch(self._device)
+        first, used = running.rows, running.rows + len(probes)
+        rows = self.max_batch if self.pad else used
+        inputs, times = self._inputs[:rows], self._times[:rows]
+        conditionings = running.conditionings()
+        if running.members:
+            running.fill(inputs, times)
+        if probes:
+            inputs[first:used] = upload(np.stack([row.latent for _, row in probes]), self._device)
+            times[first:used] = upload(np.array([row.timestep for _, row in probes], np.float32), self._device)
+            conditionings = conditionings + [job.conditioning[row.prompt] for job, row in probes]
+        if used < rows:
+            inputs[used:], times[used:] = 0, 0
+            conditionings = conditionings + conditionings[:1] * (rows - used)
+        output, failed = self._predict(inputs, times, conditionings, probes)
+        if output is None:
+            return failed
+        kept = output[first:used].clone() if probes else None
+        moved = running.advance(output) if running.members else None
+        arrived = running.arrive() if running.members else None
+        watch.stop()
+        newcomers, self._newcomers = self._newcomers, []
+
+        def land() -> None:
+            share = watch.seconds / used
+            for member in newcomers:
+                member.since = self._clock
+            self._clock += share
+            if moved is not None:
+                self._check(moved)
+            if arrived is not None:
+                self._leave(arrived)
+            for index, (job, _) in enumerate(probes):
+                if not job.future.done():
+                    self._charge(job, 1, share)
+                    job.outputs.append(cast(Tensor, kept)[index])
+                    task = job.task
+                    if task is not None and len(job.outputs) == len(task.rows):
+                        self._locate(job, lambda job=job, task=task: task.finish(job.outputs))  # type: ignore[misc]
+
+        self._landings.then(land)
+        return failed
+
+    def _predict(
+        self, inputs: Tensor, times: Tensor, conditionings: list[Any], probes: list[tuple[_Job, PredictionRow]]
+    ) -> tuple[Tensor | None, list[_Job]]:
+        """The network's output (None when no row came through) and the jobs that failed alone; theirs is zero."""
+        members = self._running.members
+        owners = [cast(_Job, member.owner) for member in members]
+        owners += [cast(_Job, member.owner) for member in members if member.negative is not None]
+        owners += [job for job, _ in probes]
+        everyone = list({id(job): job for job in owners}.values())
+        output: Tensor | None = None
+
+        def predict(jobs: list[_Job]) -> None:
+            nonlocal output
+            if len(jobs) == len(everyone):
+                output = self.backbone.predict(inputs, times, self._stack(conditionings))
+                return
+            # The others' rows become padding; these keep their places.
+            wanted = set(map(id, jobs))
+            mine = [row for row, owner in enumerate(owners) if id(owner) in wanted]
+            texts = [conditionings[mine[0]]] * len(conditionings)
+            some, then = torch.zeros_like(inputs), torch.zeros_like(times)
+            some[mine], then[mine] = inputs[mine], times[mine]
+            for row in mine:
+                texts[row] = conditionings[row]
+            found = self.backbone.predict(some, then, self.backbone.stack(texts))
+            output = torch.zeros_like(found) if output is None else output
+            output[mine] = found[mine]
+
+        failed = self._isolate(everyone, predict, lambda job: [job])
+        return output, failed
 
     def _charge(self, job: _Job, rows: int, seconds: float, nfe: float | None = None) -> None:
         """Charge network rows; rows of a localization cost their share of a guided or unguided step."""
@@ -444,33 +589,38 @@ class Engine:
         member.conditioning = job.conditioning[work.sampling.prompt]
         member.negative = job.conditioning[work.sampling.negative] if work.sampling.guided else None
         self._running.add(member)
+        self._newcomers.append(member)
         if not member.look and member.state.predicted is not None:
-            sound = self._running.advance_last(member.state.predicted)
-            self._leave(len(self._running.members) - 1, [sound])
+            moved = self._running.advance_last(member.state.predicted)
+            arrived = self._running.arrive()
 
-    def _leave(self, first: int, sound: list[bool]) -> None:
-        """Take out, from the slot ``first`` on, the trajectories that broke or have arrived."""
-        running = self._running
-        for slot in reversed(range(first, first + len(sound))):
-            member = running.members[slot]
+            def land() -> None:
+                self._check(moved)
+                if arrived is not None:
+                    self._leave(arrived)
+
+            self._landings.then(land)
+
+    def _check(self, moved: Moved) -> None:
+        """Fail the trajectories that broke in a step, all others go on."""
+        for member, step in moved.broken():
             job = cast(_Job, member.owner)
-            if not sound[slot - first]:
-                at = member.step if member.look else member.step - 1
-                self._fail(
-                    job,
-                    Failure(
-                        f"the latent became NaN or infinite at step {at} of {member.state.steps}"
-                        f" (prompt {member.sampling.prompt!r})"
-                    ),
-                )
-            elif member.look:
-                predicted = running.prediction(slot)
-                self._show(job, replace(member.state, predicted=predicted), predicted)
-            elif member.step == member.stop:
-                self._reached(job, running.state(slot))
-            else:
+            self._broken.append(job)
+            at = f"step {step} of {member.state.steps} (prompt {member.sampling.prompt!r})"
+            self._fail(job, Failure(f"the latent became NaN or infinite at {at}"))
+
+    def _leave(self, arrived: Arrived) -> None:
+        """Finish the trajectories that have arrived, unless they broke; a picture is decoded first."""
+        for index, (member, state) in enumerate(zip(arrived.members, arrived.states(), strict=True)):
+            job, calls = cast(_Job, member.owner), int(arrived.calls[index])
+            if calls:
+                self._charge(job, calls * member.rows, (self._clock - member.since) * member.rows, nfe=float(calls))
+            if job.future.done():
                 continue
-            running.remove(slot)
+            if member.look or state.complete:
+                self._pictures.append(_Picture(job, arrived.latents[index], state, self._ticks))
+            else:
+                self._finish(job, state)
 
     def _reached(self, job: _Job, state: State) -> None:
         if state.complete:
@@ -479,8 +629,7 @@ class Engine:
             self._finish(job, state)
 
     def _show(self, job: _Job, state: State, latent: Floats) -> None:
-        device = device_of(self.backbone)
-        self._pictures.append(_Picture(job, torch.tensor(latent, device=device), state))
+        self._pictures.append(_Picture(job, upload(latent.copy(), self._device), state, self._ticks))
 
 
 def check(backbone: Backbone, work: Generate) -> None:

@@ -6,6 +6,8 @@ Noise never depends on batch, actor, node or completion order, so any actor can 
 from __future__ import annotations
 
 import json
+import struct
+import threading
 from hashlib import blake2b
 from typing import Literal, TypeAlias
 
@@ -19,14 +21,45 @@ Purpose: TypeAlias = Literal["start", "step", "inside", "outside", "locate", "ne
 finished picture is looked at, and the directions of :class:`Near` and :class:`Mix`."""
 
 
-def draw(search_seed: int, lineage: Lineage, purpose: Purpose, step: int, shape: tuple[int, ...]) -> Floats:
+class _Source(threading.local):
+    """A generator of each thread: setting its key takes a tenth of the time of making one."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.generator = np.random.Generator(self.bits)
+
+
+_source = _Source()
+
+
+def draw(
+    search_seed: int,
+    lineage: Lineage,
+    purpose: Purpose,
+    step: int,
+    shape: tuple[int, ...],
+    out: Floats | None = None,
+) -> Floats:
     """Standard normal float32 numbers of ``shape``; equal arguments give equal numbers on any machine.
 
-    The arguments are hashed (BLAKE2b) to the 128-bit key of a counter-based generator (Philox).
+    The arguments are hashed (BLAKE2b) to the 128-bit key of a counter-based generator (Philox). Threads may draw at
+    the same time: the numbers are made without Python's lock.
+
+    Args:
+        out: contiguous array of ``shape`` to be filled; it is the answer then.
     """
     text = json.dumps([search_seed, lineage, purpose, step])
-    key = int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
+    low, high = struct.unpack("<QQ", blake2b(text.encode(), digest_size=16).digest())
+    source = _source
+    source.bits.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": (0, 0, 0, 0), "key": (low, high)},
+        "buffer": (0, 0, 0, 0),
+        "buffer_pos": 4,  # nothing is left in the buffer
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return source.generator.standard_normal(shape, dtype=np.float32, out=out)
 
 
 def lineage_of(noise: Noise) -> Lineage:

@@ -1,13 +1,15 @@
 """The trajectories that run together: unrelated latents at unrelated steps, moved by whole-batch arithmetic.
 
 Trajectories live in contiguous slots of preallocated tensors; nothing is computed row by row but the noise, which is
-a function of each row's own seed and lineage.
+a function of each row's own seed and lineage. The host keeps its own account of every slot, so that it never has to
+ask the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,15 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.base import Backbone, Schedule, device_of
+from lotts_search.drawing import Draw, Drawing
 from lotts_search.noise import draw, start_noise
 from lotts_search.solver import NOISE, coefficients, step
+from lotts_search.transfer import Download, upload
 from lotts_search.work import Floats, Lineage, Predict, Region, Sampling, Segment, Solver, State
 
 _TIMESTEP, _ALPHA, _SIGMA, _SOLVER, _NEXT_ALPHA, _NEXT_SIGMA = 0, 1, 2, slice(3, 7), 7, 8
-_COLUMNS = 9
+_MASKED = 9  # whether the background is left to the parent after the step
+_COLUMNS = 10
 _FIRST_ORDER, _SECOND_ORDER, _LOOK = range(3)
 
 
@@ -30,13 +35,12 @@ class Trajectory:
 
     Attributes:
         owner: what the engine keeps with it.
-        state: where it started, before the first step.
+        state: where it starts.
+        stop: the step it goes to.
         search_seed, lineage: of the solver's noise; unused for a look.
-        region: the refinement under way, None outside one.
         conditioning, negative: of its network rows; ``negative`` is None when unguided.
-        step, stop: steps done so far and to be done.
-        history: whether the previous x0 prediction is known.
         look: the network is asked once and nothing moves.
+        since: what the engine's clock showed when its first network call began.
     """
 
     owner: Any
@@ -48,18 +52,16 @@ class Trajectory:
     conditioning: Any = None
     negative: Any = None
 
-    def __post_init__(self) -> None:
-        self.step = self.state.step
-        self.region: Region | None = self.state.region
-        self.history = self.state.previous is not None
-        self.look = self.stop == self.step
+    since: float = 0.0
 
     @property
-    def masked(self) -> bool:
-        """Whether the next step leaves the background to the parent."""
-        if self.region is None or self.look:
-            return False
-        return self.step < self.state.steps - self.region.integrate
+    def look(self) -> bool:
+        return self.stop == self.state.step
+
+    @property
+    def rows(self) -> int:
+        """Network rows a step."""
+        return 1 if self.negative is None else 2
 
 
 def start_state(backbone: Backbone, work: Segment) -> State:
@@ -94,84 +96,214 @@ def _noised(schedule: Schedule, at: int, clean: Floats, noise: Floats) -> Floats
     return np.float32(schedule.alpha[at]) * clean + np.float32(schedule.sigma[at]) * noise
 
 
+_SLOT = np.dtype(
+    [
+        ("table", np.int64),  # where its table of coefficients begins
+        ("steps", np.int64),
+        ("step", np.int64),
+        ("stop", np.int64),
+        ("order", np.int64),
+        ("calls", np.int64),  # network calls so far
+        ("unmask", np.int64),  # the first step that is not masked
+        ("fresh", np.bool_),  # background noise is new at each step
+        ("clean", np.bool_),  # the background stays clean
+        ("look", np.bool_),
+    ]
+)
+"""What the host keeps of a slot."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Trajectories after one step.
+
+    Attributes:
+        members: those that moved.
+        steps: [len(members)] the step that each did.
+        sums: [len(members)] of its latent's numbers, before a background covers any; see :meth:`sound`.
+    """
+
+    members: list[Trajectory]
+    steps: npt.NDArray[np.int64]
+    sums: Download
+
+    def broken(self) -> list[tuple[Trajectory, int]]:
+        """Those whose latent became NaN or infinite, with the step; to be called when the sums have landed."""
+        # A NaN or an infinity anywhere makes the sum one.
+        (sums,) = self.sums.arrays()
+        return [(self.members[index], int(self.steps[index])) for index in np.flatnonzero(~np.isfinite(sums))]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Trajectories that have left their slots.
+
+    Attributes:
+        members: whose.
+        latents: [len(members), C, H, W] on the device: the latent, of a look the x0 prediction.
+        calls: [len(members)] network calls that each took part in.
+    """
+
+    members: list[Trajectory]
+    latents: Tensor
+    calls: npt.NDArray[np.int64]
+    _host: Download
+
+    def states(self) -> list[State]:
+        """What each has reached; a complete one keeps only its latent, a look fills in its prediction. To be called
+        when the numbers have landed."""
+        latents, *rest = self._host.arrays()
+        states = []
+        for index, member in enumerate(self.members):
+            state, latent = member.state, latents[index].copy()
+            if member.look:
+                states.append(replace(state, predicted=latent))
+            elif member.stop == state.steps:
+                states.append(State(latent, member.stop, state.steps))
+            else:
+                states.append(State(latent, member.stop, state.steps, rest[0][index].copy(), region=state.region))
+        return states
+
+
 class Trajectories:
-    """Up to ``capacity`` trajectories in contiguous slots.
+    """Up to ``capacity`` trajectories in contiguous slots. Nothing here waits for the device.
 
     Attributes:
         members: the trajectories, in the order of their slots.
+        rows: network rows of one step of all of them.
     """
 
     def __init__(self, backbone: Backbone, capacity: int):
         self._backbone, self._capacity, self._device = backbone, capacity, device_of(backbone)
         self.members: list[Trajectory] = []
+        self.rows = 0
+        self._slots = np.zeros(capacity, _SLOT)
         self._tables: dict[tuple[int, float, Solver], npt.NDArray[np.float64]] = {}
-        pin = self._device.type == "cuda"
+        # All tables end to end, so that one look-up serves all slots.
+        self._coefficients = np.empty((0, _COLUMNS), np.float32)
+        self._places: dict[int, int] = {}
         self._latents, self._previous = self._buffer(), self._buffer()
-        self._noise = torch.zeros(capacity, *backbone.info.latent, pin_memory=pin)
-        self._noise_numpy = self._noise.numpy()
+        self._loaded = 0  # slots from here on are new: their latents are not on the device yet
         # Backgrounds of refinements; allocated when the first refinement comes.
         self._origin = self._outside = self._keep = torch.empty(0)
+        self._drawing = Drawing(backbone.info.latent, self._device)
+        self._stale = True
         self._guided: Tensor | None = None
         self._weights = self._values = torch.empty(0)
-        self._changed()
+        self._conditionings: list[Any] = []
 
     def _buffer(self) -> Tensor:
         return torch.zeros(self._capacity, *self._backbone.info.latent, device=self._device)
 
-    def _changed(self) -> None:
-        """Recompute what depends on the membership alone."""
-        guided = [slot for slot, member in enumerate(self.members) if member.negative is not None]
-        self.rows = len(self.members) + len(guided)
-        self._guided = torch.tensor(guided, device=self._device) if guided else None
-        weights = [member.sampling.guidance if member.negative is not None else 1.0 for member in self.members]
-        self._weights = torch.tensor(weights, device=self._device).view(-1, 1, 1, 1)
-
     def add(self, member: Trajectory) -> None:
         """Put a trajectory into the next free slot."""
-        slot, state = len(self.members), member.state
+        state, region = member.state, member.state.region
+        table = self._place(self._table(member))
+        slot = self._slots[len(self.members)]
+        slot["table"], slot["steps"], slot["step"], slot["stop"] = table, member.sampling.steps, state.step, member.stop
+        slot["order"] = _LOOK if member.look else _FIRST_ORDER if state.previous is None else _SECOND_ORDER
+        slot["calls"], slot["look"] = 0, member.look
+        slot["unmask"] = 0 if region is None or member.look else state.steps - region.integrate
+        slot["fresh"] = region is not None and region.background == "fresh"
+        slot["clean"] = region is not None and not region.spatial
         self.members.append(member)
-        self._latents[slot] = torch.tensor(state.latent)
-        # Zero rather than stale: a factor of 0 does not silence a NaN.
-        self._previous[slot] = 0 if state.previous is None else torch.tensor(state.previous)
-        if member.region is not None:
-            if not len(self._keep):
-                self._origin, self._outside = self._buffer(), self._buffer()
-                self._keep = torch.zeros(
-                    self._capacity, 1, *self._backbone.info.latent[1:], dtype=torch.bool, device=self._device
-                )
-            self._origin[slot] = torch.tensor(member.region.origin)
-            if member.region.background == "fixed":
-                noise = background_noise(member.search_seed, member.region, 0)
-                self._outside[slot] = torch.from_numpy(noise)
-        if len(self._keep):
-            self._keep[slot] = False
-            if member.masked and member.region is not None:
-                self._keep[slot, 0] = torch.from_numpy(~member.region.mask)
-        self._changed()
+        self.rows += member.rows
+        self._stale = True
 
-    def remove(self, slot: int) -> None:
-        """Free a slot; the last trajectory moves into it."""
-        last = len(self.members) - 1
-        if slot != last:
-            self.members[slot] = self.members[last]
+    def remove(self, slots: Sequence[int]) -> None:
+        """Free slots; the last trajectories move into them."""
+        if not len(slots):
+            return
+        self._load()
+        gone = set(slots)
+        left = len(self.members) - len(gone)
+        holes = [slot for slot in sorted(gone) if slot < left]
+        movers = [slot for slot in range(left, len(self.members)) if slot not in gone]
+        if holes:
+            self._slots[holes] = self._slots[movers]
+            to, of = upload(np.array([holes, movers]), self._device)
             for buffer in (self._latents, self._previous, self._origin, self._outside, self._keep):
                 if len(buffer):
-                    buffer[slot] = buffer[last]
-        self.members.pop()
-        self._changed()
+                    buffer[to] = buffer[of]
+        self.rows -= sum(self.members[slot].rows for slot in gone)
+        for hole, mover in zip(holes, movers, strict=True):
+            self.members[hole] = self.members[mover]
+        del self.members[left:]
+        self._loaded = left
+        self._stale = True
+
+    def clear(self) -> None:
+        """Free all slots."""
+        self.members.clear()
+        self.rows = self._loaded = 0
+        self._stale = True
+
+    def calls(self) -> list[tuple[Trajectory, int]]:
+        """The trajectories with the network calls that each has taken part in."""
+        members = list(self.members)
+        return list(zip(members, self._slots["calls"][: len(members)].tolist(), strict=True))
+
+    def _load(self) -> None:
+        """Bring the new slots' latents to the device, all at once."""
+        first, end = self._loaded, len(self.members)
+        if first == end:
+            return
+        self._loaded = end
+        states = [member.state for member in self.members[first:end]]
+        self._latents[first:end] = self._upload([state.latent for state in states])
+        # Zero rather than stale: a factor of 0 does not silence a NaN.
+        self._previous[first:end] = self._upload([state.previous for state in states])
+        regions = [state.region for state in states]
+        if all(region is None for region in regions):
+            return
+        if not len(self._keep):
+            self._origin, self._outside = self._buffer(), self._buffer()
+            self._keep = self._buffer()[:, :1] > 0
+        nothing = np.zeros(self._backbone.info.latent[1:], np.bool_)
+        keep = [nothing if region is None else ~region.mask for region in regions]
+        self._keep[first:end] = upload(np.stack(keep)[:, None], self._device)
+        self._origin[first:end] = self._upload([None if region is None else region.origin for region in regions])
+        self._outside[first:end] = self._upload(
+            [
+                background_noise(member.search_seed, region, 0) if region and region.background == "fixed" else None
+                for member, region in zip(self.members[first:end], regions, strict=True)
+            ]
+        )
+
+    def _upload(self, latents: list[Floats | None]) -> Tensor | float:
+        """[len(latents), C, H, W] with zeros for None."""
+        if all(latent is None for latent in latents):
+            return 0.0
+        zero = np.zeros(self._backbone.info.latent, np.float32)
+        return upload(np.stack([zero if latent is None else latent for latent in latents]), self._device)
 
     def conditionings(self) -> list[Any]:
-        """Conditionings of the network rows: one a trajectory, then the negative ones of the guided."""
-        negatives = [member.negative for member in self.members if member.negative is not None]
-        return [member.conditioning for member in self.members] + negatives
+        """Conditionings of the network rows: one a trajectory, then the negative ones of the guided. The same list
+        as long as the membership stays."""
+        self._refresh()
+        return self._conditionings
+
+    def _refresh(self) -> None:
+        """Recompute what depends on the membership alone."""
+        if not self._stale:
+            return
+        self._stale = False
+        members = self.members
+        guided = [slot for slot, member in enumerate(members) if member.negative is not None]
+        self._conditionings = [member.conditioning for member in members] + [members[slot].negative for slot in guided]
+        self._guided = upload(np.array(guided), self._device) if guided else None
+        weights = [1.0 if member.negative is None else member.sampling.guidance for member in members]
+        self._weights = upload(np.array(weights, np.float32), self._device).view(-1, 1, 1, 1)
 
     def fill(self, inputs: Tensor, timesteps: Tensor) -> None:
         """Write the network rows [rows, C, H, W] and their timesteps [rows] into the front of two buffers.
 
         :meth:`advance` must follow before the membership changes.
         """
+        self._load()
+        self._refresh()
         count = len(self.members)
-        self._values = self._next_values(0, count)
+        self._values = self._begin(0, count)
         latents, times = self._latents[:count], self._values[:, _TIMESTEP]
         inputs[:count] = latents
         timesteps[:count] = times
@@ -179,8 +311,8 @@ class Trajectories:
             inputs[count : self.rows] = latents[self._guided]
             timesteps[count : self.rows] = times[self._guided]
 
-    def advance(self, output: Tensor) -> list[bool]:
-        """Move every trajectory by the network's raw output [rows, C, H, W]; False for each that broke."""
+    def advance(self, output: Tensor) -> Moved:
+        """Move every trajectory by the network's raw output [rows, C, H, W]."""
         count = len(self.members)
         raw = output[:count]
         if self._guided is not None:
@@ -191,59 +323,88 @@ class Trajectories:
             raw = negative + self._weights * (raw - negative)
         scales = self._values[:, :, None, None, None]
         x0 = self._backbone.to_x0(raw, self._latents[:count], scales[:, _ALPHA], scales[:, _SIGMA])
-        return self._move(0, count, x0, self._values)
+        self._slots["calls"][:count] += 1
+        return self._move(0, x0, self._values)
 
-    def advance_last(self, x0: Floats) -> bool:
+    def advance_last(self, x0: Floats) -> Moved:
         """Move the trajectory that came last by a known x0 prediction [C, H, W]."""
-        count = len(self.members)
-        known = torch.tensor(x0, device=self._device)[None]
-        return self._move(count - 1, count, known, self._next_values(count - 1, count))[0]
+        self._load()
+        first = len(self.members) - 1
+        values = self._begin(first, first + 1)
+        return self._move(first, upload(x0[None].copy(), self._device), values)
 
-    def _move(self, first: int, end: int, x0: Tensor, values: Tensor) -> list[bool]:
-        members = self.members[first:end]
-        self._draw_noise(first, members)
-        noise = self._noise[first:end].to(self._device, non_blocking=True)
-        moved = step(x0, self._previous[first:end], self._latents[first:end], values[:, _SOLVER], noise)
-        # A NaN or an infinity anywhere makes the sum one; checked before the background covers it.
+    def _begin(self, first: int, end: int) -> Tensor:
+        """Timestep, scales and solver coefficients [end - first, columns] of the next step of the slots; their noise
+        begins to be drawn."""
+        slots = self._slots[first:end]
+        values = self._coefficients[slots["table"] + slots["order"] * slots["steps"] + slots["step"]]
+        values[slots["clean"], _NEXT_ALPHA], values[slots["clean"], _NEXT_SIGMA] = 1, 0
+        masked = slots["step"] < slots["unmask"]
+        values[:, _MASKED] = masked
+        noisy = (values[:, 3 + NOISE] > 0) & ~slots["look"]
+        wanted: list[Draw | None] = [None] * (end - first)
+        steps = slots["step"].tolist()
+        for index in np.flatnonzero(noisy).tolist():
+            member = self.members[first + index]
+            wanted[index] = member.search_seed, member.lineage, "step", steps[index]
+        self._fresh = [first + index for index in np.flatnonzero(masked & slots["fresh"]).tolist()]
+        for slot in self._fresh:
+            member = self.members[slot]
+            region = cast(Region, member.state.region)
+            wanted.append((member.search_seed, region.lineage, "outside", steps[slot - first] + 1))
+        self._drawing.begin(wanted)
+        self._masked = bool(masked.any())
+        return upload(values, self._device)
+
+    def _move(self, first: int, x0: Tensor, values: Tensor) -> Moved:
+        end = len(self.members)
+        drawn = self._drawing.finish()
+        moved = step(x0, self._previous[first:end], self._latents[first:end], values[:, _SOLVER], drawn[: end - first])
         sums = moved.flatten(1).sum(1)
-        if any(member.masked for member in members):
-            for slot, member in enumerate(members, first):
-                if member.masked and member.region is not None and member.region.background == "fresh":
-                    fresh = background_noise(member.search_seed, member.region, member.step + 1)
-                    self._outside[slot] = torch.from_numpy(fresh)
+        if self._masked:
+            if self._fresh:
+                self._outside[upload(np.array(self._fresh), self._device)] = drawn[end - first :]
             scales = values[:, :, None, None, None]
             background = (
                 scales[:, _NEXT_ALPHA] * self._origin[first:end] + scales[:, _NEXT_SIGMA] * self._outside[first:end]
             )
-            moved = torch.where(self._keep[first:end], background, moved)
+            moved = torch.where(self._keep[first:end] & (scales[:, _MASKED] > 0), background, moved)
         self._latents[first:end] = moved
         self._previous[first:end] = x0
-        for slot, member in enumerate(members, first):
-            if not member.look:
-                was_masked = member.masked
-                member.step += 1
-                member.history = True
-                if was_masked and not member.masked:
-                    self._keep[slot] = False
-        return [bool(np.isfinite(value)) for value in sums.tolist()]
+        slots = self._slots[first:end]
+        steps = slots["step"].copy()
+        moves = ~slots["look"]
+        slots["step"] += moves
+        slots["order"][moves] = _SECOND_ORDER
+        return Moved(self.members[first:end], steps, Download(sums))
 
-    def _draw_noise(self, first: int, members: list[Trajectory]) -> None:
-        for slot, member in enumerate(members, first):
-            if not member.look and self._table(member)[0, member.step, 3 + NOISE] > 0:
-                shape = self._backbone.info.latent
-                self._noise_numpy[slot] = draw(member.search_seed, member.lineage, "step", member.step, shape)
-            else:
-                self._noise_numpy[slot] = 0
+    def arrive(self) -> Arrived | None:
+        """Let those leave that have done what they were asked for."""
+        count = len(self.members)
+        slots = self._slots[:count]
+        done = np.flatnonzero((slots["step"] == slots["stop"]) & (~slots["look"] | (slots["calls"] > 0)))
+        if not len(done):
+            return None
+        members = [self.members[slot] for slot in done]
+        places = upload(done, self._device)
+        latents, host = self._latents[places], []
+        looks = np.flatnonzero(slots["look"][done])
+        if len(looks):
+            latents[upload(looks, self._device)] = self._previous[upload(done[looks], self._device)]
+        if any(member.stop < member.state.steps and not member.look for member in members):
+            host.append(self._previous[places])
+        arrived = Arrived(members, latents, slots["calls"][done], Download(latents, *host))
+        self.remove(done.tolist())
+        return arrived
 
-    def _next_values(self, first: int, end: int) -> Tensor:
-        """Timestep, scales and solver coefficients [end - first, columns] float32 of the trajectories' next step."""
-        values = np.empty((end - first, _COLUMNS))
-        for row, member in enumerate(self.members[first:end]):
-            order = _LOOK if member.look else _SECOND_ORDER if member.history else _FIRST_ORDER
-            values[row] = self._table(member)[order, member.step]
-            if member.region is not None and not member.region.spatial:
-                values[row, _NEXT_ALPHA], values[row, _NEXT_SIGMA] = 1, 0
-        return torch.from_numpy(values.astype(np.float32)).to(self._device)
+    def _place(self, table: npt.NDArray[np.float64]) -> int:
+        """Where a table begins among the coefficients of all."""
+        place = self._places.get(id(table))
+        if place is None:
+            place = self._places[id(table)] = len(self._coefficients)
+            rows = table.reshape(-1, _COLUMNS).astype(np.float32)
+            self._coefficients = np.concatenate([self._coefficients, rows])
+        return place
 
     def _table(self, member: Trajectory) -> npt.NDArray[np.float64]:
         key = member.sampling.steps, member.sampling.eta, member.sampling.solver
@@ -258,19 +419,6 @@ class Trajectories:
             table[:, :, _NEXT_ALPHA], table[:, :, _NEXT_SIGMA] = schedule.alpha[1:], schedule.sigma[1:]
             self._tables[key] = table
         return table
-
-    def state(self, slot: int) -> State:
-        """The state that a trajectory has reached; a complete one keeps only its latent."""
-        member = self.members[slot]
-        latent = self._latents[slot].cpu().numpy().copy()
-        if member.step == member.state.steps:
-            return State(latent, member.step, member.state.steps)
-        previous = self._previous[slot].cpu().numpy().copy() if member.history else None
-        return State(latent, member.step, member.state.steps, previous, region=member.region)
-
-    def prediction(self, slot: int) -> Floats:
-        """The x0 prediction [C, H, W] of the last network call."""
-        return self._previous[slot].cpu().numpy().copy()
 
 
 def look(owner: Any, work: Predict) -> Trajectory:

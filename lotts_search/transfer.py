@@ -1,0 +1,126 @@
+"""Between host and device without waiting for the device; on a CPU everything is done at once.
+
+CUDA copies are asynchronous only to and from pinned memory, and pinned memory must stay as it is while a copy runs.
+So each upload takes a block of its own from torch's allocator, which gives a block to others only after the copies
+from it have passed, and a download is read only after its event has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def host_buffer(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uninitialised host memory from which ``device`` is filled: write it once, then :func:`send` it."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+def send(buffer: Tensor, device: torch.device) -> Tensor:
+    """A :func:`host_buffer` on its way to the device; it may not be written any more."""
+    return buffer.to(device, non_blocking=True)
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device, which may share its memory where the device is the host: give it away."""
+    host = torch.from_numpy(array)
+    return send(host.pin_memory(), device) if device.type == "cuda" else host.to(device)
+
+
+class Download:
+    """Tensors on their way to the host: :meth:`arrays` may be called once the device has done its work up to here,
+    which :class:`Landings` waits for."""
+
+    def __init__(self, *tensors: Tensor):
+        self._host = [_fetch(tensor) for tensor in tensors]
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """One array a tensor."""
+        return [tensor.numpy() for tensor in self._host]
+
+
+def _fetch(tensor: Tensor) -> Tensor:
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+class Watch:
+    """Seconds that the device took between :meth:`__init__` and :meth:`stop`."""
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._began: Any = self._mark()
+        self._ended: Any = None
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stop(self) -> None:
+        self._ended = self._mark()
+
+    @property
+    def seconds(self) -> float:
+        """Known once the device has done the work in between."""
+        if self._cuda:
+            return float(self._began.elapsed_time(self._ended)) / 1000
+        return float(self._ended - self._began)
+
+
+class Landings:
+    """What is to be done once the device has got as far as it was asked to by now; first come, first served.
+
+    Args:
+        device: where the work runs.
+        ahead: how many actions may be outstanding before the host waits for the first; 0 waits at once.
+    """
+
+    def __init__(self, device: torch.device, ahead: int):
+        self._ahead = ahead
+        self._waiting: deque[tuple[Any, Callable[[], None]]] = deque()
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do ``action`` when the device has done everything it was given so far."""
+        event = None
+        if self._side is not None:
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((event, action))
+        self.settle(self._ahead)
+
+    def settle(self, allowed: int | None = None) -> bool:
+        """Do what is due, and wait until at most ``allowed`` actions (None = ``ahead``) are left. Whether any was done."""
+        allowed = self._ahead if allowed is None else allowed
+        done = False
+        while self._waiting:
+            event, action = self._waiting[0]
+            if len(self._waiting) <= allowed and not (event is not None and event.query()):
+                break
+            if event is not None:
+                event.synchronize()
+            self._waiting.popleft()
+            action()
+            done = True
+        return done
+
+    def beside(self) -> contextlib.AbstractContextManager[Any]:
+        """For an action that computes and waits for the answer itself: in here it does not wait for work that the
+        device was given since. What it reads must have landed, what it makes must not outlive the wait."""
+        return contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
+
+    def clear(self) -> None:
+        """Forget all actions."""
+        self._waiting.clear()
