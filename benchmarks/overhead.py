@@ -54,7 +54,7 @@ class Instant:
         return self._output[: len(latents)]
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return alpha * latents - sigma * output
+        return output
 
     def decode_tensor(self, latents: Tensor) -> Tensor:
         return self._pictures[: len(latents)]

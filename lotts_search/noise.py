@@ -6,7 +6,6 @@ Noise never depends on batch, actor, node or completion order, so any actor can 
 from __future__ import annotations
 
 import json
-import struct
 import threading
 from hashlib import blake2b
 from typing import Literal, TypeAlias
@@ -30,6 +29,7 @@ class _Source(threading.local):
 
 
 _source = _Source()
+_ZEROS = np.zeros(4, np.uint64)
 
 
 def draw(
@@ -49,12 +49,12 @@ def draw(
         out: contiguous array of ``shape`` to be filled; it is the answer then.
     """
     text = json.dumps([search_seed, lineage, purpose, step])
-    low, high = struct.unpack("<QQ", blake2b(text.encode(), digest_size=16).digest())
+    key = np.frombuffer(blake2b(text.encode(), digest_size=16).digest(), "<u8")
     source = _source
     source.bits.state = {
         "bit_generator": "Philox",
-        "state": {"counter": (0, 0, 0, 0), "key": (low, high)},
-        "buffer": (0, 0, 0, 0),
+        "state": {"counter": _ZEROS, "key": key},
+        "buffer": _ZEROS,
         "buffer_pos": 4,  # nothing is left in the buffer
         "has_uint32": 0,
         "uinteger": 0,

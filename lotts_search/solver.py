@@ -113,4 +113,8 @@ def step(x0: Tensor, previous: Tensor, latents: Tensor, rows: Tensor, noise: Ten
     """
     # Separate products and sums, never a fused multiply-add: a row's bits must not depend on its place in the batch.
     c = rows.to(latents.dtype)[:, :, None, None, None]
-    return c[:, LATENT] * latents + c[:, X0] * x0 + c[:, PREVIOUS] * previous + c[:, NOISE] * noise
+    moved = c[:, LATENT] * latents
+    moved += c[:, X0] * x0
+    moved += c[:, PREVIOUS] * previous
+    moved += c[:, NOISE] * noise
+    return moved

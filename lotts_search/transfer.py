@@ -64,7 +64,7 @@ class Watch:
     def _mark(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -90,13 +90,15 @@ class Landings:
     def __init__(self, device: torch.device, ahead: int):
         self._ahead = ahead
         self._waiting: deque[tuple[Any, Callable[[], None]]] = deque()
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side: Any = None
+        if device.type == "cuda":
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def then(self, action: Callable[[], None]) -> None:
         """Do ``action`` when the device has done everything it was given so far."""
-        event = None
+        event: Any = None
         if self._side is not None:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._waiting.append((event, action))
         self.settle(self._ahead)

@@ -295,7 +295,7 @@ def test_bad_work_is_refused_with_a_message(finished: State) -> None:
         (Segment(1, RED, (), 6, state=finished, renoise=2, region=region), "mask must be"),
         (Segment(1, RED, (), 6, state=wide, renoise=2), "latent of tiny has shape"),
         (sample(0, replace(RED, steps=0)), "number of steps"),
-        (sample(0, replace(RED, eta=-1.0)), "eta must be 0 or more"),
+        (sample(0, replace(RED, eta=-1.0)), "eta must be a number of 0 or more"),
         (Predict(finished, RED), "nothing to predict"),
         (Encode(np.zeros((31, 32, 3), np.uint8), 6), "must be 32x32x3 bytes, got 31x32x3"),
         (Locate(0, (), part, RED, WholeMask()), "only a finished picture"),
