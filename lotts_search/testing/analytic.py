@@ -1,4 +1,5 @@
-"""A pool whose model is a mixture with a closed form: real sampling and refining in microseconds, without torch."""
+"""A pool whose model has a closed form, real sampling and refining in microseconds, without torch: by default the mixture
+of :mod:`lotts_search.testing.mixture`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,15 +49,61 @@ def analytic_info(steps: int = 8, guidance: float = 3.0, t0: int = 3, integrate:
     return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], FLOPS, defaults)
 
 
+class Model(Protocol):
+    """A model in closed form, of latents of ``shape`` [C, h, w], on the schedule of
+    :func:`lotts_search.testing.mixture.schedule`."""
+
+    shape: tuple[int, int, int]
+
+    def predict(self, latent: Floats, alpha: float, sigma: float) -> Floats:
+        """``E[x0 | x]`` of a latent ``x = alpha·x0 + sigma·ε``."""
+
+    def picture(self, latent: Floats) -> Bytes:
+        """A clean latent as a picture [h, w, 3]."""
+
+    def latent(self, picture: Bytes) -> Floats:
+        """The clean latent of a picture."""
+
+    def score(self, picture: Bytes) -> float:
+        """What the verifier thinks of a picture, whatever the prompt."""
+
+    def damage(self, latent: Floats) -> Floats:
+        """How much each position [h, w] of a clean latent is worth resampling, 0..1."""
+
+
+class Mixture:
+    """The model of :mod:`lotts_search.testing.mixture`; its score is the share of intact positions, 0..1."""
+
+    shape = SHAPE
+
+    def predict(self, latent: Floats, alpha: float, sigma: float) -> Floats:
+        return posterior(latent, alpha, sigma)[0].astype(np.float32)
+
+    def picture(self, latent: Floats) -> Bytes:
+        """In grey: intact is light, damaged dark."""
+        grey = np.clip(np.round(127.5 + 63.75 * latent[0]), 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+
+    def latent(self, picture: Bytes) -> Floats:
+        return np.asarray((picture[None, :, :, 0].astype(np.float32) - 127.5) / 63.75)
+
+    def score(self, picture: Bytes) -> float:
+        return float(np.mean(picture[..., 0] > 127))
+
+    def damage(self, latent: Floats) -> Floats:
+        """The probability that it is damaged, under the noise of the network's look."""
+        return np.asarray(1 - posterior(latent[0], 0.9, math.sqrt(1 - 0.81))[1], np.float32)
+
+
 class AnalyticPool:
-    """A :class:`~lotts_search.pool.Pool` over :mod:`lotts_search.testing.mixture`. Its verifier scores the share of
-    intact positions, 0..1, whatever its name and the prompt.
+    """A :class:`~lotts_search.pool.Pool` over a model in closed form.
 
     Args:
         info: the model, see :func:`analytic_info`.
         shuffle: None answers at once, in the order of the questions; a number answers from another thread, in a random
             order of that seed.
         fail: asked before each piece of work; the error it returns is the answer.
+        model: the model.
     """
 
     def __init__(
@@ -64,10 +111,11 @@ class AnalyticPool:
         info: ModelInfo | None = None,
         shuffle: int | None = None,
         fail: Callable[[Generate | Score], Exception | None] = lambda work: None,
+        model: Model = Mixture(),  # noqa: B008, it has no state
     ):
         self.info = info or analytic_info()
         self.asked: list[Generate | Score] = []
-        self._fail = fail
+        self._fail, self._model = fail, model
         self._waiting: list[tuple[Generate | Score, Future[Result]]] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -122,33 +170,26 @@ class AnalyticPool:
             error = self._fail(work)
             if error is not None:
                 raise error
-            future.set_result(answer(work))
+            future.set_result(answer(work, self._model))
         except Exception as error:
             future.set_exception(error)
 
 
-def answer(work: Generate | Score) -> Result:
+def answer(work: Generate | Score, model: Model) -> Result:
     """Do a piece of work: a pure function."""
     match work:
         case Segment():
-            return _segment(work)
+            return _segment(work, model)
         case Predict():
-            state = replace(work.state, predicted=_predict(work.state.latent, work.state))
+            state = replace(work.state, predicted=_predict(work.state, model))
             assert state.predicted is not None
-            return Result(_used(1, work.sampling, decodes=1), state, image=picture(state.predicted))
+            return Result(_used(1, work.sampling, decodes=1), state, image=model.picture(state.predicted))
         case Locate():
-            return _locate(work)
+            return _locate(work, model)
         case Encode():
-            latent = (work.image[None, :, :, 0].astype(np.float32) - 127.5) / 63.75
-            return Result(Usage(), State(latent, work.steps, work.steps), image=work.image)
+            return Result(Usage(), State(model.latent(work.image), work.steps, work.steps), image=work.image)
         case Score():
-            return Result(Usage(scores=1), score=float(np.mean(work.image[..., 0] > 127)))
-
-
-def picture(latent: Floats) -> Bytes:
-    """A clean latent [1, h, w] as a grey picture [h, w, 3]: intact is light, damaged dark."""
-    grey = np.clip(np.round(127.5 + 63.75 * latent[0]), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+            return Result(Usage(scores=1), score=model.score(work.image))
 
 
 def _used(steps: float, sampling: Sampling, images: int = 0, decodes: int = 0) -> Usage:
@@ -156,9 +197,9 @@ def _used(steps: float, sampling: Sampling, images: int = 0, decodes: int = 0) -
     return Usage(nfe=steps, rows=rows, flops=rows * FLOPS, images=images, decodes=decodes)
 
 
-def _predict(latent: Floats, state: State) -> Floats:
+def _predict(state: State, model: Model) -> Floats:
     times = schedule(state.steps)
-    return posterior(latent, times.alpha[state.step], times.sigma[state.step])[0].astype(np.float32)
+    return model.predict(state.latent, times.alpha[state.step], times.sigma[state.step])
 
 
 @lru_cache
@@ -166,48 +207,48 @@ def _table(steps: int, eta: float, solver: Solver) -> npt.NDArray[np.float64]:
     return coefficients(schedule(steps), eta, solver)
 
 
-def _segment(work: Segment) -> Result:
+def _segment(work: Segment, model: Model) -> Result:
     """The solver's formula and DESIGN §6.2, step by step."""
-    steps, seed, lineage = work.sampling.steps, work.search_seed, work.lineage
+    steps, seed, lineage, shape = work.sampling.steps, work.search_seed, work.lineage, model.shape
     times, table = schedule(steps), _table(steps, work.sampling.eta, work.sampling.solver)
     if work.noise is not None:
-        state = State(start_noise(seed, work.noise, SHAPE), 0, steps)
+        state = State(start_noise(seed, work.noise, shape), 0, steps)
     else:
         assert work.state is not None
         state = work.state
     if work.renoise is not None:
         assert work.region is not None
         mask, t0 = work.region.mask, work.renoise
-        inside, outside = draw(seed, lineage, "inside", 0, SHAPE), draw(seed, lineage, "outside", 0, SHAPE)
+        inside, outside = draw(seed, lineage, "inside", 0, shape), draw(seed, lineage, "outside", 0, shape)
         latent = times.alpha[t0] * state.latent + times.sigma[t0] * np.where(mask, inside, outside)
         state = State(latent.astype(np.float32), t0, steps, region=work.region)
     while state.step < work.stop:
         i, region = state.step, state.region
-        x0 = _predict(state.latent, state) if state.predicted is None else state.predicted
+        x0 = _predict(state, model) if state.predicted is None else state.predicted
         c = table[int(state.previous is not None), i]
         previous = x0 if state.previous is None else state.previous
-        noise = draw(seed, lineage, "step", i, SHAPE)
+        noise = draw(seed, lineage, "step", i, shape)
         latent = c[LATENT] * state.latent + c[X0] * x0 + c[PREVIOUS] * previous + c[NOISE] * noise
         if region is not None and i < steps - region.integrate:
-            outside = draw(seed, region.lineage, "outside", 0, SHAPE)
+            outside = draw(seed, region.lineage, "outside", 0, shape)
             kept = times.alpha[i + 1] * region.origin + times.sigma[i + 1] * outside
             latent = np.where(region.mask, latent, kept)
         state = State(latent.astype(np.float32), i + 1, steps, previous=x0, region=region)
-    image = picture(state.latent) if state.complete else None
+    image = model.picture(state.latent) if state.complete else None
     made = int(state.complete)
     return Result(_used(work.nfe, work.sampling, images=made, decodes=made), state, image=image)
 
 
-def _locate(work: Locate) -> Result:
-    """The most probably damaged positions, under the noise of the network's look."""
+def _locate(work: Locate, model: Model) -> Result:
+    """The most damaged positions."""
     source = work.source
     if isinstance(source, GivenMask):
         raise BadInput("the analytic model takes no given mask")
-    shape = SHAPE[1:]
+    shape = model.shape[1:]
     if isinstance(source, RandomMask):
         heat = draw(work.search_seed, work.lineage, "locate", 0, shape)
     else:
-        heat = (1 - posterior(work.state.latent[0], 0.9, math.sqrt(1 - 0.81))[1]).astype(np.float32)
+        heat = model.damage(work.state.latent)
     count = math.ceil(source.ratio * heat.size)
     mask = np.zeros(heat.size, bool)
     mask[np.argsort(-heat.ravel(), kind="stable")[:count]] = True
