@@ -134,6 +134,11 @@ class Budget:
             images=None if self.images is None else max(0, self.images - cost.images),
         )
 
+    def spent_of(self, whole: Budget) -> float:
+        """Share of ``whole`` that is gone where this is left, 0..1, by NFE or pictures, whichever is nearer its end."""
+        shares = [(self.nfe, whole.nfe), (self.images, whole.images)]
+        return max((1 - left / all_ for left, all_ in shares if left is not None and all_), default=0.0)
+
     def __str__(self) -> str:
         parts = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
         parts += [pictures(self.images)] if self.images is not None else []
@@ -158,12 +163,18 @@ class Ledger:
         costs: what trials cost.
         spent: the sum over all delivered trials.
         reserved: the sum over all trials called so far.
+        stopped: why the strategy leaves the rest of the budget alone; "" where it does not.
     """
 
     limits: Budget
     costs: Costs
     spent: Usage = field(default_factory=Usage)
     reserved: Cost = field(default_factory=Cost)
+    stopped: str = ""
+
+    def stop(self, why: str) -> None:
+        """Say that what is :attr:`left` is saved and why, for reports. The strategy itself has to end."""
+        self.stopped = why
 
     @property
     def left(self) -> Budget:

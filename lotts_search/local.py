@@ -41,7 +41,7 @@ class LocalPool:
     ):
         self.info = backbone.info
         self._engine = Engine(backbone, max_batch, pad)
-        self._scorers = {name: ScoreBatcher(verifier, max_batch) for name, verifier in verifiers.items()}
+        self._scorers = {name: ScoreBatcher(verifier, max_batch, pad) for name, verifier in verifiers.items()}
         self._threads = threads or len(os.sched_getaffinity(0))
         self._wake = threading.Event()
         self._closed = False

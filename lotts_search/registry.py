@@ -45,6 +45,11 @@ _STRATEGIES = [
     Entry("more-steps", "lotts_search.strategies.more_steps:MoreSteps", "The whole budget in one longer trajectory."),
     Entry("best-of-n", "lotts_search.strategies.best_of_n:BestOfN", "Independent samples; the verifier picks."),
     Entry("lotts", "lotts_search.strategies.lotts:LoTTS", "Locate the defects of samples and resample only those."),
+    Entry(
+        "adaptive-lotts",
+        "lotts_search.strategies.adaptive_lotts:AdaptiveLoTTS",
+        "LoTTS that decides online what to try next, and when to stop.",
+    ),
     Entry("random-search", "lotts_search.strategies.random_search:RandomSearch", "Best-of-N in growing rounds."),
     Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Walk from start noise to better neighbours."),
     Entry(

@@ -25,7 +25,7 @@ class Evolutionary(Strategy):
         tournament: how many noises, drawn at random, each parent has to beat or be.
         beta: mutation rate, 0..1, the share of a child that is new.
         generations: number of generations after the first; None = as many as the budget pays.
-        eta: noise of the sampler, 0 = none, so that the start noise decides; None = the model's.
+        eta: noise of the sampler, 0 = none, so that the start noise alone decides; None = the model's.
     """
 
     source = "He et al. 2025, Scaling image and video generation via test-time evolutionary search (EvoSearch)"
@@ -36,7 +36,7 @@ class Evolutionary(Strategy):
     tournament: int = 2
     beta: float = 0.2
     generations: int | None = None
-    eta: float | None = 0.0
+    eta: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("population", "tournament"):

@@ -16,14 +16,14 @@ class ZeroOrder(Strategy):
     A neighbour of the noise n is ``‖n‖(τu + √(1−τ²)w⊥)``: at cosine τ to it and of its norm.
 
     Source: Ma et al. 2025, "Inference-time scaling for diffusion models beyond scaling denoising steps", section 3:
-    zero-order search. It needs a picture that changes little where its noise does, so it samples without further noise,
-    as there.
+    zero-order search. There the sampler is deterministic (``eta=0``), so that a picture changes little where its noise
+    does; a sampler that adds noise adds its own to each neighbour.
 
     Attributes:
         neighbours: pictures of each step of the walk, N.
         tau: cosine of a neighbour to its noise, -1..1.
         iterations: steps of the walk; None = as many as the budget pays.
-        eta: noise of the sampler, 0 = none, so that the start noise decides; None = the model's.
+        eta: noise of the sampler, 0 = none, so that the start noise alone decides; None = the model's.
         climb: step only to a neighbour that beats where one stands; False steps to the best neighbour in any case.
         start: seed of the first noise.
     """
@@ -34,7 +34,7 @@ class ZeroOrder(Strategy):
     neighbours: int = 4
     tau: float = 0.95
     iterations: int | None = None
-    eta: float | None = 0.0
+    eta: float | None = None
     climb: bool = False
     start: int = 0
 

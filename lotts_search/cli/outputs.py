@@ -63,6 +63,7 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         "report": str(page),
         "trials": str(table),
         "nfe_wasted": ledger.nfe_wasted,
+        **({"stopped": ledger.stopped, "saved_nfe": ledger.left.nfe} if ledger.stopped else {}),
         "device_s": round(ledger.device_s, 3),
         "command": command,
         **{k: recipe[k] for k in ("prompt", "model", "strategy", "verifier", "seed") if k in recipe},

@@ -154,6 +154,8 @@ def _say(result: SearchResult, folder: Path) -> None:
     if result.score is not None:
         ledger = result.ledger
         console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} pictures")
+        if ledger.stopped:
+            console.print(f"saved {ledger.left}: {ledger.stopped}")
         console.print(f"picture  {folder / 'best.png'}", soft_wrap=True)
     console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
     console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)

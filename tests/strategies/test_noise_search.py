@@ -63,10 +63,10 @@ def bases(made: list[Noise]) -> list[Noise]:
     ("strategy", "eta"),
     [
         (RandomSearch(first=1, rounds=1), None),
-        (ZeroOrder(neighbours=1, iterations=0), 0.0),
-        (ZeroOrder(neighbours=1, tau=1.0, iterations=1), 0.0),
-        (Evolutionary(population=1, elites=0, generations=0), 0.0),
-        (Evolutionary(population=1, elites=0, beta=0.0, generations=2), 0.0),
+        (ZeroOrder(neighbours=1, iterations=0), None),
+        (ZeroOrder(neighbours=1, tau=1.0, iterations=1, eta=0.0), 0.0),
+        (Evolutionary(population=1, elites=0, generations=0), None),
+        (Evolutionary(population=1, elites=0, beta=0.0, generations=2, eta=0.0), 0.0),
         (SearchOverPaths(width=1, paths=1), None),
     ],
 )
@@ -95,7 +95,7 @@ def test_random_search_stops_when_rounds_bring_no_more():
 
 
 def test_zero_order_walks_to_the_best_neighbour():
-    result, made = run(ZeroOrder(neighbours=3, tau=0.8, iterations=3))
+    result, made = run(ZeroOrder(neighbours=3, tau=0.8, iterations=3, eta=0.0))
     score = {t.lineage: t.score for t in result.trials if t.kind == "sample"}
     walk, lineages = noises(made), [work.lineage for work in made]
     assert walk[0] == Fresh(0) and len(walk) == 10
@@ -106,6 +106,7 @@ def test_zero_order_walks_to_the_best_neighbour():
     near, base = start_noise(0, walk[4], (4, 4)).ravel(), start_noise(0, walk[4].base, (4, 4)).ravel()
     assert near @ base / np.linalg.norm(near) / np.linalg.norm(base) == pytest.approx(0.8, abs=1e-5)
     assert all(work.sampling.eta == 0 for work in made)
+    assert all(work.sampling.eta == 1 for work in run(ZeroOrder(iterations=1))[1])
 
 
 def test_a_climber_never_steps_down():

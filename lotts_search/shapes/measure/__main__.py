@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from lotts_search.errors import LottsError
 from lotts_search.local import LocalPool
 from lotts_search.masks import AttentionMask
 from lotts_search.registry import load_backbone, load_verifier, make_strategy
-from lotts_search.shapes.measure import calibration, comparison, localization, slices
+from lotts_search.shapes.measure import calibration, comparison, localization, slices, strategies
 from lotts_search.shapes.measure.common import write
 from lotts_search.strategies.lotts import LoTTS
 
@@ -131,6 +132,49 @@ def compare(
             )  # fmt: skip
 
         _measure(pool, figures, out)
+
+
+@app.command("strategies")
+def all_strategies(
+    out: Annotated[Path, typer.Option(help="folder for the records and the table")] = Path("out/strategies"),
+    model: Annotated[list[str] | None, typer.Option(help="may be repeated [shapes-sd]")] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="NAME or 'NAME KEY=VALUE …'; may be repeated [all of the package]")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="STRATEGY.KEY=VALUE for these entries")] = None,
+    nfe: Annotated[
+        list[float] | None, typer.Option(help="budget; may be repeated [4.25, 8.5 and 17 samples' worth]")
+    ] = None,
+    prompts: Prompts = 100,
+    split: Annotated[str, typer.Option(help="test, or tune while choosing settings")] = "test",
+    first: Annotated[int, typer.Option(help="number of the first prompt")] = 0,
+    device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="type of the weights")] = "bfloat16",
+    processes: Annotated[int, typer.Option(min=1, help="processes, each with a share of the prompts")] = 1,
+    max_batch: Annotated[int, typer.Option(help="most network rows in one call")] = 32,
+    at_once: Annotated[int, typer.Option(help="searches at a time in a process")] = 64,
+    seconds: Annotated[float | None, typer.Option(help="time limit; begun searches may end within 30 s more")] = None,
+    seed: Annotated[int, typer.Option(help="prompt i is searched with seed + i")] = 0,
+    guidance: Guidance = None, steps: Steps = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="only the table of the records in OUT")] = False,
+) -> None:  # fmt: skip
+    """All strategies at several budgets, one table. Searches that have a record in OUT are not run again."""
+    if split not in ("test", "tune"):
+        raise typer.BadParameter(f"split must be test or tune, not {split!r}")
+    try:
+        if not table_only:
+            entries = strategies.with_settings(strategy or strategies.default_entries(), settings or [])
+            job = strategies.Job(
+                "", (), tuple(nfe or ()), "test" if split == "test" else "tune", first + prompts,
+                tuple(range(first, first + prompts)), out, "", None, seed, at_once, device, dtype, max_batch, steps,
+                guidance,
+            )  # fmt: skip
+            strategies.measure(model or ["shapes-sd"], entries, out, job, processes, seconds)
+        else:
+            strategies.table(out, split)
+    except LottsError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo((out / "strategies.md").read_text())
 
 
 if __name__ == "__main__":
