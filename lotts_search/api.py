@@ -190,7 +190,7 @@ async def asearch(
         sampling = _sampling(where.info, prompt, steps, guidance, negative, eta, solver)
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
-        arguments = json.dumps(chosen.settings(), default=_plain, sort_keys=True)
+        arguments = plain_settings(chosen)
         search_id = search_id or _hash(where.info, name, arguments, verifier, seed, sampling, budget, workers, picture)
         labels = Labels(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
@@ -336,6 +336,11 @@ def _why(trials: list[TrialRecord]) -> str:
     return (
         f"no picture was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
     )
+
+
+def plain_settings(strategy: Strategy) -> str:
+    """All settings of a strategy as JSON, as in the column ``strategy_args``."""
+    return json.dumps(strategy.settings(), default=_plain, sort_keys=True)
 
 
 def _plain(value: object) -> object:

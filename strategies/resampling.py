@@ -17,6 +17,7 @@ class Resampling(Strategy):
 
     source = "plain sampling"
     formula = "T"
+    nested = True
 
     start: int = 0
 
