@@ -47,12 +47,16 @@ class Records:
 
     Raises:
         BadInput: there is a file, and it is something else.
+        Broken: it cannot be opened.
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise Broken(f"cannot open {self.path}: {error}") from error
         try:
             self.size = self._whole()
             self._file.truncate(self.size)

@@ -247,9 +247,7 @@ def _json_lines(text: str, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(
-    rows: list[dict[str, Any]], column: str | None, source: str, file: str | None = None
-) -> Iterator[Prompt]:
+def _rows(rows: list[dict[str, Any]], column: str | None, source: str, file: str | None = None) -> Iterator[Prompt]:
     """Prompts from rows with columns; a column ``id`` gives their ids."""
     names = list(rows[0]) if rows else []
     key = column or next((name for name in ("prompt", "caption", "text", "Prompt", "Prompts") if name in names), None)

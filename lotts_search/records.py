@@ -110,7 +110,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     return types[str(annotation).removesuffix(" | None")]
 
 
-def write_parquet(table: pa.Table, path: Path | str) -> Path:
+def write_parquet(table: pa.Table, path: Path | str, compression: str = "snappy") -> Path:
     """Write a table; a reader sees the old file or the whole new one, also when this is interrupted."""
     import pyarrow.parquet as pq
 
@@ -118,7 +118,7 @@ def write_parquet(table: pa.Table, path: Path | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, compression=compression)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

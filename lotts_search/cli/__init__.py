@@ -16,6 +16,7 @@ from lotts_search.cli.masks import masks
 from lotts_search.cli.models import models
 from lotts_search.cli.refine import refine
 from lotts_search.cli.strategies import strategies
+from lotts_search.cli.study import study
 from lotts_search.cli.train import train
 from lotts_search.cli.verifiers import verifiers
 from lotts_search.errors import BadInput, LottsError
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, refine, demo, train, models, strategies, verifiers, masks):
+for command in (generate, refine, study, demo, train, models, strategies, verifiers, masks):
     app.command()(command)
 
 

@@ -50,21 +50,26 @@ class Compute:
         return f"{actors} of Ray" + (f" at {self.address}" if self.address else "")
 
     @contextmanager
-    def pool(self, model: str, verifier: str) -> Iterator[Pool]:
-        """A pool for one model and one verifier, closed at the end."""
-        options: dict[str, Any] = {"device": self.device, **self.load}
+    def pool(self, model: str, *verifiers: str, **options: Any) -> Iterator[Pool]:
+        """A pool for one model and its verifiers, closed at the end.
+
+        Args:
+            options: for the family's ``from_pretrained``.
+        """
+        options = {"device": self.device, **self.load, **options}
         pool: Pool
         if self.local:
             from lotts_search.local import LocalPool
             from lotts_search.registry import load_backbone, load_verifier
 
-            pool = LocalPool(load_backbone(model, **options), {verifier: load_verifier(verifier)}, threads=THREADS)
+            loaded = {name: load_verifier(name) for name in verifiers}
+            pool = LocalPool(load_backbone(model, **options), loaded, threads=THREADS)
         else:
             from lotts_search.actors.pool import RayPool
 
             pool = RayPool(
                 model,
-                [verifier],
+                verifiers,
                 generators=self.actors,
                 threads=THREADS,
                 address=self.address,

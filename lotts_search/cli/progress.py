@@ -69,7 +69,7 @@ class Live:
             self.console.print(what)
         if time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
-            self.console.print(f"{self.elapsed:5.0f} s  {100 * min(share, 1.0):3.0f} %  {status}")
+            self.console.print(f"{self.elapsed:5.0f} s  {100 * min(share, 1.0):3.0f} %  {status}", soft_wrap=True)
 
 
 class SearchProgress:

@@ -1,11 +1,13 @@
-"""What can be known of a model before it is loaded: its own settings, and whether its files are the same."""
+"""What can be known of a model before it is loaded: what trials cost on it, and whether its files are the same."""
 
 from __future__ import annotations
 
-import pkgutil
+import importlib
+import json
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from lotts_search import registry
 from lotts_search.backbones.base import Defaults
@@ -24,37 +26,63 @@ def check(model: str) -> None:
 
 
 def costs_of(entry: ModelEntry) -> Costs | None:
-    """What trials cost on a model; None where only loading it can tell."""
-    defaults = _defaults(entry.model)
-    if defaults is None:
+    """What trials cost on a model; None where only loading it can tell: its folder does not say (``lotts.json``)."""
+    settings = _json(entry.model, "lotts.json")
+    steps = entry.sampling.get("steps", settings.get("steps"))
+    guidance = entry.sampling.get("guidance", settings.get("guidance"))
+    if steps is None or guidance is None or not {"steps", "t0", "integrate", "mask"} <= settings.keys():
         return None
-    steps = entry.sampling.get("steps", defaults.steps)
-    guidance = entry.sampling.get("guidance", defaults.guidance)
-    return Costs(steps, guidance > 1, scaled(defaults, steps))
+    from lotts_search.masks import mask_from_dict
+
+    try:
+        mask = mask_from_dict(settings["mask"])
+    except LottsError:
+        return None
+    defaults = Defaults(settings["steps"], guidance, settings["t0"], settings["integrate"], mask=mask)
+    # FLUX is told the guidance weight: a step takes one row at any weight.
+    guided = guidance > 1 and "Flux" not in str(_json(entry.model, "model_index.json").get("_class_name"))
+    return Costs(steps, guided, scaled(defaults, steps))
+
+
+def folder_of(model: str) -> Path | None:
+    """Where a model's files are; None for a hub id."""
+    known = registry.models()
+    folder = Path(known[model].target if model in known else model)
+    return folder if folder.is_dir() else None
 
 
 @cache
-def _defaults(model: str) -> Defaults | None:
-    known = registry.models()
-    folder = known[model].target if model in known else model
-    from lotts_search.backbones.folder import defaults_of, read_json
-
+def _json(model: str, file: str) -> dict[str, Any]:
+    folder = folder_of(model)
     try:
-        family = registry.family_target(str(read_json(folder, "model_index.json").get("_class_name")))
-        usual = getattr(pkgutil.resolve_name(family.partition(":")[0]), "DEFAULTS", None)
-        return defaults_of(folder, usual) if isinstance(usual, Defaults) else None
-    except (LottsError, ImportError):
-        return None
+        found = json.loads((folder / file).read_text()) if folder is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @cache
 def fingerprint(model: str) -> str:
-    """A hash of a model folder's files: of the names, sizes, and contents (of large files: of both ends). Empty for a
-    model that is no folder here."""
-    known = registry.models()
-    folder = Path(known[model].target if model in known else model)
-    if not folder.is_dir():
+    """A hash of a model's files, so that results of one that was trained anew are not taken for its own. Empty for a
+    hub id."""
+    folder = folder_of(model)
+    return "" if folder is None else _fingerprint(folder)
+
+
+@cache
+def verifier_fingerprint(name: str) -> str:
+    """The same for a verifier whose module says where its files are (``FOLDER``); empty for others."""
+    known = registry.verifiers()
+    module = (known[name].target if name in known else name).partition(":")[0]
+    try:
+        folder = getattr(importlib.import_module(module), "FOLDER", None)
+    except ImportError:  # its requirements are those of its actor alone
         return ""
+    return _fingerprint(folder) if isinstance(folder, Path) and folder.is_dir() else ""
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of names, sizes and contents; of large files of both ends alone."""
     digest = blake2b(digest_size=8)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         size = path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,8 @@ class Place:
     def number(self, what: str, least: float = -math.inf) -> float:
         value = self.plain()
         if isinstance(value, str):
-            try:
+            with suppress(ValueError):
                 value = float(value)  # YAML 1.1 takes 1e3 for a text
-            except ValueError:
-                pass
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or value < least:
             above = "" if least == -math.inf else f" of {least:g} or more"

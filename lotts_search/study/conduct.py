@@ -1,0 +1,91 @@
+"""A study from its file to its folder: what ``lotts-search study`` does, without the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lotts_search.study.folder import RunFolder
+from lotts_search.study.plan import Task
+from lotts_search.study.run import OpenPool, Outcome, Progress, Runner
+from lotts_search.study.spec import Study
+from lotts_search.study.state import Standing, describe, machine
+
+
+@dataclass
+class Conducted:
+    """A run of a study: how it ended, and its ``study.json``."""
+
+    outcome: Outcome
+    progress: Progress
+    study: dict[str, Any]
+
+    @property
+    def searches(self) -> list[dict[str, Any]]:
+        return list(self.study["searches"])
+
+
+def conduct(
+    study: Study,
+    folder: RunFolder,
+    tasks: list[Task],
+    stand: Standing,
+    open_pool: OpenPool,
+    *,
+    command: str = "",
+    generators: int = 1,
+    batch: int = 16,
+    device: str = "cpu",
+    tick: Callable[[Progress], None] = lambda progress: None,
+) -> Conducted:
+    """Run what is to be done of a study, and leave its folder complete, however the run ends.
+
+    Args:
+        tasks: all its searches.
+        stand: what the folder has of them.
+        command: the command that repeats it, for ``study.json``.
+        generators, batch, device: of the pools that ``open_pool`` opens.
+        tick: called a few times a second.
+    """
+    before = folder.study()
+    began, clock = time.time(), time.monotonic()
+    failed = {task.search_id for task in stand.failed}
+    for task in stand.done:
+        folder.forget(task)
+
+    def bring_up_to_date(status: str) -> dict[str, Any]:
+        outcome, spent = runner.outcome, time.monotonic() - clock
+        generating = float(before.get("generating") or 0.0)
+        busy_s = float(before.get("busy") or 0.0) * generating + outcome.busy_s
+        generating += outcome.seconds
+        now = {
+            "command": command,
+            "status": status,
+            "error": outcome.error,
+            "started": before.get("started") or began,
+            "finished": None if status == "running" else time.time(),
+            "seconds": float(before.get("seconds") or 0.0) + spent,
+            "generating": generating,
+            "busy": busy_s / generating if generating else None,
+            "machine": machine(generators, device),
+        }
+        if not stand.todo:  # nothing ran now
+            now |= {key: before[key] for key in now if key in before}
+        described = describe(
+            study, tasks, folder.merge(tasks, study.name),
+            before=before, now=now, errors=errors | outcome.errors, infos=outcome.infos,
+        )  # fmt: skip
+        folder.write_study(described)
+        return described
+
+    errors = {s["search_id"]: s["error"] for s in before.get("searches", ()) if s["search_id"] in failed}
+    runner = Runner(
+        study, folder, stand.todo, failed, open_pool,
+        generators=generators, batch=batch, tick=tick, merge=lambda: bring_up_to_date("running"),
+    )  # fmt: skip
+    folder.copy_file(study.path)
+    bring_up_to_date("running" if stand.todo else "done")
+    outcome = runner.run() if stand.todo else runner.outcome
+    return Conducted(outcome, runner.progress, bring_up_to_date(outcome.status))

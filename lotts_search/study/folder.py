@@ -1,0 +1,184 @@
+"""The run folder on disk: ``docs/run-folder.md`` is its description. One writer, who holds its lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from lotts_search.errors import BadInput
+from lotts_search.journal import Journal, Records
+from lotts_search.records import write_parquet
+from lotts_search.study.plan import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COMPLETE = ("sample", "refine", "advance", "encode")
+"""Kinds of trials that make candidates."""
+
+
+class RunFolder:
+    """A study's folder, opened for writing.
+
+    Args:
+        path: the folder; it is made where it is missing.
+
+    Raises:
+        BadInput: it is no folder of a study, or another process writes to it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.journals = path / "journal"
+        self.images = path / "images"
+        if path.is_dir() and any(path.iterdir()) and not self.journals.is_dir() and not (path / "study.json").is_file():
+            raise BadInput(f"{path} is not the folder of a study, and not empty: choose another --out")
+        for folder in (self.journals, self.images):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.journals / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BadInput(f"another process is at work on {path}") from error
+        for place in (self.path, self.images):
+            for left in place.glob(".*.tmp"):  # of a process that was killed while it wrote
+                left.unlink()
+        self._log: Records | None = None
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self._lock.release()
+
+    def study(self) -> dict[str, Any]:
+        """``study.json`` as it is; {} where there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def copy_file(self, yaml: Path) -> None:
+        """Keep a copy of the study's own file."""
+        with suppress(shutil.SameFileError):
+            shutil.copyfile(yaml, self.path / "study.yaml")
+
+    def write_study(self, study: Mapping[str, Any]) -> None:
+        """Write ``study.json``."""
+        text = json.dumps(study, ensure_ascii=False, indent=1, default=str)
+        write_text(self.path / "study.json", text + "\n")
+
+    def journal(self, task: Task, retry: bool) -> Journal:
+        """The journal of a search; with ``retry`` its failures are forgotten."""
+        return Journal(self.journals / f"{task.search_id}.journal", task.search_id, retry=retry)
+
+    def forget(self, task: Task) -> None:
+        """Delete the journal of a finished search, if a sudden end left it."""
+        (self.journals / f"{task.search_id}.journal").unlink(missing_ok=True)
+
+    def begun(self) -> set[str]:
+        """The searches that have a journal."""
+        return {path.stem for path in self.journals.glob("*.journal")}
+
+    def add(self, rows: pa.Table) -> None:
+        """Keep the rows of a finished search."""
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        if self._log is None:
+            self._log = Records(self.journals / "finished.log")
+        self._log.append(sink.getvalue().to_pybytes())
+
+    def rows(self) -> pa.Table | None:
+        """The rows of all finished searches, also of those set aside; of a search that was finished twice the last."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        found: dict[str, pa.Table] = {}
+        bulk: list[pa.Table] = []
+        for name in ("aside.parquet", "trials.parquet"):
+            if (self.path / name).is_file():
+                bulk.append(pq.read_table(self.path / name))
+        for record in self._finished():
+            table = pa.ipc.open_stream(record).read_all()
+            found[table["search_id"][0].as_py()] = table
+        if not bulk and not found:
+            return None
+        if found and bulk:
+            newer = pa.array(list(found), pa.string())
+            bulk = [table.filter(pc.invert(pc.is_in(table["search_id"], newer))) for table in bulk]
+        return pa.concat_tables([*bulk, *found.values()], promote_options="default")
+
+    def merge(self, tasks: Sequence[Task], run_id: str) -> pa.Table | None:
+        """Write ``trials.parquet`` with the finished searches among ``tasks``, in their order and under the study's
+        present names for them, and the others to ``aside.parquet``. Returns what is in ``trials.parquet``."""
+        rows = self.rows()
+        if rows is None:
+            return None
+        mine, others = arrange(rows, tasks, run_id)
+        # First what is set aside: at no moment is a row in neither file.
+        if len(others):
+            write_parquet(others, self.path / "aside.parquet", compression="zstd")
+        write_parquet(mine, self.path / "trials.parquet", compression="zstd")
+        if not len(others):
+            (self.path / "aside.parquet").unlink(missing_ok=True)
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        (self.journals / "finished.log").unlink(missing_ok=True)
+        return mine
+
+    def _finished(self) -> Iterable[bytes]:
+        path = self.journals / "finished.log"
+        if not path.is_file():
+            return ()
+        if self._log is None:
+            self._log = Records(path)
+        return self._log
+
+
+def arrange(rows: pa.Table, tasks: Sequence[Task], run_id: str) -> tuple[pa.Table, pa.Table]:
+    """The rows of ``tasks`` in their order with the names that the study has for them now, and the other rows."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = pa.array([task.search_id for task in tasks], pa.string())
+    place = pc.index_in(rows["search_id"], ids)
+    known = pc.is_valid(place)
+    others, mine = rows.filter(pc.invert(known)), rows.filter(known)
+    where = pc.index_in(mine["search_id"], ids).to_numpy()
+    order = np.argsort(where, kind="stable")
+    mine, where = mine.take(pa.array(order)), where[order]
+    names = {
+        "prompt_id": [task.prompt.id for task in tasks],
+        "model": [task.model.label for task in tasks],
+        "label": [task.entrant.label for task in tasks],
+        "run_id": [run_id] * len(tasks),
+    }
+    for column, values in names.items():
+        fresh = pa.array(values, pa.string()).take(pa.array(where))
+        mine = mine.set_column(mine.schema.get_field_index(column), column, fresh)
+    return mine, others
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""What a finished search leaves in the run folder: its pictures and its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lotts_search.api import SearchResult
+from lotts_search.records import to_table
+from lotts_search.study.folder import RunFolder
+from lotts_search.study.metrics import complete, leaders
+from lotts_search.study.plan import Task
+from lotts_search.study.spec import Keep
+from lotts_search.work import Bytes
+
+
+def keep(folder: RunFolder, task: Task, result: SearchResult, columns: Sequence[str], images: Keep) -> None:
+    """Write the pictures of a search that are to be kept, then its rows."""
+    rows = {"all": complete(result.trials), "best": leaders(result.trials), "none": []}[images]
+    for row in rows:
+        path = folder.images / f"{row.image}.png"
+        if not path.is_file():
+            recipe = {
+                "prompt": result.prompt, "model": task.model.model, "strategy": task.entrant.name,
+                "settings": json.loads(task.entrant.arguments), "verifier": result.verifier, "seed": result.seed,
+                "nfe": result.budget.nfe, "images": result.budget.images, "score": row.score, "trial": row.trial_id,
+            }  # fmt: skip
+            _write_png(path, result.images[row.trial_id], recipe)
+    folder.add(to_table(result.trials, columns))
+
+
+def _write_png(path: Path, image: Bytes, recipe: dict[str, object]) -> None:
+    info = PngInfo()
+    info.add_itxt("recipe", json.dumps(recipe, ensure_ascii=False))
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=info)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)

@@ -1,0 +1,212 @@
+"""How a study stands: which searches are finished, begun, failed or new, and its ``study.json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from lotts_search.backbones.base import ModelInfo
+from lotts_search.study.folder import RunFolder
+from lotts_search.study.metrics import columns_of
+from lotts_search.study.plan import Task
+from lotts_search.study.spec import Limit, ModelEntry, Study
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class Standing:
+    """The searches of a study by what is to be done about them.
+
+    Attributes:
+        done: finished before; nothing to do.
+        failed: finished without a picture; to be tried again.
+        begun: have a journal.
+        new: have nothing.
+        aside: finished searches in the folder that the study does not ask for now.
+        lacking: metrics that the study asks for and pictures of finished searches do not have.
+        rate: NFE a second of device time in the rows that are there, by model label.
+    """
+
+    done: list[Task] = field(default_factory=list)
+    failed: list[Task] = field(default_factory=list)
+    begun: list[Task] = field(default_factory=list)
+    new: list[Task] = field(default_factory=list)
+    aside: int = 0
+    lacking: list[str] = field(default_factory=list)
+    rate: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[Task]:
+        """In the order of the study."""
+        return sorted([*self.failed, *self.begun, *self.new], key=lambda task: task.number)
+
+    def __str__(self) -> str:
+        parts = [
+            (self.done, "reused"),
+            (self.begun, "to resume"),
+            (self.failed, "that failed, again"),
+            (self.new, "new"),
+        ]
+        said = [f"{len(tasks)} {what}" for tasks, what in parts if tasks]
+        said += [f"{self.aside} set aside"] if self.aside else []
+        return ", ".join(said)
+
+
+def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = ()) -> Standing:
+    """What the folder has of these searches."""
+    found = Standing()
+    rows = folder.rows()
+    summaries = {} if rows is None else summaries_of(rows)
+    failed_before = {s["search_id"] for s in folder.study().get("searches", ()) if s.get("status") == "failed"}
+    begun = folder.begun()
+    for task in tasks:
+        known = summaries.get(task.search_id)
+        if known is not None and known["score"] is not None:
+            found.done.append(task)
+        elif known is not None or task.search_id in failed_before:
+            found.failed.append(task)
+        elif task.search_id in begun:
+            found.begun.append(task)
+        else:
+            found.new.append(task)
+    found.aside = len(summaries.keys() - {task.search_id for task in tasks})
+    if rows is not None:
+        found.rate = _rates(rows)
+        if found.done:
+            found.lacking = [
+                c for c in columns_of(metrics) if _lacks(rows, f"metric_{c}", {t.search_id for t in found.done})
+            ]
+    return found
+
+
+def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
+    """Of each search: score (None without a picture), nfe, images, device_s, seconds, and the first error."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ran = pc.greater(rows["started"], 0)
+    started = pc.if_else(ran, rows["started"], pa.scalar(None, pa.float64()))
+    table = pa.table(
+        {name: rows[name] for name in ("search_id", "nfe", "images", "device_s", "best_so_far", "finished")}
+    )
+    table = table.append_column("started", started).append_column(
+        "error", pc.if_else(pc.equal(rows["status"], "failed"), rows["error"], pa.scalar(None, pa.string()))
+    )
+    totals = table.group_by("search_id").aggregate(
+        [("nfe", "sum"), ("images", "sum"), ("device_s", "sum"), ("best_so_far", "max"), ("started", "min"),
+         ("finished", "max"), ("error", "min")]
+    )  # fmt: skip
+    found = {}
+    for row in totals.to_pylist():
+        seconds = row["finished_max"] - row["started_min"] if row["started_min"] is not None else 0.0
+        found[row["search_id"]] = {
+            "score": row["best_so_far_max"], "nfe": row["nfe_sum"], "images": row["images_sum"],
+            "device_s": row["device_s_sum"], "seconds": seconds, "error": row["error_min"] or "",
+        }  # fmt: skip
+    return found
+
+
+def _rates(rows: pa.Table) -> dict[str, float]:
+    totals = rows.group_by("model").aggregate([("nfe", "sum"), ("device_s", "sum")]).to_pylist()
+    return {row["model"]: row["nfe_sum"] / row["device_s_sum"] for row in totals if row["device_s_sum"] > 0}
+
+
+def _lacks(rows: pa.Table, column: str, ids: set[str]) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column not in rows.column_names:
+        return True
+    mine = rows.filter(pc.is_in(rows["search_id"], pa.array(list(ids))))
+    judged = mine.group_by("search_id").aggregate([(column, "count")])
+    return bool(pc.any(pc.equal(judged[f"{column}_count"], 0)).as_py())
+
+
+def describe(
+    study: Study,
+    tasks: Sequence[Task],
+    rows: pa.Table | None,
+    *,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    errors: Mapping[str, str],
+    infos: Mapping[str, ModelInfo],
+) -> dict[str, Any]:
+    """``study.json``: ``before`` is what it was, ``now`` holds command, status, times and machine."""
+    summaries = {} if rows is None else summaries_of(rows)
+    known_models = {model["label"]: model for model in before.get("models", ())}
+    return {
+        "format": 1,
+        "name": study.name,
+        "version": _version(),
+        **now,
+        "guide": study.guide,
+        "metrics": columns_of(study.metrics),
+        "models": [_model(model, infos.get(model.label), known_models.get(model.label, {})) for model in study.models],
+        "strategies": [entrant.to_dict() for entrant in study.entrants],
+        "budgets": [_limit(limit) for limit in study.limits],
+        "seeds": list(study.seeds),
+        "prompts": dict(study.source),
+        "workers": study.workers,
+        "images": study.keep,
+        "searches": [_search(task, summaries.get(task.search_id), errors.get(task.search_id, "")) for task in tasks],
+    }
+
+
+def machine(generators: int, device: str) -> dict[str, Any]:
+    """Where the study runs."""
+    return {
+        "host": platform.node(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "generators": generators,
+        "device": device,
+    }
+
+
+def _model(model: ModelEntry, info: ModelInfo | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"label": model.label, "model": model.model, "options": dict(model.options)}
+    names = ("steps", "guidance", "eta", "solver")
+    if info is None:
+        own = {name: before.get(name) for name in (*names, "sample_nfe", "flops_per_row", "family")}
+    else:
+        own = {name: getattr(info.defaults, name) for name in names}
+        own |= {"flops_per_row": info.flops_per_row, "family": info.family}
+    found |= own | dict(model.sampling)
+    found["negative"] = model.sampling.get("negative", "")
+    found["sample_nfe"] = None if found["steps"] is None else float(found["steps"])
+    return found
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    return {"nfe": limit.nfe, "images": limit.images}
+
+
+def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "search_id": task.search_id, "model": task.model.label, "label": task.entrant.label,
+        "prompt_id": task.prompt.id, "seed": task.seed, "search_seed": task.search_seed,
+        "budget_nfe": task.limit.nfe, "budget_images": task.limit.images,
+    }  # fmt: skip
+    if summary is None:
+        nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds"))
+        return found | {"status": "failed" if error else "open", "error": error} | nothing
+    status = "failed" if error or summary["score"] is None else "done"
+    return (
+        found | dict(summary) | {"status": status, "error": error or (summary["error"] if status == "failed" else "")}
+    )
+
+
+def _version(package: str = "lotts-search") -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,287 @@
+"""Studies from file to folder, on the analytic model: what they write, what they reuse, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lotts_search import BadInput, Failure, search
+from lotts_search.errors import PoolClosed
+from lotts_search.records import image_hash
+from lotts_search.study.folder import RunFolder
+from lotts_search.study.plan import longest_first, tasks_of
+from lotts_search.study.read import read_study
+from lotts_search.testing import AnalyticPool
+from lotts_search.work import Generate, Result, Score, Segment
+from tests.study.worlds import YAML, files, lasting, run, table, world
+
+
+def study_json(out: Path) -> dict:
+    return json.loads((out / "study.json").read_text())
+
+
+def test_every_combination_is_searched_as_by_itself(tmp_path: Path) -> None:
+    conducted, stand = run(world(tmp_path), tmp_path / "run")
+    assert (conducted.outcome.status, str(stand)) == ("done", "15 new")
+    rows = lasting(tmp_path / "run")
+    searches = study_json(tmp_path / "run")["searches"]
+    wanted = Counter(
+        (prompt, label, nfe)
+        for prompt in ("red star", "blue ring", "green cross")
+        for label, nfe in [("best-of-n", 40)] + [(f"lotts refinements={k}", n) for k in (1, 2) for n in (24, 40)]
+    )
+    by_search: dict[str, list[dict]] = {}
+    for row in rows:
+        by_search.setdefault(row["search_id"], []).append(row)
+    assert list(by_search) == [s["search_id"] for s in searches]  # one after the other, in the study's order
+    assert Counter((r[0]["prompt"], r[0]["label"], r[0]["budget_nfe"]) for r in by_search.values()) == wanted
+    for row, *_ in by_search.values():
+        alone = search(
+            row["prompt"], strategy=row["strategy"], settings=json.loads(row["strategy_args"]), nfe=row["budget_nfe"],
+            seed=row["search_seed"], pool=AnalyticPool(),
+        )  # fmt: skip
+        mine = by_search[row["search_id"]]
+        assert [r["trial_id"] for r in mine] == [t.trial_id for t in alone.trials]
+        assert [r["score"] for r in mine] == [t.score for t in alone.trials]
+        (said,) = [s for s in searches if s["search_id"] == row["search_id"]]
+        assert (said["score"], said["nfe"], said["status"]) == (alone.score, alone.ledger.nfe, "done")
+    seeds = {(r[0]["prompt"], r[0]["search_seed"]) for r in by_search.values()}
+    assert len(seeds) == 3  # the same for all strategies and budgets, another for each prompt
+
+
+def test_the_prefix_of_a_nested_search_is_the_search_with_the_smaller_budget(tmp_path: Path) -> None:
+    run(world(tmp_path), tmp_path / "nested")
+    apart = world(tmp_path / "apart", YAML.replace("- best-of-n", "- {strategy: best-of-n, nested: false}"))
+    run(apart, tmp_path / "single")
+    whole = [row for row in lasting(tmp_path / "nested") if row["label"] == "best-of-n"]
+    single = [row for row in lasting(tmp_path / "single") if row["label"] == "best-of-n"]
+    assert {row["budget_nfe"] for row in whole} == {40} and {row["budget_nfe"] for row in single} == {24, 40}
+
+    def trials(rows: list[dict]) -> list[tuple]:
+        return [(r["prompt"], r["trial_id"], r["score"], r["nfe_cum"], r["best_so_far"]) for r in rows]
+
+    assert trials([row for row in whole if row["nfe_cum"] <= 24]) == trials(
+        [row for row in single if row["budget_nfe"] == 24]
+    )
+
+
+def test_pictures_are_kept_by_their_hash(tmp_path: Path) -> None:
+    for keep in ("all", "best", "none"):
+        run(world(tmp_path, YAML + f"images: {keep}\n"), tmp_path / keep)
+    rows = lasting(tmp_path / "all")
+    made = {row["image"] for row in rows if row["kind"] != "score" and row["image"]}
+    best = {max((r for r in rows if r["search_id"] == i and r["image"]), key=lambda r: r["score"])["image"]
+            for i in {row["search_id"] for row in rows}}  # fmt: skip
+    kept = {keep: {path.stem for path in (tmp_path / keep / "images").iterdir()} for keep in ("all", "best", "none")}
+    assert kept["all"] == made and kept["none"] == set()
+    assert best <= kept["best"] < made
+    for path in (tmp_path / "all" / "images").iterdir():
+        picture = Image.open(path)
+        assert image_hash(np.asarray(picture)) == path.stem
+        assert json.loads(picture.text["recipe"])["verifier"] == "shapes-reward"
+
+
+def test_metrics_judge_complete_pictures_and_no_search_changes_by_them(tmp_path: Path) -> None:
+    metrics = "metrics: [tests.actors.fakes:Brightness]\n"
+    for name, more in {"none": "", "all": metrics, "best": metrics + "judge: best\n"}.items():
+        run(world(tmp_path, YAML + more), tmp_path / name)
+    rows = {name: lasting(tmp_path / name) for name in ("none", "all", "best")}
+    judged = {name: [r.pop("metric_Brightness") for r in rows[name]] for name in ("all", "best")}
+    assert rows["all"] == rows["none"] == rows["best"]
+    so_far: dict[str, float] = {}
+    for row, everything, leading in zip(rows["all"], judged["all"], judged["best"], strict=True):
+        complete = row["kind"] != "score" and row["image"] is not None
+        assert (everything is not None) == complete
+        if complete:
+            assert everything == row["score"]  # the analytic pool's verifiers are all the same
+            assert leading in (everything, None)
+            if row["score"] > so_far.get(row["search_id"], -1) or row["label"] == "best-of-n":
+                assert leading is not None
+                so_far[row["search_id"]] = row["score"]
+    assert judged["best"].count(None) > judged["all"].count(None)
+    assert study_json(tmp_path / "all")["metrics"] == ["Brightness"]
+
+
+def test_a_finished_study_runs_nothing_again(tmp_path: Path) -> None:
+    run(world(tmp_path), tmp_path / "run")
+    rows, kept, said = lasting(tmp_path / "run"), files(tmp_path / "run"), study_json(tmp_path / "run")
+    pool = AnalyticPool()
+    _, stand = run(world(tmp_path), tmp_path / "run", pool)
+    assert (str(stand), pool.asked) == ("15 reused", [])
+    assert (lasting(tmp_path / "run"), files(tmp_path / "run")) == (rows, kept)
+    assert study_json(tmp_path / "run") == said
+
+
+def test_a_changed_study_reuses_what_it_can_and_keeps_the_rest(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    first = lasting(out)
+    changed = YAML.replace("[1, 2]", "[2, 4]").replace("strategy: lotts", "strategy: lotts\n    label: L {refinements}")
+    pool = AnalyticPool()
+    _, stand = run(world(tmp_path, changed), out, pool)
+    assert str(stand) == "9 reused, 6 new, 6 set aside"
+    assert {row["label"] for row in lasting(out)} == {"best-of-n", "L 2", "L 4"}
+    assert sum(work.nfe for work in pool.asked) == sum(row["nfe"] for row in lasting(out) if row["label"] == "L 4")
+    pool = AnalyticPool()
+    _, stand = run(world(tmp_path), out, pool)
+    assert (str(stand), pool.asked) == ("15 reused, 6 set aside", [])
+    assert lasting(out) == first
+
+
+def test_what_decides_a_search_is_in_its_id(tmp_path: Path) -> None:
+    base = {task.search_id for task in tasks_of(read_study(world(tmp_path / "one")))}
+    same = [YAML + "name: other\nmetrics: [tests.actors.fakes:Brightness]\nimages: all\n",
+            YAML.replace("strategy: lotts", "strategy: lotts\n    label: mine {refinements}")]  # fmt: skip
+    other = [
+        "seeds: [1]\n",
+        "guide: tests.actors.fakes:Brightness\n",
+        "steps: 7\n",
+        "workers: 4\n",
+        "negative: blurry\n",
+    ]
+    for yaml in same:
+        path = world(tmp_path / "one", yaml)
+        assert {task.search_id for task in tasks_of(read_study(path))} == base
+    for more in other:
+        path = world(tmp_path / "one", YAML + more)
+        assert {task.search_id for task in tasks_of(read_study(path))}.isdisjoint(base), more
+
+
+class Once(AnalyticPool):
+    """Does something when it is asked for the so-many-th work."""
+
+    def __init__(self, number: int, action):
+        super().__init__(shuffle=1)
+        self.number, self.action = number, action
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        if len(self.asked) == self.number:
+            self.asked.append(work)
+            return self.action(self, work)
+        return super().submit(work)
+
+
+def interrupt(pool: AnalyticPool, work: Generate | Score) -> Future[Result]:
+    os.kill(os.getpid(), signal.SIGTERM if isinstance(pool, Terminated) else signal.SIGINT)
+    return Future()
+
+
+class Terminated(Once):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Once, Terminated])
+def test_ctrl_c_and_sigterm_keep_everything(tmp_path: Path, kind: type[Once]) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    run(world(tmp_path), whole)
+    with kind(60, interrupt) as pool:
+        conducted, _ = run(world(tmp_path), out, pool)
+    assert conducted.outcome.status == study_json(out)["status"] == "interrupted"
+    states = Counter(s["status"] for s in conducted.searches)
+    assert states["open"] and set(states) <= {"open", "done"}
+    begun = list((out / "journal").glob("*.journal"))
+    assert 0 < len(begun) <= states["open"]
+    pool = AnalyticPool()
+    conducted, stand = run(world(tmp_path), out, pool)
+    assert len(stand.begun) == len(begun) and conducted.outcome.status == "done"
+    assert lasting(out) == lasting(whole) and files(out) == files(whole)
+    assert sum(work.nfe for work in pool.asked) < sum(row["nfe"] for row in lasting(whole))
+
+
+def test_a_pool_that_breaks_stops_the_study_and_fails_no_search(tmp_path: Path) -> None:
+    whole, out, yaml = tmp_path / "whole", tmp_path / "run", YAML + "at-once: 2\n"
+    run(world(tmp_path), whole)
+
+    def gone(work: Generate | Score) -> Exception | None:
+        return PoolClosed("no generator is left: it died") if len(pool.asked) > 60 else None
+
+    pool = AnalyticPool(fail=gone)
+    conducted, _ = run(world(tmp_path, yaml), out, pool)
+    assert (conducted.outcome.status, conducted.outcome.error) == ("failed", "no generator is left: it died")
+    assert {s["status"] for s in conducted.searches} == {"open", "done"}
+    conducted, _ = run(world(tmp_path, yaml), out)
+    assert conducted.outcome.status == "done" and lasting(out) == lasting(whole)
+
+
+def test_searches_that_fail_are_told_and_tried_again(tmp_path: Path) -> None:
+    out, ill = tmp_path / "run", [True]
+
+    def nan(work: Generate | Score) -> Exception | None:
+        wrong = isinstance(work, Segment) and work.sampling.prompt == "blue ring"
+        return Failure("the latent is NaN") if wrong and ill else None
+
+    conducted, _ = run(world(tmp_path), out, AnalyticPool(fail=nan))
+    assert conducted.outcome.status == "done"
+    failed = [s for s in conducted.searches if s["status"] == "failed"]
+    assert len(failed) == 5 and all("the latent is NaN" in s["error"] for s in failed)
+    assert {row["status"] for row in lasting(out) if row["prompt"] == "blue ring"} == {"failed"}
+    ill.clear()
+    conducted, stand = run(world(tmp_path), out)
+    assert str(stand) == "10 reused, 5 that failed, again"
+    run(world(tmp_path), tmp_path / "whole")
+    assert lasting(out) == lasting(tmp_path / "whole") and files(out) == files(tmp_path / "whole")
+
+
+def test_a_strategys_own_fault_fails_its_searches_alone(tmp_path: Path) -> None:
+    yaml = YAML.replace("- best-of-n", "- tests.study.faulty:Faulty")
+    conducted, _ = run(world(tmp_path, yaml), tmp_path / "run")
+    states = {(s["label"], s["status"], s["error"]) for s in conducted.searches}
+    assert ("Faulty", "failed", "division by zero") in states
+    assert {(label, state) for label, state, _ in states if label != "Faulty"} == {
+        ("lotts refinements=1", "done"), ("lotts refinements=2", "done"),
+    }  # fmt: skip
+    assert study_json(tmp_path / "run")["searches"][0]["error"] == "division by zero"
+
+
+def test_one_writer_and_no_strangers_folder(tmp_path: Path) -> None:
+    held = RunFolder(tmp_path / "run")
+    with pytest.raises(BadInput, match="another process is at work on"):
+        RunFolder(tmp_path / "run")
+    held.close()
+    RunFolder(tmp_path / "run").close()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(BadInput, match="is not the folder of a study"):
+        RunFolder(tmp_path / "mine")
+
+
+def test_a_kill_between_rows_and_journal_leaves_no_journal(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    kept, task = files(out), tasks_of(read_study(world(tmp_path)))[0]
+    folder = RunFolder(out)
+    folder.journal(task, retry=False).close()
+    folder.close()
+    run(world(tmp_path), out)
+    assert files(out) == kept
+
+
+def test_rows_that_were_logged_and_not_yet_merged_count_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    expected = lasting(out)
+    folder, rows = RunFolder(out), table(out)
+    first = rows.filter([i == rows["search_id"][0].as_py() for i in rows["search_id"].to_pylist()])
+    folder.add(first)
+    folder.close()
+    _, stand = run(world(tmp_path), out)
+    assert str(stand) == "15 reused" and lasting(out) == expected
+
+
+def test_the_last_searches_begin_with_the_longest(tmp_path: Path) -> None:
+    yaml = YAML.replace("- best-of-n", "- more-steps").replace("[24, 40]", "[24, 40, 400]")
+    tasks = tasks_of(read_study(world(tmp_path, yaml)))
+    ordered = longest_first(tasks, 4)
+    assert ordered[: len(tasks) - 8] == tasks[: len(tasks) - 8] and sorted(t.number for t in ordered) == list(
+        range(len(tasks))
+    )
+    lengths = [task.longest for task in ordered[len(tasks) - 8 :]]
+    assert lengths == sorted(lengths, reverse=True)
