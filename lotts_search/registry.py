@@ -85,6 +85,7 @@ _FAMILIES = {
     "StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion",
     "FluxPipeline": "lotts_search.backbones.flux:Flux",
     "StableDiffusionXLPipeline": "lotts_search.backbones.sdxl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "lotts_search.backbones.sd3:StableDiffusion3",
 }
 """What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
 

@@ -32,7 +32,8 @@ def pipeline_run(
         shape: [C, H, W] of a latent.
         options: of the pipeline, e.g. ``latents``.
     """
-    plain_step, plain_noise = scheduler.step, getattr(scheduler, "add_noise", None)
+    plain_step = scheduler.step
+    plain_noise, plain_scale = getattr(scheduler, "add_noise", None), getattr(scheduler, "scale_noise", None)
 
     def step(output: Tensor, timestep: Tensor, latents: Tensor, **rest: Any) -> Any:
         if isinstance(scheduler, DPMSolverMultistepScheduler):
@@ -40,11 +41,16 @@ def pipeline_run(
             rest["variance_noise"] = torch.from_numpy(draw(1, lineage, "step", index, shape))[None]
         return plain_step(output, timestep, latents, **rest)
 
-    def add_noise(clean: Tensor, noise: Tensor, timesteps: Tensor) -> Any:
-        start = scheduler.begin_index or 0
-        return plain_noise(clean, torch.from_numpy(draw(1, lineage, "inside", start, shape))[None], timesteps)
+    def inside() -> Tensor:
+        return torch.from_numpy(draw(1, lineage, "inside", scheduler.begin_index or 0, shape))[None]
 
-    scheduler.step, scheduler.add_noise = step, add_noise
+    def add_noise(clean: Tensor, noise: Tensor, timesteps: Tensor) -> Any:
+        return plain_noise(clean, inside(), timesteps)
+
+    def scale_noise(clean: Tensor, timesteps: Tensor, noise: Tensor) -> Any:
+        return plain_scale(clean, timesteps, inside())
+
+    scheduler.step, scheduler.add_noise, scheduler.scale_noise = step, add_noise, scale_noise
     pipeline.scheduler, before = scheduler, pipeline.scheduler
     pipeline.set_progress_bar_config(disable=True)
     try:

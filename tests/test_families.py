@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,27 @@ import torch
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
+    StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionXLImg2ImgPipeline,
 )
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from lotts_search import LocalPool, search
 from lotts_search.engine import Engine
 from lotts_search.errors import BadInput
-from lotts_search.localization.capture import capture_unet
+from lotts_search.localization.capture import capture_sd3, capture_unet
 from lotts_search.localization.locate import locate
 from lotts_search.localization.maskgen import default_grid
 from lotts_search.masks import AttentionMask, ErrorContrastMask
 from lotts_search.noise import draw
+from lotts_search.registry import load_backbone
 from lotts_search.work import Bytes, Floats, Locate, Region, Sampling, Segment, State
 from tests.reference import pipeline_run, solver_of
 from tests.tiny import backbone_of, run, sample, scheduler_config, tiny_pipeline
+from tests.tiny_sd3 import sd3_backbone_of, tiny_sd3_pipeline
 from tests.tiny_xl import tiny_xl_pipeline, xl_backbone_of
 
 SHAPE = (4, 8, 8)
@@ -40,16 +46,20 @@ class Family:
     Attributes:
         pipeline, backbone: a small pipeline, and the backbone over its modules.
         image_to_image: diffusers' pipeline that re-denoises a picture.
+        network: name of the denoiser.
     """
 
     pipeline: Callable[[], Any]
     backbone: Callable[..., Any]
     image_to_image: Any
+    network: str = "unet"
 
 
 SD = Family(tiny_pipeline, backbone_of, StableDiffusionImg2ImgPipeline)
 XL = Family(tiny_xl_pipeline, xl_backbone_of, StableDiffusionXLImg2ImgPipeline)
+SD3 = Family(tiny_sd3_pipeline, sd3_backbone_of, StableDiffusion3Img2ImgPipeline, "transformer")
 UNETS = pytest.mark.parametrize("family", [SD, XL], ids=["sd", "sdxl"])
+FAMILIES = pytest.mark.parametrize("family", [SD, XL, SD3], ids=["sd", "sdxl", "sd3"])
 
 
 def euler(**config: Any) -> EulerDiscreteScheduler:
@@ -99,17 +109,21 @@ def refine(parent: Floats, sampling: Sampling, start: int) -> Segment:
     return Segment(1, sampling, lineage, sampling.steps, state=state, renoise=start, region=everywhere)
 
 
-@UNETS
-@pytest.mark.parametrize("eta", [1.0, 0.0])
-def test_refining_everywhere_equals_image_to_image(family: Family, eta: float) -> None:
+@pytest.mark.parametrize(
+    ("family", "eta", "solver"),
+    [(SD, 1.0, "dpm"), (SD, 0.0, "dpm"), (XL, 1.0, "dpm"), (XL, 0.0, "dpm"), (SD3, 0.0, "ddim")],
+)
+def test_refining_everywhere_equals_image_to_image(family: Family, eta: float, solver: Any) -> None:
     pipeline = family.pipeline()
-    sampling = Sampling("a blue star", 8, 4.0, negative="bad", eta=eta)
+    sampling = Sampling("a blue star", 8, 4.0, negative="bad", eta=eta, solver=solver)
     parent = draw(7, (), "start", 0, SHAPE) * np.float32(0.5)
     (result,) = run(Engine(family.backbone(pipeline), 2), refine(parent, sampling, 3))
     again = family.image_to_image(**{**pipeline.components, **extra(pipeline)})
-    scheduler = solver_of(pipeline, eta)
+    scheduler = solver_of(pipeline, eta) if solver == "dpm" else pipeline.scheduler
     options = {"image": torch.from_numpy(parent)[None], "strength": 5 / 8, "output_type": "latent"}
     lineage = ("seed 0", "refine@3 1")
+    if family is SD3:
+        options |= {"height": 32, "width": 32}
     want = pipeline_run(again, sampling, lineage, SHAPE, scheduler, **options)[0].numpy()
     assert result.state is not None
     assert np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max())
@@ -183,30 +197,83 @@ def test_attention_of_sdxl_is_an_explicit_softmax(side: int) -> None:
     assert ori.std() > 1e-4  # the test's own attention is not flat
 
 
+@pytest.mark.parametrize("newer", [False, True])
+def test_attention_of_sd3_is_an_explicit_softmax_over_image_and_text(newer: bool) -> None:
+    backbone = sd3_backbone_of(tiny_sd3_pipeline(newer=newer))
+    latent = draw(3, (), "start", 0, SHAPE)
+    source = AttentionMask(level=400, propagate=True)
+    located = locate(backbone, Locate(5, ("seed 0",), State(latent, 4, 4), Sampling(PROMPTS[0], 4, 3.0), source))
+    noise = draw(5, ("seed 0",), "locate", 0, SHAPE)
+    seen = np.float32(0.6) * latent + np.float32(0.4) * noise if source.noised else latent
+    hooks = Projections(backbone.transformer)
+    with torch.no_grad():
+        stacked = backbone.stack(backbone.encode_prompts(PROMPTS))
+        backbone.predict(torch.from_numpy(np.stack([seen] * 3)), torch.full((3,), 400.0), stacked)
+    hooks.close()
+    maps, spread = torch.zeros(3, 16), torch.zeros(16, 16)
+    for name in ("transformer_blocks.2.attn", "transformer_blocks.3.attn"):  # the last half
+        attn = backbone.transformer.get_submodule(name)
+        query, key, text = hooks(name, "to_q"), hooks(name, "to_k"), hooks(name, "add_k_proj")
+        if newer:
+            query, key, text = attn.norm_q(query), attn.norm_k(key), attn.norm_added_k(text)
+        keys = torch.cat([key, text], dim=2)
+        assert keys.shape[2] == 16 + 16 + 256
+        probability = (query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).mean(1)
+        for row, places in enumerate(POSITIONS):
+            maps[row] += probability[row][:, [16 + place for place in places]].mean(-1) / 2
+        own = query[0]
+        spread += (own @ own.transpose(-1, -2) / own.shape[-1] ** 0.5).softmax(-1).mean(0) / 2
+    ori, pos, neg = maps.detach()
+    want = {"ori": ori, "contrast": neg - pos, "propagated ori": spread.detach() @ ori}
+    for name, value in want.items():
+        assert np.abs(located.stages[name].ravel() - value.numpy()).max() < 1e-6, name
+    assert float(ori.std()) > 1e-5 and located.mask.sum() == 32
+
+
 def test_the_default_grid_of_sdxl_is_the_papers() -> None:
     grids = {64: (64, 64), 32: (32, 32)}
     assert default_grid(grids, (128, 128)) == 32
 
 
-@UNETS
+@FAMILIES
 def test_capturing_attention_leaves_the_pipelines_bits(family: Family) -> None:
     pipeline = family.pipeline()
-    backbone = family.backbone(pipeline)
+    network = getattr(pipeline, family.network)
     sampling, lineage = Sampling("a red circle", 3, 4.0), ("seed 0",)
 
     def picture() -> Any:
         start = torch.from_numpy(draw(1, lineage, "start", 0, SHAPE))[None]
         options = {"latents": start, "height": 32, "width": 32, "output_type": "latent"}
-        return pipeline_run(pipeline, sampling, lineage, SHAPE, solver_of(pipeline, 1.0), **options)
+        scheduler = pipeline.scheduler if family is SD3 else solver_of(pipeline, 1.0)
+        return pipeline_run(pipeline, sampling, lineage, SHAPE, scheduler, **options)
 
-    before, processors = picture(), dict(pipeline.unet.attn_processors)
-    with capture_unet(pipeline.unet, [[1, 2, 3]] * 2, [True, False], (4, 4)) as record:
+    before, processors = picture(), dict(network.attn_processors)
+    rows: Any = [[1, 2, 3]] * 2, [True, False], (4, 4)
+    with capture_sd3(network, *rows, 2) if family is SD3 else capture_unet(network, *rows) as record:
         during = picture()
-    assert record.rows()[0].words.shape == (4, 4)
+    assert record.rows()[0].words.shape == (4, 4) and record.rows()[0].queries
     assert torch.equal(before, during) and torch.equal(before, picture())
-    after = pipeline.unet.attn_processors
+    after = network.attn_processors
     assert after.keys() == processors.keys() and all(after[name] is processors[name] for name in after)
-    assert max(backbone.grids()) >= 4
+
+
+@FAMILIES
+def test_adapters_and_offloading_work_on_every_family(family: Family, tmp_path: Path) -> None:
+    pipeline = family.pipeline()
+    pipeline.save_pretrained(tmp_path / "model", safe_serialization=True)
+    network = getattr(pipeline, family.network)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    network.add_adapter(config, "style")
+    layers = {f"{family.network}_lora_layers": get_peft_model_state_dict(network, adapter_name="style")}
+    pipeline.save_lora_weights(tmp_path / "style", **layers, safe_serialization=True)
+    load: dict[str, Any] = {"device": "cpu", "lora": [str(tmp_path / "style")], "offload": "sequential"}
+    merged, plain = (load_backbone(str(tmp_path / "model"), **options) for options in (load, {"device": "cpu"}))
+    latents, times = torch.randn(1, *SHAPE), torch.tensor([500.0])
+    text = merged.stack(merged.encode_prompts(["a red circle"]))
+    want = family.backbone(pipeline).predict(latents, times, text)
+    assert torch.allclose(merged.predict(latents, times, text), want, atol=1e-5)
+    assert (plain.predict(latents, times, text) - want).abs().max() > 1e-3
+    assert np.array_equal(merged.decode(latents), plain.decode(latents))
 
 
 class Redness:
@@ -217,7 +284,7 @@ class Redness:
         return images[..., 0].mean(axis=(1, 2)).astype(np.float32)
 
 
-@UNETS
+@FAMILIES
 def test_the_same_strategies_run_on_every_family(family: Family) -> None:
     settings: dict[str, Any] = {"start": 2, "integrate": 1, "mask": AttentionMask(level=300, noised=True)}
     with LocalPool(family.backbone(family.pipeline()), {"redness": Redness()}, max_batch=4, threads=1) as pool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def merge_adapters(model: str, pipeline: Any, adapters: Sequence[Adapter]) -> No
         source, options = _located(adapter.source)
 
         def load(source: str = source, options: dict[str, str] = options) -> None:
-            pipeline.load_lora_weights(source, adapter_name="adapter", use_safetensors=True, **options)
+            with _without_remarks():
+                pipeline.load_lora_weights(source, adapter_name="adapter", use_safetensors=True, **options)
 
         what = f"LoRA adapter {adapter.source}"
         load_component(model, what, load)
@@ -40,6 +43,18 @@ def merge_adapters(model: str, pipeline: Any, adapters: Sequence[Adapter]) -> No
             raise BadInput(f"the {what} holds no weights for model {model}: it is of another family")
         load_component(model, what, lambda scale=adapter.scale: pipeline.fuse_lora(lora_scale=scale))  # type: ignore[misc]
         pipeline.unload_lora_weights()
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """diffusers warns of every text encoder for which an adapter has nothing, as most have."""
+    log = logging.getLogger("diffusers.loaders.lora_base")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _located(source: str) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Reading attention out of a U-Net without changing what it computes.
+"""Reading attention out of a U-Net, or out of Stable Diffusion 3's transformer, without changing what it computes.
 
 A :class:`Recorder` wraps the processor of each attention module at the wanted grid for the length of one call
 (``set_attn_processor``, per module, restored afterwards). The original processor still computes the output, so the
@@ -58,17 +58,19 @@ class Recorder:
     def _see_words(self, attn: Attention, hidden: Tensor, text: Tensor, mask: Tensor | None) -> None:
         if attn.norm_cross:
             text = attn.norm_encoder_hidden_states(text)
-        key = _split(attn, attn.to_k(text))
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
+        key = _normal(attn.norm_k, _split(attn, attn.to_k(text)))
         if mask is not None:
             mask = attn.prepare_attention_mask(mask, text.shape[1], len(text))
             mask = mask.view(len(text), attn.heads, -1, mask.shape[-1])
+        self._read(_query(attn, hidden), key, 0, mask)
+
+    def _read(self, query: Tensor, key: Tensor, first: int, mask: Tensor | None = None) -> None:
+        """Add the attention of a layer; the text's keys begin at index ``first``."""
         if self._weights is None:
-            self._weights = torch.zeros(len(text), text.shape[1], 1, device=text.device)
+            self._weights = torch.zeros(len(key), key.shape[2], 1, device=key.device)
             for row, places in enumerate(self._positions):
-                self._weights[row, places] = 1 / max(1, len(places))
-        words = attention_map(_query(attn, hidden), key, self._weights, mask)[..., 0]
+                self._weights[row, [first + place for place in places]] = 1 / max(1, len(places))
+        words = attention_map(query, key, self._weights, mask)[..., 0]
         self._words = words if self._words is None else self._words + words
         self._layers += 1
 
@@ -85,13 +87,29 @@ class Recorder:
         return [RowAttention(words[row], kept.get(row, ())) for row in range(len(words))]
 
 
+class _JointRecorder(Recorder):
+    """Collects the joint attention of Stable Diffusion 3: image queries over the keys of image and text together."""
+
+    def see(self, attn: Attention, hidden: Tensor, text: Tensor | None, mask: Tensor | None) -> None:
+        assert text is not None
+        query = _query(attn, hidden)
+        if self._wanted:
+            self._queries.append(query[self._wanted])
+        image = _normal(attn.norm_k, _split(attn, attn.to_k(hidden)))
+        words = _normal(attn.norm_added_k, _split(attn, attn.add_k_proj(text)))
+        self._read(query, torch.cat([image, words], dim=2), hidden.shape[1])
+
+
 def _split(attn: Attention, flat: Tensor) -> Tensor:
     return flat.view(*flat.shape[:-1], attn.heads, -1).transpose(1, 2)
 
 
+def _normal(norm: Any, heads: Tensor) -> Tensor:
+    return heads if norm is None else norm(heads)
+
+
 def _query(attn: Attention, hidden: Tensor) -> Tensor:
-    query = _split(attn, attn.to_q(hidden))
-    return query if attn.norm_q is None else attn.norm_q(query)
+    return _normal(attn.norm_q, _split(attn, attn.to_q(hidden)))
 
 
 class _Watching:
@@ -135,3 +153,25 @@ def capture_unet(
         yield record
     finally:
         unet.set_attn_processor(originals)
+
+
+@contextlib.contextmanager
+def capture_sd3(
+    transformer: Any, positions: list[list[int]], queries: list[bool], grid: tuple[int, int], blocks: int
+) -> Iterator[Recorder]:
+    """As :func:`capture_unet`, for the joint attention of an SD3Transformer2DModel.
+
+    Args:
+        positions, queries: as there.
+        grid: (h, w) of the image tokens.
+        blocks: how many of the last blocks are read.
+    """
+    record = _JointRecorder(positions, queries, grid)
+    originals = dict(transformer.attn_processors)
+    count = len(transformer.transformer_blocks)
+    read = [f"transformer_blocks.{index}.attn.processor" for index in range(count - blocks, count)]
+    transformer.set_attn_processor(originals | {name: _Watching(originals[name], record) for name in read})
+    try:
+        yield record
+    finally:
+        transformer.set_attn_processor(originals)

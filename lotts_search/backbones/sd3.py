@@ -1,0 +1,255 @@
+"""Stable Diffusion 3 and 3.5: flow matching, three text encoders, the largest of which may be left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
+from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.flow import FlowTime
+from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.unet import clip_tokens
+from lotts_search.errors import BadInput
+from lotts_search.localization.attention import RowAttention
+from lotts_search.localization.capture import capture_sd3
+
+DEFAULTS = Defaults(steps=28, guidance=7.0, t0=18, integrate=3)
+"""diffusers' steps and weight. At step 18 of 28, with the published shift of 3, noise and signal are as the paper's t0
+has them for SD2.1 and SDXL (σ/α = 1.6); tg is the paper's share of the steps."""
+WORDS = 256
+"""T5 tokens of a prompt, as StableDiffusion3Pipeline has them."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What Stable Diffusion 3 knows of a prompt, of one row or, stacked, with a first dimension of rows.
+
+    Attributes:
+        text: [L, D], the states of the two CLIP encoders side by side, then those of T5.
+        pooled: [P], the two CLIP encoders' projected embeddings.
+    """
+
+    text: Tensor
+    pooled: Tensor
+
+
+class StableDiffusion3:
+    """A Stable Diffusion 3 model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+
+    Localization by attention reads the last half of the blocks (at most 12): the probability that image tokens give to
+    the words among all keys, those of the image too. Words are those of the CLIP encoders; T5 has others.
+
+    Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
+
+    Args:
+        name: as the user named it.
+        transformer, vae: SD3Transformer2DModel and AutoencoderKL (or a codec around one), in evaluation mode.
+        text_encoder, tokenizer, text_encoder_2, tokenizer_2: two CLIPTextModelWithProjection and their CLIPTokenizer.
+        text_encoder_3, tokenizer_3: T5EncoderModel and its tokenizer, or None: zeros stand for its states.
+        scheduler: the scheduler's config.
+        defaults: the model's own settings.
+        size: latent height and width, None = the size the transformer was trained on.
+        device: where it computes, None = where the transformer is.
+
+    Raises:
+        BadInput: a network, a scheduler or a size that is not supported.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transformer: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        text_encoder_2: Any,
+        tokenizer_2: Any,
+        text_encoder_3: Any,
+        tokenizer_3: Any,
+        scheduler: dict[str, Any],
+        defaults: Defaults = DEFAULTS,
+        size: tuple[int, int] | None = None,
+        device: torch.device | None = None,
+    ):
+        self.transformer = transformer
+        self.codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
+        self.vae = self.codec.vae
+        self.text_encoder, self.text_encoder_2, self.text_encoder_3 = text_encoder, text_encoder_2, text_encoder_3
+        self.tokenizer, self.tokenizer_2, self.tokenizer_3 = tokenizer, tokenizer_2, tokenizer_3
+        self._device = device
+        config = transformer.config
+        if config["in_channels"] != self.codec.channels or transformer.out_channels != config["in_channels"]:
+            raise BadInput(
+                f"model {name}: the transformer takes {config['in_channels']} channels and gives"
+                f" {transformer.out_channels}, the vae has {self.codec.channels}; such models are not supported"
+            )
+        if tokenizer.model_max_length != tokenizer_2.model_max_length:
+            raise BadInput(f"model {name}: its two CLIP tokenizers cut prompts at different lengths")
+        height, width = size or (config["sample_size"], config["sample_size"])
+        patch, most = config["patch_size"], config["pos_embed_max_size"]
+        if max(height, width) > most * patch:
+            raise BadInput(
+                f"model {name}: pictures may have at most {most * patch * self.codec.factor} pixels a side,"
+                f" got {height * self.codec.factor}x{width * self.codec.factor}"
+            )
+        self._grid = height // patch, width // patch
+        self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], spaced=False)
+        self.info = ModelInfo(
+            name=name,
+            family="stable-diffusion-3",
+            latent=(self.codec.channels, height, width),
+            image=(height * self.codec.factor, width * self.codec.factor),
+            flops_per_row=self._flops_per_row(height, width),
+            defaults=defaults,
+            patch=patch,
+        )
+
+    @classmethod
+    def from_pretrained(cls, model: str, *, t5: bool = True, **options: Any) -> StableDiffusion3:
+        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+
+        Args:
+            model: folder or hub id.
+            t5: False leaves the T5 encoder out: far less memory, prompts are followed less closely.
+            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+
+        Raises:
+            BadInput: no such model, not a Stable Diffusion 3 folder, or an option that does not fit it.
+            Failure: a file of the folder is missing or broken; the message names the component.
+        """
+        load = Loader(model, StableDiffusion3Pipeline, options)
+        transformer = load.weights("transformer", SD3Transformer2DModel)
+        codec = load.autoencoder()
+        texts: list[Any] = []
+        for number in ("", "_2"):
+            encoder = load.weights(f"text_encoder{number}", CLIPTextModelWithProjection)
+            limit = encoder.config.max_position_embeddings
+            texts += [encoder, load.tokenizer(f"tokenizer{number}", CLIPTokenizer, limit)]
+        absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
+        if t5 and (load.index.get("text_encoder_3") or [None])[0] is not None:
+            absent = {}
+            texts += [load.weights("text_encoder_3", T5EncoderModel), load.tokenizer("tokenizer_3", T5TokenizerFast)]
+        else:
+            texts += [None, None]
+        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
+        size = load.latent_size(codec.factor * transformer.config["patch_size"], codec.factor)
+        load.settle(scheduler=None, **absent)
+        parts: list[Any] = [transformer, codec, *texts, scheduler]
+        return cls(load.name, *parts, defaults=load.defaults(DEFAULTS), size=size, device=load.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents are and the network computes."""
+        return self._device or torch.device(self.transformer.device)
+
+    def schedule(self, steps: int) -> Schedule:
+        return self._time.schedule(steps)
+
+    def train_level(self, timestep: int) -> tuple[float, float]:
+        return self._time.train_level(timestep)
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
+        """Text states and pooled text of each prompt, as StableDiffusion3Pipeline computes them."""
+        states, pooled = [], []
+        for tokenizer, encoder in (
+            (self.tokenizer, self.text_encoder),
+            (self.tokenizer_2, self.text_encoder_2),
+        ):
+            output = encoder(clip_tokens(tokenizer, prompts).input_ids.to(self.device), output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+            pooled.append(output[0])
+        clip, width = torch.cat(states, dim=-1), self.transformer.config["joint_attention_dim"]
+        if self.text_encoder_3 is None:
+            long = clip.new_zeros(len(prompts), WORDS, width)
+        else:
+            ids = self.tokenizer_3(
+                prompts, padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt"
+            ).input_ids
+            long = self.text_encoder_3(ids.to(self.device))[0]
+        text = torch.cat([functional.pad(clip, (0, width - clip.shape[-1])), long.to(clip.dtype)], dim=1)
+        rows = text.to(self.transformer.dtype), torch.cat(pooled, dim=-1).to(self.transformer.dtype)
+        return [Conditioning(*row) for row in zip(*rows, strict=True)]
+
+    def stack(self, conditionings: list[Conditioning]) -> Conditioning:
+        return Conditioning(
+            torch.stack([one.text for one in conditionings]), torch.stack([one.pooled for one in conditionings])
+        )
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        output: Tensor = self.transformer(
+            hidden_states=latents.to(self.transformer.dtype),
+            timestep=timesteps,
+            encoder_hidden_states=conditioning.text,
+            pooled_projections=conditioning.pooled,
+            return_dict=False,
+        )[0]
+        return output.float()
+
+    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return latents - sigma * output
+
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        return self.codec.decode(latents)
+
+    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        return self.codec.preview(latents)
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        return self.codec.encode(images)
+
+    # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.Attentive.
+
+    def tokens(self, prompt: str) -> list[int]:
+        """CLIP's token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""
+        ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return list(ids[: self.tokenizer.model_max_length - 2])
+
+    first_token = 1
+    """Position of the first word's token: BOS comes before it."""
+
+    def grids(self) -> dict[int, tuple[int, int]]:
+        return {min(self._grid): self._grid}
+
+    @torch.inference_mode()
+    def attend(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        positions: list[list[int]],
+        queries: list[bool],
+        grid: tuple[int, int],
+    ) -> list[RowAttention]:
+        blocks = min(12, -(-len(self.transformer.transformer_blocks) // 2))
+        with capture_sd3(self.transformer, positions, queries, grid, blocks) as record:
+            self.predict(latents, timesteps, conditioning)
+        return record.rows()
+
+    def _flops_per_row(self, height: int, width: int) -> float:
+        """Floating-point operations of one network row, counted on a copy without weights."""
+        config = self.transformer.config
+        words = self.tokenizer.model_max_length + WORDS
+        with torch.device("meta"):
+            network: Any = SD3Transformer2DModel
+            shadow = network.from_config(dict(config))
+            counter = FlopCounterMode(display=False)
+            with torch.no_grad(), counter:
+                shadow(
+                    hidden_states=torch.empty(1, self.codec.channels, height, width),
+                    timestep=torch.empty(1),
+                    encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
+                    pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
+                )
+        return float(counter.get_total_flops())
