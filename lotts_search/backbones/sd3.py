@@ -130,22 +130,19 @@ class StableDiffusion3:
         load = Loader(model, StableDiffusion3Pipeline, options)
         transformer = load.weights("transformer", SD3Transformer2DModel)
         codec = load.autoencoder()
-        texts: list[Any] = []
-        for number in ("", "_2"):
-            encoder = load.weights(f"text_encoder{number}", CLIPTextModelWithProjection)
-            limit = encoder.config.max_position_embeddings
-            texts += [encoder, load.tokenizer(f"tokenizer{number}", CLIPTokenizer, limit)]
-        absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
+        text = load.weights("text_encoder", CLIPTextModelWithProjection)
+        tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
+        text_2 = load.weights("text_encoder_2", CLIPTextModelWithProjection)
+        tokenizer_2 = load.tokenizer("tokenizer_2", CLIPTokenizer, text_2.config.max_position_embeddings)
+        text_3, tokenizer_3, absent = None, None, {"text_encoder_3": None, "tokenizer_3": None}
         if t5 and (load.index.get("text_encoder_3") or [None])[0] is not None:
-            absent = {}
-            texts += [load.weights("text_encoder_3", T5EncoderModel), load.tokenizer("tokenizer_3", T5TokenizerFast)]
-        else:
-            texts += [None, None]
+            text_3, absent = load.weights("text_encoder_3", T5EncoderModel), {}
+            tokenizer_3 = load.tokenizer("tokenizer_3", T5TokenizerFast)
         scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
         size = load.latent_size(codec.factor * transformer.config["patch_size"], codec.factor)
         load.settle(scheduler=None, **absent)
-        parts: list[Any] = [transformer, codec, *texts, scheduler]
-        return cls(load.name, *parts, defaults=load.defaults(DEFAULTS), size=size, device=load.device)
+        parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, text_3, tokenizer_3, scheduler
+        return cls(load.name, *parts, load.defaults(DEFAULTS), size, load.device)
 
     @property
     def device(self) -> torch.device:
