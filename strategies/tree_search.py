@@ -21,8 +21,9 @@ class DiffusionTreeSearch(Strategy):
     Attributes:
         interval: steps between states of the tree.
         strength: λ.
-        exploration: weight of √(ln(visits of the parent) / visits) in the bound.
-        widening, growth: what limits the children of a state.
+        exploration: weight of √(ln(visits of the parent) / visits) in the bound: a difference in scores that matters,
+            so of the order of 1/λ.
+        widening, growth: what limits the children of a state; more of either explores before it goes deep.
         greedy: DTS*; false is DTS, which samples from the law of pictures tilted by exp(λ · score).
         walkers: descents at the same time; 1 = each knows the results of all before it.
     """
@@ -32,8 +33,8 @@ class DiffusionTreeSearch(Strategy):
 
     interval: int = 5
     strength: float = 10.0
-    exploration: float = 1.0
-    widening: float = 2.0
+    exploration: float = 0.1
+    widening: float = 1.0
     growth: float = 0.5
     greedy: bool = True
     walkers: int = 1
