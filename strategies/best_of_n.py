@@ -13,11 +13,7 @@ class BestOfN(Strategy):
         n: number of pictures; None = as many as the budget pays.
         template: prompt of the pictures, {} being the search's own prompt, by which they are scored."""
 
-    source, formula, nested = (
-        "Ma et al. 2025, Inference-time scaling for diffusion models (random search)",
-        "n · T",
-        True,
-    )
+    source, formula, nested = "Ma et al. 2025, Inference-time scaling for diffusion models (random)", "n · T", True
     n: int | None = None
     template: str = "{}"
 
