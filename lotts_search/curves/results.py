@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lotts_search.curves.intervals import Interval
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
-from lotts_search.curves.trials import Arm, Trials, from_table, load_table
+from lotts_search.curves.trials import Arm, Trials, from_table, join, load_table
 from lotts_search.curves.wins import WinRate, win_rate
 from lotts_search.errors import BadInput, unknown
 
@@ -127,11 +127,22 @@ class Results:
         return fit(self.panel(arm, of, over))
 
 
-def load(run: Path | str) -> Results:
-    """The results of a study: its run folder, or a ``trials.parquet`` alone.
+def load(*runs: Path | str) -> Results:
+    """The results of a study: its run folder, or a ``trials.parquet`` alone. Several are read as one study, whose
+    strategies are compared with each other: a search that two of them have under the same label counts once.
 
     Raises:
         BadInput: there is no trial table, or it is empty.
     """
-    table, about = load_table(run, whole=False)
-    return Results(from_table(table, about), about)
+    read = [load_table(run, whole=False) for run in runs]
+    about = _merged([about for _, about in read])
+    return Results(from_table(join([table for table, _ in read]), about), about)
+
+
+def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first ``study.json`` with the metrics, models, strategies, budgets and searches of all."""
+    merged = dict(parts[0]) if parts else {}
+    for name in ("metrics", "models", "strategies", "budgets", "searches"):
+        items = [item for part in parts for item in part.get(name, ())]
+        merged[name] = [item for i, item in enumerate(items) if item not in items[:i]] if name != "searches" else items
+    return merged

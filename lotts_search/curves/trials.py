@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -163,6 +163,24 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
     return table, json.loads(about.read_text()) if about.is_file() else {}
 
 
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """Several trial tables as one. A search that an earlier table has under the same label is left out of a later one;
+    a metric that a table lacks is null in its rows."""
+    import pyarrow as pa
+
+    known: set[tuple[str, str]] = set()
+    kept = []
+    for table in tables:
+        search, ids = _codes(table, "search_id")
+        label, labels = _codes(table, "label" if "label" in table.column_names else "strategy")
+        pairs, of_row = np.unique(search * len(labels) + label, return_inverse=True)
+        names = [(ids[pair // len(labels)], labels[pair % len(labels)]) for pair in pairs]
+        new = np.array([name not in known for name in names], dtype=bool)
+        known.update(names)
+        kept.append(table if new.all() else table.filter(pa.array(new[of_row])))
+    return pa.concat_tables(kept, promote_options="permissive")
+
+
 def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trials:
     """The arrays of a trial table.
 
@@ -178,18 +196,20 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
         raise BadInput(f"this is no trial table: it has no column {missing[0]!r}")
     if not len(table):
         raise BadInput("the trial table is empty: no search has finished yet")
+    # Two labels with equal settings share their searches' ids, and each has the rows.
     search, ids = _codes(table, "search_id")
-    order = np.argsort(search, kind="stable") if (np.diff(search) < 0).any() else np.arange(len(search))
-    search = search[order]
-    first = np.flatnonzero(np.concatenate([[True], search[1:] != search[:-1], [True]]))
+    strategies, strategy_names = _codes(table, "strategy")
+    labels, label_names = _codes(table, "label") if "label" in table.column_names else (strategies, strategy_names)
+    group = search * len(label_names) + labels
+    order = np.argsort(group, kind="stable") if (np.diff(group) < 0).any() else np.arange(len(group))
+    group = group[order]
+    first = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1], [True]]))
     heads = order[first[:-1]]
 
     prompt, prompts = _codes(table, "prompt_id")
     texts, known = _codes(table, "prompt")
     kinds, kind_names = _codes(table, "kind")
     models, model_names = _codes(table, "model")
-    strategies, strategy_names = _codes(table, "strategy")
-    labels, label_names = _codes(table, "label") if "label" in table.column_names else (strategies, strategy_names)
     budgets = [_numbers(table, name)[heads] for name in ("budget_nfe", "budget_images")]
 
     columns = {name: np.nan_to_num(_numbers(table, name)[order]) for name in AXES}
@@ -218,7 +238,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
         arm=np.argsort(place)[arm.ravel()],
         prompt=prompt[heads],
         seed=np.asarray(_numbers(table, "search_seed")[heads], dtype=np.int64),
-        ids=[ids[i] for i in search[first[:-1]]],
+        ids=[ids[i] for i in search[heads]],
         first=first,
         columns=columns,
         alone=(sampled & rootless)[order],

@@ -252,6 +252,22 @@ def test_names_that_do_not_fit_are_answered_with_those_that_do() -> None:
         results.panel(results.find("ours"), over="seconds")
 
 
+def test_several_runs_are_one_study(tmp_path: Path) -> None:
+    one = _hand([("a", "p", 1.0, 0.5, 0.3), ("b", "q", 1.0, 0.5, 0.7)])
+    two = _hand([("b", "q", 1.0, 0.5, 0.7), ("c", "r", 1.0, 0.5, 0.5)])  # b is in both
+    for name, table in (("one", one), ("two", two)):
+        write_parquet(table, tmp_path / name / "trials.parquet")
+    results = load(tmp_path / "one", tmp_path / "two")
+    panel = results.panel(results.find("best-of-n"), "truth", "images")
+    assert panel.final.tolist() == [0.3, 0.7, 0.5] and panel.x.tolist() == [1]
+
+
+def test_labels_that_share_a_search_are_two_arms() -> None:
+    table = _hand([("a", "p", 1.0, 0.5, 0.3)])
+    both = pa.concat_tables([table.append_column("label", pa.array([name])) for name in ("x", "y")])
+    assert [arm.label for arm in from_table(both).arms] == ["x", "y"]
+
+
 def test_a_run_folder_without_trials_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no trials in"):
         load(tmp_path)
