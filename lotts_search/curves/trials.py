@@ -140,7 +140,7 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
         whole: False reads only the columns that :func:`from_table` looks at.
 
     Raises:
-        BadInput: there is no trial table.
+        BadInput: there is no trial table, or it is empty or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -159,6 +159,10 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
         table = pq.read_table(file, columns=used)
     except (OSError, pa.ArrowInvalid) as error:
         raise BadInput(f"{file} is no Parquet file: {error}") from error
+    if missing := [name for name in NEEDED if name not in table.column_names]:
+        raise BadInput(f"{file} is no trial table: it has no column {missing[0]!r}")
+    if not len(table):
+        raise BadInput(f"{file} is empty: no search has finished yet")
     about = file.with_name("study.json")
     return table, json.loads(about.read_text()) if about.is_file() else {}
 
@@ -172,7 +176,7 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
     kept = []
     for table in tables:
         search, ids = _codes(table, "search_id")
-        label, labels = _codes(table, "label" if "label" in table.column_names else "strategy")
+        label, labels = _labels(table)
         pairs, of_row = np.unique(search * len(labels) + label, return_inverse=True)
         names = [(ids[pair // len(labels)], labels[pair % len(labels)]) for pair in pairs]
         new = np.array([name not in known for name in names], dtype=bool)
@@ -185,21 +189,14 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     """The arrays of a trial table.
 
     Args:
-        table: with the columns of :class:`~lotts_search.records.TrialRecord`; ``label``, ``budget_nfe`` and
-            ``budget_images`` are the strategy's name and no limits where they are missing.
+        table: with rows, and the columns of :class:`~lotts_search.records.TrialRecord`. A search without a ``label``
+            has its strategy's name.
         about: what ``study.json`` says.
-
-    Raises:
-        BadInput: the table lacks a column, or has no rows.
     """
-    if missing := [name for name in NEEDED if name not in table.column_names]:
-        raise BadInput(f"this is no trial table: it has no column {missing[0]!r}")
-    if not len(table):
-        raise BadInput("the trial table is empty: no search has finished yet")
     # Two labels with equal settings share their searches' ids, and each has the rows.
     search, ids = _codes(table, "search_id")
     strategies, strategy_names = _codes(table, "strategy")
-    labels, label_names = _codes(table, "label") if "label" in table.column_names else (strategies, strategy_names)
+    labels, label_names = _labels(table)
     group = search * len(label_names) + labels
     order = np.argsort(group, kind="stable") if (np.diff(group) < 0).any() else np.arange(len(group))
     group = group[order]
@@ -273,6 +270,17 @@ def _codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
         column = column.dictionary_encode(null_encoding="encode")
     codes = np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
     return codes, ["" if value is None else str(value) for value in column.dictionary.to_pylist()]
+
+
+def _labels(table: pa.Table) -> tuple[Ints, list[str]]:
+    """The labels, or the names of strategies where there are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "label" not in table.column_names:
+        return _codes(table, "strategy")
+    given, names = (table.column(name).cast(pa.string()) for name in ("label", "strategy"))
+    return _codes(pa.table({"label": pc.if_else(pc.equal(pc.fill_null(given, ""), ""), names, given)}), "label")
 
 
 def _numbers(table: pa.Table, name: str) -> Doubles:
