@@ -15,6 +15,7 @@ from lotts_search.cli.generate import generate
 from lotts_search.cli.masks import masks
 from lotts_search.cli.models import models
 from lotts_search.cli.refine import refine
+from lotts_search.cli.report import report
 from lotts_search.cli.strategies import strategies
 from lotts_search.cli.study import study
 from lotts_search.cli.train import train
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, refine, study, demo, train, models, strategies, verifiers, masks):
+for command in (generate, refine, study, report, demo, train, models, strategies, verifiers, masks):
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotts_search.curves.intervals import Interval
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, spent
@@ -14,6 +14,9 @@ from lotts_search.curves.speedup import SpeedUp, speed_up
 from lotts_search.curves.trials import Arm, Trials, from_table, join, load_table
 from lotts_search.curves.wins import WinRate, win_rate
 from lotts_search.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 POOLED = frozenset({"best-of-n"})
 """Strategies whose pictures are independent samples of one prompt each: one pool gives the curve for every N."""
@@ -56,9 +59,7 @@ class Results:
         Raises:
             BadInput: none or several; the message names those that there are.
         """
-        labelled = [a for a in self.arms if a.label == label]
-        if not labelled:
-            raise unknown("strategy", label, sorted({a.label for a in self.arms}))
+        labelled = self.find_label(label)
         fitting = [
             a
             for a in labelled
@@ -71,6 +72,17 @@ class Results:
             return fitting[0]
         known = ", ".join(f"{a.model} with {a.budget}" for a in labelled)
         raise BadInput(f"{'no' if not fitting else 'more than one'} {label} fits; there is {known}")
+
+    def find_label(self, label: str) -> list[Arm]:
+        """All arms of a label.
+
+        Raises:
+            BadInput: there are none.
+        """
+        found = [a for a in self.arms if a.label == label]
+        if not found:
+            raise unknown("strategy", label, sorted({a.label for a in self.arms}))
+        return found
 
     def strategy(self, arm: Arm) -> str:
         """Registered name of an arm's strategy."""
@@ -134,9 +146,18 @@ def load(*runs: Path | str) -> Results:
     Raises:
         BadInput: there is no trial table, or it is empty.
     """
-    read = [load_table(run, whole=False) for run in runs]
-    about = _merged([about for _, about in read])
-    return Results(from_table(join([table for table, _ in read]), about), about)
+    return _load(runs, whole=False)[0]
+
+
+def load_whole(*runs: Path | str) -> tuple[Results, pa.Table]:
+    """The same with the trial table, all its columns."""
+    return _load(runs, whole=True)
+
+
+def _load(runs: Sequence[Path | str], whole: bool) -> tuple[Results, pa.Table]:
+    read = [load_table(run, whole=whole) for run in runs]
+    about, table = _merged([about for _, about in read]), join([table for table, _ in read])
+    return Results(from_table(table, about), about), table
 
 
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

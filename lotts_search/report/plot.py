@@ -48,6 +48,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * size, 12) for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """The numbers 1, 2 and 5 times powers of ten from ``low`` to ``high``; powers of ten alone over many decades."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [m * 10.0**d for d in decades for m in ((1, 2, 5) if high / low < 3e3 else (1,))]
+    return [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+
+
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
@@ -75,17 +82,32 @@ def _trace(x: Doubles, y: Doubles, step: bool) -> list[tuple[float, float]]:
 
 
 def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, title: str, width: int = 460, height: int = 290
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    title: str,
+    width: int = 460,
+    height: int = 290,
+    *,
+    log: bool = False,
 ) -> Markup:
-    """An inline SVG chart of ``series``; x begins at zero. ``title`` is what a screen reader says."""
+    """An inline SVG chart of ``series``. ``title`` is what a screen reader says.
+
+    x begins at zero; with ``log`` it is logarithmic and begins at its least value, which must be above zero.
+    """
+    x_low = min((float(v) for s in series for v in s.x), default=1.0) if log else 0.0
     x_high = _extent([0.0, *(float(v) for s in series for v in s.x), *(x for s in series for x, _ in s.dots)])[1]
     y_low, y_high = _extent([v for s in series for v in _values(s)])
     margin = 0.06 * (y_high - y_low)
     y_low, y_high = y_low - margin, y_high + margin
     inner_w, inner_h = width - LEFT - RIGHT, height - TOP - BOTTOM
 
+    if log and x_high <= x_low:  # one place: in the middle
+        x_low, x_high = x_low / 2, x_high * 2
+
     def px(x: float) -> float:
-        return round(LEFT + inner_w * x / x_high, 2)
+        share = math.log(x / x_low) / math.log(x_high / x_low) if log else x / x_high
+        return round(LEFT + inner_w * share, 2)
 
     def py(y: float) -> float:
         return round(TOP + inner_h * (1 - (y - y_low) / (y_high - y_low)), 2)
@@ -96,9 +118,13 @@ def line_chart(
         out.append(f'<text x="{LEFT - 7}" y="{py(tick) + 3.5}" text-anchor="end">{tick:g}</text>')
     base = height - BOTTOM
     out.append(f'<path class="axis" d="M{LEFT} {base}H{width - RIGHT}"/>')
-    for tick in ticks(0, x_high, 6):
+    for tick in log_ticks(x_low, x_high) if log else ticks(0, x_high, 6):
         out.append(f'<path class="axis" d="M{px(tick)} {base}v4"/>')
-        out.append(f'<text x="{px(tick)}" y="{base + 16}" text-anchor="middle">{tick:g}</text>')
+        out.append(
+            f'<text x="{px(tick)}" y="{base + 16}" text-anchor="middle">{tick:,.12g}</text>'
+            if tick < 1e6
+            else f'<text x="{px(tick)}" y="{base + 16}" text-anchor="middle">{tick:.0e}</text>'
+        )
     middle_x, middle_y = LEFT + inner_w / 2, TOP + inner_h / 2
     out.append(f'<text class="label" x="{middle_x}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
     out.append(

@@ -123,7 +123,9 @@ def _arm(
             "best_so_far": pa.array(both(np.maximum.accumulate(guide, axis=1))),
             "score": pa.array(both(guide)),
             "metric_truth": only(both(truth)),
-            "image": pc.if_else(pa.array(picture), serial, pa.scalar(None, pa.string())),
+            "image": pc.if_else(
+                pa.array(picture), pc.binary_join_element_wise(same(label), serial, "-"), pa.scalar(None, pa.string())
+            ),
             "status": same("done"),
             "error": same(""),
         }

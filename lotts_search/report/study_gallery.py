@@ -1,0 +1,181 @@
+"""What searches handed out, to look at: winners by prompt, and searches made again with their masks."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from PIL import Image
+
+from lotts_search.curves import Arm, Results, best_so_far
+from lotts_search.curves.panel import common
+from lotts_search.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lotts_search.api import SearchResult
+
+SIDE = 256
+"""Greatest side of a picture on a page; larger ones are made smaller."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What one search handed out.
+
+    Attributes:
+        label: of its strategy.
+        picture: as a data URI, None where the study did not keep it.
+        values: by name of value.
+        ahead: whether it is the best of its prompt, alone, by the main value.
+    """
+
+    label: str
+    picture: str | None
+    values: dict[str, float]
+    ahead: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt: the gap between two arms, and what all arms handed out."""
+
+    prompt: int
+    text: str
+    gap: float
+    winners: list[Winner]
+
+
+class Gallery:
+    """The pictures of a study.
+
+    Args:
+        results: of the study.
+        table: its whole trial table, in the order in which ``results`` was made of it.
+        folders: where pictures lie, in ``images/``.
+    """
+
+    def __init__(self, results: Results, table: pa.Table, folders: Sequence[Path]) -> None:
+        self.results, self.table, self.folders = results, table, folders
+
+    def cases(self, arms: Sequence[Arm], main: str, values: Sequence[str], count: int) -> list[Case]:
+        """The prompts where the first arm gains most over the second, and those where it loses most.
+
+        Args:
+            arms: what is shown; the gap is that of the first two. With one arm the gap is its value itself.
+            main: the value that gaps are of.
+            values: what is shown of each picture.
+            count: of prompts at each end.
+        """
+        panels = [best_so_far(self.results.trials, arm, main, "nfe") for arm in arms[:2]]
+        a, b = common(panels[0], panels[-1])
+        gaps = a.final - b.final if len(arms) > 1 else a.final
+        order = np.argsort(-gaps, kind="stable")
+        chosen = list(dict.fromkeys([*order[:count], *order[max(len(order) - count, 0) :]]))
+        return [self._case(int(a.prompts[i]), float(gaps[i]), arms, main, values) for i in chosen]
+
+    def _case(self, prompt: int, gap: float, arms: Sequence[Arm], main: str, values: Sequence[str]) -> Case:
+        rows = {arm.label: row for arm in arms if (row := self.winner(arm, prompt)) is not None}
+        trials = self.results.trials
+        shown = {label: {of: float(trials.values(of)[row]) for of in values} for label, row in rows.items()}
+        best = max(of[main] for of in shown.values())
+        alone = sum(of[main] == best for of in shown.values()) == 1
+        winners = [
+            Winner(label, self.picture(rows[label]), found, alone and found[main] == best)
+            for label, found in shown.items()
+        ]
+        return Case(prompt, trials.texts[prompt], gap, winners)
+
+    def search(self, arm: Arm, prompt: int) -> int | None:
+        """The first search of an arm for a prompt."""
+        trials = self.results.trials
+        whole = [i for i, a in enumerate(trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
+        place = trials.arms.index(arm) if arm in trials.arms else whole[0]
+        found = np.flatnonzero((trials.arm == place) & (trials.prompt == prompt))
+        return int(found[0]) if found.size else None
+
+    def winner(self, arm: Arm, prompt: int) -> int | None:
+        """The row of the picture that this search handed out."""
+        search, trials = self.search(arm, prompt), self.results.trials
+        if search is None:
+            return None
+        first, last = trials.first[search : search + 2]
+        inside = trials.leading[first:last].copy()
+        for over, limit in (("nfe", arm.nfe), ("images", arm.images)):
+            if limit is not None:
+                inside &= trials.cost(over)[first:last] <= limit + 1e-9
+        leads = np.flatnonzero(inside)
+        return int(first + leads[-1]) if leads.size else None
+
+    def picture(self, row: int) -> str | None:
+        """The picture of a row as a data URI; None where it was not kept."""
+        name = self.table.column("image")[int(self.results.trials.order[row])].as_py()
+        path = next((p for folder in self.folders if (p := folder / "images" / f"{name}.png").is_file()), None)
+        return thumbnail(path) if path is not None else None
+
+
+def thumbnail(path: Path, side: int = SIDE) -> str:
+    """A picture file as a data URI: the file itself where it is small, else a smaller JPEG."""
+    with Image.open(path) as image:
+        if max(image.size) <= side:
+            return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+class Again:
+    """Makes searches of a study again in this process: they are reproducible, so their trees and masks come out as
+    they were, on like hardware exactly so.
+
+    Args:
+        about: ``study.json``.
+        device: where to run.
+    """
+
+    def __init__(self, about: Mapping[str, Any], device: str = "cpu") -> None:
+        self.about, self.device = about, device
+        self._pools: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+    def search(self, arm: Arm, prompt: str, prompt_id: str, seed: int) -> SearchResult:
+        """The search of ``arm`` for a prompt with the search seed ``seed``.
+
+        Raises:
+            BadInput: ``study.json`` does not say how it was made.
+        """
+        from lotts_search.api import search
+
+        model = next((m for m in self.about.get("models", ()) if m["label"] == arm.model), None)
+        found = [s for s in self.about.get("strategies", ()) if s["label"] == arm.label]
+        if model is None or not found:
+            raise BadInput(f"study.json does not say how {arm.label} on {arm.model} was made")
+        return search(
+            prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
+            verifier=self.about["guide"], nfe=arm.nfe, images=arm.images, seed=seed, steps=model.get("steps"),
+            guidance=model.get("guidance"), eta=model.get("eta"), negative=model.get("negative") or "",
+            workers=self.about.get("workers", 8), prompt_id=prompt_id,
+        )  # fmt: skip
+
+    def _pool(self, model: Mapping[str, Any]) -> Any:
+        from lotts_search import registry
+        from lotts_search.local import LocalPool
+
+        if model["label"] not in self._pools:
+            guide = self.about["guide"]
+            backbone = registry.load_backbone(model["model"], **{"device": self.device, **model.get("options", {})})
+            self._pools[model["label"]] = LocalPool(backbone, {guide: registry.load_verifier(guide)})
+        return self._pools[model["label"]]

@@ -1,0 +1,239 @@
+"""``index.html`` of a study: its curves, tables, prompts, pictures and failures in one file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lotts_search.curves import AXES, Arm, Curve, Results
+from lotts_search.report.page import large, number, write_page
+from lotts_search.report.plot import Series, line_chart
+from lotts_search.report.study_gallery import Case
+from lotts_search.report.study_numbers import Against, Line, Numbers, Trace
+from lotts_search.report.tree import build
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lotts_search.api import SearchResult
+
+COLOURS = 8
+"""Colours of the style sheet, and so most lines of a chart."""
+HEAD = {"images": "pictures", "nfe": "NFE", "device_s": "device s"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A search to show as a tree.
+
+    Attributes:
+        title, note: what is said of it.
+        result: the search.
+    """
+
+    title: str
+    note: str
+    result: SearchResult
+
+
+def write_study_page(
+    path: Path | str,
+    results: Results,
+    found: Numbers,
+    table: pa.Table,
+    *,
+    cases: Mapping[str, Sequence[Case]],
+    trees: Sequence[Shown] = (),
+    command: str = "",
+    files: Sequence[str] = (),
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: the HTML file.
+        results, found: the study and its numbers.
+        table: the trial table, for the failures.
+        cases: best and worst prompts by model.
+        trees: searches to show in full.
+        command: what makes the page again.
+        files: names of the files that were written beside it.
+    """
+    models = list(dict.fromkeys(line.arm.model for line in found.lines))
+    view = SimpleNamespace(
+        title=str(results.about.get("name") or Path(path).resolve().parent.name),
+        facts=_facts(results, table),
+        main=found.main,
+        guide=results.about.get("guide", "the guide"),
+        notes=found.notes,
+        sections=[_section(results, found, model, cases.get(model, ())) for model in models],
+        trees=[_tree(shown) for shown in trees],
+        failures=failures(table),
+        broken=[s for s in results.about.get("searches", ()) if s.get("status") == "failed"],
+        command=command,
+        made=str(results.about.get("command", "")),
+        files=files,
+        machine=_machine(results.about),
+    )
+    return write_page("study.html.j2", Path(path), {"view": view})
+
+
+def arm_name(arm: Arm, arms: Iterable[Arm]) -> str:
+    """The label, with its budget where the label has several."""
+    several = sum((a.model, a.label) == (arm.model, arm.label) for a in arms) > 1
+    return f"{arm.label}, {arm.budget}" if several else arm.label
+
+
+def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
+    import pyarrow.compute as pc
+
+    about = results.about
+
+    def total(name: str) -> float:
+        return float(pc.sum(table.column(name)).as_py() or 0)
+
+    done = len(results.trials.ids)
+    planned = sum(s.get("status") != "done" for s in about.get("searches", ()))
+    facts = [
+        ("searches", number(done, 0), f"and {planned} not finished" if planned else ""),
+        ("prompts", number(len(results.trials.prompts), 0), ""),
+        ("trials", number(len(table), 0), ""),
+        ("NFE", number(total("nfe"), 0), ""),
+        ("pictures", number(total("images"), 0), ""),
+        ("device time", f"{total('device_s') / 3600:.2f}", "h"),
+        ("FLOPs", large(total("flops")), ""),
+    ]
+    if about.get("seconds"):
+        facts.append(("wall time", f"{about['seconds'] / 60:.1f}", "min"))
+    if about.get("busy"):
+        facts.append(("generators busy", f"{100 * about['busy']:.0f}", "%"))
+    return facts
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    machine = about.get("machine") or {}
+    parts = [f"{machine[k]} {k}" if k == "cpus" else str(machine[k]) for k in ("platform", "cpus", "gpus", "device")
+             if machine.get(k)]  # fmt: skip
+    if about.get("started"):
+        parts.insert(0, time.strftime("%Y-%m-%d", time.gmtime(float(about["started"]))))
+    return ", ".join(parts)
+
+
+def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]) -> SimpleNamespace:
+    lines = [line for line in found.lines if line.arm.model == model]
+    labels = chosen_labels(found, model)
+    colour = {label: f"var(--series-{i + 1})" for i, label in enumerate(labels)}
+    arms = [line.arm for line in lines]
+    return SimpleNamespace(
+        model=model,
+        head=[*found.values],
+        lines=[_row(line, found, arms, colour) for line in lines],
+        best={of: max((line.values[of].mean for line in lines if of in line.values), default=np.nan)
+              for of in found.values},
+        legend=[(label, colour[label]) for label in labels],
+        left_out=len({line.arm.label for line in lines}) - len(labels),
+        charts=_charts(found, model, labels, colour, ("images", "nfe"), found.values[:1] + found.values[-1:]),
+        more=_charts(found, model, labels, colour, ("rows", "flops", "device_s"), found.values[:1])
+        + _charts(found, model, labels, colour, ("images", "nfe"), found.values[1:-1]),
+        costs=list(HEAD.values()),
+        against=[_versus(a, arms) for a in found.against if a.arm.model == model],
+        base=next((a.base.label for a in found.against if a.arm.model == model), ""),
+        fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
+        cases=cases,
+        gap=" minus ".join(w.label for w in cases[0].winners[:2]) if cases else "",
+        colour=colour,
+    )  # fmt: skip
+
+
+def chosen_labels(found: Numbers, model: str) -> list[str]:
+    """The labels that charts show: all, or the baseline and the best ones where there are more than colours."""
+    best: dict[str, float] = {}
+    for line in found.lines:
+        if line.arm.model == model:
+            best[line.arm.label] = max(best.get(line.arm.label, -np.inf), line.values[found.main].mean)
+    bases = {a.base.label for a in found.against if a.arm.model == model}
+    ranked = sorted(best, key=lambda label: (label not in bases, -best[label]))
+    kept = set(ranked[:COLOURS])
+    return [label for label in best if label in kept]
+
+
+def _row(line: Line, found: Numbers, arms: Sequence[Arm], colour: Mapping[str, str]) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=arm_name(line.arm, arms),
+        colour=colour.get(line.arm.label),
+        values=[line.values.get(of) for of in found.values],
+        costs=[number(line.costs[over], 2 if over == "device_s" else 1) for over in HEAD],
+        searches=line.searches,
+    )
+
+
+def _charts(
+    found: Numbers, model: str, labels: Sequence[str], colour: Mapping[str, str], axes: Sequence[str], of: Sequence[str]
+) -> list[SimpleNamespace]:
+    charts = []
+    for value in dict.fromkeys(of):
+        for over in axes:
+            traces = [t for t in found.traces if (t.model, t.over, t.of) == (model, over, value) and t.label in labels]
+            if not traces:
+                continue
+            title = f"{value} against {AXES[over]}"
+            series = [_series(t, colour[t.label]) for t in sorted(traces, key=lambda t: labels.index(t.label))]
+            charts.append(SimpleNamespace(title=title, svg=line_chart(series, AXES[over], value, title, log=True)))
+    return charts
+
+
+def _series(trace: Trace, colour: str) -> Series:
+    curve: Curve = trace.curve
+    dots = [(float(x), float(y)) for x, y in zip(curve.x, curve.mean, strict=True)]
+    shown = dots if trace.points or len(dots) == 1 else []
+    return Series(trace.label, colour, curve.x, curve.mean, curve.low, curve.high, step=not trace.points, dots=shown)
+
+
+def _versus(a: Against, arms: Sequence[Arm]) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=arm_name(a.arm, arms),
+        rival=f"{a.base.label}, {a.base.budget}",
+        difference=a.difference.signed,
+        sign="up" if a.difference.low > 0 else "down" if a.difference.high < 0 else "",
+        wins=str(a.wins),
+        faster=[str(a.faster[over]) for over in HEAD],
+    )
+
+
+def _tree(shown: Shown) -> SimpleNamespace:
+    result = shown.result
+    best = result.best.trial_id if result.best is not None else None
+    roots = build(result.trials, result.images, result.located, best)
+    return SimpleNamespace(title=shown.title, note=shown.note, prompt=result.prompt, roots=roots)
+
+
+def failures(table: pa.Table) -> list[SimpleNamespace]:
+    """Failed and cancelled trials by kind and reason, the most frequent first, and work that was lost."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "status" not in table.column_names:
+        return []
+    bad = table.filter(pc.not_equal(table.column("status"), "done"))
+    if not len(bad):
+        return []
+    reason = pc.list_element(pc.split_pattern(pc.fill_null(bad.column("error"), ""), "\n", max_splits=1), 0)
+    counted = (
+        pa.table(
+            {"status": bad.column("status"), "kind": bad.column("kind"), "reason": reason, "nfe": bad.column("nfe")}
+        )
+        .group_by(["status", "kind", "reason"])
+        .aggregate([("nfe", "count"), ("nfe", "sum")])
+        .sort_by([("nfe_count", "descending")])
+    )
+    return [
+        SimpleNamespace(
+            status=r["status"], kind=r["kind"], reason=r["reason"], count=r["nfe_count"], nfe=number(r["nfe_sum"] or 0)
+        )
+        for r in counted.to_pylist()
+    ]
