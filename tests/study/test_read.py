@@ -1,0 +1,154 @@
+"""The file of a study: what it means, and that every complaint about it names file, line, the bad value and good ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lotts_search import BadInput
+from lotts_search.masks import RandomMask
+from lotts_search.prompts import load_prompts
+from lotts_search.study.plan import tasks_of
+from lotts_search.study.read import read_study
+from lotts_search.study.spec import Limit, ModelEntry
+
+
+def read(tmp_path: Path, text: str):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return read_study(path)
+
+
+MINIMAL = "strategies: lotts\nprompts: [a, b]\nbudgets: {images: 9}\n"
+
+
+def test_the_smallest_study(tmp_path: Path) -> None:
+    study = read(tmp_path, MINIMAL)
+    assert (study.name, study.guide, study.seeds, study.metrics) == ("study", "shapes-reward", (0,), ())
+    assert study.models == (ModelEntry("shapes-sd", "shapes-sd"),)
+    (entrant,) = study.entrants
+    assert (entrant.label, entrant.limits, entrant.nested) == ("lotts", (Limit(images=9),), False)
+    assert [prompt.text for prompt in study.prompts] == ["a", "b"]
+
+
+def test_grids_labels_and_settings(tmp_path: Path) -> None:
+    study = read(
+        tmp_path,
+        """\
+strategies:
+  - strategy: lotts
+    settings: {depth: 2, mask: {kind: random, ratio: 0.25}}
+    grid: {refinements: [1, 2], background: [fixed, fresh]}
+  - {strategy: lotts, label: "k = {refinements}", grid: {refinements: [4, 8], ratio: [0.1]}}
+  - {strategy: best-of-n, label: p+, settings: {template: "A good {}"}, nested: false}
+  - best-of-n
+prompts: [a]
+seeds: 3
+budgets:
+  nfe: [48, 1e2]
+  images: 9
+""",
+    )
+    assert [entrant.label for entrant in study.entrants] == [
+        "lotts depth=2 mask=random,ratio=0.25 refinements=1 background=fixed",
+        "lotts depth=2 mask=random,ratio=0.25 refinements=1 background=fresh",
+        "lotts depth=2 mask=random,ratio=0.25 refinements=2 background=fixed",
+        "lotts depth=2 mask=random,ratio=0.25 refinements=2 background=fresh",
+        "k = 4 ratio=0.1",
+        "k = 8 ratio=0.1",
+        "p+",
+        "best-of-n",
+    ]
+    first = study.entrants[0].strategy
+    assert (first.depth, first.refinements, first.mask) == (2, 1, RandomMask(0.25))
+    assert study.limits == (Limit(48.0), Limit(100.0), Limit(images=9))
+    assert [entrant.nested for entrant in study.entrants[-2:]] == [False, True]
+    assert study.seeds == (0, 1, 2)
+    tasks = tasks_of(study)
+    # The nested one runs once a seed, at the budget that buys most pictures: 9 cost 108 NFE at 12 steps.
+    assert [task.limit for task in tasks if task.entrant.label == "best-of-n"] == [Limit(images=9)] * 3
+    assert len(tasks) == 3 * (7 * 3 + 1)
+
+
+def test_models_with_options_and_budgets_of_both_kinds(tmp_path: Path) -> None:
+    study = read(
+        tmp_path,
+        """\
+models:
+  - shapes-sd
+  - {model: shapes-sd, label: long, steps: 24, options: {dtype: bfloat16}}
+strategies: [{strategy: lotts, budgets: [{nfe: 100, images: 9}, {images: [4, 5]}]}]
+prompts: {texts: [a, b, c], count: 2, seed: 1}
+budgets: {nfe: 50}
+guidance: 2
+""",
+    )
+    assert study.models[0].sampling == {"guidance": 2.0}
+    assert study.models[1] == ModelEntry("long", "shapes-sd", {"dtype": "bfloat16"}, {"guidance": 2.0, "steps": 24})
+    assert study.entrants[0].limits == (Limit(100.0, 9), Limit(images=4), Limit(images=5))
+    assert len(study.prompts) == 2
+
+
+def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("id,prompt\n7,a fox\n8,a hen\n")
+    study = read(tmp_path, MINIMAL.replace("[a, b]", "mine.csv"))
+    assert sorted((p.id, p.text) for p in study.prompts) == [("mine-7", "a fox"), ("mine-8", "a hen")]
+    study = read(tmp_path, MINIMAL.replace("[a, b]", "{from: shapes-tune, count: 3, seed: 4}"))
+    assert list(study.prompts) == load_prompts("shapes-tune", count=3, seed=4)
+    assert study.source == {"source": "shapes-tune", "count": 3, "seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "budget: {nfe: 3}\n", r"line 4: unknown key of a study: 'budget'; did you mean 'budgets'\?"),
+        (MINIMAL + "seeds: two\n", r"line 4: seeds, their number, must be an integer of 1 or more, not 'two'"),
+        (MINIMAL + "seeds: [1, 1]\n", r"line 4: a seed is there twice"),
+        (MINIMAL + "seeds: [\n", r"line 5: "),
+        (MINIMAL + "prompts: [c]\n", r"line 4: 'prompts' is there twice"),
+        (MINIMAL + "guide: shapes-rewad\n", r"line 4: unknown verifier 'shapes-rewad'; did you mean 'shapes-reward'\?"),
+        (MINIMAL + "guide: shapes-oracle\n", r"line 4: shapes-oracle is held out: it may be a metric, never the guide"),
+        (MINIMAL + "metrics:\n- shapes-reward\n", r"line 5: shapes-reward is the guide"),
+        (MINIMAL + "metrics: [shapes-oracle]\n", r"line 4: shapes-oracle judges scenes .* alone: not a shapes caption: 'a'"),
+        (MINIMAL + "model: shapes-s\n", r"line 4: unknown model 'shapes-s'; did you mean 'shapes-sd'"),
+        (MINIMAL + "images: some\n", r"line 4: unknown images 'some'.* Known: all, best, none"),
+        (MINIMAL + "name: a/b\n", r"line 4: name is also that of a folder"),
+        (MINIMAL + "eta: -1\n", r"line 4: eta must be a number of 0 or more, not -1"),
+        (MINIMAL.replace("lotts", "lott"), r"line 1: unknown strategy 'lott'; did you mean 'lotts'\?"),
+        (MINIMAL.replace("lotts", "[lotts, lotts]"), r"line 1: two strategies have the label 'lotts'"),
+        (
+            "prompts: [a]\nbudgets: {nfe: 50}\nstrategies:\n- strategy: lotts\n  settings:\n    ratio: 0.5\n    refinement: 2\n",
+            r"line 7: unknown setting of strategy 'lotts': 'refinement'; did you mean 'refinements'\?",
+        ),
+        (
+            "prompts: [a]\nbudgets: {nfe: 50}\nstrategies:\n- strategy: lotts\n  grid:\n    depth: [1,\n      deep]\n",
+            r"line 7: depth of strategy 'lotts' must be an integer, not 'deep'",
+        ),
+        (MINIMAL.replace("{images: 9}", "{images: 9, nfes: 3}"), r"line 3: unknown key of budgets: 'nfes'; did you mean"),
+        (MINIMAL.replace("{images: 9}", "{images: [9, 9]}"), r"line 3: the budget of 9 pictures is there 2 times"),
+        (MINIMAL.replace("{images: 9}", "{images: 0}"), r"line 3: images must be an integer of 1 or more, not 0"),
+        (MINIMAL.replace("[a, b]", "shapes-tests"), r"line 2: unknown prompt set 'shapes-tests'; did you mean 'shapes-test'"),
+        (MINIMAL.replace("[a, b]", "none.txt"), r"line 2: there is no file none.txt"),
+        ("strategies: lotts\nprompts: [a]\n", r"line 1: a study needs 'budgets'"),
+        ("- lotts\n", r"line 1: a study must be keys with values, not \['lotts'\]"),
+        ("", r"study.yaml is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
+        read(tmp_path, text)
+    assert str(tmp_path / "study.yaml") in str(caught.value)
+
+
+def test_a_budget_that_pays_for_nothing_is_said_with_its_line(tmp_path: Path) -> None:
+    study = read(tmp_path, "strategies: lotts\nprompts: [a]\nbudgets:\n  nfe:\n  - 48\n  - 11\n")
+    with pytest.raises(
+        BadInput, match=r"line 6: a budget of 11 NFE does not pay .* lotts on shapes-sd, which costs 12"
+    ):
+        tasks_of(study)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"there is no file .*none\.yaml"):
+        read_study(tmp_path / "none.yaml")
