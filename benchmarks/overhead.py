@@ -56,11 +56,11 @@ class Instant:
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return output
 
-    def decode_tensor(self, latents: Tensor) -> Tensor:
+    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
         return self._pictures[: len(latents)]
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.decode_tensor(latents).cpu().numpy()
+        return self.pictures(latents).cpu().numpy()
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
         return self._output[: len(images)]

@@ -34,6 +34,7 @@ from lotts_search.localization.fusion import FusionLocalization
 from lotts_search.localization.locate import PredictionLocalization, attend_rows, begin, prompts_of
 from lotts_search.localization.maskgen import AttentionLocalization
 from lotts_search.localization.select import in_tokens
+from lotts_search.replay import Replay
 from lotts_search.trajectories import Arrived, Moved, Trajectories, Trajectory, look, start_state
 from lotts_search.transfer import Download, Landings, Watch, upload
 from lotts_search.work import Bytes, Encode, Floats, Generate, Locate, Located, Predict, Result, Segment, State, Usage
@@ -49,6 +50,8 @@ CAPTURE_ROWS = {"cuda": 24}
 one. Elsewhere a localization has a call of its own, without padding."""
 PATIENCE = 4
 """Ticks that a picture waits for others to be decoded with, while no trajectory waits for it."""
+GRAPHS = False
+"""Whether network calls on a CUDA device are recorded."""
 AHEAD = {"cuda": 2}
 """Ticks that the host may be ahead of the device."""
 
@@ -91,6 +94,8 @@ class Engine:
         pad: give every call exactly ``max_batch`` rows (and decode, encode and text calls their own fixed sizes).
         decode_batch: pictures in one decoder or encoder call, None = 1 for large pictures, for small ones by device.
         capture_rows: network rows in one padded attention call, None = by device; 0 = a localization's own number.
+        graphs: record the network call as a CUDA graph (see :mod:`lotts_search.replay`), None = :data:`GRAPHS`; only
+            with ``pad`` and on a CUDA device.
         ahead: ticks that the host may run ahead of the device before it looks at their outcome, None = by device.
         prompts: how many encoded prompts are kept.
     """
@@ -103,6 +108,7 @@ class Engine:
         *,
         decode_batch: int | None = None,
         capture_rows: int | None = None,
+        graphs: bool | None = None,
         ahead: int | None = None,
         prompts: int = 256,
     ):
@@ -115,6 +121,8 @@ class Engine:
         small = DECODE_BATCH.get(kind, DECODE_BATCH["cpu"])
         self._decode_batch = decode_batch or min(max_batch, small if pixels <= SMALL_PICTURE else 1)
         self._capture_rows = min(max_batch, CAPTURE_ROWS.get(kind, 0) if capture_rows is None else capture_rows)
+        recorded = pad and kind == "cuda" and (GRAPHS if graphs is None else graphs)
+        self._replay = Replay(backbone) if recorded else None
         self._landings = Landings(self._device, AHEAD.get(kind, 0) if ahead is None else ahead)
         self._known: OrderedDict[str, Any] = OrderedDict()
         self._keep_prompts = max(prompts, TEXT_BATCH)
@@ -338,21 +346,25 @@ class Engine:
             watch = Watch(self._device)
             latents = [picture.latent for picture in batch]
             latents += [latents[-1]] * (self._decode_batch - len(batch) if self.pad else 0)
-            images = self._decoded(torch.stack(latents))
+            images = self._decoded(torch.stack(latents), not batch[0].state.complete)
             watch.stop()
             self._landings.then(lambda: self._developed(batch, images, watch.seconds / len(batch)))
 
-        self._isolate([self._pictures.popleft() for _ in range(count)], decode, lambda picture: [picture.job])
+        batch = [self._pictures.popleft()]
+        while len(batch) < count and self._pictures[0].state.complete == batch[0].state.complete:
+            batch.append(self._pictures.popleft())
+        self._isolate(batch, decode, lambda picture: [picture.job])
         return True
 
-    def _decoded(self, latents: Tensor) -> Callable[[], npt.NDArray[np.uint8]]:
+    def _decoded(self, latents: Tensor, preview: bool) -> Callable[[], npt.NDArray[np.uint8]]:
         """The pictures of clean latents, to be called for when they have landed."""
-        decode = getattr(self.backbone, "decode_tensor", None)
-        if decode is None or self._device.type != "cuda":
-            images = self.backbone.decode(latents)
-            return lambda: images
-        download = Download(decode(latents))
-        return lambda: download.arrays()[0]
+        backbone: Any = self.backbone
+        if self._device.type == "cuda" and hasattr(backbone, "pictures"):
+            download = Download(backbone.pictures(latents, preview))
+            return lambda: download.arrays()[0]
+        decode = backbone.preview if preview and hasattr(backbone, "preview") else backbone.decode
+        images: npt.NDArray[np.uint8] = decode(latents)
+        return lambda: images
 
     def _developed(self, batch: list[_Picture], images: Callable[[], npt.NDArray[np.uint8]], seconds: float) -> None:
         for picture, image in zip(batch, images(), strict=False):
@@ -520,7 +532,7 @@ class Engine:
         def predict(jobs: list[_Job]) -> None:
             nonlocal output
             if len(jobs) == len(everyone):
-                output = self.backbone.predict(inputs, times, self._stack(conditionings))
+                output = (self._replay or self.backbone).predict(inputs, times, self._stack(conditionings))
                 return
             # The others' rows become padding; these keep their places.
             wanted = set(map(id, jobs))

@@ -82,7 +82,12 @@ class Schedule:
 
 
 class Backbone(Protocol):
-    """A diffusion model behind one interface (torch). Rows of one call may have different prompts and timesteps."""
+    """A diffusion model behind one interface (torch). Rows of one call may have different prompts and timesteps.
+
+    A backbone may also have ``preview``, a cheaper ``decode`` for x0 predictions of unfinished candidates, and, so that
+    nothing waits for a CUDA device, ``pictures(latents, preview)``: what ``decode`` and ``preview`` give as a tensor on
+    the device.
+    """
 
     info: ModelInfo
 

@@ -44,20 +44,27 @@ class LatentCodec:
         return config.get("shift_factor") or 0.0, scale
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
+    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
+        """[B, C, H, W] clean latents → [B, h, w, 3] pictures, uint8 on the device: nothing waits for it.
+
+        Args:
+            preview: by the tiny decoder where there is one, for x0 predictions of unfinished candidates.
+        """
+        if preview and self.tiny is not None:
+            # A tiny autoencoder is trained on latents of the diffusion model's scale.
+            own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
+            return _pictures(self.tiny.decode(own.to(self.tiny.dtype), return_dict=False)[0])
         shift, scale = self._statistics(latents)
         own = latents / scale + shift
         return _pictures(self.vae.decode(own.to(self.vae.dtype), return_dict=False)[0])
 
-    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
+        return self.pictures(latents).cpu().numpy()
+
     def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         """As :meth:`decode`, by the tiny decoder where there is one: for x0 predictions of unfinished candidates."""
-        if self.tiny is None:
-            return self.decode(latents)
-        # A tiny autoencoder is trained on latents of the diffusion model's scale.
-        own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
-        return _pictures(self.tiny.decode(own.to(self.tiny.dtype), return_dict=False)[0])
+        return self.pictures(latents, preview=True).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
@@ -69,6 +76,6 @@ class LatentCodec:
         return (mean - shift) * scale
 
 
-def _pictures(values: Tensor) -> npt.NDArray[np.uint8]:
+def _pictures(values: Tensor) -> Tensor:
     pictures = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
+    return pictures.permute(0, 2, 3, 1).contiguous()

@@ -56,6 +56,7 @@ class UNetBackbone:
     ):
         self.unet, self.codec, self.vae, self.tokenizer = unet, codec, codec.vae, tokenizer
         self.scheduler = scheduler
+        self._dtype = unet.dtype  # asked of the network, it is searched among all its weights
         self._device = device
         self._time = DiscreteTime(scheduler, name, own=own_timesteps)
         _check(name, unet, codec)
@@ -90,7 +91,7 @@ class UNetBackbone:
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
-        return self._ask(self.unet, latents.to(self.unet.dtype), timesteps, conditioning).float()
+        return self._ask(self.unet, latents.to(self._dtype), timesteps, conditioning).float()
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         match self._time.prediction:
@@ -100,6 +101,9 @@ class UNetBackbone:
                 return alpha * latents - sigma * output
             case _:
                 return output
+
+    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
+        return self.codec.pictures(latents, preview)
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         return self.codec.decode(latents)
