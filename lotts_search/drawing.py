@@ -21,17 +21,23 @@ THREADS = 4
 
 
 class Drawing:
-    """Draws noise of one shape for ``device``: in threads of its own beside a CUDA device, where most time passes in
-    numpy without Python's lock; on a CPU, whose cores compute the model, when it is asked for."""
+    """Draws noise of one shape for ``device``.
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device):
+    Args:
+        threads: that draw meanwhile, where most time passes in numpy without Python's lock; 0 = none, the noise is
+            drawn when it is asked for; None = 0 on a CPU, whose cores compute the model.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device, threads: int | None = None):
         self._shape, self._device = shape, device
         self._wanted: list[Draw | None] = []
         self._buffer = torch.empty(0)
         self._parts: list[Future[None]] = []
         self._threads: ThreadPoolExecutor | None = None
-        if device.type == "cuda":
-            self._count = max(1, min(THREADS, len(os.sched_getaffinity(0)) - 1))
+        if threads is None:
+            threads = max(1, min(THREADS, len(os.sched_getaffinity(0)) - 1)) if device.type == "cuda" else 0
+        self._count = threads
+        if threads:
             self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="lotts-search noise")
 
     def begin(self, wanted: list[Draw | None]) -> None:

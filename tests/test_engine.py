@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from torch import Tensor
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
@@ -43,6 +44,7 @@ class Watched:
         self.texts: list[list[str]] = []
         self.decoded: list[int] = []
         self.error: Exception | None = None
+        self.poison = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
@@ -51,14 +53,23 @@ class Watched:
         self.rows.append(len(latents))
         if self.error is not None:
             raise self.error
+        self._taste(latents)
         return self._backbone.predict(latents, timesteps, conditioning)
+
+    def _taste(self, latents: Tensor) -> None:
+        """Refuse a call in which one row is nothing but the poison."""
+        if self.poison and bool((latents == self.poison).flatten(1).all(1).any()):
+            raise RuntimeError("poisoned")
 
     def encode_prompts(self, prompts: list[str]) -> list[Tensor]:
         self.texts.append(prompts)
+        if "poison" in prompts:
+            raise RuntimeError("poisoned")
         return self._backbone.encode_prompts(prompts)
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         self.decoded.append(len(latents))
+        self._taste(latents)
         return self._backbone.decode(latents)
 
 
@@ -171,8 +182,6 @@ def test_a_prediction_is_used_by_the_next_step_and_charged_once() -> None:
 
 
 def _tensor(latent: npt.NDArray[np.float32]) -> Tensor:
-    import torch
-
     return torch.from_numpy(np.stack([latent] * 4))
 
 
@@ -203,11 +212,12 @@ def test_unguided_localization_costs_whole_steps(finished: State) -> None:
     assert [result.usage.nfe for result in results] == [3, 0, 0]
 
 
-def test_a_broken_latent_fails_alone_and_is_named(finished: State) -> None:
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_broken_latent_fails_alone_and_is_named(finished: State, ahead: int) -> None:
     bad = replace(finished, latent=np.where(np.arange(8) == 3, np.nan, finished.latent).astype(np.float32))
     broken = Segment(1, GREEN, ("seed 0", "refine@2 0"), 5, state=bad, renoise=2)
     look = Predict(State(bad.latent, 2, 5), GREEN)
-    engine = Engine(tiny_backbone(), 8)
+    engine = Engine(tiny_backbone(), 8, ahead=ahead)
     futures = [engine.submit(work) for work in (sample(0, RED), broken, look, sample(1, BLUE))]
     while engine.tick():
         pass
@@ -240,6 +250,98 @@ def test_a_failing_call_fails_what_was_in_it_and_nothing_else(finished: State) -
     (alone,) = run(Engine(tiny_backbone(), 4), sample(2, GREEN))
     assert np.array_equal(futures[3].result().image, alone.image)  # type: ignore[arg-type]
     assert engine.outstanding_nfe == 0
+
+
+def test_a_failing_call_is_repeated_without_what_makes_it_fail() -> None:
+    watched = Watched(tiny_backbone())
+    watched.poison = 7.0
+    poison = State(np.full((4, 8, 8), 7.0, np.float32), 2, 5)
+    engine = Engine(watched, 8)
+    healthy = [sample(0, RED), sample(1, BLUE), sample(2, GREEN)]
+    futures = [engine.submit(work) for work in (*healthy[:2], Predict(poison, GREEN), healthy[2])]
+    while engine.tick():
+        pass
+    with pytest.raises(Failure, match="model tiny failed: RuntimeError: poisoned"):
+        futures.pop(2).result()
+    for future, work in zip(futures, healthy, strict=True):
+        (alone,) = run(Engine(tiny_backbone(), 8), work)
+        assert np.array_equal(future.result().image, alone.image)  # type: ignore[arg-type]
+    # The first call and its halves, of which only the second is halved again; every call has its fixed size.
+    assert len(watched.rows) == 8 + 4 and set(watched.rows) == {8}
+    assert engine.outstanding_nfe == 0
+
+
+def test_failing_prompts_and_pictures_fail_alone(finished: State) -> None:
+    watched = Watched(tiny_backbone())
+    watched.poison = 7.0
+    poison = State(np.full((4, 8, 8), 7.0, np.float32), 6, 6)
+    engine = Engine(watched, 8, decode_batch=3)
+    works = [
+        Segment(1, BLUE, (), 8, state=replace(finished, steps=8, step=8)),
+        sample(1, replace(BLUE, prompt="poison")),
+        Segment(1, RED, (), 6, state=poison),
+        Segment(1, RED, (), 6, state=finished),
+    ]
+    futures = [engine.submit(work) for work in works]
+    while engine.tick():
+        pass
+    for failed in futures[1:3]:
+        with pytest.raises(Failure, match="poisoned"):
+            failed.result()
+    want = tiny_backbone().decode(_tensor(finished.latent)[:3])[0]
+    for future in (futures[0], futures[3]):
+        assert np.array_equal(future.result().image, want)  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_device_is_not_provoked_again() -> None:
+    watched = Watched(tiny_backbone())
+    watched.error = torch.AcceleratorError("an illegal memory access was encountered")
+    engine = Engine(watched, 8)
+    futures = [engine.submit(sample(seed, RED)) for seed in range(3)]
+    while engine.tick():
+        pass
+    assert len(watched.rows) == 1
+    for future in futures:
+        with pytest.raises(Failure, match="illegal memory access") as raised:
+            future.result()
+        assert raised.value.__cause__ is watched.error
+
+
+def test_outcomes_that_are_seen_later_are_the_same(finished: State) -> None:
+    works = mixed_work(finished)
+    at_once, later = run(Engine(tiny_backbone(), 4), *works), run(Engine(tiny_backbone(), 4, ahead=2), *works)
+    for now, then in zip(at_once, later, strict=True):
+        assert replace(now.usage, device_s=0) == replace(then.usage, device_s=0)
+        for one, other in zip(arrays(now), arrays(then), strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_localizations_that_share_a_padded_call_equal_each_alone(finished: State) -> None:
+    sizes: list[int] = []
+
+    class Counted(Watched):
+        def attend(self, latents: Tensor, *rest: Any) -> Any:
+            sizes.append(len(latents))
+            return tiny_backbone().attend(latents, *rest)
+
+    works = [
+        Locate(seed, ("seed 11",), finished, replace(RED, prompt=prompt), AttentionMask(level=300, noised=True))
+        for seed, prompt in enumerate(("a red circle", "a blue star", "green square"))
+    ]
+    together = run(Engine(Counted(tiny_backbone()), 8, capture_rows=8), *works)
+    assert sizes == [8, 8]
+    for work, result in zip(works, together, strict=True):
+        (alone,) = run(Engine(tiny_backbone(), 8, capture_rows=8), work)
+        assert all(np.array_equal(a, b) for a, b in zip(arrays(alone), arrays(result), strict=True))
+        assert result.usage.rows == 3 and result.usage.nfe == 1.5
+
+
+def test_pictures_wait_for_each_other_only_while_no_trajectory_waits_for_them() -> None:
+    watched = Watched(tiny_backbone())
+    short, long = replace(BLUE, steps=2), replace(BLUE, steps=3)
+    run(Engine(watched, 2, decode_batch=2), *(sample(seed, (short, long)[seed % 2]) for seed in range(4)))
+    # The first two together; when the third is done nobody is left to take a place, so it does not wait.
+    assert watched.decoded == [2, 2, 2]
 
 
 def test_prompts_are_encoded_once_and_forgotten_in_order() -> None:
