@@ -18,6 +18,7 @@ from lotts_search.cli.refine import refine
 from lotts_search.cli.report import report
 from lotts_search.cli.strategies import strategies
 from lotts_search.cli.study import study
+from lotts_search.cli.theory import theory
 from lotts_search.cli.train import train
 from lotts_search.cli.verifiers import verifiers
 from lotts_search.errors import BadInput, LottsError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, refine, study, report, demo, train, models, strategies, verifiers, masks):
+for command in (generate, refine, study, report, demo, train, models, strategies, verifiers, masks, theory):
     app.command()(command)
 
 

@@ -1,0 +1,125 @@
+"""What local and global trials did, read off the pictures of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lotts_search import BadInput
+from lotts_search.cli import main
+from lotts_search.records import TrialRecord, image_hash, to_table, write_parquet
+from lotts_search.shapes import regimes
+from lotts_search.shapes.data import to_uint8
+from lotts_search.shapes.measure.common import cell_means
+from lotts_search.shapes.oracle import judge
+from lotts_search.shapes.render import cell_box, render
+from lotts_search.shapes.scene import BACKGROUNDS, Scene, scenes
+
+MASK = np.zeros((16, 16), bool)
+MASK[:8] = True
+
+
+def picture(scene: Scene, seed: int, damage: float):
+    return to_uint8(render(scene, np.random.default_rng(seed), damage=damage).image)
+
+
+def mended(before, scene: Scene, cells: list[int]):
+    """The picture with other, undamaged renders in some cells."""
+    image, clean = before.copy(), picture(scene, 99, 0.0)
+    for cell in cells:
+        image[cell_box(cell)] = clean[cell_box(cell)]
+    return image
+
+
+def test_what_was_resampled_is_read_off_the_pictures():
+    rng = np.random.default_rng(0)
+    before = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    after = before.copy()
+    after[:32] = rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)
+    # Steps without the mask change everything a little.
+    after = np.clip(after.astype(int) + rng.integers(-3, 4, after.shape), 0, 255).astype(np.uint8)
+    assert np.array_equal(regimes.changed_mask(before, after, 0.5), MASK)
+    assert regimes.changed_mask(before, after, 0.25).sum() == 64
+
+
+def test_slices_are_told_apart():
+    scene = scenes("tune", 1, seed=3)[0]
+    other = replace(scene, background=next(b for b in BACKGROUNDS if b != scene.background))
+    pictures = [picture(scene, 0, 0.0), picture(scene, 0, 1.0), picture(other, 0, 0.0)]
+    names = [regimes.slice_of(judge(image, scene)) for image in pictures]
+    assert names == ["sparse defects", "dense defects", "defect of the whole picture"]
+
+
+def test_a_change_sums_to_the_change_of_quality():
+    scene = scenes("tune", 1, seed=3)[0]
+    before = picture(scene, 0, 1.0)
+    one, other = judge(before, scene), judge(mended(before, scene, [0, 1, 2]), scene)
+    change = regimes.change(one, other, cell_means(MASK) >= 0.5)
+    assert change.gain == pytest.approx(other.quality - one.quality) and change.gain > 0
+    assert change.selected.tolist() == [True] * 3 + [False] * 6 or change.selected[:3].all()
+
+
+def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
+    """A run in which refinements mend the top row of pictures with four damaged objects or so, and no other sample is
+    better than the first."""
+    rows = []
+    (folder / "images").mkdir(parents=True)
+
+    def row(index: int, scene: Scene, trial: str, kind: str, image=None, **more) -> None:
+        if image is not None:
+            more["image"] = image_hash(image)
+            Image.fromarray(image).save(folder / "images" / f"{more['image']}.png")
+        shared = ("run", f"search {index}", f"p{index}", prompt or scene.caption, "shapes-sd", "lotts", "{}", index)
+        rows.append(TrialRecord(*shared, trial_id=trial, kind=kind, **{"parent_id": None, "lineage": ()} | more))
+
+    for index, scene in enumerate(scenes("tune", count, seed=3)):
+        before = picture(scene, index, 0.5)
+        row(index, scene, "a", "sample", before, nfe=12.0)
+        row(index, scene, "b", "sample", picture(scene, 100 + index, 0.5), nfe=12.0)
+        row(index, scene, "m", "localize", parent_id="a", nfe=2.0)
+        row(index, scene, "c", "refine", mended(before, scene, [0, 1, 2]), parent_id="a", nfe=10.0, mask_ratio=0.33)
+    write_parquet(to_table(rows), folder / "trials.parquet")
+    return folder
+
+
+def test_a_run_is_estimated_slice_by_slice(tmp_path, capsys):
+    run = run_of(tmp_path / "run")
+    slices, local, anew = regimes.from_run(run)
+    assert (local, anew) == (12.0, 12.0)
+    assert sum(len(trials.local) for trials in slices.values()) == 12
+    usual = regimes.find(slices["usual defects"], local, anew)
+    assert usual.regime is not None
+    assert usual.regime.repair_local == 1 and usual.regime.harm_local == 0
+    assert usual.regime.required_precision == 0 and 0.2 < usual.regime.recall < 0.6
+    # All that changed is in the mask, so the theory's gain is what was measured.
+    assert usual.regime.gain_local / local == pytest.approx(usual.local.mean, rel=0.25)
+    assert usual.local.mean > usual.anew.mean and usual.regime.local_wins()
+    with pytest.raises(SystemExit) as done:
+        main(["theory", str(run), "--json"])
+    assert done.value.code == 0
+    said = json.loads(capsys.readouterr().out)["usual defects"]
+    assert said["local beats global"]["should"] is said["local beats global"]["did"] is True
+    with pytest.raises(SystemExit) as done:
+        main(["theory", str(run)])
+    assert done.value.code == 0
+    assert "usual defects" in capsys.readouterr().out
+
+
+def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
+    with pytest.raises(BadInput, match=r"no trials\.parquet"):
+        regimes.from_run(tmp_path)
+    with pytest.raises(BadInput, match="not a shapes caption"):
+        regimes.from_run(run_of(tmp_path / "other", 1, prompt="a red fox"))
+    run = run_of(tmp_path / "bare", 1)
+    for file in (run / "images").iterdir():
+        file.unlink()
+    with pytest.raises(BadInput, match="no pictures"):
+        regimes.from_run(run)
+    with pytest.raises(SystemExit) as done:
+        main(["theory"])
+    assert done.value.code == 2 and "either the folder RUN" in capsys.readouterr().err
