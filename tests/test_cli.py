@@ -362,7 +362,7 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert asked[1] == ("shapes-reward", Path("out/shapes-reward"), {"pictures": None, "device": "cpu"})
 
 
-@pytest.mark.parametrize("command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers"])
+@pytest.mark.parametrize("command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"])
 def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0
     assert re.search(r"^\s+lotts-search \w+", capsys.readouterr().out, re.MULTILINE)

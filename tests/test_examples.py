@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from examples.custom_strategy import RefineBest
 from examples.second_chance import SecondChance
 from lotts_search.budget import Cost, Costs
 from lotts_search.strategy import Plan, Strategy
@@ -14,3 +17,14 @@ class TestSecondChance(StrategyConformance):
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost:
         return costs.refine() if "localize" in plan.trials else costs.localize() + costs.refine()
+
+
+class TestCustomStrategy(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return RefineBest()
+
+    def cheapest(self, costs: Costs, plan: Plan) -> Cost:
+        return costs.sample
+
+    def test_the_example_is_short(self) -> None:
+        assert len(Path("examples/custom_strategy.py").read_text().splitlines()) <= 40

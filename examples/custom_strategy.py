@@ -1,0 +1,39 @@
+"""A strategy of one's own: sample pictures, refine each of the best once. ``python examples/custom_strategy.py`` runs it, and
+``lotts-search generate "$PROMPT" --strategy examples.custom_strategy:RefineBest --set keep=3 --nfe 120``."""
+
+from dataclasses import dataclass
+
+import lotts_search
+from lotts_search.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather
+
+
+@dataclass
+class RefineBest(Strategy):
+    """As many pictures as leave enough for one refinement of each of the best.
+
+    Attributes:
+        keep: how many of the best are refined.
+    """
+
+    source, formula = "this example", "n · T + keep · (L + T - t0)"
+    keep: int = 2
+
+    async def run(self, search: Search) -> None:
+        async def mend(picture: Candidate) -> None:
+            await search.refine(picture, await search.localize(picture), seed=0)
+
+        trials = self.plan(search.budget.left, search.costs).trials
+        pictures = await gather(*(search.sample(seed) for seed in range(trials["sample"])))
+        pictures.sort(key=lambda picture: picture.score or 0.0, reverse=True)
+        await gather(*(mend(picture) for picture in pictures[: trials.get("refine", 0)]))
+
+    def plan(self, budget: Budget, costs: Costs) -> Plan:
+        mending = costs.localize() + costs.refine()
+        refined = min(self.keep, budget.count(costs.sample + mending) or 0)
+        samples = budget.minus(refined * mending).count(costs.sample) or 1
+        kinds = ("sample", samples, costs.sample), ("localize", refined, costs.localize())
+        return Plan.of(*kinds, ("refine", refined, costs.refine()))
+
+
+if __name__ == "__main__":
+    print(lotts_search.search("top left red star, center blue ring on gray", strategy=RefineBest(), nfe=80))
