@@ -1,12 +1,11 @@
 """Names of models, strategies and verifiers, and what they stand for. Nothing is imported before it is asked for.
 
-Other packages add theirs by entry points of the groups ``lotts_search.strategies`` and ``lotts_search.verifiers``;
-without one, ``package.module:Class`` names a class anywhere.
+Other packages add theirs by entry points of the groups ``lotts_search.strategies``, ``lotts_search.verifiers`` and
+``lotts_search.families``; without one, ``package.module:Class`` names a strategy or a verifier anywhere.
 """
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +80,12 @@ _VERIFIERS = [
         "Small learned judge of shapes pictures: the share that is as the prompt asks.",
     ),
 ]
-_FAMILIES = {
-    "StableDiffusionPipeline": "lotts_search.backbones.stable_diffusion:StableDiffusion",
-    "FluxPipeline": "lotts_search.backbones.flux:Flux",
-    "StableDiffusionXLPipeline": "lotts_search.backbones.sdxl:StableDiffusionXL",
-    "StableDiffusion3Pipeline": "lotts_search.backbones.sd3:StableDiffusion3",
-}
+_FAMILIES = [
+    Entry("StableDiffusionPipeline", "lotts_search.backbones.stable_diffusion:StableDiffusion", "1.x and 2.x."),
+    Entry("StableDiffusionXLPipeline", "lotts_search.backbones.sdxl:StableDiffusionXL", "SDXL."),
+    Entry("StableDiffusion3Pipeline", "lotts_search.backbones.sd3:StableDiffusion3", "3 and 3.5."),
+    Entry("FluxPipeline", "lotts_search.backbones.flux:Flux", "FLUX.1."),
+]
 """What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
 
 
@@ -103,6 +102,12 @@ def strategies() -> dict[str, Entry]:
 def verifiers() -> dict[str, Entry]:
     """The verifiers that have a name, those of other packages among them."""
     return with_plugins("lotts_search.verifiers", _VERIFIERS)
+
+
+def families() -> dict[str, Entry]:
+    """What loads a model folder, by the ``_class_name`` of its ``model_index.json``: a class with ``from_pretrained``
+    that is a :class:`~lotts_search.backbones.base.Backbone`; those of other packages among them."""
+    return with_plugins("lotts_search.families", _FAMILIES)
 
 
 def resolve_strategy(name: str) -> type[Strategy]:
@@ -167,8 +172,9 @@ def load_backbone(name: str, **options: Any) -> Backbone:
         raise unknown("model", name, known)
     from lotts_search.backbones.folder import read_json  # heavy, and a mistyped name should be told at once
 
-    family = read_json(folder, "model_index.json").get("_class_name")
-    if family not in _FAMILIES:
-        raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(_FAMILIES))}")
-    backbone: Backbone = pkgutil.resolve_name(_FAMILIES[family]).from_pretrained(folder, name=name, **options)
+    family = read_json(folder, "model_index.json", revision=options.get("revision")).get("_class_name")
+    loaders = families()
+    if family not in loaders:
+        raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(loaders))}")
+    backbone: Backbone = resolve("family", family, loaders).from_pretrained(folder, name=name, **options)
     return backbone

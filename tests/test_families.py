@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from diffusers import (
     StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    UNet2DConditionModel,
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from lotts_search import LocalPool, search
+from lotts_search import LocalPool, plugins, search
+from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.engine import Engine
 from lotts_search.errors import BadInput
-from lotts_search.localization.capture import capture_sd3, capture_unet
+from lotts_search.localization.capture import capture_sd3, capture_unet, unet_grids
 from lotts_search.localization.locate import locate
 from lotts_search.localization.maskgen import default_grid
 from lotts_search.masks import AttentionMask, ErrorContrastMask
@@ -230,9 +233,49 @@ def test_attention_of_sd3_is_an_explicit_softmax_over_image_and_text(newer: bool
     assert float(ori.std()) > 1e-5 and located.mask.sum() == 32
 
 
-def test_the_default_grid_of_sdxl_is_the_papers() -> None:
-    grids = {64: (64, 64), 32: (32, 32)}
-    assert default_grid(grids, (128, 128)) == 32
+PUBLISHED: dict[str, tuple[dict[str, Any], int, int, int]] = {
+    "SD 2.1": (
+        {"sample_size": 96, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024},
+        865_910_724,
+        24,
+        5,
+    ),
+    "SDXL": (
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "cross_attention_dim": 2048,
+        },
+        2_567_463_684,
+        32,
+        60,
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "weights", "side", "layers"), PUBLISHED.values(), ids=PUBLISHED)
+def test_the_default_grid_of_the_published_networks_is_the_papers(
+    config: dict[str, Any], weights: int, side: int, layers: int
+) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(in_channels=4, out_channels=4, use_linear_projection=True, **config)
+    assert sum(weight.numel() for weight in unet.parameters()) == weights
+    latent = config["sample_size"], config["sample_size"]
+    grids = unet_grids(unet, latent)
+    assert default_grid(grids, latent) == side
+    assert set(grids) == ({64, 32} if side == 32 else {96, 48, 24, 12})
+    # The grid's layers: those of the block at its depth on the way down and up, and for SDXL the middle's.
+    depth = (config["sample_size"] // side).bit_length() - 1
+    deepest = len(unet.config["down_block_types"]) - 1
+    blocks = [unet.down_blocks[depth], unet.up_blocks[deepest - depth]] + [unet.mid_block] * (depth == deepest)
+    assert sum(name.endswith("attn2") for block in blocks for name, _ in block.named_modules()) == layers
 
 
 @FAMILIES
@@ -298,3 +341,26 @@ def test_the_same_strategies_run_on_every_family(family: Family) -> None:
         assert result.score == max(float(image[..., 0].mean()) for image in result.images.values())
     assert {"sample", "localize", "refine"} <= {trial.kind for trial in lotts.trials}
     assert lotts.best_refined is not None and other.best_refined is not None
+
+
+class Renamed(StableDiffusion):
+    """A family of another package."""
+
+    @classmethod
+    def from_pretrained(cls, model: str, **options: Any) -> StableDiffusion:
+        parts = tiny_pipeline().components
+        names = "unet", "vae", "text_encoder", "tokenizer"
+        return cls(str(options["name"]), *(parts[name] for name in names), scheduler_config())
+
+
+def test_a_package_adds_a_family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "RenamedPipeline"}')
+    with pytest.raises(BadInput, match=r"RenamedPipeline.*FluxPipeline.*StableDiffusionXLPipeline"):
+        load_backbone(str(tmp_path))
+    point = EntryPoint("RenamedPipeline", f"{__name__}:Renamed", "lotts_search.families")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
+    plugins._plugins.cache_clear()
+    try:
+        assert type(load_backbone(str(tmp_path))).__name__ == "Renamed"
+    finally:
+        plugins._plugins.cache_clear()

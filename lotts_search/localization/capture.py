@@ -34,8 +34,12 @@ def unet_grids(unet: Any, latent: tuple[int, ...]) -> dict[int, tuple[int, int]]
 
 
 class Recorder:
-    """Collects attention during one call; memory is one map a row, plus the queries of the rows that want them:
-    rows × layers × h·w × channels numbers in the network's dtype."""
+    """Collects attention during one call.
+
+    Memory is one map a row, plus the queries of the rows that want them, rows × layers × h·w × channels numbers in the
+    network's dtype: of one row in bfloat16 157 MB for SDXL at 32×32 (60 layers) and 52 MB at 64×64 (10 layers), 7 MB for
+    SD2.1 at 24×24, 151 MB for Stable Diffusion 3 medium (12 blocks).
+    """
 
     def __init__(self, positions: list[list[int]], queries: list[bool], grid: tuple[int, int]):
         self.grid = grid
