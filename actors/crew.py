@@ -20,9 +20,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lotts_search.actors.host import Ready
 from lotts_search.errors import Failure, LottsError, PoolClosed
-from lotts_search.work import Generate, Locate, Predict, Result, Score, Segment
+from lotts_search.work import Locate, Predict, Result, Segment, Work
 
-W = TypeVar("W", bound=Generate | Score)
+W = TypeVar("W", bound=Work)
 
 log = logging.getLogger(__name__)
 
@@ -330,7 +330,7 @@ class Crew(Generic[W]):
         answer.add_done_callback(lambda done: self._post(lambda: then(done)))
 
 
-def rows(work: Generate | Score, batch: int) -> int:
+def rows(work: Work, batch: int) -> int:
     """Rows of a batch of ``batch`` rows that a piece of work takes up while it runs."""
     if isinstance(work, Segment | Predict):
         return 2 if work.sampling.guided else 1
@@ -348,7 +348,7 @@ def _fail(future: Future[Result], error: LottsError) -> None:
         future.set_exception(error)
 
 
-def _describe(work: Generate | Score) -> str:
+def _describe(work: Work) -> str:
     if isinstance(work, Segment):
         return f"a segment of steps {work.start}..{work.stop} ({work.sampling.prompt!r}, {', '.join(work.lineage)})"
     return f"a {type(work).__name__.lower()} work"

@@ -1,10 +1,11 @@
-"""Runs work on Ray: N generator actors and one actor for each verifier, behind the interface of
+"""Runs work on Ray: N generator actors, one actor for each verifier and rewriter, behind the interface of
 :class:`lotts_search.pool.Pool`."""
 
 from __future__ import annotations
 
 import atexit
 import logging
+import os
 import pkgutil
 import queue
 import threading
@@ -21,14 +22,19 @@ from lotts_search.actors.crew import Crew, Limits
 from lotts_search.actors.generator import ENGINE, GeneratorActor
 from lotts_search.actors.host import Ready
 from lotts_search.actors.remote import RemoteWorker
+from lotts_search.actors.rewriter import REWRITER, RewriterActor
 from lotts_search.actors.verifier import SCORER, VerifierActor
 from lotts_search.backbones.base import ModelInfo
 from lotts_search.errors import BadInput, PoolClosed, unknown
+from lotts_search.plugins import Entry
 from lotts_search.registry import models
+from lotts_search.registry import rewriters as known_rewriters
 from lotts_search.registry import verifiers as known_verifiers
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work import Generate, Result, Rewrite, Score, Work
 
 TEND_S = 1.0
+REWRITES = 64
+"""Requests that a rewriter actor holds at once; its own threads take them from there."""
 
 
 class RayPool:
@@ -52,6 +58,9 @@ class RayPool:
         limits: times and tries.
         ship_code: copy this package to the workers of a joined cluster.
         object_store_mb: shared memory of a Ray of our own.
+        rewriters: settings of rewriters of prompts, by registered name; each gets an actor. What they read from the
+            environment (``LOTTS_REWRITER_…``) is that of this process.
+        rewriter_gpus: GPUs of each rewriter actor.
         engine: ``module:function`` of what a generator hosts, see :func:`lotts_search.actors.generator.make_engine`.
         scorer: the same for verifiers, see :func:`lotts_search.actors.verifier.make_scorer`.
 
@@ -81,6 +90,8 @@ class RayPool:
         limits: Limits | None = None,
         ship_code: bool = False,
         object_store_mb: int = 256,
+        rewriters: Mapping[str, Mapping[str, object]] | None = None,
+        rewriter_gpus: float = 0,
         engine: str = ENGINE,
         scorer: str = SCORER,
     ) -> None:
@@ -93,13 +104,20 @@ class RayPool:
         # Workers run in another folder; a registered name goes before a folder of that name.
         where = model if model in models() or not Path(model).is_dir() else str(Path(model).resolve())
         names = list(dict.fromkeys(verifiers))
-        needs = {name: [*_declared(name, scorer), *(requirements or {}).get(name, ())] for name in names}
+        writers = {name: dict(settings) for name, settings in (rewriters or {}).items()}
+        known = {"verifier": known_verifiers(), "rewriter": known_rewriters()}
+        needs = {name: _declared("verifier", name, known["verifier"]) for name in names if scorer == SCORER}
+        needs |= {name: _declared("rewriter", name, known["rewriter"]) for name in writers}
+        needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
 
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = False
         self._over: str | None = None
         self._lock = threading.Lock()
-        needed = {"CPU": threads * (generators + len(names)), "GPU": gpus * generators + verifier_gpus * len(names)}
+        needed = {
+            "CPU": threads * (generators + len(names) + len(writers)),
+            "GPU": gpus * generators + verifier_gpus * len(names) + rewriter_gpus * len(writers),
+        }
         self._connection = connect(address, needed, object_store_mb=object_store_mb, ship_code=ship_code)
         limits = limits or Limits()
 
@@ -128,10 +146,28 @@ class RayPool:
                 },
             )
 
+        environ = {name: value for name, value in os.environ.items() if name.startswith("LOTTS_REWRITER_")}
+
+        def rewriter(name: str, number: int) -> RemoteWorker:
+            return RemoteWorker(
+                RewriterActor,
+                f"{name}-{number}",
+                (REWRITER, name, writers[name], environ, threads),
+                {
+                    "num_cpus": threads,
+                    "num_gpus": rewriter_gpus,
+                    "runtime_env": environment(threads, needs[name]),
+                },
+            )
+
         self._generators: Crew[Generate] = Crew("generator", generators, max_batch, generator, self._inbox.put, limits)
         self._verifiers: dict[str, Crew[Score]] = {
             name: Crew(f"verifier {name!r}", 1, max_batch, partial(verifier, name), self._inbox.put, limits)
             for name in names
+        }
+        self._rewriters: dict[str, Crew[Rewrite]] = {
+            name: Crew(f"rewriter {name!r}", 1, REWRITES, partial(rewriter, name), self._inbox.put, limits)
+            for name in writers
         }
         self._thread = threading.Thread(target=self._live, name="ray pool", daemon=True)
         atexit.register(self.close)
@@ -147,21 +183,25 @@ class RayPool:
             self.close()
             raise
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Ask for a piece of work; never blocks.
 
         Raises:
-            BadInput: the verifier is not in this pool.
+            BadInput: the verifier or rewriter is not in this pool.
             PoolClosed: the pool is closed.
         """
         if isinstance(work, Score) and work.verifier not in self._verifiers:
             raise unknown("verifier", work.verifier, self._verifiers)
+        if isinstance(work, Rewrite) and work.rewriter not in self._rewriters:
+            raise unknown("rewriter", work.rewriter, self._rewriters)
         future: Future[Result] = Future()
         with self._lock:
             if self._over is not None:
                 raise PoolClosed(self._over)
             if isinstance(work, Score):
                 self._inbox.put(partial(self._verifiers[work.verifier].add, work, future))
+            elif isinstance(work, Rewrite):
+                self._inbox.put(partial(self._rewriters[work.rewriter].add, work, future))
             else:
                 self._inbox.put(partial(self._generators.add, work, future))
         return future
@@ -195,7 +235,7 @@ class RayPool:
         self.close()
 
     def _crews(self) -> list[Crew[Any]]:
-        return cast("list[Crew[Any]]", [self._generators, *self._verifiers.values()])
+        return cast("list[Crew[Any]]", [self._generators, *self._verifiers.values(), *self._rewriters.values()])
 
     def _live(self) -> None:
         """The one thread in which crews live: every answer of Ray and every new work passes through its inbox."""
@@ -227,18 +267,15 @@ def _nothing() -> None:
     """What there is to do when nothing happened."""
 
 
-def _declared(verifier: str, scorer: str) -> Sequence[str]:
-    """The requirements of a registered verifier's class; what is hosted by somebody else's scorer declares none here.
+def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]:
+    """The requirements of a registered verifier's or rewriter's class.
 
     Raises:
-        BadInput: there is no such verifier.
+        BadInput: there is none of that name.
     """
-    if scorer != SCORER:
-        return ()
-    known = known_verifiers()
-    target = known[verifier].target if verifier in known else verifier
+    target = known[name].target if name in known else name
     if ":" not in target:
-        raise unknown("verifier", verifier, known)
+        raise unknown(kind, name, known)
     try:
         return tuple(getattr(pkgutil.resolve_name(target), "requirements", ()))
     except (ImportError, AttributeError):  # not here, but perhaps on the workers: the actor tells

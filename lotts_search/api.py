@@ -55,6 +55,7 @@ class SearchResult:
         located: masks with their stages, by the id of their trial.
         best: the trial with the highest guiding score, None where nothing was finished.
         best_refined: the same among the refined alone.
+        rewriter: what revised prompts; "" where the strategy asked for none.
     """
 
     prompt: str
@@ -72,6 +73,7 @@ class SearchResult:
     located: dict[str, Located]
     best: TrialRecord | None
     best_refined: TrialRecord | None
+    rewriter: str = ""
 
     @property
     def image(self) -> Bytes | None:
@@ -122,6 +124,7 @@ async def asearch(
     model: str = "shapes-sd",
     strategy: str | Strategy = "lotts",
     verifier: str = "shapes-reward",
+    rewriter: str = "shapes-rewriter",
     nfe: float | None = None,
     seconds: float | None = None,
     images: int | None = None,
@@ -150,6 +153,7 @@ async def asearch(
         model: a registered name, or a diffusers folder or hub id; not used where there is a ``pool``.
         strategy: a registered name, ``package.module:Class``, or a strategy.
         verifier: registered name of the verifier that guides the search; it must be in the ``pool``.
+        rewriter: registered name of what revises prompts, for strategies that ask for it; it must be in the ``pool``.
         nfe, images, seconds, target: the budget, see :class:`~lotts_search.budget.Budget`; together any of them.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 pictures.
         seed: decides all noise and all choices: equal arguments give equal searches.
@@ -186,12 +190,15 @@ async def asearch(
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
     picture = image_hash(image) if image is not None else None
-    with _pool(pool, model, verifier) as where, ExitStack() as opened:
+    if not chosen.rewrites:
+        rewriter = ""
+    with _pool(pool, model, verifier, rewriter) as where, ExitStack() as opened:
         sampling = _sampling(where.info, prompt, steps, guidance, negative, eta, solver)
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
         arguments = plain_settings(chosen)
-        search_id = search_id or _hash(where.info, name, arguments, verifier, seed, sampling, budget, workers, picture)
+        which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, picture)
+        search_id = search_id or _hash(*which, *([rewriter] if rewriter else []))
         labels = Labels(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
             nfe, images, sampling.steps,
@@ -200,7 +207,7 @@ async def asearch(
             journal = opened.enter_context(Journal(journal, search_id))
         book = Book(labels, Ledger(budget, costs), on_trial)
         scheduler = Scheduler(workers)
-        handle = Search(Calls(where, scheduler, book, verifier, prompt, journal), book, sampling, seed, image)
+        handle = Search(Calls(where, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
         status = await _run(scheduler, book, chosen.run(handle), budget)
     result = SearchResult(
         prompt=prompt,
@@ -218,6 +225,7 @@ async def asearch(
         located=book.located,
         best=book.find(book.best),
         best_refined=book.find(book.best_refined),
+        rewriter=rewriter,
     )
     if status == "interrupted":
         raise Interrupted(result)
@@ -273,13 +281,15 @@ async def _run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None]
 
 
 @contextmanager
-def _pool(pool: Pool | None, model: str, verifier: str) -> Iterator[Pool]:
+def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterator[Pool]:
     if pool is not None:
         yield pool
         return
     from lotts_search.local import LocalPool
 
-    with LocalPool(registry.load_backbone(model), {verifier: registry.load_verifier(verifier)}) as made:
+    rewriters = {rewriter: registry.load_rewriter(rewriter)} if rewriter else {}
+    verifiers = {verifier: registry.load_verifier(verifier)}
+    with LocalPool(registry.load_backbone(model), verifiers, rewriters=rewriters) as made:
         yield made
 
 

@@ -75,6 +75,8 @@ class Book:
             "node": last.node,
             "actor": last.actor,
             "attempts": max(result.attempts for result in results),
+            "prompts": last.prompts,
+            "error": last.note,
         }
         self._enter(usage, key, parent, kind, columns)
 

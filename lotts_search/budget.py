@@ -247,3 +247,11 @@ class Ledger:
     @property
     def nfe_wasted(self) -> float:
         return self.spent.nfe_wasted
+
+    @property
+    def rewrites(self) -> int:
+        return self.spent.rewrites
+
+    @property
+    def fallbacks(self) -> int:
+        return self.spent.fallbacks

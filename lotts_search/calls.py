@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TypeAlias, TypeVar
 
 from lotts_search.book import Book
 from lotts_search.budget import Cost
 from lotts_search.candidate import Candidate, Mask, trial_key
-from lotts_search.errors import BudgetExhausted, Failure, LottsError
+from lotts_search.errors import BudgetExhausted, Failure, LottsError, PoolClosed
 from lotts_search.journal import Journal
 from lotts_search.pool import Pool
 from lotts_search.virtual import Scheduler, Settle, Trial
-from lotts_search.work import Encode, Generate, Lineage, Locate, Predict, Result, Sampling, Score, Segment
+from lotts_search.work import (
+    Bytes,
+    Encode,
+    Generate,
+    Lineage,
+    Locate,
+    Predict,
+    Result,
+    Rewrite,
+    Sampling,
+    Score,
+    Segment,
+    Usage,
+    Work,
+)
 
 T = TypeVar("T")
+Next: TypeAlias = Callable[[Bytes], Score | Rewrite]
+"""What is asked for as soon as there is a picture."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +65,25 @@ class Calls:
 
     Args:
         verifier: name of the guiding verifier; pictures are scored against ``prompt``.
+        rewriter: name of what revises prompts.
         journal: answers what it knows in the pool's place, and takes in what the pool returns.
     """
 
     def __init__(
-        self, pool: Pool, scheduler: Scheduler, book: Book, verifier: str, prompt: str, journal: Journal | None = None
+        self,
+        pool: Pool,
+        scheduler: Scheduler,
+        book: Book,
+        verifier: str,
+        prompt: str,
+        journal: Journal | None = None,
+        rewriter: str = "",
     ):
         self._pool, self._scheduler, self._book = pool, scheduler, book
-        self._verifier, self._prompt, self._journal = verifier, prompt, journal
+        self._verifier, self._prompt, self._journal, self._rewriter = verifier, prompt, journal, rewriter
         self._occurrences: Counter[str] = Counter()
-        self._judged: dict[str, Trial[float]] = {}
+        self._judged: dict[tuple[str, bool], Trial[float]] = {}
+        self._looks: dict[tuple[str, bool], str] = {}
 
     def make(self, work: Segment | Encode, making: Making, arguments: tuple[object, ...]) -> Trial[Candidate]:
         """A candidate; a complete one is scored at once, by a trial of its own."""
@@ -96,7 +123,7 @@ class Calls:
                 raise error
             return candidate
 
-        return self._call(key, making.cost, work, settle, scored=making.complete)
+        return self._call(key, making.cost, work, settle, self._score if making.complete else None)
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost) -> Trial[Mask]:
         """A mask of a complete candidate."""
@@ -115,32 +142,81 @@ class Calls:
 
         return self._call(key, cost, work, settle)
 
-    def judge(self, candidate: Candidate) -> Trial[float]:
-        """The score of a partial candidate's x0 prediction, which its next step need not compute again. Asked for
-        again while it is under way, it is the same trial."""
-        if candidate.key in self._judged:
-            return self._judged[candidate.key]
-        book, state = self._book, self._book.states[candidate.key]
-        key, cost = self._key(candidate.key, "score", ()), Cost(1.0)
-        work = Predict(state, book.samplings[candidate.key])
+    def judge(self, candidate: Candidate, last: bool = False) -> Trial[float]:
+        """The score of a partial candidate's x0 prediction, which its next step need not compute again, or with
+        ``last`` of the prediction that its last step was made of. Asked for again while it is under way, it is the same
+        trial."""
+        if (candidate.key, last) in self._judged:
+            return self._judged[candidate.key, last]
+        book, key = self._book, self._key(candidate.key, "score", ("last",) if last else ())
+        work = self._look(candidate, last)
+        cost = Cost(work.nfe)
 
         def settle(results: list[Result], error: LottsError | None) -> float:
-            if results and results[0].state is not None and book.states[candidate.key].predicted is None:
-                book.states[candidate.key] = results[0].state
-                candidate.nfe += cost.nfe
+            self._keep_look(key, candidate, last, results)
             if error is not None:
                 book.broken(key, candidate.key, "score", cost, error, *results, lineage=candidate.lineage)
                 raise error
             score = results[-1].score
             assert score is not None
-            candidate.score = score
+            if not last:
+                candidate.score = score
             book.row(key, candidate.key, "score", *results, lineage=candidate.lineage, score=score)
             return score
 
-        trial = self._call(key, cost, work, settle, scored=True)
+        trial = self._call(key, cost, work, settle, self._score)
         if not trial.refused:
-            self._judged[candidate.key] = trial
+            self._judged[candidate.key, last] = trial
         return trial
+
+    def rewrite(self, candidate: Candidate, count: int, last: bool = False) -> Trial[list[str]]:
+        """Revised prompts, by the picture of a complete candidate or by the x0 prediction of a partial one. A rewriter
+        that is lost does not end the branch: the original prompt stands in."""
+        book, key = self._book, self._key(candidate.key, "rewrite", (count, last))
+        digest = blake2b(repr((book.labels.search_seed, candidate.lineage, candidate.step)).encode(), digest_size=4)
+        seed = int.from_bytes(digest.digest(), "little")
+
+        def ask(image: Bytes) -> Rewrite:
+            return Rewrite(self._rewriter, self._prompt, image, count, seed)
+
+        known = candidate.key if candidate.complete else self._looks.get((candidate.key, last))
+        work = self._look(candidate, last) if known is None else ask(book.images[known])
+        cost = Cost(work.nfe)
+
+        def settle(results: list[Result], error: LottsError | None) -> list[str]:
+            if known is None:
+                self._keep_look(key, candidate, last, results)
+            looked = known is not None or bool(results)
+            if looked and isinstance(error, Failure) and not isinstance(error, PoolClosed):
+                lost = Usage(rewrites=1, fallbacks=count)
+                results, error = [*results, Result(lost, prompts=(self._prompt,) * count, note=str(error))], None
+            if error is not None:
+                book.broken(key, candidate.key, "rewrite", cost, error, *results, lineage=candidate.lineage)
+                raise error
+            book.row(key, candidate.key, "rewrite", *results, lineage=candidate.lineage)
+            return list(results[-1].prompts)
+
+        return self._call(key, cost, work, settle, ask if known is None else None)
+
+    def _score(self, image: Bytes) -> Score:
+        return Score(self._verifier, self._prompt, image)
+
+    def _look(self, candidate: Candidate, last: bool) -> Predict:
+        """The decoding of an x0 prediction: of the candidate's own step, or the one that its last step was made of."""
+        state = self._book.states[candidate.key]
+        if last:
+            state = replace(state, predicted=state.previous)
+        return Predict(state, self._book.samplings[candidate.key])
+
+    def _keep_look(self, key: str, candidate: Candidate, last: bool, results: list[Result]) -> None:
+        """Keep the x0 prediction for the next step, and remember whose picture shows it."""
+        if not results or results[0].state is None or results[0].image is None:
+            return
+        self._looks[candidate.key, last] = key
+        self._book.images[key] = results[0].image
+        if not last and self._book.states[candidate.key].predicted is None:
+            self._book.states[candidate.key] = results[0].state
+            candidate.nfe += 1.0
 
     def _key(self, parent: str | None, kind: str, arguments: tuple[object, ...]) -> str:
         first = trial_key(parent or "", kind, arguments, 0)
@@ -148,27 +224,29 @@ class Calls:
         occurrence = self._occurrences[first] - 1
         return trial_key(parent or "", kind, arguments, occurrence) if occurrence else first
 
-    def _call(self, key: str, cost: Cost, work: Generate, settle: Settle[T], scored: bool = False) -> Trial[T]:
+    def _call(
+        self, key: str, cost: Cost, work: Generate | Rewrite, settle: Settle[T], then: Next | None = None
+    ) -> Trial[T]:
         try:
             self._book.ledger.reserve(cost)
         except BudgetExhausted as refusal:
             return Trial.settled(error=refusal)
         results: list[Result] = []
-        real = asyncio.get_running_loop().create_task(self._work(key, self._ask(key, work), scored, results))
+        real = asyncio.get_running_loop().create_task(self._work(key, self._ask(key, work), then, results))
         return self._scheduler.call(cost.nfe, real, results, settle)
 
-    async def _work(self, key: str, first: Future[Result], scored: bool, results: list[Result]) -> None:
-        """The score follows its picture in real time, without waiting for the virtual order."""
+    async def _work(self, key: str, first: Future[Result], then: Next | None, results: list[Result]) -> None:
+        """What follows a picture is begun in real time, without waiting for the virtual order."""
         results.append(await self._answer(key, first))
-        if scored:
+        if then is not None:
             image = results[0].image
             if image is None:
                 raise Failure("the pool sent no picture")
-            score = f"{key} score"
-            asked = self._ask(score, Score(self._verifier, self._prompt, image))
-            results.append(await self._answer(score, asked))
+            work = then(image)
+            name = f"{key} {type(work).__name__.lower()}"
+            results.append(await self._answer(name, self._ask(name, work)))
 
-    def _ask(self, name: str, work: Generate | Score) -> Future[Result]:
+    def _ask(self, name: str, work: Work) -> Future[Result]:
         """Begin a piece of work, unless the journal knows what came of it."""
         known: Result | LottsError | None = self._journal.find(name) if self._journal is not None else None
         if known is None:

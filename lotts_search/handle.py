@@ -219,12 +219,36 @@ class Search:
         image = self._book.images[candidate.key] if source.needs_picture else None
         return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
 
-    def score(self, candidate: Candidate) -> Trial[float]:
+    def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
         """The guiding score: of a partial candidate that of its x0 prediction, for the NFE of its next step, which
-        then costs nothing more. A score that is known costs nothing."""
-        if candidate.score is not None:
+        then costs nothing more. A score that is known costs nothing.
+
+        Args:
+            last: of a partial candidate score the x0 prediction that its last step was made of. It is a step older, and
+                costs no NFE.
+        """
+        if candidate.score is not None and (candidate.complete or not last):
             return Trial.settled(candidate.score)
-        return self._calls.judge(candidate)
+        return self._calls.judge(candidate, self._last(candidate, last))
+
+    def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
+        """Revised prompts from the rewriter, which looks at a complete candidate's picture or a partial one's x0
+        prediction, and knows the search's own prompt. Where the rewriter fails, that prompt stands in.
+
+        Costs what :meth:`score` costs, and nothing after it.
+
+        Args:
+            count: how many, 1 or more.
+            last: of a partial candidate look at the x0 prediction that its last step was made of, for no NFE.
+        """
+        if count < 1:
+            raise BadInput(f"the number of revised prompts must be 1 or more, not {count}")
+        return self._calls.rewrite(candidate, count, self._last(candidate, last))
+
+    def _last(self, candidate: Candidate, last: bool) -> bool:
+        if last and not candidate.complete and self._book.states[candidate.key].previous is None:
+            raise BadInput(f"candidate {candidate.key} has taken no step yet: there is no last prediction")
+        return last and not candidate.complete
 
     def _segment(
         self,

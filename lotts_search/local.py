@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError
 from typing import Self
 
@@ -13,13 +14,16 @@ import torch
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine import Engine
 from lotts_search.errors import Failure, PoolClosed, unknown
+from lotts_search.rewriters.base import PromptRewriter
+from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.scoring import ScoreBatcher
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work import Result, Rewrite, Score, Work
 
 
 class LocalPool:
-    """Runs generation and scoring on one background thread; a :class:`~lotts_search.pool.Pool`.
+    """Runs generation and scoring on one background thread, and rewriting on others; a
+    :class:`~lotts_search.pool.Pool`.
 
     Use it as a context manager or call :meth:`close`.
 
@@ -29,6 +33,7 @@ class LocalPool:
         max_batch: most network rows in one call.
         threads: torch's threads, None = one for each CPU that this process may use.
         pad: fixed batch sizes, for results that do not depend on what else is running.
+        rewriters: what :class:`~lotts_search.work.Rewrite` may name.
     """
 
     def __init__(
@@ -38,10 +43,12 @@ class LocalPool:
         max_batch: int = 16,
         threads: int | None = None,
         pad: bool = True,
+        rewriters: Mapping[str, PromptRewriter] | None = None,
     ):
         self.info = backbone.info
         self._engine = Engine(backbone, max_batch, pad)
         self._scorers = {name: ScoreBatcher(verifier, max_batch, pad) for name, verifier in verifiers.items()}
+        self._rewriters = {name: RewriteRunner(rewriter) for name, rewriter in (rewriters or {}).items()}
         self._threads = threads or len(os.sched_getaffinity(0))
         self._wake = threading.Event()
         self._closed = False
@@ -49,15 +56,19 @@ class LocalPool:
         self._thread = threading.Thread(target=self._run, name="lotts-search pool", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Ask for a piece of work; never blocks.
 
         Raises:
-            BadInput: the verifier is not in this pool.
+            BadInput: the verifier or rewriter is not in this pool.
             PoolClosed: the pool is closed.
         """
         if self._closed:
             raise PoolClosed("the pool is closed")
+        if isinstance(work, Rewrite):
+            if work.rewriter not in self._rewriters:
+                raise unknown("rewriter", work.rewriter, self._rewriters)
+            return self._rewriters[work.rewriter].submit(work)
         if isinstance(work, Score):
             if work.verifier not in self._scorers:
                 raise unknown("verifier", work.verifier, self._scorers)
@@ -76,6 +87,8 @@ class LocalPool:
         """Stop after the operation under way; work that is not done fails."""
         self._closed = True
         self._wake.set()
+        for rewriter in self._rewriters.values():
+            rewriter.close()
         if self._thread is not threading.current_thread():
             self._thread.join()
 

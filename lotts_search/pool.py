@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from lotts_search.backbones.base import ModelInfo
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work import Result, Work
 
 
 class Pool(Protocol):
@@ -19,7 +19,7 @@ class Pool(Protocol):
 
     info: ModelInfo
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Ask for a piece of work."""
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ class TrialRecord:
         nfe, rows, flops, images, decodes, scores, device_s: what it used; ``nfe_wasted`` in tries that were lost.
         nfe_cum, best_so_far: sum of NFE and best guiding score up to and with this row, in virtual order.
         score: guiding score, higher is better.
+        rewrites, fallbacks: requests to the rewriter, and prompts that the original one stood in for (see ``error``).
+        prompts: revised prompts.
         metrics: held-out scores, the columns ``metric_*``.
         image: content hash of its picture, see :func:`image_hash`.
         queue_s, started, finished: seconds waited, and when it ran, in seconds since the epoch.
@@ -72,6 +74,9 @@ class TrialRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     image: str | None = None
     device_s: float = 0.0
+    rewrites: int = 0
+    fallbacks: int = 0
+    prompts: tuple[str, ...] = ()
     queue_s: float = 0.0
     started: float = 0.0
     finished: float = 0.0
@@ -106,7 +111,13 @@ def to_table(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> pa.T
 def _arrow_type(annotation: Any) -> pa.DataType:
     import pyarrow as pa
 
-    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Lineage": pa.list_(pa.string())}
+    types = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "Lineage": pa.list_(pa.string()),
+        "tuple[str, ...]": pa.list_(pa.string()),
+    }
     return types[str(annotation).removesuffix(" | None")]
 
 

@@ -1,11 +1,14 @@
-"""Names of models, strategies and verifiers, and what they stand for. Nothing is imported before it is asked for.
+"""Names of models, strategies, verifiers and rewriters, and what they stand for. Nothing is imported before it is asked
+for.
 
-Other packages add theirs by entry points of the groups ``lotts_search.strategies``, ``lotts_search.verifiers`` and
-``lotts_search.families``; without one, ``package.module:Class`` names a strategy or a verifier anywhere.
+Other packages add theirs by entry points of the groups ``lotts_search.strategies``, ``lotts_search.verifiers``,
+``lotts_search.rewriters`` and ``lotts_search.families``; without one, ``package.module:Class`` names a strategy, a
+verifier or a rewriter anywhere.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure, unknown
 from lotts_search.plugins import Entry, resolve, with_plugins
+from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, build, describe
 from lotts_search.strategy import Strategy
 from lotts_search.verifiers.base import Verifier
@@ -72,12 +76,30 @@ _STRATEGIES = [
         "lotts_search.strategies.rollover_budget:RolloverBudget",
         "Children one by one at each step; unused quotas roll over.",
     ),
+    Entry("ttgen", "lotts_search.strategies.ttgen:TTGen", "Early steps under revised prompts; the best one stays."),
 ]
 _VERIFIERS = [
     Entry(
         "shapes-reward",
         "lotts_search.verifiers.shapes:ShapesReward",
         "Small learned judge of shapes pictures: the share that is as the prompt asks.",
+    ),
+]
+_REWRITERS = [
+    Entry(
+        "shapes-rewriter",
+        "lotts_search.shapes.rewriter:ShapesRewriter",
+        "Stresses what shapes-reward finds least satisfied in a shapes picture.",
+    ),
+    Entry(
+        "chat",
+        "lotts_search.rewriters.chat:ChatRewriter",
+        "A vision-language model behind an OpenAI-compatible endpoint (vLLM, SGLang, LocalAI).",
+    ),
+    Entry(
+        "transformers",
+        "lotts_search.rewriters.local:TransformersRewriter",
+        "A vision-language model of the transformers library, on this machine.",
     ),
 ]
 _FAMILIES = [
@@ -102,6 +124,11 @@ def strategies() -> dict[str, Entry]:
 def verifiers() -> dict[str, Entry]:
     """The verifiers that have a name, those of other packages among them."""
     return with_plugins("lotts_search.verifiers", _VERIFIERS)
+
+
+def rewriters() -> dict[str, Entry]:
+    """The rewriters of prompts that have a name, those of other packages among them."""
+    return with_plugins("lotts_search.rewriters", _REWRITERS)
 
 
 def families() -> dict[str, Entry]:
@@ -149,6 +176,23 @@ def load_verifier(name: str) -> Verifier:
     """The verifier of a registered name or of ``package.module:Class``, made by the class method ``load()``."""
     verifier: Verifier = resolve("verifier", name, verifiers()).load()
     return verifier
+
+
+def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> PromptRewriter:
+    """The rewriter of a registered name or of ``package.module:Class``, a dataclass, with settings as values or text.
+
+    Raises:
+        BadInput: an unknown name or setting, or a value of the wrong type.
+    """
+    made: PromptRewriter = build(resolve("rewriter", name, rewriters()), settings or {}, f"rewriter {name!r}")
+    return made
+
+
+def describe_rewriter(name: str) -> StrategyInfo:
+    """What there is to know about a rewriter."""
+    found = resolve("rewriter", name, rewriters())
+    doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
+    return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
 
 
 def load_backbone(name: str, **options: Any) -> Backbone:

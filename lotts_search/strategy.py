@@ -81,6 +81,7 @@ class Strategy(ABC):
         takes_image: whether it can begin from a given picture (``search.image``).
         nested: whether a search under a small budget is the beginning of the one under a larger budget; a study then
             runs the largest alone.
+        rewrites: whether it asks the rewriter (``search.rewrite``).
         source: where it comes from: authors, year, title, algorithm; "" for one's own.
         formula: what it costs in NFE, in terms of its settings, T (steps), t0 (start of a refinement) and L (NFE of a
             localization). Read by people alone; :meth:`plan` is what counts.
@@ -88,6 +89,7 @@ class Strategy(ABC):
 
     takes_image: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = False
     source: ClassVar[str] = ""
     formula: ClassVar[str] = ""
 

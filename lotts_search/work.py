@@ -224,14 +224,40 @@ class Score:
         return 0.0
 
 
+@dataclass(frozen=True)
+class Rewrite:
+    """Write revised prompts, by what a picture of the original prompt lacks.
+
+    Attributes:
+        rewriter: its name.
+        prompt: the original prompt.
+        image: [h, w, 3], what has come of it so far: a picture or a decoded x0 prediction.
+        count: how many revised prompts.
+        seed: of what is random in the rewriter.
+    """
+
+    rewriter: str
+    prompt: str
+    image: Bytes
+    count: int
+    seed: int
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
 Generate: TypeAlias = Segment | Predict | Locate | Encode
 """Work for a generator."""
+Work: TypeAlias = Generate | Score | Rewrite
+"""Work for a pool."""
 
 
 @dataclass
 class Usage:
     """What a piece of work used. ``nfe`` follows DESIGN §2; ``rows`` are network rows, ``flops`` floating-point
-    operations of the network, ``device_s`` seconds on the device (a batch's time is shared out by rows)."""
+    operations of the network, ``device_s`` seconds on the device (a batch's time is shared out by rows), ``rewrites``
+    requests to the rewriter and ``fallbacks`` the prompts that it owed and the original prompt stood in for."""
 
     nfe: float = 0.0
     rows: int = 0
@@ -241,6 +267,8 @@ class Usage:
     scores: int = 0
     device_s: float = 0.0
     nfe_wasted: float = 0.0
+    rewrites: int = 0
+    fallbacks: int = 0
 
     def __iadd__(self, other: Usage) -> Self:
         for name in self.__dataclass_fields__:
@@ -275,6 +303,8 @@ class Result:
         image: [h, w, 3] uint8, of complete Segments, Predict and Encode.
         located: of Locate.
         score: of Score.
+        prompts: of Rewrite, as many as were asked for.
+        note: why the original prompt stands in for some of them.
         queue_s: seconds between asking and starting.
         started, finished: seconds since the epoch.
         node, actor: where it ran.
@@ -292,3 +322,5 @@ class Result:
     node: str = ""
     actor: str = ""
     attempts: int = 1
+    prompts: tuple[str, ...] = ()
+    note: str = ""

@@ -41,7 +41,7 @@ def use(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
     """Let every command run on ``pool``."""
 
     @contextmanager
-    def opened(self: Compute, model: str, verifier: str) -> Iterator[Pool]:
+    def opened(self: Compute, model: str, verifier: str, rewriters: object = None) -> Iterator[Pool]:
         yield pool
 
     monkeypatch.setattr(Compute, "pool", opened)
@@ -171,7 +171,7 @@ def test_a_search_that_fails_keeps_its_trials(
 def test_surprises_end_with_code_1_and_a_traceback_only_with_debug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(self: Compute, model: str, verifier: str) -> None:
+    def broken(self: Compute, model: str, verifier: str, rewriters: object = None) -> None:
         raise ZeroDivisionError("one\ntwo")
 
     monkeypatch.setattr(Compute, "pool", broken)
@@ -362,7 +362,9 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert asked[1] == ("shapes-reward", Path("out/shapes-reward"), {"pictures": None, "device": "cpu"})
 
 
-@pytest.mark.parametrize("command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"])
+@pytest.mark.parametrize(
+    "command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"]
+)
 def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0
     assert re.search(r"^\s+lotts-search \w+", capsys.readouterr().out, re.MULTILINE)

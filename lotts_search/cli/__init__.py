@@ -16,6 +16,7 @@ from lotts_search.cli.masks import masks
 from lotts_search.cli.models import models
 from lotts_search.cli.refine import refine
 from lotts_search.cli.report import report
+from lotts_search.cli.rewriters import rewriters
 from lotts_search.cli.strategies import strategies
 from lotts_search.cli.study import study
 from lotts_search.cli.theory import theory
@@ -30,7 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, refine, study, report, demo, train, models, strategies, verifiers, masks, theory):
+for command in (
+    generate, refine, study, report, theory, demo, train, models, strategies, verifiers, rewriters, masks,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -21,6 +21,8 @@ def generate(
     eta: o.Eta = None,
     negative: o.Negative = "",
     set_: o.Set = None,
+    rewriter: o.Rewriter = None,
+    set_rewriter: o.SetRewriter = None,
     dtype: o.Dtype = None,
     size: o.Size = None,
     lora: o.Lora = None,
@@ -76,6 +78,8 @@ def generate(
         negative,
         settings=o.settings(set_),
         solver=solver,
+        rewriter=rewriter,
+        writing=o.settings(set_rewriter, "--set-rewriter"),
         eta=eta,
         load=load,
     )

@@ -111,6 +111,23 @@ Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Of the weight files, e.g. fp16.", rich_help_panel=MODEL)
 ]
+Rewriter = Annotated[
+    str | None,
+    typer.Option(
+        "--rewriter",
+        help="What revises prompts, for strategies that ask: see `lotts-search rewriters` [shapes-rewriter].",
+        rich_help_panel=SEARCH,
+    ),
+]
+SetRewriter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set-rewriter",
+        metavar="KEY=VALUE",
+        help="A setting of the rewriter; may be repeated. `lotts-search rewriters NAME` lists them.",
+        rich_help_panel=SEARCH,
+    ),
+]
 
 Nfe = Annotated[float | None, typer.Option("--nfe", help="Denoising steps.", rich_help_panel=BUDGET)]
 Images = Annotated[int | None, typer.Option("--images", help="Pictures.", rich_help_panel=BUDGET)]
@@ -193,12 +210,12 @@ def loading_words(load: Mapping[str, object]) -> list[str]:
     return words
 
 
-def settings(pairs: Sequence[str] | None) -> dict[str, object]:
+def settings(pairs: Sequence[str] | None, option: str = "--set") -> dict[str, object]:
     """``["refinements=4", "ratio=0.3"]`` as a dictionary. Raises BadInput for a text without ``=``."""
     found: dict[str, object] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise BadInput(f"--set takes KEY=VALUE, not {pair!r}")
+            raise BadInput(f"{option} takes KEY=VALUE, not {pair!r}")
         found[key.strip()] = value.strip()
     return found

@@ -50,20 +50,28 @@ class Compute:
         return f"{actors} of Ray" + (f" at {self.address}" if self.address else "")
 
     @contextmanager
-    def pool(self, model: str, *verifiers: str, **options: Any) -> Iterator[Pool]:
-        """A pool for one model and its verifiers, closed at the end.
+    def pool(
+        self,
+        model: str,
+        *verifiers: str,
+        rewriters: Mapping[str, Mapping[str, object]] | None = None,
+        **options: Any,
+    ) -> Iterator[Pool]:
+        """A pool for one model, its verifiers and its rewriters, closed at the end.
 
         Args:
+            rewriters: settings by name.
             options: for the family's ``from_pretrained``.
         """
         options = {"device": self.device, **self.load, **options}
         pool: Pool
         if self.local:
             from lotts_search.local import LocalPool
-            from lotts_search.registry import load_backbone, load_verifier
+            from lotts_search.registry import load_backbone, load_rewriter, load_verifier
 
             loaded = {name: load_verifier(name) for name in verifiers}
-            pool = LocalPool(load_backbone(model, **options), loaded, threads=THREADS)
+            writers = {name: load_rewriter(name, settings) for name, settings in (rewriters or {}).items()}
+            pool = LocalPool(load_backbone(model, **options), loaded, threads=THREADS, rewriters=writers)
         else:
             from lotts_search.actors.pool import RayPool
 
@@ -74,6 +82,7 @@ class Compute:
                 threads=THREADS,
                 address=self.address,
                 backbone_options=options,
+                rewriters=rewriters,
             )
         try:
             yield pool

@@ -26,6 +26,8 @@ from lotts_search.masks import GivenMask
 from lotts_search.pool import Pool
 from lotts_search.work import Bytes, Solver
 
+REWRITER = "shapes-rewriter"
+
 
 @dataclass
 class Request:
@@ -34,6 +36,8 @@ class Request:
     Attributes:
         image, mask: files of a picture to begin from and of a mask.
         settings: of the strategy.
+        rewriter: what revises prompts; none = the usual one, for strategies that ask for it.
+        writing: settings of the rewriter.
         load: options of the model, as :func:`lotts_search.cli.options.loading` gives them.
     """
 
@@ -56,12 +60,19 @@ class Request:
     solver: str | None = None
     eta: float | None = None
     load: dict[str, object] = field(default_factory=dict)
+    rewriter: str | None = None
+    writing: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> Budget:
         """Find what is wrong before anything is started. Returns the budget."""
         if not self.prompt.strip():
             raise BadInput("the prompt is empty")
-        registry.make_strategy(self.strategy, self.settings)
+        strategy = registry.make_strategy(self.strategy, self.settings)
+        if (self.rewriter or self.writing) and not strategy.rewrites:
+            raise BadInput(f"strategy {self.strategy!r} asks for no revised prompts: leave out the rewriter")
+        if strategy.rewrites:
+            self.rewriter = self.rewriter or REWRITER
+            registry.load_rewriter(self.rewriter, self.writing)
         if ":" not in self.verifier and self.verifier not in registry.verifiers():
             raise unknown("verifier", self.verifier, registry.verifiers())
         if self.solver is not None and self.solver not in get_args(Solver):
@@ -77,7 +88,7 @@ class Request:
             words.append(self.prompt)
         else:
             words += [str(self.image), "--prompt", self.prompt]
-        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta"):  # fmt: skip
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
                 words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
@@ -85,6 +96,8 @@ class Request:
             words += ["--negative", self.negative]
         for name, value in self.settings.items():
             words += ["--set", f"{name}={value}"]
+        for name, value in self.writing.items():
+            words += ["--set-rewriter", f"{name}={value}"]
         words += loading_words(self.load)
         return shlex.join(words)
 
@@ -102,6 +115,7 @@ class Request:
             self.prompt,
             strategy=self.strategy,
             verifier=self.verifier,
+            rewriter=self.rewriter or REWRITER,
             nfe=self.nfe,
             images=self.images,
             seconds=self.seconds,
@@ -129,7 +143,11 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
     """
     budget = request.check()
     folder = out or Path("out") / folder_name(request.prompt, request.strategy, request.seed)
-    with Live(f"starting {compute}", quiet=json) as live, compute.pool(request.model, request.verifier) as pool:
+    rewriters = {request.rewriter: request.writing} if request.rewriter else {}
+    with (
+        Live(f"starting {compute}", quiet=json) as live,
+        compute.pool(request.model, request.verifier, rewriters=rewriters) as pool,
+    ):
         image, given = pictures(request, pool)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
         try:
@@ -156,6 +174,10 @@ def _say(result: SearchResult, folder: Path) -> None:
         console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} pictures")
         if ledger.stopped:
             console.print(f"saved {ledger.left}: {ledger.stopped}")
+        if ledger.fallbacks:
+            console.print(
+                f"[yellow]the original prompt stood in for {ledger.fallbacks} revised ones[/yellow] (why: column error)"
+            )
         console.print(f"picture  {folder / 'best.png'}", soft_wrap=True)
     console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
     console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from lotts_search.backbones.base import ModelInfo
 from lotts_search.errors import PoolClosed
 from lotts_search.pool import Pool
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work import Result, Rewrite, Score, Work
 
 WINDOW_S = 30.0
 """Seconds over which the present rate is measured."""
@@ -37,9 +37,9 @@ class Meter:
         self._first = self._last = 0.0
         self._recent: deque[tuple[float, float]] = deque()
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Pass a piece of work on."""
-        generates = not isinstance(work, Score)
+        generates = not isinstance(work, Score | Rewrite)
         if generates and not self._first:
             self._first = time.monotonic()
         try:

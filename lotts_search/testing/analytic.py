@@ -25,17 +25,18 @@ from lotts_search.work import (
     Bytes,
     Encode,
     Floats,
-    Generate,
     Locate,
     Located,
     Predict,
     Result,
+    Rewrite,
     Sampling,
     Score,
     Segment,
     Solver,
     State,
     Usage,
+    Work,
 )
 
 SHAPE = (1, 6, 6)
@@ -96,7 +97,7 @@ class Mixture:
 
 
 class AnalyticPool:
-    """A :class:`~lotts_search.pool.Pool` over a model in closed form.
+    """A :class:`~lotts_search.pool.Pool` over a model in closed form. Its rewriter numbers the original prompt.
 
     Args:
         info: the model, see :func:`analytic_info`.
@@ -110,13 +111,13 @@ class AnalyticPool:
         self,
         info: ModelInfo | None = None,
         shuffle: int | None = None,
-        fail: Callable[[Generate | Score], Exception | None] = lambda work: None,
+        fail: Callable[[Work], Exception | None] = lambda work: None,
         model: Model = Mixture(),  # noqa: B008, it has no state
     ):
         self.info = info or analytic_info()
-        self.asked: list[Generate | Score] = []
+        self.asked: list[Work] = []
         self._fail, self._model = fail, model
-        self._waiting: list[tuple[Generate | Score, Future[Result]]] = []
+        self._waiting: list[tuple[Work, Future[Result]]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -124,7 +125,7 @@ class AnalyticPool:
             self._thread = threading.Thread(target=self._serve, args=(random.Random(shuffle),), daemon=True)
             self._thread.start()
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         """Ask for a piece of work; all that was asked for is in ``asked``."""
         self.asked.append(work)
         future: Future[Result] = Future()
@@ -163,7 +164,7 @@ class AnalyticPool:
             for work, future in waiting:
                 self._answer(work, future)
 
-    def _answer(self, work: Generate | Score, future: Future[Result]) -> None:
+    def _answer(self, work: Work, future: Future[Result]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -175,21 +176,25 @@ class AnalyticPool:
             future.set_exception(error)
 
 
-def answer(work: Generate | Score, model: Model) -> Result:
+def answer(work: Work, model: Model) -> Result:
     """Do a piece of work: a pure function."""
     match work:
         case Segment():
             return _segment(work, model)
         case Predict():
-            state = replace(work.state, predicted=_predict(work.state, model))
-            assert state.predicted is not None
-            return Result(_used(1, work.sampling, decodes=1), state, image=model.picture(state.predicted))
+            known = work.state.predicted
+            known = _predict(work.state, model) if known is None else known
+            used = _used(work.nfe, work.sampling, decodes=1)
+            return Result(used, replace(work.state, predicted=known), image=model.picture(known))
         case Locate():
             return _locate(work, model)
         case Encode():
             return Result(Usage(), State(model.latent(work.image), work.steps, work.steps), image=work.image)
         case Score():
             return Result(Usage(scores=1), score=model.score(work.image))
+        case Rewrite():
+            prompts = tuple(f"{work.prompt}, version {number}" for number in range(1, work.count + 1))
+            return Result(Usage(rewrites=1), prompts=prompts)
 
 
 def _used(steps: float, sampling: Sampling, images: int = 0, decodes: int = 0) -> Usage:
@@ -259,6 +264,6 @@ def _locate(work: Locate, model: Model) -> Result:
     return Result(usage, located=Located(mask.reshape(shape), heat, {"heat": heat}))
 
 
-def nan_latents(work: Generate | Score) -> Exception | None:
+def nan_latents(work: Work) -> Exception | None:
     """A ``fail`` for :class:`AnalyticPool`: every segment ends in NaN."""
     return Failure("the latent is NaN at step 3") if isinstance(work, Segment) else None

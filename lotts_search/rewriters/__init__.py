@@ -1,0 +1,1 @@
+"""What revises prompts by what a picture lacks; names are in :mod:`lotts_search.registry`."""

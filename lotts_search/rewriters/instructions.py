@@ -1,0 +1,47 @@
+"""What a vision-language model is told, and how its reply is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lotts_search.work import Rewrite
+
+SYSTEM = """You improve prompts for a text-to-image diffusion model. You see a half-finished picture, so it may be blurred, \
+and the prompt that it should show. Find what of the prompt the picture misses or shows wrongly, and write revised \
+prompts that stress it. Each revised prompt describes the whole picture, keeps the meaning of the original, adds nothing \
+that contradicts it, and is not much longer. Where nothing is missing, repeat the original prompt. Vary the prompts."""
+
+
+def question(work: Rewrite) -> str:
+    """The user's message that goes with the picture."""
+    return (
+        f"The prompt: {work.prompt}\n"
+        f"Write {work.count} revised prompt{'s' if work.count > 1 else ''}. "
+        f'Reply with JSON alone: {{"prompts": [{", ".join(["…"] * work.count)}]}}'
+    )
+
+
+def read_reply(text: str) -> list[str]:
+    """The prompts in a reply: a JSON object with ``prompts``, or a list, possibly within other text.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    decoder = json.JSONDecoder()
+    for place, character in enumerate(text):
+        if character not in "{[":
+            continue
+        try:
+            found, _ = decoder.raw_decode(text, place)
+        except json.JSONDecodeError:
+            continue
+        prompts = _prompts(found)
+        if prompts:
+            return prompts
+    raise ValueError(f"the reply has no JSON with prompts: {text[:200]!r}")
+
+
+def _prompts(found: Any) -> list[str]:
+    values = found.get("prompts") if isinstance(found, dict) else found
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []

@@ -1,0 +1,102 @@
+"""A vision-language model of the transformers library on this machine. torch is imported when it first writes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from lotts_search.errors import BadInput, Failure
+from lotts_search.rewriters.instructions import SYSTEM, question, read_reply
+from lotts_search.work import Rewrite
+
+
+@dataclass
+class TransformersRewriter:
+    """Any image-text-to-text model with a chat template: safetensors only, never code from outside.
+
+    Attributes:
+        model: folder or hub id.
+        device: torch device; none = CUDA where there is one.
+        dtype: float32, bfloat16 or float16; auto = as stored.
+        timeout: seconds after which a reply is not waited for any more.
+        temperature: of sampling; 0 = the likeliest tokens.
+        max_tokens: most tokens of a reply.
+        batch: requests in one call. Replies in company are not those alone, bit by bit.
+    """
+
+    model: str = ""
+    device: str | None = None
+    dtype: str = "auto"
+    timeout: float = 120.0
+    temperature: float = 0.7
+    max_tokens: int = 512
+    batch: int = 1
+
+    requirements: ClassVar[tuple[str, ...]] = ()
+    parallel: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise BadInput("the rewriter 'transformers' needs a model: a folder or hub id")
+        self._lock = threading.Lock()
+        self._loaded: tuple[Any, Any] | None = None
+
+    def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
+        """Reply to each.
+
+        Raises:
+            Failure: the model cannot be loaded.
+            ValueError: a reply is not what was asked for.
+        """
+        with self._lock:
+            return [read_reply(reply) for reply in self._replies(requests)]
+
+    def _replies(self, requests: Sequence[Rewrite]) -> list[str]:
+        import torch
+
+        processor, network = self._load()
+        chats = [
+            [
+                {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": Image.fromarray(request.image)},
+                        {"type": "text", "text": question(request)},
+                    ],
+                },
+            ]
+            for request in requests
+        ]
+        inputs = processor.apply_chat_template(
+            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+        ).to(network.device, network.dtype)
+        sampled = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else {"do_sample": False}
+        devices = [network.device] if network.device.type == "cuda" else []
+        with torch.inference_mode(), torch.random.fork_rng(devices):
+            torch.manual_seed(requests[0].seed)
+            written = network.generate(**inputs, max_new_tokens=self.max_tokens, **sampled)
+        replies: list[str] = processor.batch_decode(
+            written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return replies
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import torch
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+
+            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            try:
+                processor = AutoProcessor.from_pretrained(self.model, trust_remote_code=False, padding_side="left")
+                network = AutoModelForImageTextToText.from_pretrained(
+                    self.model, dtype=self.dtype, use_safetensors=True, trust_remote_code=False
+                )
+            except (OSError, ValueError, ImportError) as error:
+                raise Failure(f"the rewriter's model {self.model} cannot be loaded: {error}") from error
+            self._loaded = processor, network.to(device).eval()
+        return self._loaded

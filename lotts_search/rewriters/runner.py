@@ -1,0 +1,152 @@
+"""Runs a rewriter beside the models, in threads of its own: a slow answer blocks nothing, a bad one ends nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+
+from lotts_search.errors import BadInput, PoolClosed
+from lotts_search.rewriters.base import PromptRewriter
+from lotts_search.work import Result, Rewrite, Usage
+
+log = logging.getLogger(__name__)
+LONGEST = 4000
+"""Characters of a prompt; a longer answer is none."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    work: Rewrite
+    future: Future[Result]
+    asked: float = field(default_factory=time.time)
+    started: float = 0.0
+
+
+class RewriteRunner:
+    """Collects requests for one rewriter and answers them in its threads, up to ``batch`` in a call.
+
+    Every request is answered: where the rewriter raises, is late, or writes too few prompts, the original prompt stands
+    in, ``usage.fallbacks`` counts it and ``note`` says why. Surplus prompts are dropped.
+
+    Args:
+        rewriter: what writes.
+    """
+
+    def __init__(self, rewriter: PromptRewriter):
+        for name in ("batch", "parallel", "timeout"):
+            if not getattr(rewriter, name) > 0:
+                raise BadInput(f"{name} of a rewriter must be above 0, not {getattr(rewriter, name)}")
+        self.rewriter = rewriter
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = threading.Condition()
+        self._open: set[Future[Result]] = set()
+        self._closed = False
+        for _ in range(rewriter.parallel):
+            self._hire()
+
+    def submit(self, work: Rewrite) -> Future[Result]:
+        """Ask for revised prompts; never blocks."""
+        future: Future[Result] = Future()
+        with self._wake:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            self._open.add(future)
+            self._waiting.append(_Waiting(work, future))
+            self._wake.notify()
+        future.add_done_callback(self._open.discard)
+        return future
+
+    def tick(self) -> bool:
+        """Nothing is left for a host to do (see :class:`lotts_search.actors.host.Ticking`)."""
+        return False
+
+    def close(self) -> None:
+        """Take no more; requests without an answer fail. A call under way is not waited for."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        for future in list(self._open):
+            with contextlib.suppress(InvalidStateError):
+                future.set_exception(PoolClosed("the pool was closed before this work was done"))
+
+    def _hire(self) -> None:
+        threading.Thread(target=self._serve, name="lotts-search rewriter", daemon=True).start()
+
+    def _serve(self) -> None:
+        """The life of a thread. One whose call is too late is replaced at once and ends when the call does."""
+        while batch := self._take():
+            replaced = threading.Event()
+            late = threading.Timer(self.rewriter.timeout, self._too_late, [batch, replaced])
+            late.daemon = True
+            late.start()
+            self._answer(batch)
+            late.cancel()
+            if replaced.is_set():
+                return
+
+    def _take(self) -> list[_Waiting]:
+        """The requests of the next call; none once this is closed."""
+        batch: list[_Waiting] = []
+        with self._wake:
+            while not batch:
+                self._wake.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return []
+                while self._waiting and len(batch) < self.rewriter.batch:
+                    item = self._waiting.popleft()
+                    if item.future.set_running_or_notify_cancel():
+                        batch.append(item)
+        return batch
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        for item in batch:
+            item.started = time.time()
+        clock = time.perf_counter()
+        try:
+            answers = list(self.rewriter.rewrite([item.work for item in batch]))
+            if len(answers) != len(batch):
+                raise ValueError(f"{len(answers)} answers to {len(batch)} requests")
+        except Exception as error:
+            if len(batch) > 1:  # find out which one broke it, so that the others get their prompts
+                for item in batch:
+                    if not item.future.done():
+                        self._answer([item])
+                return
+            _settle(batch[0], (), f"{type(error).__name__}: {error}", time.perf_counter() - clock)
+            return
+        for item, prompts in zip(batch, answers, strict=True):
+            _settle(item, prompts, "the rewriter wrote too few prompts", (time.perf_counter() - clock) / len(batch))
+
+    def _too_late(self, batch: list[_Waiting], replaced: threading.Event) -> None:
+        replaced.set()
+        self._hire()
+        for item in batch:
+            _settle(item, (), f"no answer within {self.rewriter.timeout:g} s", self.rewriter.timeout)
+
+
+def _settle(item: _Waiting, prompts: Sequence[str], problem: str, seconds: float) -> None:
+    """Answer a request, with the original prompt in the place of those that are missing."""
+    work = item.work
+    good = [prompt.strip() for prompt in prompts if isinstance(prompt, str) and 0 < len(prompt.strip()) <= LONGEST]
+    good = good[: work.count]
+    missing = work.count - len(good)
+    if missing:
+        log.warning("%s: the original prompt stands in for %d of %d: %s", work.rewriter, missing, work.count, problem)
+    result = Result(
+        Usage(rewrites=1, fallbacks=missing, device_s=seconds),
+        prompts=(*good, *[work.prompt] * missing),
+        note=problem if missing else "",
+        queue_s=max(0.0, item.started - item.asked),
+        started=item.started or item.asked,
+        finished=time.time(),
+        node=platform.node(),
+    )
+    with contextlib.suppress(InvalidStateError):  # too late, or closed meanwhile
+        item.future.set_result(result)
