@@ -284,8 +284,8 @@ def test_demo_compares_and_judges(
     from lotts_search.shapes.oracle import judge
 
     use(monkeypatch, Painting())
-    assert call("demo", "--prompts", "3", "--seconds", "600", "--out", tmp_path, "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    assert call("demo", "--prompts", "3", "--seconds", "600", "--model", "one", "--out", tmp_path, "--json") == 0
+    said = json.loads(capsys.readouterr().out)["models"]["one"]
     assert said["prompts"] == 3 and said["nfe"] == 8 * SAMPLE
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     winners: dict[tuple[str, str], dict[str, float]] = {}

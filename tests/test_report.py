@@ -178,13 +178,14 @@ def test_search_page_of_an_interrupted_search(tmp_path: Path) -> None:
 
 def test_demo_page_compares_in_pairs(tmp_path: Path) -> None:
     contest = {name: [_judged(name, seed) for seed in range(4)] for name in ("lotts", "best-of-n")}
-    html = write_demo_page(contest, tmp_path / "index.html", command="lotts-search demo", how="Here.").read_text()
+    contests = {"one": contest, "two": contest}
+    html = write_demo_page(contests, tmp_path / "index.html", command="lotts-search demo", how="Here.").read_text()
     page = Page(html)
     gaps = [a.winner - b.winner for a, b in zip(contest["lotts"], contest["best-of-n"], strict=True)]
     mean = interval(gaps)
     assert f"{mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]" in html
-    assert page.classes.count("pair") == 4 and page.classes.count("chart") == 4
-    assert page.classes.count("ahead") == sum(gap != 0 for gap in gaps)
+    assert page.classes.count("pair") == 2 * 4 and page.classes.count("chart") == 2 * 4
+    assert page.classes.count("ahead") == 2 * sum(gap != 0 for gap in gaps)
     assert all(r.startswith("data:") for r in page.references)
 
 
@@ -250,7 +251,7 @@ def _holds(shot: np.ndarray, picture: np.ndarray) -> bool:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
 def test_browser_draws_the_demo(tmp_path: Path) -> None:
     contest = {name: [_judged(name, seed) for seed in range(3)] for name in ("lotts", "best-of-n")}
-    page = write_demo_page(contest, tmp_path / "index.html", command="lotts-search demo", how="Here.")
+    page = write_demo_page({"one": contest}, tmp_path / "index.html", command="lotts-search demo", how="Here.")
     dom = Page(_chromium(tmp_path, page, "--dump-dom"))
     assert dom.classes.count("pair") == 3
     assert PROMPT.split(",")[0] in page.read_text()

@@ -27,7 +27,9 @@ from lotts_search.report import Judged, write_demo_page
 from lotts_search.shapes.oracle import judge_many
 from lotts_search.shapes.scene import Scene, scenes
 
-MODEL, VERIFIER = "shapes-sd", "shapes-reward"
+MODELS = ("shapes-sd", "shapes-sdxl", "shapes-flux")
+"""The embedded models; the first of several gets as much time as all others together."""
+VERIFIER = "shapes-reward"
 PICTURES = 8
 """The default budget of a search, in pictures from pure noise."""
 TOGETHER = 4
@@ -40,13 +42,15 @@ class Contest:
 
     Attributes:
         strategies: the first is compared with the second.
-        prompts: at most so many.
+        models: on each of them.
+        prompts: at most so many for each model.
         nfe: budget of one search, None = that of ``PICTURES`` pictures.
         seconds: for all searches together.
         seed: search i has the seed ``seed + i`` under every strategy.
     """
 
     strategies: tuple[str, str]
+    models: tuple[str, ...]
     prompts: int
     nfe: float | None
     seconds: float
@@ -57,11 +61,20 @@ class Contest:
             registry.make_strategy(name, {})
         if self.strategies[0] == self.strategies[1]:
             raise BadInput("a strategy is not compared with itself")
+        if len(set(self.models)) < len(self.models):
+            raise BadInput(f"a model is named twice: {', '.join(self.models)}")
         Budget(nfe=self.nfe, seconds=self.seconds)
+
+    def share(self, model: str) -> float:
+        """Seconds for the searches on one model."""
+        if len(self.models) == 1:
+            return self.seconds
+        return self.seconds / 2 if model == self.models[0] else self.seconds / 2 / (len(self.models) - 1)
 
     def line(self) -> str:
         """The command that repeats it."""
         words = ["lotts-search", "demo", "--prompts", str(self.prompts), "--seconds", f"{self.seconds:g}"]
+        words += [] if self.models == MODELS else [word for name in self.models for word in ("--model", name)]
         words += [] if self.nfe is None else ["--nfe", f"{self.nfe:g}"]
         words += ["--strategy", self.strategies[0], "--against", self.strategies[1], "--seed", str(self.seed)]
         return shlex.join(words)
@@ -72,6 +85,7 @@ class Arena:
     """The searches under way and those of prompts that all strategies have finished.
 
     Attributes:
+        seconds: for these searches.
         finished: by the number of the prompt, one result a strategy.
         failures: of searches that ended without a picture; their prompts do not count.
         spent: NFE of all trials so far.
@@ -81,6 +95,7 @@ class Arena:
     pool: Pool
     scenes: list[Scene]
     nfe: float
+    seconds: float
     live: Live
     finished: dict[int, list[SearchResult]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -112,7 +127,7 @@ class Arena:
         reporter = asyncio.create_task(report())
         lanes = asyncio.gather(*(lane() for _ in range(TOGETHER)))
         try:
-            await asyncio.wait_for(lanes, self.contest.seconds)
+            await asyncio.wait_for(lanes, self.seconds)
         except TimeoutError:
             pass
         finally:
@@ -137,7 +152,7 @@ class Arena:
         total = len(self.scenes)
         share = max(
             self.spent / (self.nfe * total * len(self.contest.strategies)),
-            (self.live.elapsed - begun) / self.contest.seconds,
+            (self.live.elapsed - begun) / self.seconds,
         )
         text = f"{len(self.finished)} of {total} prompts  {self.spent:.0f} NFE"
         if self.finished:
@@ -152,21 +167,25 @@ def run(contest: Contest, compute: Compute, out: Path, json: bool) -> None:
     """Run the contest, judge its pictures, write ``index.html`` and ``trials.parquet``, and say how it went.
 
     Raises:
-        Failure: no prompt was finished by both strategies.
+        Failure: no prompt of any model was finished by both strategies.
     """
+    arenas: dict[str, Arena] = {}
+    interrupted = False
     with Live(f"starting {compute}", quiet=json) as live:
-        with compute.pool(MODEL, VERIFIER) as pool:
-            nfe = contest.nfe or float(PICTURES * pool.info.defaults.steps)
-            live.update(0.0, "", what=f"{' against '.join(contest.strategies)}, {nfe:g} NFE each")
-            arena = Arena(contest, pool, scenes("test", contest.prompts), nfe, live)
-            interrupted = False
+        for model in contest.models:
+            live.update(0.0, "", what=f"starting {compute} with {model}")
             try:
-                asyncio.run(arena.run())
+                with compute.pool(model, VERIFIER) as pool:
+                    arenas[model] = _arena(contest, model, pool, live)
+                    asyncio.run(arenas[model].run())
             except (KeyboardInterrupt, Interrupted):
                 interrupted = True
-        if not arena.finished and arena.failures:
-            raise arena.failures[0]
-        if not arena.finished:
+                break
+        finished = {model: arena for model, arena in arenas.items() if arena.finished}
+        failures = [failure for arena in arenas.values() for failure in arena.failures]
+        if not finished and failures:
+            raise failures[0]
+        if not finished:
             raise Failure(
                 f"no prompt was finished in {contest.seconds:g} s: give more --seconds, or a smaller --nfe"
                 if not interrupted
@@ -174,22 +193,30 @@ def run(contest: Contest, compute: Compute, out: Path, json: bool) -> None:
             )
         searched = live.elapsed
         live.update(1.0, "", what="judging the winners")
-        judged = _judge(arena, contest.strategies)
-        table = to_table(t for searches in judged.values() for j in searches for t in j.result.trials)
-        write_parquet(table, out / "trials.parquet")
+        judged = {model: _judge(arena, contest.strategies) for model, arena in finished.items()}
+        searches = [j for by_name in judged.values() for found in by_name.values() for j in found]
+        write_parquet(to_table(t for j in searches for t in j.result.trials), out / "trials.parquet")
+        counts = ", ".join(f"{len(arena.finished)} of {model}" for model, arena in finished.items())
         how = (
-            f"{MODEL} guided by {VERIFIER}, on {compute}. {len(arena.finished)} prompts of {contest.prompts} were finished "
-            f"in {searched:.0f} s, start included."
+            f"Guided by {VERIFIER}, on {compute}. Of {contest.prompts} prompts for each model these were finished: "
+            f"{counts}, in {searched:.0f} s, start included."
         )
-        if arena.failures:
-            how += f" {len(arena.failures)} searches failed, the first with: {arena.failures[0]}"
+        if failures:
+            how += f" {len(failures)} searches failed, the first with: {failures[0]}"
         page = write_demo_page(judged, out / "index.html", command=contest.line(), how=how)
     if json:
-        print(json_module.dumps(_summary(judged, nfe, page), ensure_ascii=False))
+        summary = {"models": {model: _summary(found) for model, found in judged.items()}, "page": str(page)}
+        print(json_module.dumps(summary, ensure_ascii=False))
     else:
         _print(judged, page)
     if interrupted:
         sys.exit(130)
+
+
+def _arena(contest: Contest, model: str, pool: Pool, live: Live) -> Arena:
+    nfe = contest.nfe or float(PICTURES * pool.info.defaults.steps)
+    live.update(0.0, "", what=f"{model}: {' against '.join(contest.strategies)}, {nfe:g} NFE each")
+    return Arena(contest, pool, scenes("test", contest.prompts), nfe, contest.share(model), live)
 
 
 def _judge(arena: Arena, names: Sequence[str]) -> dict[str, list[Judged]]:
@@ -217,16 +244,15 @@ def _bests(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return found
 
 
-def _summary(judged: dict[str, list[Judged]], nfe: float, page: Path) -> dict[str, object]:
+def _summary(judged: dict[str, list[Judged]]) -> dict[str, object]:
     ours, theirs = judged.values()
     reward = interval([a.reward - b.reward for a, b in zip(ours, theirs, strict=True)])
     oracle = interval([a.winner - b.winner for a, b in zip(ours, theirs, strict=True)])
     return {
         "prompts": len(ours),
-        "nfe": nfe,
+        "nfe": ours[0].result.budget.nfe,
         "strategies": {name: _means(searches) for name, searches in judged.items()},
         "difference": {"reward": vars(reward), "oracle": vars(oracle)},
-        "page": str(page),
     }
 
 
@@ -240,20 +266,23 @@ def _means(searches: Sequence[Judged]) -> dict[str, float]:
     }
 
 
-def _print(judged: dict[str, list[Judged]], page: Path) -> None:
+def _print(judged: dict[str, dict[str, list[Judged]]], page: Path) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("strategy", "reward", "oracle quality", "perfect", "NFE", "pictures"):
-        table.add_column(heading, justify="left" if heading == "strategy" else "right")
-    for name, searches in judged.items():
-        m = _means(searches)
-        share = f"{100 * m['perfect']:.0f} %"
-        table.add_row(name, f"{m['reward']:.3f}", f"{m['oracle']:.3f}", share, f"{m['nfe']:.0f}", f"{m['images']:.1f}")
-    (name, ours), (other, theirs) = judged.items()
-    gap = interval([a.winner - b.winner for a, b in zip(ours, theirs, strict=True)])
+    for heading in ("model", "strategy", "prompts", "reward", "oracle quality", "perfect", "NFE", "pictures"):
+        table.add_column(heading, justify="left" if heading in ("model", "strategy") else "right")
+    lines = []
+    for model, contest in judged.items():
+        for name, searches in contest.items():
+            m = _means(searches)
+            figures = f"{m['reward']:.3f}", f"{m['oracle']:.3f}", f"{100 * m['perfect']:.0f} %"
+            table.add_row(model, name, str(len(searches)), *figures, f"{m['nfe']:.0f}", f"{m['images']:.1f}")
+        (name, ours), (other, theirs) = contest.items()
+        gap = interval([a.winner - b.winner for a, b in zip(ours, theirs, strict=True)])
+        lines.append(
+            f"{model}: {name} − {other}, oracle quality, paired, 95 %: {gap.mean:+.3f} \\[{gap.low:+.3f}, {gap.high:+.3f}]"
+        )
     console = Console(highlight=False)
     console.print(table)
-    console.print(
-        f"{name} − {other}, oracle quality, paired, 95 %: {gap.mean:+.3f} \\[{gap.low:+.3f}, {gap.high:+.3f}] "
-        f"over {len(ours)} prompts"
-    )
+    for line in lines:
+        console.print(line)
     console.print(f"[bold]look at {page}[/bold]", soft_wrap=True)

@@ -22,6 +22,10 @@ def demo(
         float, typer.Option("--seconds", help="Seconds for all searches together.", rich_help_panel=o.BUDGET)
     ] = 120,
     seed: o.Seed = 0,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model to run on, several times for several [the three embedded ones]."),
+    ] = None,
     strategy: o.Strategy = "lotts",
     against: Annotated[
         str, typer.Option("--against", help="The strategy to compare with.", rich_help_panel=o.SEARCH)
@@ -35,7 +39,7 @@ def demo(
     ),
     json: o.Json = False,
 ) -> None:
-    """LoTTS against Best-of-N on the embedded model, through Ray; ends with a page to look at.
+    """LoTTS against Best-of-N on the embedded models of three families, through Ray; ends with a page to look at.
 
     Both search the same test prompts with the same seeds and the same number of denoising steps, guided by a learned
     reward. An oracle that guides neither then judges the winners. When the time is up, the prompts that both have
@@ -45,10 +49,10 @@ def demo(
 
         lotts-search demo
 
-        lotts-search demo --prompts 200 --seconds 3600 --generators 2
+        lotts-search demo --model shapes-flux --prompts 200 --seconds 3600 --generators 2
     """
-    from lotts_search.cli.contest import Contest, run
+    from lotts_search.cli.contest import MODELS, Contest, run
     from lotts_search.cli.pools import Compute
 
-    contest = Contest((strategy, against), prompts, nfe, seconds, seed)
+    contest = Contest((strategy, against), tuple(model) if model else MODELS, prompts, nfe, seconds, seed)
     run(contest, Compute(local, address, generators, device), out, json)

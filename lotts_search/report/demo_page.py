@@ -73,45 +73,50 @@ def _verdict(difference: Interval, name: str, other: str) -> str:
 
 
 def write_demo_page(
-    contest: Mapping[str, Sequence[Judged]], path: Path | str, *, command: str, how: str, trees: int = 3
+    contests: Mapping[str, Mapping[str, Sequence[Judged]]], path: Path | str, *, command: str, how: str, trees: int = 3
 ) -> Path:
-    """Write the page that compares strategies.
+    """Write the page that compares strategies, on one model or on several.
 
     Args:
-        contest: searches by strategy; all strategies have the same prompts in the same order. The first strategy is
-            the one that is compared with each of the others.
+        contests: for each model the searches by strategy; all strategies of a model have the same prompts in the same
+            order. The first strategy is the one that is compared with each of the others.
         path: the HTML file; its folder is made.
         command: the command that makes the page again.
         how: a sentence on where and how long it ran.
-        trees: how many prompts are shown with the trees of their searches: those that differ most by the oracle,
-            the first strategy's best and worst case among them.
+        trees: how many prompts of the first model are shown with the trees of their searches: those that differ most by
+            the oracle, the first strategy's best and worst case among them. Other models show one.
     """
-    names = list(contest)
-    first, others = names[0], names[1:]
-    count = len(contest[first])
-    table = [_summary(name, contest[name]) for name in names]
-    differences = [_difference(first, name, contest[first], contest[name]) for name in others]
-    gaps = np.array([a.winner - b.winner for a, b in zip(contest[first], contest[others[0]], strict=True)])
-    budget = contest[first][0].result.budget
-    oracle = interval(gaps)
+    first, *others = next(iter(contests.values()))
+    sections = [_section(model, contest, trees if i == 0 else 1) for i, (model, contest) in enumerate(contests.items())]
     view = SimpleNamespace(
         title=f"{first} against {' and '.join(others)}",
-        lead=f"Each strategy searches for the best picture of the same {count} prompts, which no model was trained on, "
-        f"with the same seeds and a budget of {budget} a prompt. The verifier that guides them is a learned "
-        "reward; the winners are then judged by an oracle that no search has seen.",
+        lead="Each strategy searches for the best picture of the same prompts, which no model was trained on, with the same "
+        "seeds and the same budget a prompt. The verifier that guides them is a learned reward; the winners are then "
+        "judged by an oracle that no search has seen.",
         head=["reward of the winner", "oracle quality", "perfect", "NFE a prompt", "pictures a prompt"],
-        table=table,
-        differences=differences,
-        prompts=count,
-        verdict=_verdict(oracle, first, others[0]),
-        names=names,
-        charts=_charts(contest),
-        trees=[_trees(contest, index) for index in _telling(gaps, trees)],
-        gallery=[_gallery_item(contest, index) for index in range(count)],
+        sections=sections,
         command=command,
         how=how,
     )
     return write_page("demo.html.j2", Path(path), {"view": view})
+
+
+def _section(model: str, contest: Mapping[str, Sequence[Judged]], trees: int) -> SimpleNamespace:
+    first, *others = contest
+    pairs = zip(contest[first], contest[others[0]], strict=True)
+    gaps = np.array([a.winner - b.winner for a, b in pairs])
+    return SimpleNamespace(
+        model=model,
+        names=list(contest),
+        prompts=len(gaps),
+        budget=str(contest[first][0].result.budget),
+        table=[_summary(name, searches) for name, searches in contest.items()],
+        differences=[_difference(first, name, contest[first], contest[name]) for name in others],
+        verdict=_verdict(interval(gaps), first, others[0]),
+        charts=_charts(contest),
+        trees=[_trees(contest, index) for index in _telling(gaps, trees)],
+        gallery=[_gallery_item(contest, index) for index in range(len(gaps))],
+    )
 
 
 def _summary(name: str, searches: Sequence[Judged]) -> SimpleNamespace:
