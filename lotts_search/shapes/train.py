@@ -124,11 +124,13 @@ def train(
     model: Denoiser = pkgutil.resolve_name(recipe.model)()
     if start is None and recipe.start is not None:
         start = EMBEDDED / recipe.start
-    if start is not None:
-        model.start_from(start)
-    elif not (work / "denoiser" / "state.json").exists():
-        describe("text encoders: learning to read captions")
-        model.pretrain(work, device, describe)
+    if not (work / "denoiser" / "state.json").exists():
+        if start is not None:
+            describe(f"beginning from {start.name}")
+            model.start_from(start)
+        else:
+            describe("text encoders: learning to read captions")
+            model.pretrain(work, device, describe)
     describe("denoiser and text encoders together")
     train_denoiser(
         model, moments, captions, work / "denoiser", scale=coder.config.scaling_factor, count=effort.pictures,

@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import nn
+from transformers import CLIPTextModel
 
 from lotts_search import registry
 from lotts_search.errors import BadInput
 from lotts_search.shapes import store
+from lotts_search.shapes.denoisers import sdxl
 from lotts_search.shapes.denoisers.base import Denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
 from lotts_search.shapes.denoisers.sd import ShapesSD
@@ -73,12 +75,18 @@ def test_stages_share_out_all_pictures_and_all_of_training() -> None:
     assert store._bounds(1000)[-1] == (400, 1000)
 
 
-def test_sdxl_begins_where_stable_diffusion_ended() -> None:
-    """With the one thing that cannot be taken over, the normalisation of the states, done by hand, they agree."""
+def test_sdxl_begins_where_stable_diffusion_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the first encoder has to learn, an even spread of its states, done by hand, they agree."""
     sd, xl = ShapesSD(), ShapesSDXL()
     sd.start_from(SD)
-    xl.start_from(SD)
     ids = sd.token_ids([scene.caption for scene in scenes("train", 16)])
+
+    def spread_of(encoder: CLIPTextModel, token_ids: object) -> float:
+        with torch.no_grad():
+            return float(encoder(ids, output_hidden_states=True).hidden_states[-2].std(-1).mean())
+
+    monkeypatch.setattr(sdxl, "_even_out", spread_of)
+    xl.start_from(SD)
     latents, times = torch.randn(16, 8, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((16,), 400)
     with torch.no_grad():
         expected = sd.unet(latents, times, encoder_hidden_states=sd.text(ids)[0]).sample
@@ -89,6 +97,17 @@ def test_sdxl_begins_where_stable_diffusion_ended() -> None:
         text = torch.cat([states, torch.randn(16, states.shape[1], WIDTH_2)], dim=-1)
         found = xl.unet(latents, times, encoder_hidden_states=text, added_cond_kwargs=added).sample
     assert (found - expected).norm() / expected.norm() < 0.02
+
+
+def test_the_first_encoder_learns_an_even_spread() -> None:
+    xl, before = ShapesSDXL(), []
+    ids = xl.token_ids([scene.caption for scene in scenes("train", 8)])
+    for steps in (0, 12):
+        size = sdxl._even_out(xl.text, xl.token_ids, steps)
+        with torch.no_grad():
+            states = xl.text(ids, output_hidden_states=True).hidden_states[-2]
+        before.append(float((states.std(-1) / (size or states.std(-1).mean()) - 1).abs().mean()))
+    assert before[1] < 0.7 * before[0]
 
 
 def test_a_transformer_has_no_model_to_begin_from() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from diffusers import UNet2DConditionModel as UNet
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from lotts_search.shapes.data import example
 from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
 from lotts_search.shapes.denoisers.sd import PREDICTION, ShapesSD
 from lotts_search.shapes.render import SIZE
-from lotts_search.shapes.scene import scenes
 from lotts_search.shapes.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text, token_ids
 from lotts_search.shapes.vae import LATENT_CHANNELS
 
@@ -30,14 +33,36 @@ SIZES = (SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 _LAST = ("to_out.0.weight", "to_out.0.bias", "ff.net.2.weight", "ff.net.2.bias")
 """What a transformer layer adds to its input comes out of these."""
-_TYPICAL = [scene.caption for scene in scenes("train", 16)]
-"""Captions from which the size of hidden states is learned."""
 
 
 def _penultimate(encoder: Any, ids: Tensor) -> Tensor:
     """What SDXL reads of its text encoders: the hidden states before the last layer."""
     states: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-2]
     return states
+
+
+def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], steps: int = 300) -> float:
+    """Train an encoder so that its penultimate states keep their direction and all tokens have the same spread, which
+    is returned: a layer normalisation that the weights have taken in."""
+    rng = np.random.default_rng(23)
+    teacher = copy.deepcopy(encoder).eval()
+    optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=0.0)
+    size = 0.0
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = (
+            2e-3 * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        )
+        captions = [example(rng, objects=(1, 9)).caption for _ in range(24)]
+        ids = token_ids([*captions, ""])
+        with torch.no_grad():
+            wanted = _penultimate(teacher, ids)
+            size = size or float(wanted.std(-1).mean())
+            wanted = (wanted - wanted.mean(-1, keepdim=True)) / wanted.std(-1, keepdim=True, correction=0) * size
+        loss = functional.mse_loss(_penultimate(encoder, ids), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return size
 
 
 class ShapesSDXL(Denoiser):
@@ -74,23 +99,26 @@ class ShapesSDXL(Denoiser):
             )
 
     def start_from(self, folder: Path) -> None:
-        """Begin from a Stable Diffusion model of the same latents, so that what is new changes nothing at first: the
+        """Begin from a Stable Diffusion model of the same latents, so that what is new changes little at first: the
         second text encoder is not looked at, pooled embedding and time ids add nothing, and a block's second transformer
-        layer passes on what the first one says."""
+        layer passes on what the first one says.
+
+        SDXL reads its text encoders before their final normalisation. What that does goes into the cross-attention, but
+        for the division by each token's own spread: the first encoder learns to give all tokens the same one.
+        """
         source = ShapesSD()
         source.start_from(folder)
         weights = source.text.state_dict()
         self.text.load_state_dict({k: weights.get(k, v) for k, v in self.text.state_dict().items()})
-        with torch.no_grad():
-            spread = _penultimate(self.text, self.token_ids(_TYPICAL)).std(-1).mean()
+        spread = _even_out(self.text, self.token_ids)
+        norm = source.text.get_submodule(
+            next(k for k, _ in source.text.named_modules() if k.endswith("final_layer_norm"))
+        )
         own, given = self.unet.state_dict(), source.unet.state_dict()
-        norm = {part: next(v for k, v in weights.items() if k.endswith(f"final_layer_norm.{part}"))
-                for part in ("weight", "bias")}  # fmt: skip
         for key, value in own.items():
             old = given.get(key)
             if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) and old is not None:
-                # SDXL reads the states before the final normalisation: what it does goes into these weights.
-                scaled = old * norm["weight"] / spread
+                scaled = old * norm.weight.data / spread
                 own[key] = torch.cat([scaled - scaled.mean(1, keepdim=True), torch.zeros(len(old), WIDTH_2)], dim=1)
             elif old is not None:
                 own[key] = old.reshape(value.shape)
@@ -98,7 +126,7 @@ class ShapesSDXL(Denoiser):
                 own[key] = torch.zeros_like(value)
         for key in own:
             if key.endswith("attn2.to_out.0.bias") and key in given:
-                values = given[key.replace("to_out.0.bias", "to_v.weight")] @ norm["bias"]
+                values = given[key.replace("to_out.0.bias", "to_v.weight")] @ norm.bias.data
                 own[key] = given[key] + given[key.replace("bias", "weight")] @ values
         self.unet.load_state_dict(own)
 
