@@ -27,7 +27,7 @@ from lotts_search.report import Judged, write_demo_page
 from lotts_search.shapes.oracle import judge_many
 from lotts_search.shapes.scene import Scene, scenes
 
-MODELS = ("shapes-sd", "shapes-sdxl", "shapes-flux")
+MODELS = tuple(registry.models())
 """The embedded models; the first of several gets as much time as all others together."""
 VERIFIER = "shapes-reward"
 PICTURES = 8

@@ -60,7 +60,7 @@ def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], 
             wanted = (wanted - wanted.mean(-1, keepdim=True)) / wanted.std(-1, keepdim=True, correction=0) * size
         loss = functional.mse_loss(_penultimate(encoder, ids), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return size
 
