@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install demo test slow lint format bench clean
+.PHONY: help install demo paper test slow lint format bench clean
 help:
 	@echo "make demo    LoTTS against Best-of-N on the embedded model, through Ray; writes out/demo/index.html"
+	@echo "make paper   which findings of the paper hold on the embedded model, reduced; writes out/paper/index.html"
 	@echo "make test    the tests, without the slow ones"
 	@echo "make slow    the slow tests"
 	@echo "make lint    ruff and mypy --strict"
@@ -23,6 +24,9 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/lotts-search demo $(ARGS)
+
+paper: $(STAMP)
+	$(BIN)/python examples/paper/run.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)

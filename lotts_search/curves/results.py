@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lotts_search.curves.intervals import Interval
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, spent
@@ -96,6 +99,21 @@ class Results:
     def panel(self, arm: Arm, of: str | None = None, over: str = "nfe") -> Panel:
         """Quality by prompt and cost: from the whole pool for Best-of-N, best-so-far for any other strategy."""
         return (best_of_n if self.pooled(arm) else best_so_far)(self.trials, arm, of or self.main, over)
+
+    def budgets(self, arms: Sequence[Arm], of: str | None = None, over: str = "nfe") -> Panel:
+        """Quality by prompt and cost with one point for each budget: what the searches of each arm handed out, at
+        what they cost in the mean. For strategies that size themselves by their budget.
+
+        Raises:
+            BadInput: no prompt in common.
+        """
+        panels = sorted((self.final(arm, of, over) for arm in arms), key=lambda panel: panel.spent.mean())
+        prompts = reduce(np.intersect1d, (panel.prompts for panel in panels))
+        if not prompts.size:
+            raise BadInput("the budgets have no prompt in common")
+        same = [panel.among(prompts) for panel in panels]
+        x, y = np.array([p.spent.mean() for p in same]), np.stack([p.final for p in same], axis=1)
+        return Panel(x, y, prompts, same[-1].spent, over, same[0].of)
 
     def final(self, arm: Arm, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
         """What the searches of an arm handed out; with ``refined``, the best of the refined alone.

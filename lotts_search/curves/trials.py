@@ -249,14 +249,14 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
 
 def _nested(arms: list[Arm], about: Mapping[str, Any]) -> tuple[frozenset[str], tuple[Arm, ...]]:
     """Labels that ran once for all their budgets, and the arms that are beginnings of their searches."""
-    known = {s["label"]: s for s in about.get("strategies", ()) if s.get("nested")}
+    known = [s for s in about.get("strategies", ()) if s.get("nested")]
     smaller = []
     for arm in arms:
-        for budget in known.get(arm.label, {}).get("budgets", ()):
+        for budget in (b for s in known if s["label"] == arm.label for b in s.get("budgets", ())):
             part = Arm(arm.model, arm.label, budget.get("nfe"), budget.get("images"))
             if part not in arms and part not in smaller:
                 smaller.append(part)
-    return frozenset(known), tuple(smaller)
+    return frozenset(s["label"] for s in known), tuple(smaller)
 
 
 def _codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lotts_search.curves import Arm, Curve, Interval, Results, Saturation, SpeedUp, WinRate
 from lotts_search.errors import BadInput
 
@@ -150,7 +148,7 @@ def _traces(
         for of in values:
             try:
                 if len(arms) > 1:
-                    curve = budget_curve(results, arms, of, over)
+                    curve = results.budgets(arms, of, over).curve()
                 elif arms:
                     curve = results.panel(arms[0], of, over).curve()
                 else:
@@ -160,16 +158,6 @@ def _traces(
                 continue
             found.append(Trace(model, label, over, of, curve, len(arms) > 1))
     return found
-
-
-def budget_curve(results: Results, arms: Sequence[Arm], of: str, over: str) -> Curve:
-    """One point for each budget: mean cost, mean of what was handed out and its interval."""
-    pairs = sorted(((results.spent(arm, over), results.value(arm, of)) for arm in arms), key=lambda pair: pair[0])
-    x, found = zip(*pairs, strict=True)
-    return Curve(
-        np.array(x), np.array([i.mean for i in found]), np.array([i.low for i in found]),
-        np.array([i.high for i in found]),
-    )  # fmt: skip
 
 
 def _largest(results: Results, model: str, label: str, usable: set[Arm]) -> Arm | None:

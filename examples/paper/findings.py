@@ -1,0 +1,229 @@
+"""Which of the paper's findings hold, from the run folders that run.py leaves.
+
+    python examples/paper/findings.py out/paper
+
+Reads OUT/MODEL/table-*/ and writes OUT/index.html and OUT/findings.json. A finding holds where the whole 95 % interval says so, it does
+not hold where the whole interval says the contrary, and else it is open: more prompts would tell.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from lotts_search.curves import Arm, Interval, Panel, Results, SpeedUp, load, speed_up
+from lotts_search.errors import BadInput
+from lotts_search.report.page import write_page
+
+PAPER = {"xl": (3.33, 4.9, 3.26, 2.20), "flux": (4.0, 3.9, 3.76, 2.64), "sd": (2.78, 4.1, 2.75, 1.66)}
+"""Best-of-N's cost over that of LoTTS with nine pictures, at equal quality: pictures (table 13: 25, 30 and 36 for 9), strict
+NFE (derived from these), seconds (table 2); and Particle's in seconds (table 2). By what is in a model's name."""
+ALIKE = 0.01
+"""Difference in held-out quality up to which two settings are interchangeable: about 1 % of the scale."""
+HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "open", "not run"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One comparison of a finding: what is compared, the number with its interval, and what it says."""
+
+    what: str
+    value: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper and what these runs say of it."""
+
+    claim: str
+    where: str
+    lines: list[Line]
+
+    @property
+    def verdict(self) -> str:
+        """That of all lines: it holds if all of them hold, and does not if one does not."""
+        told = [line.verdict for line in self.lines if line.verdict != MISSING]
+        if not told:
+            return MISSING
+        if FAILS in told:
+            return FAILS if HOLDS not in told and OPEN not in told else "in part"
+        return HOLDS if set(told) == {HOLDS} else OPEN
+
+
+class Paper:
+    """The tables of one model as one study."""
+
+    def __init__(self, model: str, folders: Iterable[Path]) -> None:
+        self.model = model
+        self.results: Results = load(*folders)
+        self.main = self.results.main
+
+    def arm(self, label: str, images: int | None = 9) -> Arm:
+        """The arm of a label with nine pictures, or with its only budget."""
+        arms = [a for a in self.results.find_label(label) if images is None or a.images == images]
+        arms = arms or self.results.find_label(label)
+        return max(arms, key=lambda a: (a.images or 0, a.nfe or 0.0))
+
+    def more(self, ours: str, theirs: str, *, refined: bool = False, what: str = "") -> Line:
+        """Whether ``ours`` is better than ``theirs``."""
+        name = what or f"{ours} − {theirs}"
+
+        def compare() -> Line:
+            gap = self.results.difference(self.arm(ours), self.arm(theirs), refined=refined)
+            verdict = HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
+            return Line(name, gap.signed, verdict)
+
+        return _told(name, compare)
+
+    def alike(self, ours: str, theirs: str) -> Line:
+        """Whether the two differ by no more than :data:`ALIKE`."""
+        name = f"{ours} − {theirs}, within ±{ALIKE:g}"
+
+        def compare() -> Line:
+            gap = self.results.difference(self.arm(ours), self.arm(theirs))
+            inside, outside = gap.low >= -ALIKE and gap.high <= ALIKE, gap.low > ALIKE or gap.high < -ALIKE
+            return Line(name, gap.signed, HOLDS if inside else FAILS if outside else OPEN)
+
+        return _told(name, compare)
+
+    def faster(self, over: str, least: float, slow: str = "Best-of-N", fast: str = "LoTTS") -> Line:
+        """Whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
+        name = f"cost of {slow} / cost of {fast} in {over}, paper {least:g}"
+
+        def compare() -> Line:
+            found: SpeedUp = speed_up(self._curve(slow, over), self.results.panel(self.arm(fast), over=over))
+            low = min(found.low, found.limit) if math.isinf(found.ratio) else found.low
+            verdict = HOLDS if low >= least else FAILS if found.high < least else OPEN
+            return Line(name, str(found), verdict)
+
+        return _told(name, compare)
+
+    def _curve(self, label: str, over: str) -> Panel:
+        """A label's curve: of its largest search, or one point a budget."""
+        arms = [a for a in self.results.trials.arms if a.label == label]
+        if len(arms) > 1 and not self.results.pooled(arms[0]):
+            return self.results.budgets(arms, over=over)
+        return self.results.panel(self.arm(label, images=None), over=over)
+
+    def findings(self) -> list[Finding]:
+        """All of them."""
+        images, nfe, seconds, particle = next((v for k, v in PAPER.items() if k in self.model.lower()), PAPER["sd"])
+        parts = [f"attention {p}" for p in ("w/o A_ori", "w/o A_con", "w/o propagation")]
+        consistencies = [f"LoTTS w/o {c}" for c in ("temporal", "spatial", "holistic")]
+        best, alone = "best of the tree", "best of the refined alone"
+        return [
+            Finding("Best-of-N needs several times the pictures of LoTTS for its quality", "Tables 12 and 13, Fig. 9",
+                    [self.faster("images", images)]),
+            Finding("and several times the denoising steps", "Tables 12 and 13, strict NFE", [self.faster("nfe", nfe)]),
+            Finding("and several times the time", "Table 2",
+                    [self.faster("device_s", seconds), self.faster("device_s", particle, slow="Particle")]),
+            Finding("LoTTS is better than all others at nine pictures", "Table 1",
+                    [self.more("LoTTS", other) for other in
+                     ("Resampling", "More steps", "Best-of-N", "Best-of-N with p+", "Particle")]),
+            Finding("Every component of the attention mask helps", "Table 5",
+                    [self.more("attention", part) for part in (*parts, "random mask", "w/o mask")]),
+            Finding("The same for the mask that is this model's default", "Table 5",
+                    [self.more("LoTTS", part) for part in ("random mask", "w/o mask", "attention")]),
+            Finding("Templates of quality prompts are interchangeable", "Table 6",
+                    [self.alike("attention", "attention, good and bad")]),
+            Finding("α = 0.5 is better than 0 and 1", "Table 7",
+                    [self.more("attention", f"attention, α = {a}") for a in ("0.0", "1.0")]),
+            Finding("Each consistency helps", f"Table 8, {best}", [self.more("LoTTS", c) for c in consistencies]),
+            Finding("Each consistency helps", f"Table 8, {alone}",
+                    [self.more("LoTTS", c, refined=True) for c in consistencies]),
+            Finding("k = 2 refinements are better than 1 and 8 at equal NFE", "Table 9",
+                    [self.more("LoTTS", f"LoTTS, k = {k}") for k in (1, 8)]),
+            Finding("A middle mask ratio, r = 0.5, is best", "Table 10",
+                    [self.more("LoTTS", f"LoTTS, r = {r}") for r in (0.2, 0.8)]),
+            Finding("A middle t0 is best", "Table 11", [self.more("LoTTS", label) for label in self._starts()]),
+            Finding("LoTTS scales with the number of pictures", "Table 12", self._scaling()),
+        ]  # fmt: skip
+
+    def _starts(self) -> list[str]:
+        found = {a.label for a in self.results.arms if a.label.startswith("LoTTS, t0 = ")}
+        return ["LoTTS w/o temporal", *sorted(found, key=lambda label: int(label.rsplit(" ", 1)[1]))]
+
+    def _scaling(self) -> list[Line]:
+        def step(few: int, many: int) -> Line:
+            def compare() -> Line:
+                gap = self.results.difference(self.arm("LoTTS", many), self.arm("LoTTS", few))
+                return Line(
+                    f"{many} − {few} pictures", gap.signed, HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
+                )
+
+            return _told(f"{many} − {few} pictures", compare)
+
+        return [step(3, 6), step(6, 9)]
+
+    def table(self) -> list[tuple[str, str, Interval, float, float]]:
+        """Label, budget, quality, pictures and NFE of every arm."""
+        rows = []
+        for arm in self.results.arms:
+            try:
+                quality = self.results.value(arm)
+            except BadInput:
+                continue
+            costs = (self.results.spent(arm, over) for over in ("images", "nfe"))
+            rows.append((arm.label, str(arm.budget), quality, *costs))
+        return rows  # type: ignore[return-value]
+
+
+def _told(name: str, compare: Callable[[], Line]) -> Line:
+    """The comparison, or why there is none."""
+    try:
+        return compare()
+    except BadInput as error:
+        return Line(name, str(error).split("\n")[0], MISSING)
+
+
+def write(out: Path, command: str = "") -> Path:
+    """Write the page of all models below ``out``.
+
+    Raises:
+        BadInput: there are no tables.
+    """
+    folders: dict[str, list[Path]] = {}
+    for trials in sorted(out.glob("*/table-*/trials.parquet")):
+        folders.setdefault(trials.parent.parent.name, []).append(trials.parent)
+    if not folders:
+        raise BadInput(f"no tables in {out}: run examples/paper/run.py first")
+    papers = [Paper(model, found) for model, found in folders.items()]
+    parts = [
+        SimpleNamespace(
+            model=p.model,
+            main=p.main,
+            prompts=len(p.results.trials.prompts),
+            nfe=float(np.sum(p.results.trials.columns["nfe"])),
+            findings=p.findings(),
+            table=p.table(),
+            runs=[f.name for f in folders[p.model]],
+        )
+        for p in papers
+    ]
+    page = write_page("paper.html.j2", out / "index.html", {"view": SimpleNamespace(parts=parts, command=command)})
+    told = [
+        {"model": p.model, "prompts": p.prompts, "nfe": p.nfe,
+         "findings": [{**asdict(f), "verdict": f.verdict} for f in p.findings]}
+        for p in parts
+    ]  # fmt: skip
+    temporary = out / "findings.json.part"
+    temporary.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, out / "findings.json")
+    for p in parts:
+        print(f"{p.model}, {p.prompts} prompts, {p.nfe:,.0f} NFE")
+        for f in p.findings:
+            print(f"  {f.verdict:13}  {f.claim} ({f.where})")
+    return page
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1] if len(sys.argv) > 1 else "out/paper")))
