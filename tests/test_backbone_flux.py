@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FluxPipeline
@@ -15,6 +14,7 @@ from torch import Tensor
 from lotts_search.api import search
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.flux import Flux, image_ids, pack, unpack
+from lotts_search.bench.families import Brightness
 from lotts_search.engine import Engine
 from lotts_search.errors import BadInput, Failure
 from lotts_search.local import LocalPool
@@ -317,14 +317,6 @@ def test_prompts_are_encoded_as_by_the_pipeline() -> None:
         assert torch.allclose(text.states, states[row], atol=1e-6)
         assert torch.allclose(text.pooled, pooled[row], atol=1e-6)
     assert flux_of(pipeline, words=9).encode_prompts([PROMPT])[0].states.shape == (9, 24)
-
-
-class Brightness:
-    """Scores pictures by their mean."""
-
-    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        means: npt.NDArray[np.float32] = images.mean((1, 2, 3)).astype(np.float32)
-        return means
 
 
 @pytest.mark.parametrize("strategy", ["lotts", "best-of-n", "resampling"])

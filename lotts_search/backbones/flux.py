@@ -227,6 +227,9 @@ class Flux:
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         return self.codec.decode(latents)
 
+    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        return self.codec.preview(latents)
+
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
         return self.codec.encode(images)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lotts_search.cli.bench import bench
 from lotts_search.cli.demo import demo
 from lotts_search.cli.generate import generate
 from lotts_search.cli.masks import masks
@@ -35,6 +36,7 @@ for command in (
     generate, refine, study, report, theory, demo, train, models, strategies, verifiers, rewriters, masks,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 @app.callback()

@@ -1,0 +1,106 @@
+"""``lotts-search bench``: measurements of the framework itself."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lotts_search.cli.options import Json, picture_size
+from lotts_search.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from lotts_search.bench.families import Report
+
+bench = typer.Typer(no_args_is_help=True, help="Measure the framework on this machine.")
+
+
+@bench.callback()
+def explain() -> None:
+    """Measure the framework on this machine."""
+
+
+@bench.command()
+def families(
+    family: Annotated[
+        list[str] | None, typer.Option("--family", "-f", help="sd, sdxl or flux; may be repeated [all three].")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Torch device [CUDA where there is one].")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16",
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Pixels [the published size].")
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", min=1, help="FLUX: double-stream blocks, and twice as many single-stream [19]."),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="With the text encoders (FLUX: 5 B more weights), or without.")
+    ] = True,
+    timed: Annotated[int, typer.Option("--timed", min=1, help="How many steps are timed.")] = 3,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="T of the search [the family's].")] = None,
+    images: Annotated[int, typer.Option("--images", min=3, help="Pictures of the search.")] = 9,
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Network rows at once in the search.")] = 8,
+    json: Json = False,
+) -> None:
+    """A dry run of SD2.1, SDXL and FLUX.1-schnell: the published configurations with random weights.
+
+    Times a step, a localization and a decoding, then runs a whole LoTTS search with masks. Nothing is downloaded.
+
+        lotts-search bench families                                         (a GPU of 48 GB or more)
+
+        lotts-search bench families --family sd --device cpu --no-text --timed 1 --steps 1 --images 3
+
+        lotts-search bench families --family flux --device cpu --depth 2 --no-text --timed 1 --steps 1 --images 3
+    """
+    import torch
+
+    from lotts_search.backbones.options import DTYPES
+    from lotts_search.bench.families import measure
+    from lotts_search.bench.published import FAMILIES, Making
+
+    for name in family or []:
+        if name not in FAMILIES:
+            raise unknown("family", name, FAMILIES)
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype must be {', '.join(DTYPES)}, not {dtype!r}")
+    pixels = None if size is None else picture_size(size)
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise BadInput(f"device must be cpu, cuda or cuda:N, not {device!r}") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput("there is no CUDA device here")
+    making = Making(place, getattr(torch, dtype), pixels, depth, text)
+    reports = []
+    for name in family or list(FAMILIES):
+        reports.append(measure(name, making, timed=timed, steps=steps, images=images, max_batch=batch))
+        if not json:
+            _show(reports[-1])
+    if json:
+        print(json_module.dumps([asdict(report) for report in reports]))
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    height, width = report.image
+    table = Table(box=None, pad_edge=False, show_header=False, title=f"{report.model}, {report.dtype}, {report.device}")
+    rows = {
+        "pictures": f"{width}x{height}, latent {'x'.join(map(str, report.latent))}, grid {report.grid[0]}x{report.grid[1]}",
+        "network": f"{report.parameters / 1e9:.2f} B parameters, {report.flops_per_row / 1e12:.2f} TFLOP a row",
+        "a step": f"{report.step_s:.3f} s ({report.rows} {'rows' if report.rows > 1 else 'row'})",
+        "a sample": f"{report.sample_s:.2f} s for {report.steps} steps, and {report.decode_s:.3f} s of decoding",
+        "a localization": f"{report.localize_s:.3f} s, {report.localize_ratio:.1%} of a sample (at most {report.limit:.0%})",
+        "memory": f"{report.peak_bytes / 2**30:.1f} GiB at most, {report.weights_bytes / 2**30:.1f} GiB of weights",
+        "a search": (
+            f"{report.search_images} pictures of {report.search_steps} steps, {report.search_nfe:g} NFE,"
+            f" {report.search_rows} rows, {report.search_s:.1f} s, {report.mask_cells} cells in a mask"
+        ),
+    }
+    for row in rows.items():
+        table.add_row(*row)
+    Console().print(table)
