@@ -18,7 +18,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from lotts_search import registry
 from lotts_search.api import SearchResult, asearch
-from lotts_search.errors import BadInput, LottsError
+from lotts_search.errors import BadInput
 from lotts_search.masks import HIGH_QUALITY
 from lotts_search.pool import Pool
 from lotts_search.shapes.measure.comparison import winner
@@ -140,7 +140,7 @@ async def searches(pool: Pool, job: Job, judge: Judge = oracle, verifier: str = 
                     scene.caption, pool=pool, strategy=name, settings=settings, nfe=max(r.budget for r in blank),
                     seed=job.seed + number, steps=job.steps, guidance=job.guidance, verifier=verifier,
                 )  # fmt: skip
-            except LottsError as error:
+            except Exception as error:  # a fault of one strategy must not cost the others their figures
                 for record in blank:
                     file(line(dataclasses.replace(record, error=f"{type(error).__name__}: {error}")))
                 return
@@ -204,7 +204,7 @@ def run_all(job: Job, processes: int, expected: int, title: str) -> Outcome:
     """Do a job on several processes. One that dies is reported and does not end the others; records are kept."""
     outcome, parts = Outcome(), shards(job, processes)
     spawn = multiprocessing.get_context("spawn")
-    running = {part.file: spawn.Process(target=run, args=(part,), name=part.file) for part in parts}
+    running = {part.file: spawn.Process(target=run, args=(part,), name=part.file, daemon=True) for part in parts}
     for process in running.values():
         process.start()
     try:
