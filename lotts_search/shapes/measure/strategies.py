@@ -181,7 +181,8 @@ def run(job: Job) -> None:
     verifier.net.to(job.device)
     backbone = registry.load_backbone(job.model, device=job.device, dtype=job.dtype)
     # Figures need speed, not bitwise equality.
-    with LocalPool(backbone, {"shapes-reward": verifier}, job.max_batch, threads=1, pad=False) as pool:
+    rewriters = {"shapes-rewriter": registry.load_rewriter("shapes-rewriter")}
+    with LocalPool(backbone, {"shapes-reward": verifier}, job.max_batch, 1, pad=False, rewriters=rewriters) as pool:
         asyncio.run(searches(pool, job))
 
 
