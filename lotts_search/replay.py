@@ -50,9 +50,8 @@ class Replay:
             return None
         try:
             return _Recording(self._backbone, latents, timesteps, conditioning)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
+            torch.cuda.synchronize(latents.device)  # raises when the device itself is lost
             log.warning("calls of %s are not recorded: %s", self._backbone.info.name, error)
             return None
 
@@ -64,17 +63,20 @@ class _Recording:
         self._latents, self._timesteps = latents.clone(), timesteps.clone()
         self._conditioning, self._copied = _clone(conditioning), conditioning
         arguments = self._latents, self._timesteps, self._conditioning
-        main: Any = torch.cuda.current_stream()
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        main: Any = torch.cuda.current_stream(latents.device)
+        side: Any = torch.cuda.Stream(latents.device)  # type: ignore[no-untyped-call]
         side.wait_stream(main)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 backbone.predict(*arguments)
         main.wait_stream(side)
         self._graph: Any = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = backbone.predict(*arguments)
+        try:
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._output = backbone.predict(*arguments)
+        finally:
+            torch.cuda.set_stream(main)  # a recording that fails may leave its own behind
 
     def play(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
         self._latents.copy_(latents)

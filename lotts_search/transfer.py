@@ -57,16 +57,12 @@ class Watch:
     """Seconds that the device took between :meth:`__init__` and :meth:`stop`."""
 
     def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._began: Any = self._mark()
         self._ended: Any = None
 
     def _mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return _event(self._device, timed=True) if self._device.type == "cuda" else time.perf_counter()
 
     def stop(self) -> None:
         self._ended = self._mark()
@@ -74,9 +70,16 @@ class Watch:
     @property
     def seconds(self) -> float:
         """Known once the device has done the work in between."""
-        if self._cuda:
+        if self._device.type == "cuda":
             return float(self._began.elapsed_time(self._ended)) / 1000
         return float(self._ended - self._began)
+
+
+def _event(device: torch.device, timed: bool = False) -> Any:
+    """Passes when the device has done everything it was given so far."""
+    event: Any = torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class Landings:
@@ -88,7 +91,7 @@ class Landings:
     """
 
     def __init__(self, device: torch.device, ahead: int):
-        self._ahead = ahead
+        self._device, self._ahead = device, ahead
         self._waiting: deque[tuple[Any, Callable[[], None]]] = deque()
         self._side: Any = None
         if device.type == "cuda":
@@ -96,11 +99,7 @@ class Landings:
 
     def then(self, action: Callable[[], None]) -> None:
         """Do ``action`` when the device has done everything it was given so far."""
-        event: Any = None
-        if self._side is not None:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-        self._waiting.append((event, action))
+        self._waiting.append((None if self._side is None else _event(self._device), action))
         self.settle(self._ahead)
 
     def settle(self, allowed: int | None = None) -> bool:
