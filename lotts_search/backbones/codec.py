@@ -53,10 +53,10 @@ class LatentCodec:
         if preview and self.tiny is not None:
             # A tiny autoencoder is trained on latents of the diffusion model's scale.
             own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
-            return _pictures(self.tiny.decode(own.to(self.tiny.dtype), return_dict=False)[0])
+            return _pictures(self.tiny.decode(own.to(_dtype(self.tiny)), return_dict=False)[0])
         shift, scale = self._statistics(latents)
         own = latents / scale + shift
-        return _pictures(self.vae.decode(own.to(self.vae.dtype), return_dict=False)[0])
+        return _pictures(self.vae.decode(own.to(_dtype(self.vae)), return_dict=False)[0])
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
@@ -74,6 +74,12 @@ class LatentCodec:
         mean: Tensor = posterior.mean.float()
         shift, scale = self._statistics(mean)
         return (mean - shift) * scale
+
+
+def _dtype(module: Any) -> torch.dtype:
+    """Of the first weight: the module's own ``dtype`` searches all of them."""
+    dtype: torch.dtype = next(module.parameters()).dtype
+    return dtype
 
 
 def _pictures(values: Tensor) -> Tensor:

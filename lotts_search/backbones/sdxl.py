@@ -134,7 +134,7 @@ class StableDiffusionXL(UNetBackbone):
             output = encoder(ids, output_hidden_states=True)
             states.append(output.hidden_states[-2])
             pooled = output[0]  # the second encoder's counts
-        text, pooled = torch.cat(states, dim=-1).to(self.unet.dtype), pooled.to(self.unet.dtype)
+        text, pooled = torch.cat(states, dim=-1).to(self._dtype), pooled.to(self._dtype)
         if self.zero_empty:
             empty = torch.tensor([prompt == "" for prompt in prompts], device=text.device)
             text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)

@@ -84,7 +84,7 @@ class StableDiffusion(UNetBackbone):
         attended = getattr(self.text_encoder.config, "use_attention_mask", None)
         mask = tokens.attention_mask.to(self.device) if attended else None
         states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return list(states.to(self.unet.dtype).unbind())
+        return list(states.to(self._dtype).unbind())
 
     def stack(self, conditionings: list[Tensor]) -> Tensor:
         return torch.stack(conditionings)
