@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.backbones.base import Defaults, ModelInfo
+from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.errors import BadInput, Failure
 from lotts_search.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
 from lotts_search.noise import draw, start_noise
@@ -28,6 +28,7 @@ from lotts_search.work import (
     Locate,
     Located,
     Predict,
+    Region,
     Result,
     Rewrite,
     Sampling,
@@ -222,11 +223,11 @@ def _segment(work: Segment, model: Model) -> Result:
         assert work.state is not None
         state = work.state
     if work.renoise is not None:
-        assert work.region is not None
-        mask, t0 = work.region.mask, work.renoise
-        inside, outside = draw(seed, lineage, "inside", 0, shape), draw(seed, lineage, "outside", 0, shape)
-        latent = times.alpha[t0] * state.latent + times.sigma[t0] * np.where(mask, inside, outside)
-        state = State(latent.astype(np.float32), t0, steps, region=work.region)
+        t0, region = work.renoise, work.region
+        latent = times.alpha[t0] * state.latent + times.sigma[t0] * draw(seed, lineage, "inside", t0, shape)
+        if region is not None:
+            latent = np.where(region.mask, latent, _background(seed, region, t0, times))
+        state = State(latent.astype(np.float32), t0, steps, region=region)
     while state.step < work.stop:
         i, region = state.step, state.region
         x0 = _predict(state, model) if state.predicted is None else state.predicted
@@ -235,13 +236,19 @@ def _segment(work: Segment, model: Model) -> Result:
         noise = draw(seed, lineage, "step", i, shape)
         latent = c[LATENT] * state.latent + c[X0] * x0 + c[PREVIOUS] * previous + c[NOISE] * noise
         if region is not None and i < steps - region.integrate:
-            outside = draw(seed, region.lineage, "outside", 0, shape)
-            kept = times.alpha[i + 1] * region.origin + times.sigma[i + 1] * outside
-            latent = np.where(region.mask, latent, kept)
+            latent = np.where(region.mask, latent, _background(seed, region, i + 1, times))
         state = State(latent.astype(np.float32), i + 1, steps, previous=x0, region=region)
     image = model.picture(state.latent) if state.complete else None
     made = int(state.complete)
     return Result(_used(work.nfe, work.sampling, images=made, decodes=made), state, image=image)
+
+
+def _background(seed: int, region: Region, at: int, times: Schedule) -> npt.NDArray[np.float64]:
+    """What is outside the mask at step ``at``: the origin, noised to that step unless it is kept clean."""
+    if not region.spatial:
+        return region.origin.astype(np.float64)
+    noise = draw(seed, region.lineage, "outside", at if region.background == "fresh" else 0, region.origin.shape)
+    return np.asarray(times.alpha[at] * region.origin + times.sigma[at] * noise)
 
 
 def _locate(work: Locate, model: Model) -> Result:

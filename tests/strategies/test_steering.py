@@ -32,12 +32,19 @@ MODEL = Gaussian()
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5.
 
 
+class FewBudgets(StrategyConformance):
+    """For the variants of a strategy: 12 of the 50 budgets."""
+
+    def budgets(self, count: int = 50) -> list[dict[str, Any]]:
+        return super().budgets(min(count, 12))
+
+
 class TestParticle(StrategyConformance):
     def strategy(self) -> Strategy:
         return Particle()
 
 
-class TestParticleOften(StrategyConformance):
+class TestParticleOften(FewBudgets):
     def strategy(self) -> Strategy:
         return Particle(interval=1, adaptive=False, potential="diff", resampling="residual", first=0, last=1)
 
@@ -55,12 +62,12 @@ class TestBeamInMask(TestParticleInMask):
         return BeamInMask()
 
 
-class TestBeamsOfOneRoot(TestParticleInMask):
+class TestBeamsOfOneRoot(FewBudgets, TestParticleInMask):
     def strategy(self) -> Strategy:
         return BeamInMask(initial=1, beams=3, interval=1)
 
 
-class TestBeamsOnTheWholeImage(StrategyConformance):
+class TestBeamsOnTheWholeImage(FewBudgets):
     def strategy(self) -> Strategy:
         return BeamInMask(mask=WholeMask(), temporal=False)
 
@@ -72,7 +79,7 @@ class TestSVDD(StrategyConformance):
         return SVDD(children=5)
 
 
-class TestSoftSVDD(TestSVDD):
+class TestSoftSVDD(FewBudgets, TestSVDD):
     def strategy(self) -> Strategy:
         return SVDD(alpha=0.1)
 
@@ -85,7 +92,7 @@ class TestDiffusionTreeSearch(StrategyConformance):
         return costs.segment(5, 8)
 
 
-class TestTreeOfAllSteps(TestDiffusionTreeSearch):
+class TestTreeOfAllSteps(FewBudgets, TestDiffusionTreeSearch):
     def strategy(self) -> Strategy:
         return DiffusionTreeSearch(interval=1, greedy=False, walkers=3)
 
@@ -100,7 +107,7 @@ class TestRolloverBudget(StrategyConformance):
         return RolloverBudget()
 
 
-class TestSmallQuotas(TestRolloverBudget):
+class TestSmallQuotas(FewBudgets, TestRolloverBudget):
     def strategy(self) -> Strategy:
         return RolloverBudget(initial=4, quota=2)
 
