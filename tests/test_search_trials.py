@@ -312,7 +312,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     file = write_parquet(to_table([]), tmp_path / "t.parquet")
     before = file.read_bytes()
 
-    def broken(table, path):
+    def broken(table, path, **options):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
