@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
@@ -140,7 +140,7 @@ class Flux:
             BadInput: no such model, not a FLUX folder, or an option that does not fit it.
             Failure: a file of the folder is missing or broken; the message names the component.
         """
-        load = Loader(model, FluxPipeline, options)
+        load = Loader(model, "FluxPipeline", options)
         transformer = load.weights("transformer", FluxTransformer2DModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)

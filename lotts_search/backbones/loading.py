@@ -24,7 +24,8 @@ class Loader:
 
     Args:
         model: folder or hub id.
-        pipeline: the diffusers pipeline class that the folder must be of.
+        pipeline: name of the diffusers pipeline that the folder must be of. It is imported only where adapters are
+            loaded: the pipelines bring along far more than their models.
         options: keyword arguments of ``from_pretrained``: the fields of :class:`LoadOptions`.
 
     Attributes:
@@ -35,12 +36,12 @@ class Loader:
         BadInput: no such model, a folder of another family, or a bad option.
     """
 
-    def __init__(self, model: str, pipeline: Any, options: dict[str, Any]):
+    def __init__(self, model: str, pipeline: str, options: dict[str, Any]):
         self.options = LoadOptions.of(options)
         self.model, self.name = model, self.options.name or model
         self.index = read_json(model, "model_index.json", revision=self.options.revision)
-        if self.index.get("_class_name") != pipeline.__name__:
-            raise BadInput(f"model {model} is a {self.index.get('_class_name')}, not a {pipeline.__name__}")
+        if self.index.get("_class_name") != pipeline:
+            raise BadInput(f"model {model} is a {self.index.get('_class_name')}, not a {pipeline}")
         self._pipeline = pipeline
         self.dtype: torch.dtype = getattr(torch, self.options.dtype)
         try:
@@ -131,7 +132,7 @@ class Loader:
             rest: what the pipeline's constructor takes beside the parts that were loaded.
         """
         if self.options.lora:
-            merge_adapters(self.model, self._pipeline(**self._loaded, **rest), self.options.lora)
+            merge_adapters(self.model, self._pipeline, {**self._loaded, **rest}, self.options.lora)
         parts = [*self._loaded.values(), *self._helpers]
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         if self.options.offload is not None:

@@ -9,17 +9,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
+
 from lotts_search.backbones.folder import load_component
 from lotts_search.backbones.options import Adapter
 from lotts_search.errors import BadInput, Failure
 
 
-def merge_adapters(model: str, pipeline: Any, adapters: Sequence[Adapter]) -> None:
+def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Sequence[Adapter]) -> None:
     """Merge adapters one after another into the weights of a pipeline's modules. Safetensors only.
 
     Args:
         model: its name, for messages.
-        pipeline: a diffusers pipeline around the modules, of a class that loads LoRA adapters.
+        kind: name of a diffusers pipeline that loads LoRA adapters.
+        parts: what its constructor takes, the modules among it.
         adapters: in the order in which they are merged.
 
     Raises:
@@ -30,6 +33,8 @@ def merge_adapters(model: str, pipeline: Any, adapters: Sequence[Adapter]) -> No
         return
     if importlib.util.find_spec("peft") is None:
         raise Failure("LoRA adapters need peft: pip install 'lotts-search[lora]'")
+    with _without_remarks():
+        pipeline = getattr(diffusers, kind)(**parts)
     for adapter in adapters:
         source, options = _located(adapter.source)
 
@@ -47,14 +52,17 @@ def merge_adapters(model: str, pipeline: Any, adapters: Sequence[Adapter]) -> No
 
 @contextlib.contextmanager
 def _without_remarks() -> Iterator[None]:
-    """diffusers warns of every text encoder for which an adapter has nothing, as most have."""
-    log = logging.getLogger("diffusers.loaders.lora_base")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """diffusers warns of every text encoder for which an adapter has nothing, as most have; transformers warns of
+    missing torchvision as soon as a pipeline's class is imported."""
+    logs = [logging.getLogger(name) for name in ("diffusers.loaders.lora_base", "transformers")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _located(source: str) -> tuple[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -127,7 +127,7 @@ class StableDiffusion3:
             BadInput: no such model, not a Stable Diffusion 3 folder, or an option that does not fit it.
             Failure: a file of the folder is missing or broken; the message names the component.
         """
-        load = Loader(model, StableDiffusion3Pipeline, options)
+        load = Loader(model, "StableDiffusion3Pipeline", options)
         transformer = load.weights("transformer", SD3Transformer2DModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModelWithProjection)

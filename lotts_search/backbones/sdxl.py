@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -95,7 +95,7 @@ class StableDiffusionXL(UNetBackbone):
             BadInput: no such model, not an SDXL folder, or an option that does not fit it.
             Failure: a file of the folder is missing or broken; the message names the component.
         """
-        load = Loader(model, StableDiffusionXLPipeline, options)
+        load = Loader(model, "StableDiffusionXLPipeline", options)
         unet = load.weights("unet", UNet2DConditionModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -66,7 +66,7 @@ class StableDiffusion(UNetBackbone):
             BadInput: no such model, not a Stable Diffusion folder, or an option that does not fit it.
             Failure: a file of the folder is missing or broken; the message names the component.
         """
-        load = Loader(model, StableDiffusionPipeline, options)
+        load = Loader(model, "StableDiffusionPipeline", options)
         unet = load.weights("unet", UNet2DConditionModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)
