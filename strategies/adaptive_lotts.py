@@ -21,7 +21,7 @@ class AdaptiveLoTTS(Localized):
     number of survivors is halved as the budget is spent.
 
     Attributes:
-        initial: pictures from pure noise to begin with; None = one for every six that the budget pays, 1 to 4.
+        initial: pictures from pure noise to begin with; None = the square root of the number that the budget pays.
         width: trials under way at a time; more of them know less of each other.
         worth: stop when no expected improvement reaches this share of the spread of new pictures' scores; 0 = never.
         unsure: do not refine where the mask's confidence is below this, 0..1.
@@ -66,7 +66,8 @@ class AdaptiveLoTTS(Localized):
         return self.localization(costs) + self.refinement(costs) if image else costs.sample
 
     def _initial(self, budget: Budget, costs: Costs) -> int:
-        return self.initial or max(1, min(4, round((budget.count(costs.sample) or 12) / 6)))
+        # One may have a defect of the whole picture, that no refinement mends.
+        return self.initial or max(1, round((budget.count(costs.sample) or 9) ** 0.5))
 
 
 @dataclass
