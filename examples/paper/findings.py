@@ -68,9 +68,16 @@ class Paper:
         self.main = self.results.main
 
     def arm(self, label: str, images: int | None = 9) -> Arm:
-        """The arm of a label with nine pictures, or with its only budget."""
-        arms = [a for a in self.results.find_label(label) if images is None or a.images == images]
-        arms = arms or self.results.find_label(label)
+        """The arm of a label with so many pictures, or with a budget in NFE; with None that of the largest budget.
+
+        Raises:
+            BadInput: there is none.
+        """
+        arms = self.results.find_label(label)
+        if images is not None:
+            arms = [a for a in arms if a.images in (images, None)]
+        if not arms:
+            raise BadInput(f"no searches by {label} with {images} pictures")
         return max(arms, key=lambda a: (a.images or 0, a.nfe or 0.0))
 
     def more(self, ours: str, theirs: str, *, refined: bool = False, what: str = "") -> Line:

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lotts_search.budget import Budget
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
 from lotts_search.errors import Failure, LottsError
@@ -241,10 +242,7 @@ def _print(conducted: Conducted, path: Path, console: Console) -> None:
     done = [s for s in conducted.searches if s["status"] == "done"]
     groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for s in done:
-        budget = " and ".join(
-            [f"{s['budget_nfe']:g} NFE"] * (s["budget_nfe"] is not None)
-            + [f"{s['budget_images']} pictures"] * (s["budget_images"] is not None)
-        )
+        budget = str(Budget(nfe=s["budget_nfe"], images=s["budget_images"]))
         groups.setdefault((s["model"], s["label"], budget), []).append(s)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", "NFE", "pictures")):

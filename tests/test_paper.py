@@ -1,0 +1,117 @@
+"""The paper's tables as studies, and the page that says which findings hold, on runs whose truth is known."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from lotts_search.records import write_parquet
+from lotts_search.study.plan import tasks_of
+from lotts_search.study.read import read_study
+from lotts_search.testing.studies import Simulated, simulate
+from tests.test_report import Page
+
+PAPER = Path(__file__).resolve().parent.parent / "examples" / "paper"
+TABLES = sorted(PAPER.glob("table-*.yaml"))
+
+
+def _module(name: str) -> ModuleType:
+    if str(PAPER) not in sys.path:
+        sys.path.append(str(PAPER))  # run.py imports findings.py beside it
+    spec = importlib.util.spec_from_file_location(f"paper_{name}", PAPER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+findings, run = _module("findings"), _module("run")
+
+
+def test_every_table_is_a_study_that_can_run() -> None:
+    assert [t.stem[-2:] for t in TABLES] == ["01", "02", "05", "06", "07", "08", "09", "10", "11", "12", "13"]
+    assert sorted(run.ORDER) == [t.stem[-2:] for t in TABLES]
+    total = 0.0
+    for table in TABLES:
+        study = read_study(table)
+        assert study.name == table.stem and len(study.prompts) >= 100 and "shapes-oracle" in study.metrics
+        # The mask that is found is one line of the file.
+        assert sum("mask:" in line for line in table.read_text().splitlines() if "*" not in line) <= 3
+        total += sum(task.nfe or 0.0 for task in tasks_of(study))
+    assert 200_000 < total < 400_000
+
+
+def test_a_table_is_changed_by_names_alone() -> None:
+    options = argparse.Namespace(
+        prompts=7, guide="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
+        attention='{"kind": "attention", "level": 50}',
+    )  # fmt: skip
+    study = run.prepared(PAPER / "table-05.yaml", "some/model", options, 99.0)
+    assert study["models"] == ["some/model"] and study["prompts"] == {"from": "drawbench", "count": 7, "seed": 0}
+    assert (study["guide"], study["metrics"]) == ("image-reward", ["hps", "pickscore"])
+    masks = [s["settings"]["mask"] for s in study["strategies"]]
+    assert masks == [{"kind": "attention", "level": 50}] * 4 + ["random", "whole"]
+    assert run.prepared(PAPER / "table-09.yaml", "m", options, 99.0)["budgets"] == {"nfe": 99.0}
+
+
+def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:
+    """No comparison of the page asks for a label that no table makes."""
+    known = {entrant.label for table in TABLES for entrant in read_study(table).entrants}
+    lines = [line for finding in _page(tmp_path, dict.fromkeys(known, 1)) for line in finding["lines"]]
+    assert lines and not [line for line in lines if line["verdict"] == "not run"]
+
+
+def _page(out: Path, speeds: dict[str, int]) -> list[dict]:
+    """The findings of a made-up run in which each label makes the best of so many draws a picture."""
+    rng, parts = np.random.default_rng(0), []
+    sizes = {"Best-of-N": (9, 64), "LoTTS": (3, 6, 9), "Particle": (9, 18)}
+    for label, speed in speeds.items():
+        strategy = "best-of-n" if label == "Best-of-N" else "lotts"
+        for n in sizes.get(label, (9,)):
+            part = simulate({label: Simulated(strategy, n, speed)}, 120, rng=rng, fidelity=0.99, difficulty=0.0)
+            ids = pa.array([f"{n} {name}" for name in part.column("search_id").to_pylist()])
+            kind = "refine" if strategy == "lotts" else "sample"
+            kinds = pa.array([kind if k == "sample" else k for k in part.column("kind").to_pylist()])
+            part = part.set_column(part.column_names.index("search_id"), "search_id", ids)
+            parts.append(part.set_column(part.column_names.index("kind"), "kind", kinds))
+    write_parquet(pa.concat_tables(parts), out / "shapes-sd" / "table-01" / "trials.parquet")
+    page = findings.write(out)
+    assert Page(page.read_text()).references[0].startswith("data:")
+    found: list[dict] = json.loads((out / "findings.json").read_text())[0]["findings"]
+    return found
+
+
+def test_findings_follow_the_truth(tmp_path: Path) -> None:
+    speeds = {"Best-of-N": 1, "LoTTS": 5, "Resampling": 1, "More steps": 1, "Best-of-N with p+": 1, "Particle": 1,
+              "LoTTS, r = 0.2": 1, "LoTTS, r = 0.8": 40, "LoTTS, k = 1": 40, "LoTTS, k = 8": 40}  # fmt: skip
+    found = {(f["claim"], f["where"]): f for f in _page(tmp_path, speeds)}
+    verdicts = {claim: f["verdict"] for (claim, _), f in found.items()}
+    # Five times as good a picture, against the paper's 2.8 times the pictures and 4.1 times the steps.
+    assert verdicts["Best-of-N needs several times the pictures of LoTTS for its quality"] == "holds"
+    assert verdicts["LoTTS is better than all others at nine pictures"] == "holds"
+    assert verdicts["k = 2 refinements are better than 1 and 8 at equal NFE"] == "does not hold"
+    assert verdicts["A middle mask ratio, r = 0.5, is best"] == "in part"
+    assert verdicts["Every component of the attention mask helps"] == "not run"
+    assert verdicts["LoTTS scales with the number of pictures"] == "holds"
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
+    from lotts_search.errors import BadInput
+
+    with pytest.raises(BadInput, match="no tables in"):
+        findings.write(tmp_path)
+
+
+def test_settings_in_the_files_are_plain_yaml() -> None:
+    for table in TABLES:
+        assert yaml.safe_load(table.read_text())["name"] == table.stem
