@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,14 +22,14 @@ def make_rewriter(
     Args:
         environ: variables of the driver's environment that it reads, e.g. the address and key of an endpoint.
     """
-    import torch
-
     from lotts_search.registry import load_rewriter
     from lotts_search.rewriters.runner import RewriteRunner
 
-    torch.set_num_threads(threads)
     os.environ.update(environ)
-    return RewriteRunner(load_rewriter(name, settings)), name
+    loaded = load_rewriter(name, settings)
+    if "torch" in sys.modules:  # one that imports it later finds the number in OMP_NUM_THREADS
+        sys.modules["torch"].set_num_threads(threads)
+    return RewriteRunner(loaded), name
 
 
 class RewriterActor(Shell):

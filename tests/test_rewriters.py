@@ -21,6 +21,8 @@ from lotts_search.errors import PoolClosed
 from lotts_search.rewriters.chat import ChatRewriter
 from lotts_search.rewriters.instructions import read_reply
 from lotts_search.rewriters.runner import RewriteRunner
+from lotts_search.shapes.render import cell_box, render
+from lotts_search.shapes.scene import parse_caption, scenes
 from lotts_search.work import Result, Rewrite
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
@@ -279,3 +281,42 @@ def test_a_closed_runner_answers_no_more() -> None:
         runner.submit(work())
     with pytest.raises(BadInput, match="timeout of a rewriter must be above 0"):
         RewriteRunner(Batching(lambda request: [], timeout=0))
+
+
+def damaged(cell: int) -> tuple[str, np.ndarray[Any, Any]]:
+    """A caption with nine objects and its undamaged render, in which one object is scrambled."""
+    scene = next(scene for scene in scenes("tune", 60) if len(scene.objects) == 9)
+    picture = (render(scene, np.random.default_rng(0), damage=0.0).image * 255).round().astype(np.uint8)
+    rows, columns = cell_box(cell)
+    box = picture[rows, columns].reshape(-1, 3)
+    picture[rows, columns] = np.random.default_rng(1).permutation(box).reshape(picture[rows, columns].shape)
+    return scene.caption, picture
+
+
+@pytest.mark.parametrize("cell", [0, 3, 7])
+def test_the_shapes_rewriter_stresses_what_is_least_satisfied(cell: int) -> None:
+    """The left cells are named as the end of others' names: ``top left`` and ``left``."""
+    caption, picture = damaged(cell)
+    request = Rewrite("shapes-rewriter", caption, picture, 12, 0)
+    (result,) = answer(registry.load_rewriter("shapes-rewriter"), request)
+    first, half, whole, everything, *single = result.prompts
+    phrase = parse_caption(caption).objects[cell].phrase
+    place, colour, shape = phrase.rsplit(" ", 2)
+    phrases = caption.split(", ")
+    phrases[cell] = phrases[cell].replace(phrase, f"{place} good {colour} {shape}")
+    assert first == ", ".join(phrases)
+    assert whole == f"A high-quality image of {caption}"
+    assert (half.count(" good "), everything.count(" good ")) == (5, 9)
+    assert all(f"{place} good {colour}" in prompt for prompt in (half, everything))
+    assert [prompt.count(" good ") for prompt in single] == [1] * 8
+    assert len(set(result.prompts)) == 12 and all(prompt.replace(" good ", " ") == caption for prompt in single)
+    assert result.usage.fallbacks == 0
+
+
+def test_the_shapes_rewriter_refuses_other_worlds() -> None:
+    rewriter = registry.load_rewriter("shapes-rewriter")
+    caption, picture = damaged(4)
+    requests = [Rewrite("shapes-rewriter", prompt, picture, 1, 0) for prompt in ("a red fox", caption)]
+    fox, shapes = answer(rewriter, *requests)
+    assert fox.prompts == ("a red fox",) and "not a shapes caption" in fox.note
+    assert shapes.usage.fallbacks == 0

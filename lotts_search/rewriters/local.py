@@ -73,7 +73,12 @@ class TransformersRewriter:
             for request in requests
         ]
         inputs = processor.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
         ).to(network.device, network.dtype)
         sampled = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else {"do_sample": False}
         devices = [network.device] if network.device.type == "cuda" else []

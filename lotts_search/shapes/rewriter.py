@@ -9,23 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar
 
 import numpy as np
 
 from lotts_search.masks import HIGH_QUALITY
-from lotts_search.shapes.scene import Scene, parse_caption
+from lotts_search.shapes.scene import PLACES, Object, parse_caption
 from lotts_search.verifiers.shapes import ShapesReward
 from lotts_search.work import Rewrite
+
+WORD = "good"
+"""What training captions call single objects that are whole."""
 
 
 @dataclass
 class ShapesRewriter:
-    """Stresses what shapes-reward finds least satisfied: the phrase of that object is said twice, in its place.
+    """Stresses what shapes-reward finds least satisfied, with the quality words that the models were trained with.
 
-    The first prompt stresses the least satisfied object, the second asks for high quality, with the words that the model
-    was trained with, the third does both, and so on with the next objects. Prompts of other worlds are refused.
+    The first prompt calls the least satisfied object good (``top left good red circle``), the second the less satisfied
+    half of the objects, the third the whole picture (``A high-quality image of …``), the fourth all objects, and the
+    others one further object each. Prompts of other worlds are refused.
 
     Attributes:
         timeout: seconds after which an answer is not waited for any more.
@@ -53,27 +56,30 @@ class ShapesRewriter:
         prompts, images = [r.prompt for r in requests], np.stack([r.image for r in requests])
         satisfied = predict(self._reward.net, prompts, images).cpu().numpy()
         return [
-            _stressed(request.prompt, scene, row, request.count)
+            _stressed(
+                request.prompt, sorted(scene.objects, key=lambda one, row=row: float(row[one.cell])), request.count
+            )
             for request, scene, row in zip(requests, scenes, satisfied, strict=True)
         ]
 
 
-def _stressed(
-    prompt: str, scene: Scene, satisfied: np.ndarray[tuple[int], np.dtype[np.float32]], count: int
-) -> list[str]:
-    """``count`` different prompts, as far as there are so many; ``satisfied`` [10] are the reward's logits."""
-    objects = sorted(scene.objects, key=lambda one: float(satisfied[one.cell]))
+def _stressed(prompt: str, objects: Sequence[Object], count: int) -> list[str]:
+    """``count`` different prompts, as far as there are so many; the least satisfied objects come first."""
+    half = (len(objects) + 1) // 2
+    versions = [
+        _praised(prompt, objects[:1]),
+        _praised(prompt, objects[:half]),
+        HIGH_QUALITY.format(prompt),
+        _praised(prompt, objects),
+        *(_praised(prompt, [one]) for one in objects[1:]),
+    ]
+    return list(dict.fromkeys(versions))[:count]
 
-    def versions() -> Sequence[str]:
-        found = []
-        for number, one in enumerate(objects):
-            # Not within "bottom left red circle" where "left red circle" is meant.
-            pattern = rf"(?<!top )(?<!bottom )\b{re.escape(one.phrase)}\b"
-            twice = re.sub(pattern, f"{one.phrase}, {one.phrase}", prompt, count=1)
-            found.append(twice)
-            if number == 0:
-                found.append(HIGH_QUALITY.format(prompt))
-            found.append(HIGH_QUALITY.format(twice))
-        return found
 
-    return list(islice(versions(), count))
+def _praised(prompt: str, objects: Sequence[Object]) -> str:
+    """The prompt with ``good`` before the colours of these objects."""
+    for one in objects:
+        place, rest = PLACES[one.cell], f"{one.colour} {one.shape}"
+        # Not within "bottom left red circle" where "left red circle" is meant, nor within "top left".
+        prompt = re.sub(rf"(?<!top )(?<!bottom )\b{place} {rest}\b", f"{place} {WORD} {rest}", prompt, count=1)
+    return prompt

@@ -11,17 +11,18 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Floats, Fresh, Generate, Result, Sampling, Score, Segment, State, Usage
+from lotts_search.work import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
 
 INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))
 
@@ -131,3 +132,24 @@ def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer
 def segment(seed: int, prompt: str = "a square", steps: int = 6) -> Segment:
     """A whole sample."""
     return Segment(7, Sampling(prompt, steps, 1.0), (f"seed {seed}",), steps, noise=Fresh(seed))
+
+
+@dataclass
+class Echo:
+    """A rewriter without a model: the prompt, a setting, and a variable of the environment."""
+
+    word: str = "again"
+    batch: int = 4
+    parallel: int = 2
+    timeout: float = 30.0
+
+    requirements: ClassVar[tuple[str, ...]] = ()
+
+    def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
+        known = os.environ.get("LOTTS_REWRITER_TEST", "")
+        for request in requests:
+            if request.prompt == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if request.prompt == "bad":
+                raise ValueError("a bad reply")
+        return [[f"{request.prompt} {self.word} {known}"] * request.count for request in requests]

@@ -18,10 +18,11 @@ import pytest
 pytest.importorskip("ray")
 
 from lotts_search.actors.cluster import environment
+from lotts_search.actors.crew import Limits
 from lotts_search.actors.host import Host
 from lotts_search.actors.pool import RayPool
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Result, Score
+from lotts_search.work import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
 
 pytestmark = pytest.mark.ray
@@ -241,3 +242,21 @@ def test_workers_find_a_checkout_and_have_equal_threads(monkeypatch: pytest.Monk
         "PYTHONPATH": os.pathsep.join([str(root), str(Path.cwd()), "/plugins"]),
     }
     assert "pip" not in environment(threads=1)
+
+
+def test_rewriters_are_actors_that_end_nothing(ray_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOTTS_REWRITER_TEST", "told")
+    echo, picture = "tests.actors.fakes:Echo", np.zeros((8, 8, 3), dtype=np.uint8)
+    with make(rewriters={echo: {"word": "twice"}}, limits=Limits(attempts=1)) as pool:
+        futures = [pool.submit(Rewrite(echo, prompt, picture, 2, 0)) for prompt in ("a fox", "bad", "a cat")]
+        fox, bad, cat = (future.result(WAIT) for future in futures)
+        assert fox.prompts == ("a fox twice told",) * 2 and cat.prompts == ("a cat twice told",) * 2
+        assert (fox.actor, fox.usage.rewrites, fox.usage.fallbacks) == (f"{echo}-0", 1, 0)
+        assert (bad.prompts, bad.usage.fallbacks, bad.note) == (("bad", "bad"), 2, "ValueError: a bad reply")
+        with pytest.raises(Failure, match="given up after 1 tries"):
+            pool.submit(Rewrite(echo, "kill", picture, 2, 0)).result(WAIT)
+        assert pool.submit(Rewrite(echo, "a fox", picture, 1, 0)).result(WAIT).prompts == ("a fox twice told",)
+        with pytest.raises(BadInput, match="unknown rewriter 'chat'"):
+            pool.submit(Rewrite("chat", "a fox", picture, 1, 0))
+    with pytest.raises(BadInput, match="needs a model: a folder or hub id"):
+        make(rewriters={"transformers": {}})
