@@ -31,7 +31,7 @@ from lotts_search.pool import Pool
 from lotts_search.shapes.render import render
 from lotts_search.shapes.scene import parse_caption, scenes
 from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_latents
-from lotts_search.work import Generate, Locate, Located, Result, Score, Segment, Usage
+from lotts_search.work import Generate, Locate, Located, Result, Rewrite, Score, Segment, Usage
 
 PROMPT = "a red circle"
 SAMPLE = analytic_info().defaults.steps
@@ -116,6 +116,25 @@ def test_settings_reach_the_strategy(tmp_path: Path, pool: AnalyticPool) -> None
     assert [type(work) for work in pool.asked].count(Segment) == 4
 
 
+def test_a_rewriter_and_its_settings_are_in_the_command(
+    tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--strategy", "ttgen", "--rewriter", "chat", "--set-rewriter", "model=m", "--images", "2"]
+    assert generate(tmp_path, *words) == 0
+    with Image.open(tmp_path / "best.png") as picture:
+        command = picture.text["command"]
+    assert "--rewriter chat" in command and "--set-rewriter model=m" in command
+    rewrites = [row for row in pq.read_table(tmp_path / "trials.parquet").to_pylist() if row["kind"] == "rewrite"]
+    assert rewrites and all(len(row["prompts"]) == 3 for row in rewrites)
+    assert {work.rewriter for work in pool.asked if isinstance(work, Rewrite)} == {"chat"}
+    capsys.readouterr()
+    assert call("rewriters", "--json") == 0
+    assert {"chat", "shapes-rewriter", "transformers"} <= set(json.loads(capsys.readouterr().out))
+    assert call("rewriters", "chat") == 0
+    said = capsys.readouterr().out
+    assert "base_url" in said and "LOTTS_REWRITER_KEY" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -129,6 +148,10 @@ def test_settings_reach_the_strategy(tmp_path: Path, pool: AnalyticPool) -> None
         (["generate", PROMPT, "--nfe", "-1"], "not -1"),
         (["generate", PROMPT, "--local", "--address", "auto"], "exclude each other"),
         (["generate", PROMPT, "--local", "--generators", "2"], "leave out --local"),
+        (["generate", PROMPT, "--rewriter", "chat"], "asks for no revised prompts"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--rewriter", "chatt"], "did you mean 'chat'"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeot=3"], "did you mean 'timeout'"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeout"], "--set-rewriter takes KEY=VALUE"),
         (["demo", "--against", "lotts"], "not compared with itself"),
         (["strategies", "lots"], "did you mean 'lotts'"),
     ],

@@ -55,12 +55,11 @@ class ShapesRewriter:
         self._reward = self._reward or ShapesReward.load()
         prompts, images = [r.prompt for r in requests], np.stack([r.image for r in requests])
         satisfied = predict(self._reward.net, prompts, images).cpu().numpy()
-        return [
-            _stressed(
-                request.prompt, sorted(scene.objects, key=lambda one, row=row: float(row[one.cell])), request.count
-            )
-            for request, scene, row in zip(requests, scenes, satisfied, strict=True)
-        ]
+        found = []
+        for request, scene, row in zip(requests, scenes, satisfied, strict=True):
+            order = np.argsort([row[one.cell] for one in scene.objects], kind="stable")
+            found.append(_stressed(request.prompt, [scene.objects[place] for place in order], request.count))
+        return found
 
 
 def _stressed(prompt: str, objects: Sequence[Object], count: int) -> list[str]:
