@@ -48,7 +48,7 @@ class AdaptiveLoTTS(Localized):
         await gather(*(tree.begin() for _ in range(initial)))
 
         async def worker() -> None:
-            while arms := tree.arms(survivors(initial, search.budget.left.spent_of(whole))):
+            while not search.budget.stopped and (arms := tree.arms(initial, whole)):
                 if max(arm.improvement for arm in arms) < self.worth * tree.beliefs.spread:
                     search.budget.stop(f"no trial is expected to improve the score by {self.worth:g} of its spread")
                     return
@@ -83,13 +83,13 @@ class _Tree:
     samples: Iterator[int] = field(default_factory=count)
     refinements: Iterator[int] = field(default_factory=count)
 
-    def arms(self, survivors: int) -> list[Arm[Candidate]]:
-        """The trials that the budget pays for."""
+    def arms(self, initial: int, whole: Budget) -> list[Arm[Candidate]]:
+        """The trials that the rest of the ``whole`` budget pays for."""
         search, beliefs, best = self.search, self.beliefs, score_of(self.search.best)
         sample, refine = search.costs.sample, self.how.refinement(search.costs)
         locate, arms = self.how.localization(search.costs), list[Arm[Candidate]]()
         alive = sorted((one for one in self.found if one.key not in self.closed), key=score_of, reverse=True)
-        for one in alive[:survivors]:
+        for one in alive[: survivors(initial, search.budget.left.spent_of(whole))]:
             cost = refine if one.key in self.masks else locate + refine
             arms.append(Arm(beliefs.refine(one.key, score_of(one), best), cost, one))
         if search.image is None:

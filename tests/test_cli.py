@@ -413,3 +413,14 @@ def test_settings_are_split_at_the_first_equals_sign() -> None:
 def test_folder_names_are_plain() -> None:
     assert folder_name("Top left: a red ☂ circle!", "my.module:Class", 7) == "top-left-a-red-circle-my-module-Class-7"
     assert "/" not in folder_name("../../etc/passwd", "lotts", 0)
+
+
+def test_a_search_that_stops_early_says_what_it_saved(
+    pool: AnalyticPool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = ("--strategy", "adaptive-lotts", "--set", "worth=0.5", "--nfe", "900")
+    assert generate(tmp_path / "json", *stop, "--json") == 0
+    saved = json.loads(capsys.readouterr().out)
+    assert saved["saved_nfe"] == 900 - saved["nfe"] > 300 and "0.5 of its spread" in saved["stopped"]
+    assert generate(tmp_path / "text", *stop) == 0
+    assert f"saved {saved['saved_nfe']:g} NFE: no trial is expected" in capsys.readouterr().out
