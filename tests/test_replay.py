@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +53,7 @@ def test_a_call_that_cannot_be_recorded_is_made() -> None:
 
 @pytest.fixture(scope="module")
 def on_gpu() -> StableDiffusion:
-    pipeline = copy.deepcopy(tiny_pipeline())
+    pipeline = tiny_pipeline()
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cuda")
     return backbone_of(pipeline)
@@ -66,7 +65,7 @@ def test_work_together_equals_each_alone_on_the_device(on_gpu: StableDiffusion, 
     (first,) = run(Engine(on_gpu, 8, graphs=graphs), sample(11, RED))
     (near,) = run(Engine(tiny_backbone(), 8), sample(11, RED))
     assert first.state is not None and near.state is not None
-    assert np.abs(first.state.latent - near.state.latent).max() < 1e-2
+    assert np.abs(first.state.latent - near.state.latent).max() < 0.05 * np.abs(near.state.latent).max()
     mask = np.random.default_rng(0).random((8, 8)) < 0.4
     region = Region(mask, first.state.latent, ("seed 11", "refine@2 0"), 1, background="fresh")
     works: list[Any] = [
