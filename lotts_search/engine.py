@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Backbone, device_of, tell
+from lotts_search.backbones.base import Backbone, device_of, stays_put, tell
 from lotts_search.errors import BadInput, Failure, LottsError
 from lotts_search.localization.attention import RowAttention
 from lotts_search.localization.error_contrast import PredictionRow
@@ -121,7 +121,8 @@ class Engine:
         small = DECODE_BATCH.get(kind, DECODE_BATCH["cpu"])
         self._decode_batch = decode_batch or min(max_batch, small if pixels <= SMALL_PICTURE else 1)
         self._capture_rows = min(max_batch, CAPTURE_ROWS.get(kind, 0) if capture_rows is None else capture_rows)
-        recorded = pad and kind == "cuda" and (GRAPHS if graphs is None else graphs)
+        wanted = GRAPHS if graphs is None else graphs
+        recorded = wanted and pad and kind == "cuda" and stays_put(backbone)
         self._replay = Replay(backbone) if recorded else None
         self._landings = Landings(self._device, AHEAD.get(kind, 0) if ahead is None else ahead)
         self._known: OrderedDict[str, Any] = OrderedDict()

@@ -14,6 +14,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lotts_search.backbones.base import stays_put
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.offload import offload
 from lotts_search.backbones.options import Adapter, LoadOptions
@@ -138,6 +139,7 @@ def test_offloaded_weights_give_the_same_pictures(folder: str, how: str) -> None
     (got,) = run(Engine(backbone, 2), work)
     assert np.array_equal(got.image, want.image)  # type: ignore[arg-type]
     assert backbone.device == torch.device("cpu")
+    assert stays_put(load_backbone(folder, device="cpu")) and not stays_put(backbone)  # so no call of it is recorded
     if how == "sequential":
         assert {weight.device.type for weight in backbone.unet.parameters()} == {"meta"}
     assert backbone.attend(*attention(backbone))[0].words.shape == (4, 4)

@@ -128,3 +128,8 @@ def device_of(backbone: Backbone) -> torch.device:
     import torch
 
     return torch.device(getattr(backbone, "device", "cpu"))
+
+
+def stays_put(backbone: Backbone) -> bool:
+    """Whether the model's weights stay where they are: not those of a part that accelerate offloads."""
+    return not any(hasattr(part, "_hf_hook") for part in getattr(backbone, "__dict__", {}).values())

@@ -197,6 +197,9 @@ class StableDiffusion3:
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
 
+    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
+        return self.codec.pictures(latents, preview)
+
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         return self.codec.decode(latents)
 
