@@ -182,6 +182,7 @@ def test_json_goes_to_stdout_alone(run: Path, capsys: pytest.CaptureFixture[str]
 def test_logarithmic_ticks() -> None:
     assert log_ticks(1, 64) == [1, 2, 5, 10, 20, 50]
     assert log_ticks(30, 1e6) == [100, 1000, 10_000, 100_000, 1_000_000]
+    assert log_ticks(3, 6) == [3, 4, 5, 6]
     x = np.array([1.0, 10.0, 100.0])
     chart = line_chart([Series("a", "red", x, x)], "x", "y", "t", log=True)
     path = chart.split('class="line" d="M')[1].split('"')[0].split("L")

@@ -56,15 +56,24 @@ def run(wanted: Wanted, json: bool) -> None:
     folders = [path if path.is_dir() else path.parent for path in wanted.runs]
     gallery = Gallery(results, table, folders)
     cases: dict[str, list[Case]] = {}
-    trees: list[Shown] = []
+    sides: dict[str, list[Arm]] = {}
     for model in dict.fromkeys(line.arm.model for line in found.lines):
-        arms = _sides(results, found, model, wanted.baseline)
-        cases[model] = gallery.cases(arms, found.main, found.values[:1] + found.values[-1:], wanted.prompts)
-        trees += _trees(gallery, results, cases[model], arms[:2], wanted, console)
-    page = write_study_page(
-        out / "index.html", results, found, table, cases=cases, trees=trees, command=_command(wanted),
-        files=[str(path.relative_to(out)) for path in files],
-    )  # fmt: skip
+        sides[model] = _sides(results, found, model, wanted.baseline)
+        values = list(dict.fromkeys([found.main, "score"]))
+        cases[model] = gallery.cases(sides[model], found.main, values, wanted.prompts)
+
+    def write(trees: Sequence[Shown] = ()) -> Path:
+        return write_study_page(
+            out / "index.html", results, found, table, cases=cases, trees=trees, command=_command(wanted),
+            files=[str(path.relative_to(out)) for path in files],
+        )  # fmt: skip
+
+    page = write()  # a page without trees stays where making them is interrupted
+    trees: list[Shown] = []
+    for model, some in cases.items():
+        trees += _trees(gallery, results, some, sides[model][:2], wanted, console)
+    if trees:
+        page = write(trees)
     if json:
         print(json_module.dumps({"report": str(page), "files": [str(f) for f in files], "results": _plain(found)}))
         return
@@ -104,7 +113,10 @@ def _trees(
         return []
     picked = list({c.prompt: c for c in (*cases[: (count + 1) // 2], *cases[len(cases) - count // 2 :])}.values())
     shown: list[Shown] = []
-    with console.status("making searches again"), Again(about, wanted.device) as again:
+    with (
+        console.status("making searches again for their trees; --trees 0 leaves them out"),
+        Again(about, wanted.device) as again,
+    ):
         for case in picked:
             for arm in (arm for arm in arms if not results.pooled(arm)):
                 search = gallery.search(arm, case.prompt)

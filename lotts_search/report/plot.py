@@ -49,10 +49,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """The numbers 1, 2 and 5 times powers of ten from ``low`` to ``high``; powers of ten alone over many decades."""
+    """The numbers 1, 2 and 5 times powers of ten from ``low`` to ``high``: powers of ten alone over many decades, evenly
+    spaced ones where there are fewer than three."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [m * 10.0**d for d in decades for m in ((1, 2, 5) if high / low < 3e3 else (1,))]
-    return [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+    found = [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+    return found if len(found) > 2 else ticks(low, high, 4)
 
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:

@@ -85,7 +85,7 @@ class Gallery:
         trials = self.results.trials
         shown = {label: {of: float(trials.values(of)[row]) for of in values} for label, row in rows.items()}
         best = max(of[main] for of in shown.values())
-        alone = sum(of[main] == best for of in shown.values()) == 1
+        alone = len(shown) > 1 and sum(of[main] == best for of in shown.values()) == 1
         winners = [
             Winner(label, self.picture(rows[label]), found, alone and found[main] == best)
             for label, found in shown.items()

@@ -145,9 +145,19 @@ def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]
         base=next((a.base.label for a in found.against if a.arm.model == model), ""),
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
-        gap=" minus ".join(w.label for w in cases[0].winners[:2]) if cases else "",
+        gap=_gap(cases),
         colour=colour,
     )  # fmt: skip
+
+
+def _gap(cases: Sequence[Case]) -> str:
+    """What the order of the prompts goes by."""
+    if not cases:
+        return ""
+    names = [winner.label for winner in cases[0].winners[:2]]
+    if len(names) < 2:
+        return f"{names[0]}: the best ones, then the worst."
+    return f"{names[0]} minus {names[1]}: where it gains most, then where it loses most. Framed: ahead of all others."
 
 
 def chosen_labels(found: Numbers, model: str) -> list[str]:
