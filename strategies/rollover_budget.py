@@ -17,6 +17,7 @@ from lotts_search.strategy import (
     scored,
 )
 
+EPSILON = 1e-9
 SHARE = 0.05
 """Of the NFE that go into the choice of a start noise; 25 of 500 in the source."""
 PICTURES = 9
@@ -65,20 +66,20 @@ class RolloverBudget(Strategy):
         """One picture for at most ``nfe`` NFE, from start noises of ``seed`` on. Returns their number."""
         later = search.steps - 1
         count = int(min(self.initial or max(1.0, SHARE * nfe), nfe - later))
-        quota = min(self.quota or nfe, (nfe - count) // later) if later else 0.0
+        quota = min(self.quota or nfe, (nfe - count) / later) if later else 0.0
         starts = await scored(search, [search.sample(seed + i, stop=0) for i in range(count)])
         _, one, record = max(starts, key=_score, default=(0, None, 0.0))
         left = 0.0
         while one is not None and one.step < later:
             parent, left, children = one, left + quota, list[tuple[int, Candidate, float]]()
-            found = False
-            for i in range(int(left)):
+            most, found = int(left + EPSILON), False
+            for i in range(most):
                 children += await scored(search, [search.advance(parent, parent.step + 1, seed=i or None)])
                 if children and children[-1][2] > record:
                     left, found = left - i - 1, True
                     break
             _, one, score = max(children, key=_score, default=(0, None, 0.0))
-            record, left = max(record, score), left if found else 0.0
+            record, left = max(record, score), left if found else left - most  # fractions add up to a child
         if one is not None:
             await search.advance(one)  # the last step has no noise
         return count

@@ -28,7 +28,7 @@ class SVDD(Strategy):
     """Soft value-based decoding: at every step M children by their noise, one goes on by the score of its x0 prediction.
 
     A child's score pays for the next step of all its own children. A budget of N pictures without NFE stands for the
-    steps of N samples; what whole chains leave of it goes into a chain with fewer children.
+    steps of N samples; what whole chains leave of it goes into one with fewer children, the odd ones late.
 
     Attributes:
         children: M, children at a step.
@@ -51,16 +51,18 @@ class SVDD(Strategy):
     async def run(self, search: Search) -> None:
         check_noise(search)
         if not search.budget.left.counted:
-            await repeat(lambda seed: self.chain(search, seed, self.children), None)
+            await repeat(lambda seed: self.chain(search, seed, self._whole(search.costs)), None)
             return
-        widths = self._chains(search.budget.left, search.costs)
-        await gather(*(self.chain(search, seed, width) for seed, width in enumerate(widths)))
+        chains = self._chains(search.budget.left, search.costs)
+        await gather(*(self.chain(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
-    async def chain(self, search: Search, seed: int, width: int) -> Candidate | None:
-        """One picture with ``width`` children at each step; None where all of them failed."""
+    async def chain(self, search: Search, seed: int, nfe: int) -> Candidate | None:
+        """One picture for so many NFE; None where all children of a step failed."""
+        later = search.steps - 1
         one = await search.sample(seed, stop=0)
         await search.score(one)
-        while one.step < search.steps - 1:
+        while one.step < later:
+            width = (nfe - 1 + one.step) // later  # over all steps they add up to nfe - 1
             trials = [search.advance(one, one.step + 1, seed=i or None) for i in range(width)]
             children = await scored(search, trials)
             if not children:
@@ -75,15 +77,17 @@ class SVDD(Strategy):
         return int(search.rng.choice(len(scores), p=weights / weights.sum()))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        widths = self._chains(budget, costs)
-        children = sum(widths) * (costs.steps - 1)
-        scores = ("score", len(widths) + children, costs.score)
-        return Plan.of(("sample", len(widths), Cost()), scores, ("advance", len(widths) + children, Cost()))
+        chains = self._chains(budget, costs)
+        scores = ("score", sum(chains), costs.score)
+        return Plan.of(("sample", len(chains), Cost()), scores, ("advance", sum(chains), Cost()))
+
+    def _whole(self, costs: Costs) -> int:
+        """NFE of a chain with all its children."""
+        return 1 + self.children * (costs.steps - 1)
 
     def _chains(self, budget: Budget, costs: Costs) -> list[int]:
-        """Children at a step, of each chain that the budget pays."""
-        nfe, later = allowance(budget, costs), costs.steps - 1
-        whole = Budget(nfe, budget.images).count(Cost(1 + self.children * later, 1)) or 0
-        rest = nfe - whole * (1 + self.children * later)
-        room = budget.images is None or whole < budget.images
-        return [self.children] * whole + ([int((rest - 1) // later)] if room and later and rest >= costs.steps else [])
+        """NFE of each chain that the budget pays."""
+        nfe, whole = allowance(budget, costs), self._whole(costs)
+        count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
+        room, rest = budget.images is None or count < budget.images, int(nfe - count * whole)
+        return [whole] * count + ([rest] if room and rest >= costs.steps else [])

@@ -196,9 +196,11 @@ def test_a_soft_choice_is_drawn_and_not_always_the_best() -> None:
 
 
 def test_what_whole_chains_leave_goes_into_a_smaller_one() -> None:
-    result, _ = run(SVDD(children=4), nfe=29 + 1 + 2 * 7 + 6)
+    result, _ = run(SVDD(children=4), nfe=29 + 1 + 2 * 7 + 6.5)
     assert [t.lineage for t in result.trials if t.kind == "sample"] == [("seed 0",), ("seed 1",)]
-    assert result.ledger.nfe == 29 + 15 and result.ledger.images == 2
+    assert result.ledger.nfe == 29 + 1 + 2 * 7 + 6 and result.ledger.images == 2
+    small = [children for children in families(result).values() if children[0].lineage[0] == "seed 1"]
+    assert [len(children) for children in small] == [2, 3, 3, 3, 3, 3, 3, 1]
 
 
 def test_descents_use_the_budget_and_branch_where_values_are_high() -> None:
