@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FluxPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from lotts_search.api import search
@@ -360,3 +362,23 @@ def test_a_folder_gives_the_same_model(tmp_path: Path) -> None:
     (tmp_path / "flux" / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(Failure, match="transformer"):
         load_backbone(str(tmp_path / "flux"), device="cpu")
+
+
+def test_merged_adapters_equal_the_pipelines_own(tmp_path: Path) -> None:
+    pipeline = tiny_flux()
+    pipeline.save_pretrained(tmp_path / "flux", safe_serialization=True)
+    pipeline.transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v", "add_k_proj"]))
+    layers = get_peft_model_state_dict(pipeline.transformer)
+    generator = torch.Generator().manual_seed(1)
+    layers = {name: torch.randn(value.shape, generator=generator) * 0.3 for name, value in layers.items()}
+    pipeline.save_lora_weights(tmp_path / "style", transformer_lora_layers=layers, safe_serialization=True)
+    pipeline.transformer.delete_adapters("default")
+    pipeline.load_lora_weights(tmp_path / "style", adapter_name="style")
+    pipeline.set_adapters("style", 0.5)
+    plain, backbone = (
+        load_backbone(str(tmp_path / "flux"), device="cpu", lora=lora) for lora in (None, [f"{tmp_path / 'style'}:0.5"])
+    )
+    sampling = Sampling(PROMPT, 3, 1.0, eta=0.0, solver="ddim")
+    want = unpack(through_pipeline(pipeline, 0, sampling, pipeline.scheduler), GRID)[0].numpy()
+    (made,), (before,) = run(Engine(backbone, 2), sample(0, sampling)), run(Engine(plain, 2), sample(0, sampling))
+    assert close(made, want) and not close(before, want)

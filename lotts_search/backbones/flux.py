@@ -107,6 +107,7 @@ class Flux:
         if height % 2 or width % 2 or min(height, width) < 2:
             raise BadInput(f"height and width of the latent must be even numbers, got {height}x{width}")
         self._grid = height // 2, width // 2
+        self._kept_positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], compat=compat)
         most = min(tokenizer_2.model_max_length, DEV_WORDS if embedded else SCHNELL_WORDS)
         if words is not None and words < 1:
@@ -208,15 +209,23 @@ class Flux:
 
     def network_inputs(self, latents: Tensor, timesteps: Tensor, conditioning: FluxText) -> dict[str, Any]:
         """The arguments of one call of the transformer."""
+        text_ids, picture_ids = self._positions(conditioning.states.shape[1], latents.device)
         return {
             "hidden_states": pack(latents.to(self.transformer.dtype)),
             "timestep": timesteps / self._time.levels,
             "guidance": conditioning.guidance,
             "pooled_projections": conditioning.pooled,
             "encoder_hidden_states": conditioning.states,
-            "txt_ids": torch.zeros(conditioning.states.shape[1], 3, device=latents.device),
-            "img_ids": image_ids(self._grid).to(latents.device),
+            "txt_ids": text_ids,
+            "img_ids": picture_ids,
         }
+
+    def _positions(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions of text and image tokens; kept, as a call that a CUDA graph records may not copy from the host."""
+        if (words, device) not in self._kept_positions:
+            places = torch.zeros(words, 3), image_ids(self._grid)
+            self._kept_positions[words, device] = places[0].to(device), places[1].to(device)
+        return self._kept_positions[words, device]
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
