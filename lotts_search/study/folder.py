@@ -20,9 +20,6 @@ from lotts_search.study.plan import Task
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COMPLETE = ("sample", "refine", "advance", "encode")
-"""Kinds of trials that make candidates."""
-
 
 class RunFolder:
     """A study's folder, opened for writing.
@@ -119,7 +116,8 @@ class RunFolder:
         if found and bulk:
             newer = pa.array(list(found), pa.string())
             bulk = [table.filter(pc.invert(pc.is_in(table["search_id"], newer))) for table in bulk]
-        return pa.concat_tables([*bulk, *found.values()], promote_options="default")
+        # In one piece: tables of thousands of small pieces are slow in all that follows.
+        return pa.concat_tables([*bulk, *found.values()], promote_options="default").combine_chunks()
 
     def merge(self, tasks: Sequence[Task], run_id: str) -> pa.Table | None:
         """Write ``trials.parquet`` with the finished searches among ``tasks``, in their order and under the study's

@@ -21,6 +21,9 @@ from lotts_search.records import TrialRecord
 from lotts_search.study.spec import ORACLE
 from lotts_search.work import Bytes, Score
 
+COMPLETE = ("sample", "refine", "advance", "encode")
+"""Kinds of trials that make candidates; with a picture, complete ones."""
+
 
 def columns_of(metrics: Sequence[str]) -> list[str]:
     """The names of the columns ``metric_*`` that metrics fill."""
@@ -87,7 +90,7 @@ class Judges:
 
 def complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The rows that made complete pictures."""
-    return [row for row in trials if row.image is not None and row.kind != "score"]
+    return [row for row in trials if row.image is not None and row.kind in COMPLETE]
 
 
 def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -149,6 +149,11 @@ def test_a_budget_that_pays_for_nothing_is_said_with_its_line(tmp_path: Path) ->
         tasks_of(study)
 
 
+def test_the_example_is_a_study() -> None:
+    example = Path(__file__).parents[2] / "examples" / "study.yaml"
+    assert len(tasks_of(read_study(example))) == 20 * (1 + 3 * 2)
+
+
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"there is no file .*none\.yaml"):
         read_study(tmp_path / "none.yaml")
