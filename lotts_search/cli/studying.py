@@ -18,7 +18,6 @@ from rich.table import Table
 from lotts_search.budget import Budget
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
-from lotts_search.cli.running import REWRITER
 from lotts_search.errors import Failure, LottsError
 from lotts_search.pool import Pool
 from lotts_search.study.conduct import Conducted, conduct
@@ -75,9 +74,7 @@ def _conduct(
         @contextmanager
         def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:
             live.update(0.0, "", what=f"loading {model.label}")
-            asks = any(entrant.strategy.rewrites for entrant in study.entrants)
-            writers: dict[str, dict[str, object]] = {REWRITER: {}} if asks else {}
-            with compute.pool(model.model, *verifiers, rewriters=writers, **_options(model)) as pool:
+            with compute.pool(model.model, *verifiers, rewriters=study.rewriters, **_options(model)) as pool:
                 live.update(0.0, "", what=f"{study.name} on {model.label}")
                 yield pool
 

@@ -136,4 +136,6 @@ def _name(study: Study, model: ModelEntry, entrant: Entrant, prompt: Prompt, sea
         FORMAT, model.model, fingerprint(model.model), model.options, model.sampling, entrant.name, entrant.arguments,
         study.guide, verifier_fingerprint(study.guide), prompt.text, picture, search_seed, limit.nfe, limit.images, study.workers,
     ]  # fmt: skip
+    if entrant.strategy.rewrites:
+        parts += [study.rewriter, study.writing]
     return blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

@@ -28,7 +28,7 @@ SAMPLING: dict[str, Callable[[Place], object]] = {
 }
 KEYS = (
     "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "guide", "metrics", "judge", "workers", "images",
-    "at-once", *SAMPLING,
+    "at-once", "rewriter", *SAMPLING,
 )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def read_study(path: Path) -> Study:
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
     metrics = _metrics(keys["metrics"], guide, prompts) if "metrics" in keys else ()
+    rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
     return Study(
         name=_name(keys["name"]) if "name" in keys else path.stem,
         path=path,
@@ -63,6 +64,8 @@ def read_study(path: Path) -> Study:
         judged=typing.cast(Any, keys["judge"].choice("judge", ("all", "best")) if "judge" in keys else "all"),
         workers=keys["workers"].integer("workers", 1) if "workers" in keys else 8,
         keep=typing.cast(Keep, keys["images"].choice("images", typing.get_args(Keep)) if "images" in keys else "best"),
+        rewriter=rewriter,
+        writing=writing,
         at_once=keys["at-once"].integer("at-once", 1) if "at-once" in keys else None,
     )
 
@@ -100,6 +103,19 @@ def _metrics(place: Place, guide: str, prompts: list[Prompt]) -> tuple[str, ...]
             _check_scenes(item, prompts)
         names.append(name)
     return tuple(names)
+
+
+def _rewriter(place: Place) -> tuple[str, dict[str, Any]]:
+    """The name of the rewriter and its settings."""
+    parts = place.table("rewriter", ("name", "settings")) if place.is_table else {"name": place}
+    if "name" not in parts:
+        raise place.wrong("a rewriter needs the key 'name'")
+    settings = {key: value.plain() for key, value in _table(parts.get("settings")).items()}
+    try:
+        registry.load_rewriter(parts["name"].text("rewriter"), settings)
+    except BadInput as error:
+        raise parts["name"].wrong(error) from error
+    return parts["name"].text("rewriter"), settings
 
 
 def _check_scenes(place: Place, prompts: list[Prompt]) -> None:

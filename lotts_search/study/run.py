@@ -220,6 +220,7 @@ class Runner:
                 task.prompt.text,
                 strategy=task.entrant.strategy,
                 verifier=study.guide,
+                rewriter=study.rewriter,
                 nfe=task.limit.nfe,
                 images=task.limit.images,
                 seed=task.search_seed,

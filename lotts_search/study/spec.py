@@ -99,6 +99,7 @@ class Study:
         judged: whether metrics judge all complete pictures, or only those that were the best so far.
         workers: virtual workers of each search.
         keep: which pictures are kept as files.
+        rewriter, writing: what revises prompts for strategies that ask for it, and its settings.
         at_once: searches under way at once; None = enough to keep all generators busy.
     """
 
@@ -115,4 +116,12 @@ class Study:
     judged: Literal["all", "best"] = "all"
     workers: int = 8
     keep: Keep = "best"
+    rewriter: str = "shapes-rewriter"
+    writing: Mapping[str, Any] = field(default_factory=dict)
     at_once: int | None = None
+
+    @property
+    def rewriters(self) -> dict[str, Mapping[str, Any]]:
+        """What pools need to revise prompts: settings by name; empty where no strategy asks for it."""
+        asked = any(entrant.strategy.rewrites for entrant in self.entrants)
+        return {self.rewriter: self.writing} if asked else {}

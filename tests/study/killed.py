@@ -18,7 +18,7 @@ from pathlib import Path
 from lotts_search.journal import Journal
 from lotts_search.study.folder import RunFolder
 from lotts_search.testing import AnalyticPool
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work import Result, Work
 from tests.study.worlds import files, lasting, run, world
 
 YAML = """\
@@ -28,6 +28,7 @@ strategies:
   - strategy: lotts
     grid: {refinements: [1, 2]}
   - tests.study.greedy:Greedy
+  - {strategy: ttgen, budgets: {nfe: 40}}
 prompts: [red star, blue ring, green cross, pink square]
 budgets: {nfe: [24, 60]}
 metrics: [tests.actors.fakes:Brightness]
@@ -43,11 +44,11 @@ class Slow(AnalyticPool):
         super().__init__(shuffle=os.getpid())
         self.log = open(asked, "ab", buffering=0)  # noqa: SIM115
 
-    def _answer(self, work: Generate | Score, future: Future[Result]) -> None:
+    def _answer(self, work: Work, future: Future[Result]) -> None:
         time.sleep(SLOW_S)
         super()._answer(work, future)
 
-    def submit(self, work: Generate | Score) -> Future[Result]:
+    def submit(self, work: Work) -> Future[Result]:
         self.log.write(f"{work.nfe}\n".encode())
         return super().submit(work)
 

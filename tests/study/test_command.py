@@ -77,7 +77,7 @@ def test_it_says_what_is_reused_and_how_it_went(
     file = world(tmp_path, yaml)
     monkeypatch.chdir(tmp_path)
     assert call("study", file) == 0
-    assert opened == [(("shapes-reward", "tests.actors.fakes:Brightness"), {"size": (64, 64)})]
+    assert opened == [(("shapes-reward", "tests.actors.fakes:Brightness"), {"size": (64, 64), "rewriters": {}})]
     said = capsys.readouterr()
     assert "study: 15 searches: 15 new" in said.out
     assert "lotts refinements=2" in said.out and "runs/study/trials.parquet" in said.out

@@ -12,7 +12,7 @@ KILLS = 20
 
 def test_a_study_that_is_killed_again_and_again_ends_as_if_undisturbed(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tests.study.killed", str(tmp_path), str(KILLS), "1"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     first, *lines = map(json.loads, done.stdout.splitlines())
     runs = [line for line in lines if "asked" in line]

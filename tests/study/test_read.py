@@ -113,6 +113,7 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
         (MINIMAL + "metrics: [shapes-oracle]\n", r"line 4: shapes-oracle judges scenes .* alone: not a shapes caption: 'a'"),
         (MINIMAL + "model: shapes-s\n", r"line 4: unknown model 'shapes-s'; did you mean 'shapes-sd'"),
         (MINIMAL + "images: some\n", r"line 4: unknown images 'some'.* Known: all, best, none"),
+        (MINIMAL + "rewriter: shapes-writer\n", r"line 4: unknown rewriter 'shapes-writer'; did you mean 'shapes-rewriter'"),
         (MINIMAL + "name: a/b\n", r"line 4: name is also that of a folder"),
         (MINIMAL + "eta: -1\n", r"line 4: eta must be a number of 0 or more, not -1"),
         (MINIMAL.replace("lotts", "lott"), r"line 1: unknown strategy 'lott'; did you mean 'lotts'\?"),
