@@ -145,6 +145,20 @@ def test_offloaded_weights_give_the_same_pictures(folder: str, how: str) -> None
     assert backbone.attend(*attention(backbone))[0].words.shape == (4, 4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("how", ["model", "sequential"])
+def test_offloaded_weights_leave_the_device(folder: str, how: str) -> None:
+    backbone: Any = load_backbone(folder, device="cuda", offload=how)
+    (want,) = run(Engine(load_backbone(folder, device="cuda"), 2), WORK)
+    (got,) = run(Engine(backbone, 2), WORK)
+    assert np.abs(got.image.astype(int) - want.image).max() <= 1  # type: ignore[union-attr]
+    backbone.decode(torch.zeros(1, 4, 8, 8, device="cuda"))
+    places = {part: next(getattr(backbone, part).parameters()).device.type for part in ("text_encoder", "unet", "vae")}
+    assert places["text_encoder"] == places["unet"] == ("cpu" if how == "model" else "meta")
+    assert backbone.device.type == "cuda" and places["vae"] == ("cuda" if how == "model" else "meta")
+
+
 def attention(backbone: Any) -> Any:
     stacked = backbone.stack(backbone.encode_prompts(["a star"]))
     return torch.zeros(1, 4, 8, 8), torch.tensor([10.0]), stacked, [[1, 2]], [True], (4, 4)
