@@ -86,8 +86,10 @@ def _page(out: Path, speeds: dict[str, int]) -> list[dict]:
             parts.append(part.set_column(part.column_names.index("kind"), "kind", kinds))
     write_parquet(pa.concat_tables(parts), out / "shapes-sd" / "table-01" / "trials.parquet")
     page = findings.write(out)
+    text = (out / "findings.md").read_text()
+    assert "judged by truth" in text and text.count("\n| LoTTS |") == 3
     assert Page(page.read_text()).references[0].startswith("data:")
-    found: list[dict] = json.loads((out / "findings.json").read_text())[0]["findings"]
+    found: list[dict] = json.loads((out / "findings.json").read_text())["models"][0]["findings"]
     return found
 
 

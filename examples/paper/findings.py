@@ -2,7 +2,7 @@
 
     python examples/paper/findings.py out/paper
 
-Reads OUT/MODEL/table-*/ and writes OUT/index.html and OUT/findings.json. A finding holds where the whole 95 % interval says so, it does
+Reads OUT/MODEL/table-*/ and writes OUT/index.html, OUT/findings.json and OUT/findings.md. A finding holds where the whole 95 % interval says so, it does
 not hold where the whole interval says the contrary, and else it is open: more prompts would tell.
 """  # fmt: skip
 
@@ -12,16 +12,19 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from lotts_search.curves import Arm, Interval, Panel, Results, SpeedUp, load, speed_up
 from lotts_search.errors import BadInput
 from lotts_search.report.page import write_page
+from lotts_search.report.study_page import machine
 
 PAPER = {"xl": (3.33, 4.9, 3.26, 2.20), "flux": (4.0, 3.9, 3.76, 2.64), "sd": (2.78, 4.1, 2.75, 1.66)}
 """Best-of-N's cost over that of LoTTS with nine pictures, at equal quality: pictures (table 13: 25, 30 and 36 for 9), strict
@@ -66,6 +69,9 @@ class Paper:
         self.model = model
         self.results: Results = load(*folders)
         self.main = self.results.main
+        about = self.results.about
+        self.date = time.strftime("%Y-%m-%d", time.gmtime(float(about.get("started") or 0)))
+        self.machine = machine(about)
 
     def arm(self, label: str, images: int | None = 9) -> Arm:
         """The arm of a label with so many pictures, or with a budget in NFE; with None that of the largest budget.
@@ -217,19 +223,59 @@ def write(out: Path, command: str = "") -> Path:
         for p in papers
     ]
     page = write_page("paper.html.j2", out / "index.html", {"view": SimpleNamespace(parts=parts, command=command)})
-    told = [
-        {"model": p.model, "prompts": p.prompts, "nfe": p.nfe,
-         "findings": [{**asdict(f), "verdict": f.verdict} for f in p.findings]}
-        for p in parts
-    ]  # fmt: skip
-    temporary = out / "findings.json.part"
-    temporary.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "findings.json")
+    told = {
+        "command": command,
+        "date": max(p.date for p in papers),
+        "machine": next((p.machine for p in papers if p.machine), ""),
+        "models": [
+            {"model": p.model, "metric": p.main, "prompts": p.prompts, "nfe": p.nfe,
+             "findings": [{**asdict(f), "verdict": f.verdict} for f in p.findings],
+             "rows": [{"label": label, "budget": budget, "quality": [q.mean, q.low, q.high], "images": images, "nfe": nfe}
+                      for label, budget, q, images, nfe in p.table]}
+            for p in parts
+        ],
+    }  # fmt: skip
+    _replace(out / "findings.json", json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+    _replace(out / "findings.md", _markdown(told))
     for p in parts:
         print(f"{p.model}, {p.prompts} prompts, {p.nfe:,.0f} NFE")
         for f in p.findings:
             print(f"  {f.verdict:13}  {f.claim} ({f.where})")
     return page
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _markdown(told: dict[str, Any]) -> str:
+    """The same for a repository."""
+    lines = ["# Which findings of the paper hold", ""]
+    lines += [f"    {told['command']}", ""] if told["command"] else []
+    lines += [
+        f"{told['date']}, {told['machine']}. Held-out quality, paired by prompt, 95 % bootstrap intervals over prompts.",
+        "",
+    ]
+    for part in told["models"]:
+        lines += [
+            f"## {part['model']}: {part['prompts']} prompts, {part['nfe']:,.0f} NFE, judged by {part['metric']}",
+            "",
+        ]
+        lines += ["| finding | where | comparison | measured | verdict |", "|---|---|---|---|---|"]
+        for finding in part["findings"]:
+            for i, line in enumerate(finding["lines"]):
+                head = f"**{finding['claim']}**: {finding['verdict']} | {finding['where']}" if i == 0 else " | "
+                lines.append(f"| {head} | {line['what']} | {line['value']} | {line['verdict']} |")
+        lines += ["", "| strategy | budget | quality | pictures | NFE |", "|---|---|---|---|---|"]
+        for row in part["rows"]:
+            mean, low, high = row["quality"]
+            lines.append(
+                f"| {row['label']} | {row['budget']} | {mean:.3f} [{low:.3f}, {high:.3f}] | {row['images']:g} | {row['nfe']:g} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def write_study_page(
         command=command,
         made=str(results.about.get("command", "")),
         files=files,
-        machine=_machine(results.about),
+        machine=_made_on(results.about),
     )
     return write_page("study.html.j2", Path(path), {"view": view})
 
@@ -115,13 +115,16 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _machine(about: Mapping[str, Any]) -> str:
-    machine = about.get("machine") or {}
-    parts = [f"{machine[k]} {k}" if k == "cpus" else str(machine[k]) for k in ("platform", "cpus", "gpus", "device")
-             if machine.get(k)]  # fmt: skip
-    if about.get("started"):
-        parts.insert(0, time.strftime("%Y-%m-%d", time.gmtime(float(about["started"]))))
-    return ", ".join(parts)
+def machine(about: Mapping[str, Any]) -> str:
+    """The machine of ``study.json`` in words, without its name: its system, processors and devices."""
+    found = about.get("machine") or {}
+    words = [str(found.get("platform", "")).split("-")[0], f"{found.get('cpus')} CPUs" if found.get("cpus") else ""]
+    return ", ".join(filter(None, [*words, *dict.fromkeys(map(str, found.get("gpus") or ()))]))
+
+
+def _made_on(about: Mapping[str, Any]) -> str:
+    date = [time.strftime("%Y-%m-%d", time.gmtime(float(about["started"])))] if about.get("started") else []
+    return ", ".join([*date, *filter(None, [machine(about)])])
 
 
 def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]) -> SimpleNamespace:
