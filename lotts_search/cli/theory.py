@@ -58,7 +58,8 @@ def theory(
         with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
             slices = regimes.measured(pool, pictures)
             defaults = pool.info.defaults
-            costs = Costs.of(pool.info, Sampling("any", defaults.steps, defaults.guidance))
+            told = pool.info.embedded_guidance
+            costs = Costs.of(pool.info, Sampling("any", defaults.steps, defaults.guidance, embedded=told))
         local, anew = (costs.localize() + costs.refine()).nfe, costs.sample.nfe
     found = {name: regimes.find(trials, local, anew) for name, trials in slices.items()}
     if json:

@@ -110,8 +110,9 @@ class Conceptual(Backbone, Protocol):
         """
 
 
-MOST_PROBABILITIES = 2**28
-"""Attention probabilities that exist at once: 1 GiB in float32. Heads take turns where all together would be more."""
+MOST_PROBABILITIES = 2**27
+"""Attention probabilities that exist at once, 512 MiB in float32, where no kernel does without them; the scores that
+they come from take as much again. Heads take turns where all together would be more."""
 
 
 def attention_map(query: Tensor, key: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
