@@ -75,6 +75,10 @@ def candidates() -> dict[str, MaskSource]:
             found[f"quality {kind}, smooth {smooth}"] = QualityMask(map=kind, smooth=smooth)
     for level in (200, 400, 600, 800):
         found[f"disagreement, level {level}, 4 draws"] = DisagreementMask(levels=(level,), smooth=2.0)
+    for draws in (2, 4):
+        found[f"disagreement, levels 400 and 600, {draws} draws"] = DisagreementMask(
+            levels=(400, 600), draws=draws, smooth=2.0
+        )
     return found | fusions()
 
 
@@ -84,6 +88,8 @@ def fusions() -> dict[str, MaskSource]:
     return {
         "fusion: error contrast, quality": FusionMask(sources=(LIFT, quality), weights=(2, 1)),
         "fusion: error contrast, disagreement": FusionMask(sources=(LIFT, apart), weights=(2, 1)),
+        "fusion: error contrast, disagreement, alike": FusionMask(sources=(LIFT, apart)),
+        "fusion: error contrast, disagreement, by range": FusionMask(sources=(LIFT, apart), scale="range"),
         "fusion: error contrast, quality, disagreement": FusionMask(sources=(LIFT, quality, apart), weights=(2, 1, 1)),
         "fusion: quality, disagreement": FusionMask(sources=(quality, apart)),
     }
