@@ -1,6 +1,6 @@
 """How busy a study keeps the generators, and what it costs to write everything down.
 
-    python benchmarks/study.py [--searches 200] [--generators 2] [--nfe 24] [--local] [--rows 0]
+    python benchmarks/study.py [--searches 200] [--generators 2] [--nfe 48] [--device cpu] [--local] [--rows 0]
 
 A study of that many searches, half Best-of-N and half LoTTS, runs on Ray actors into a temporary folder. Printed are
 
@@ -59,7 +59,10 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[float, float, dict
     yaml = folder / "study.yaml"
     yaml.write_text(YAML.format(model=options.model, prompts=options.searches // 2, nfe=options.nfe))
     asked = read_study(yaml)
-    tasks, compute = tasks_of(asked), Compute(options.local, None, None if options.local else options.generators)
+    tasks, compute = (
+        tasks_of(asked),
+        Compute(options.local, None, None if options.local else options.generators, options.device),
+    )
     journal: list[float] = []
     Journal.add = timed(Journal.add, journal)  # type: ignore[method-assign]
 
@@ -115,7 +118,8 @@ def main() -> int:
     parser.add_argument("--model", default="shapes-sd", help="registered name, folder or hub id")
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--generators", type=int, default=2)
-    parser.add_argument("--nfe", type=float, default=24, help="budget of a search")
+    parser.add_argument("--nfe", type=float, default=48, help="budget of a search")
+    parser.add_argument("--device", default="cpu", help="torch device of the generators")
     parser.add_argument("--local", action="store_true", help="in this process: one generator")
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--json", action="store_true")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from lotts_search.api import SearchResult
+from lotts_search.errors import Failure
 from lotts_search.pool import Pool
 from lotts_search.records import TrialRecord
 from lotts_search.study.spec import ORACLE
@@ -76,9 +78,13 @@ class Judges:
             if self._oracle is None:
                 # Not by fork: threads of a pool are running.
                 context = multiprocessing.get_context("spawn")
-                self._oracle = ProcessPoolExecutor(self._processes, mp_context=context)
+                self._oracle = ProcessPoolExecutor(self._processes, context, _ignore_interrupts)
             loop = asyncio.get_running_loop()
-            verdicts = await loop.run_in_executor(self._oracle, _judge, np.stack(images), prompt)
+            try:
+                verdicts = await loop.run_in_executor(self._oracle, _judge, np.stack(images), prompt)
+            except BrokenExecutor as error:
+                self._oracle = None  # the next search gets a new one
+                raise Failure("a process of the oracle died") from error
             for row, (quality, perfect) in zip(rows, verdicts, strict=True):
                 row.metrics |= {"oracle": quality, "perfect": perfect}
             return
@@ -109,6 +115,11 @@ def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def _column(name: str) -> str:
     return name.rpartition(":")[2]
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C in a terminal reaches all processes; the driver alone decides what ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _judge(images: Bytes, prompt: str) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,11 +17,16 @@ from PIL import Image
 from lotts_search import BadInput, Failure, search
 from lotts_search.errors import PoolClosed
 from lotts_search.records import image_hash
+from lotts_search.shapes.oracle import judge
+from lotts_search.shapes.scene import scenes
 from lotts_search.study.folder import RunFolder
+from lotts_search.study.metrics import Judges, columns_of, complete
 from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.spec import ORACLE
 from lotts_search.testing import AnalyticPool
 from lotts_search.work import Generate, Result, Score, Segment
+from tests.made_up import made_up_search
 from tests.study.worlds import YAML, files, lasting, run, table, world
 
 
@@ -285,3 +291,29 @@ def test_the_last_searches_begin_with_the_longest(tmp_path: Path) -> None:
     )
     lengths = [task.longest for task in ordered[len(tasks) - 8 :]]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_oracle_fills_its_columns_and_a_dead_one_fails_one_search_alone() -> None:
+    scene = scenes("test", 1)[0]
+    found = made_up_search("best-of-n", scene.caption)
+    for row in found.trials:
+        if row.trial_id in found.images:
+            row.image = image_hash(found.images[row.trial_id])
+    rows = complete(found.trials)
+
+    async def judged(judges: Judges) -> None:
+        await judges.judge(found, AnalyticPool(), everything=True)
+        before = [dict(row.metrics) for row in rows]
+        (worker,) = judges._oracle._processes.values()
+        worker.kill()
+        with pytest.raises(Failure, match="a process of the oracle died"):
+            await judges.judge(found, AnalyticPool(), everything=True)
+        await judges.judge(found, AnalyticPool(), everything=True)
+        assert [row.metrics for row in rows] == before
+
+    with Judges([ORACLE]) as judges:
+        asyncio.run(judged(judges))
+    for row in rows:
+        verdict = judge(found.images[row.trial_id], scene)
+        assert row.metrics == {"oracle": verdict.quality, "perfect": float(verdict.perfect)}
+    assert columns_of([ORACLE, "package.module:Mine"]) == ["oracle", "perfect", "Mine"]
