@@ -22,7 +22,7 @@ from lotts_search.shapes.measure.common import Picture, cell_means, locate, refi
 from lotts_search.shapes.measure.localization import damaged_renders
 from lotts_search.shapes.measure.slices import SLICES
 from lotts_search.shapes.oracle import Verdict, judge_many
-from lotts_search.shapes.scene import Split, parse_caption
+from lotts_search.shapes.scene import Split, parse_caption, scenes
 from lotts_search.theory import Bools, Change, Regime, estimate
 from lotts_search.work import Bytes
 
@@ -110,8 +110,8 @@ def measured(pool: Pool, pictures: int = 60, split: Split = "test") -> dict[str,
     found: dict[str, Trials] = {}
     for name, (rate, light) in SLICES.items():
         found[name] = _both(pool, damaged_renders(pool, split, pictures, rate, light=light), defaults)
-    scenes = [p.scene for p in damaged_renders(pool, split, pictures, 0.0)]
-    found["plain samples"] = _both(pool, [group[0] for group in sample(pool, scenes, 1)], defaults, seed=1)
+    plain = [group[0] for group in sample(pool, scenes(split, pictures, seed=2), 1)]
+    found["plain samples"] = _both(pool, plain, defaults, seed=1)
     return found
 
 
@@ -190,9 +190,9 @@ def _verdicts(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, s
             f"there are no pictures of samples or refinements in {run / 'images'}; let the study keep all pictures"
         )
     try:
-        scenes = [parse_caption(r["prompt"]) for r in kept]
+        shown = [parse_caption(r["prompt"]) for r in kept]
     except ValueError as error:
         raise BadInput(f"the theory is checked on shapes models alone, by their oracle: {error}") from error
     images = [np.asarray(Image.open(files[r["image"]]).convert("RGB")) for r in kept]
-    judged = judge_many(np.stack(images), scenes)
+    judged = judge_many(np.stack(images), shown)
     return {(r["search_id"], r["trial_id"]): (i, v) for r, i, v in zip(kept, images, judged, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from lotts_search.cli import main
 from lotts_search.records import TrialRecord, image_hash, to_table, write_parquet
 from lotts_search.shapes import regimes
 from lotts_search.shapes.data import to_uint8
-from lotts_search.shapes.measure.common import cell_means
+from lotts_search.shapes.measure.common import Picture, cell_means
 from lotts_search.shapes.oracle import judge
 from lotts_search.shapes.render import cell_box, render
 from lotts_search.shapes.scene import BACKGROUNDS, Scene, scenes
+from lotts_search.testing import analytic_info
+from lotts_search.work import Located
 
 MASK = np.zeros((16, 16), bool)
 MASK[:8] = True
@@ -123,3 +126,33 @@ def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit) as done:
         main(["theory"])
     assert done.value.code == 2 and "either the folder RUN" in capsys.readouterr().err
+
+
+def test_every_slice_gets_its_local_and_global_trials(monkeypatch):
+    """Renders stand in for what a model would make: refinements mend the top row, new pictures are all damaged."""
+    chosen = scenes("tune", 3, seed=3)
+
+    def of(images, shown=chosen) -> list[Picture]:
+        return [Picture(s, 0, None, image, judge(image, s)) for s, image in zip(shown, images, strict=True)]
+
+    def sampled(pool, shown, seeds):
+        groups = [of([picture(s, 50 + i, 1.0) for s in shown], shown) for i in range(seeds)]
+        return [list(group) for group in zip(*groups, strict=True)]
+
+    monkeypatch.setattr(regimes, "damaged_renders", lambda *_, **__: of([picture(s, 7, 1.0) for s in chosen]))
+    monkeypatch.setattr(regimes, "scenes", lambda *_, **__: chosen)
+    monkeypatch.setattr(regimes, "sample", sampled)
+    monkeypatch.setattr(regimes, "locate", lambda pool, shown, source: [Located(MASK, MASK.astype("f4"))] * len(shown))
+    monkeypatch.setattr(
+        regimes, "refine", lambda pool, shown, *_, **__: of([mended(p.image, p.scene, [0, 1, 2]) for p in shown])
+    )
+    pool = SimpleNamespace(info=analytic_info())
+    found = regimes.measured(pool, 3)
+    assert list(found) == ["sparse damage", "usual damage", "dense damage", "lighting defect", "plain samples"]
+    for trials in found.values():
+        assert len(trials.local) == len(trials.anew) == 3
+        assert all(c.selected[:3].all() and not c.selected[6:].any() for c in trials.local)
+        assert all(c.selected.all() for c in trials.anew)
+        assert min(c.gain for c in trials.local) > 0
+    # Plain samples are replaced by another sample, not by themselves.
+    assert any(c.gain != 0 for c in found["plain samples"].anew)
