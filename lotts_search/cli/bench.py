@@ -49,7 +49,7 @@ def families(
 
     Times a step, a localization and a decoding, then runs a whole LoTTS search with masks. Nothing is downloaded.
 
-        lotts-search bench families                                         (a GPU of 48 GB or more)
+        lotts-search bench families --device cuda
 
         lotts-search bench families --family sd --device cpu --no-text --timed 1 --steps 1 --images 3
 
