@@ -92,6 +92,8 @@ class Paper:
 
         def compare() -> Line:
             gap = self.results.difference(self.arm(ours), self.arm(theirs), refined=refined)
+            if gap.low == gap.high == 0.0:  # e.g. a t0 of the table that is the model's own
+                return Line(name, "the same setting", MISSING)
             verdict = HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
             return Line(name, gap.signed, verdict)
 
@@ -110,7 +112,8 @@ class Paper:
 
     def faster(self, over: str, least: float, slow: str = "Best-of-N", fast: str = "LoTTS") -> Line:
         """Whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
-        name = f"cost of {slow} / cost of {fast} in {over}, paper {least:g}"
+        cost = {"images": "pictures", "nfe": "NFE", "device_s": "seconds"}[over]
+        name = f"{cost} of {slow} / {cost} of {fast}; paper {least:g}×"
 
         def compare() -> Line:
             found: SpeedUp = speed_up(self._curve(slow, over), self.results.panel(self.arm(fast), over=over))
