@@ -35,7 +35,7 @@ def main() -> int:
     table = simulate(arms, options.prompts, seeds, rng=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         path = write_parquet(table, Path(folder) / "trials.parquet")
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         results = load(path)
         read = time.perf_counter()
         base, ours = results.find("base"), results.find("ours")
@@ -48,11 +48,11 @@ def main() -> int:
         drawn = time.perf_counter()
         faster = results.speed_up(base, ours, over="images", quality=1.2)
         wins, saturation = results.win_rate(ours, base), results.saturation(base, over="images")
-        ended = time.perf_counter()
+        ended, used = time.perf_counter(), time.process_time() - used
     print(f"{len(table):,} rows, {len(results.trials.ids):,} searches")
     print(f"read {read - began:.2f} s, {curves} curves {drawn - read:.2f} s, comparisons {ended - drawn:.2f} s")
     print(f"speed-up {faster} (planted 3), win rate {wins}, limit {saturation.limit}")
-    print(f"in all {ended - began:.2f} s; demand: less than {options.demand:g} s")
+    print(f"in all {ended - began:.2f} s, of processors {used:.2f} s; demand: less than {options.demand:g} s")
     return 0 if ended - began < options.demand else 1
 
 
