@@ -218,7 +218,7 @@ class DisagreementMask(MaskSource):
     """
 
     ratio: float = 0.5
-    levels: tuple[int, ...] = (600,)
+    levels: tuple[int, ...] = (500,)
     draws: int = 4
     smooth: float = 1.0
 

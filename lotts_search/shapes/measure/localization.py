@@ -73,8 +73,9 @@ def candidates() -> dict[str, MaskSource]:
     for kind in ("mscn", "sharpness", "grain"):
         for smooth in (1.0, 2.0):
             found[f"quality {kind}, smooth {smooth}"] = QualityMask(map=kind, smooth=smooth)
-    for level in (200, 400, 600, 800):
+    for level in (200, 400, 500, 600, 800):
         found[f"disagreement, level {level}, 4 draws"] = DisagreementMask(levels=(level,), smooth=2.0)
+    found["disagreement, level 500, 8 draws"] = DisagreementMask(draws=8, smooth=2.0)
     for draws in (2, 4):
         found[f"disagreement, levels 400 and 600, {draws} draws"] = DisagreementMask(
             levels=(400, 600), draws=draws, smooth=2.0
@@ -128,7 +129,7 @@ def ablations(attention: AttentionMask) -> dict[str, MaskSource]:
         "quality, mscn": QualityMask(smooth=2.0),
         "quality, sharpness": QualityMask(map="sharpness", smooth=2.0),
         "quality, grain": QualityMask(map="grain", smooth=2.0),
-        "disagreement, level 600, 4 draws": DisagreementMask(smooth=2.0),
+        "disagreement, level 500, 4 draws": DisagreementMask(smooth=2.0),
         **fusions(),
         "random": RandomMask(),
     }
