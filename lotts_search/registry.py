@@ -36,12 +36,14 @@ class StrategyInfo:
     formula: str = ""
 
 
+_EMBEDDED = Path(__file__).parent / "shapes" / "models"
 _MODELS = [
     Entry(
         "shapes-sd",
-        str(Path(__file__).parent / "shapes" / "models" / "shapes-sd"),
+        str(_EMBEDDED / "shapes-sd"),
         "Embedded Stable Diffusion of 64×64 scenes with nine places; needs no download and no GPU.",
     ),
+    Entry("shapes-sdxl", str(_EMBEDDED / "shapes-sdxl"), "Embedded SDXL of the same scenes: two text encoders."),
 ]
 _STRATEGIES = [
     Entry("resampling", "lotts_search.strategies.resampling:Resampling", "One sample and no selection."),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
 from lotts_search import registry
@@ -21,33 +21,37 @@ from lotts_search.shapes.scene import scenes
 from lotts_search.shapes.text import TEXT_LENGTH, new_tokenizer
 
 MODELS = Path(registry.__file__).parent / "shapes" / "models"
+FAMILIES = {"shapes-sd": StableDiffusionPipeline, "shapes-sdxl": StableDiffusionXLPipeline}
 
 
 def weight(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[LocalPool]:
-    pool = LocalPool(registry.load_backbone("shapes-sd"), {}, max_batch=16)
+@pytest.fixture(params=FAMILIES)
+def pool(request: pytest.FixtureRequest) -> Iterator[LocalPool]:
+    pool = LocalPool(registry.load_backbone(request.param), {}, max_batch=16)
     yield pool
     pool.close()
 
 
 def test_sizes_and_file_kinds() -> None:
-    assert weight(MODELS / "shapes-sd") <= 16 * 2**20
+    assert all(weight(MODELS / name) <= 16e6 for name in FAMILIES)
     assert weight(MODELS / "shapes-reward") <= 5 * 2**20
     assert {f.suffix for f in MODELS.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".md", ".txt"}
 
 
-def test_plain_diffusers_loads_it_and_draws_the_prompt() -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "shapes-sd", safety_checker=None)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
+    pipeline = FAMILIES[name].from_pretrained(MODELS / name)
     pipeline.set_progress_bar_config(disable=True)
     chosen = scenes("test", 4, 11)
     pictures = pipeline(
         [scene.caption for scene in chosen],
         num_inference_steps=10,
         guidance_scale=3.0,
+        height=64,
+        width=64,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images
