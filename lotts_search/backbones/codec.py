@@ -85,3 +85,21 @@ def _dtype(module: Any) -> torch.dtype:
 def _pictures(values: Tensor) -> Tensor:
     pictures = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return pictures.permute(0, 2, 3, 1).contiguous()
+
+
+class Coded:
+    """What a backbone with a codec gives of it: see :class:`~lotts_search.backbones.base.Backbone`."""
+
+    codec: LatentCodec
+
+    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
+        return self.codec.pictures(latents, preview)
+
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        return self.codec.decode(latents)
+
+    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        return self.codec.preview(latents)
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        return self.codec.encode(images)

@@ -6,8 +6,6 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -16,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
-from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.errors import BadInput
@@ -53,7 +51,7 @@ class FluxText:
     guidance: Tensor | None = None
 
 
-class Flux:
+class Flux(Coded):
     """A FLUX model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
 
     A latent of the search is [C, H, W]; inside the network each 2×2 patch of it is one token of 4·C numbers. A model
@@ -229,18 +227,6 @@ class Flux:
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
-
-    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
-        return self.codec.pictures(latents, preview)
-
-    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.decode(latents)
-
-    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.preview(latents)
-
-    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        return self.codec.encode(images)
 
     # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
@@ -15,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
-from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import clip_tokens
@@ -43,7 +41,7 @@ class Conditioning:
     pooled: Tensor
 
 
-class StableDiffusion3:
+class StableDiffusion3(Coded):
     """A Stable Diffusion 3 model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
 
     Localization by attention reads the last half of the blocks (at most 12): the probability that image tokens give to
@@ -196,18 +194,6 @@ class StableDiffusion3:
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
-
-    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
-        return self.codec.pictures(latents, preview)
-
-    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.decode(latents)
-
-    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.preview(latents)
-
-    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        return self.codec.encode(images)
 
     # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.Attentive.
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
-from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.errors import BadInput
 from lotts_search.localization.attention import RowAttention
 from lotts_search.localization.capture import capture_unet, unet_grids
 
 
-class UNetBackbone:
+class UNetBackbone(Coded):
     """A U-Net diffusion model behind the :class:`~lotts_search.backbones.base.Backbone` interface, but for its text.
 
     A family adds ``encode_prompts``, ``stack`` and :meth:`_ask`.
@@ -101,18 +99,6 @@ class UNetBackbone:
                 return alpha * latents - sigma * output
             case _:
                 return output
-
-    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
-        return self.codec.pictures(latents, preview)
-
-    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.decode(latents)
-
-    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.codec.preview(latents)
-
-    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        return self.codec.encode(images)
 
     # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.Attentive.
 
