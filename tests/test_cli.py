@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,8 +27,10 @@ from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure
 from lotts_search.masks import GivenMask
 from lotts_search.pool import Pool
+from lotts_search.shapes import train as shapes_train
 from lotts_search.shapes.render import render
 from lotts_search.shapes.scene import parse_caption, scenes
+from lotts_search.shapes.train import Effort
 from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_latents
 from lotts_search.work import Generate, Locate, Located, Result, Rewrite, Score, Segment, Usage
 
@@ -376,13 +377,18 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         asked.append((name, out, more))
         return out
 
-    stand_in = types.ModuleType("lotts_search.shapes.train")
-    stand_in.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lotts_search.shapes.train", stand_in)
-    assert call("train", "shapes-sd", "--out", tmp_path, "--pictures", "64", "--device", "cuda") == 0
+    monkeypatch.setattr(shapes_train, "train", train)
+    options = ["--pictures", "64", "--batch", "8", "--start", tmp_path, "--device", "cuda"]
+    assert call("train", "shapes-sd", "--out", tmp_path, *options) == 0
     assert call("train", "shapes-reward") == 0
-    assert asked[0] == ("shapes-sd", tmp_path, {"pictures": 64, "device": "cuda"})
-    assert asked[1] == ("shapes-reward", Path("out/shapes-reward"), {"pictures": None, "device": "cpu"})
+    assert call("train", "shapes-flux", "--minutes", "2.5") == 0
+    effort = replace(Effort.on("shapes-sd", "cuda"), pictures=64, batch=8)
+    assert asked[0] == ("shapes-sd", tmp_path, {"effort": effort, "start": tmp_path, "renders": None, "device": "cuda"})
+    name, out, given = asked[1]
+    assert (name, out, given["effort"]) == ("shapes-reward", Path("out/shapes-reward"), Effort.on(name, "cpu"))
+    by_the_clock = asked[2][2]["effort"]
+    assert isinstance(by_the_clock, Effort) and by_the_clock.minutes == 2.5
+    assert by_the_clock.pictures > 10**12  # the clock ends it, not the count
 
 
 @pytest.mark.parametrize(

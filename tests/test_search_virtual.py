@@ -176,7 +176,7 @@ def test_an_error_of_the_strategy_ends_the_search_and_its_branches():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, c, m: s.sample(0, stop=9), r"stop must be within 1\.\.8, not 9"),
+        (lambda s, c, m: s.sample(0, stop=9), r"stop must be within 0\.\.8, not 9"),
         (lambda s, c, m: s.refine(c, m, start=8, seed=0), r"a step of 0\.\.7, not 8"),
         (lambda s, c, m: s.refine(c, m, start=6, integrate=3, seed=0), r"integrate must be within 0\.\.2"),
         (lambda s, c, m: s.advance(c), "nothing to advance"),
