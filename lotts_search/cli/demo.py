@@ -24,7 +24,7 @@ def demo(
     seed: o.Seed = 0,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Model to run on, several times for several [the three embedded ones]."),
+        typer.Option("--model", "-m", help="Model to run on, several times for several [all embedded ones]."),
     ] = None,
     strategy: o.Strategy = "lotts",
     against: Annotated[
@@ -39,7 +39,7 @@ def demo(
     ),
     json: o.Json = False,
 ) -> None:
-    """LoTTS against Best-of-N on the embedded models of three families, through Ray; ends with a page to look at.
+    """LoTTS against Best-of-N on the embedded models, through Ray; ends with a page to look at.
 
     Both search the same test prompts with the same seeds and the same number of denoising steps, guided by a learned
     reward. An oracle that guides neither then judges the winners. When the time is up, the prompts that both have
@@ -49,7 +49,7 @@ def demo(
 
         lotts-search demo
 
-        lotts-search demo --model shapes-flux --prompts 200 --seconds 3600 --generators 2
+        lotts-search demo --model shapes-sdxl --prompts 200 --seconds 3600 --generators 2
     """
     from lotts_search.cli.contest import MODELS, Contest, run
     from lotts_search.cli.pools import Compute
