@@ -2,7 +2,7 @@
 
 The backbone gives constant answers without computing; everything else is real: admission, noise of each trajectory,
 guidance, solver, arrivals, decoding calls (of nothing). Time is CPU time of the process, which another load on the
-machine does not stretch as much as wall time. Exit code 1 when the demand is missed.
+machine does not stretch as much as wall time.
 
     python benchmarks/overhead.py [--batch 64 256] [--guidance 1] [--shape 8 16 16]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -94,17 +93,15 @@ def rate(engine: Engine, count: int, guidance: float, refined: bool) -> float:
     return total / took
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 256], help="network rows in one call")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--shape", type=int, nargs=3, default=[8, 16, 16], help="of a latent")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--demand", type=float, default=20_000, help="rows/s at the largest batch")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    met = True
     for batch in options.batch:
         for guidance in options.guidance:
             for refined in (False, True):
@@ -114,9 +111,7 @@ def main() -> int:
                 found = statistics.median(rate(engine, count, guidance, refined) for _ in range(options.rounds))
                 kind = ("guided" if guidance > 1 else "unguided") + (", masked" if refined else "")
                 print(f"{batch:4} rows a call, {kind:18} {found:10.0f} rows/s", flush=True)
-                met = met and (batch < max(options.batch) or found >= options.demand)
-    return int(not met)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
