@@ -54,6 +54,11 @@ def _bounds(count: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
+def _file(folder: Path, number: int, count: int) -> Path:
+    """Where a file of pictures is; another ``count`` has other pictures under the same number."""
+    return folder / f"{count}-{number:04}.npy"
+
+
 def _render(folder: Path, number: int, count: int) -> int:
     """One file of pictures and one of their captions; a pure function of its number and of ``count``."""
     bounds = _bounds(count)
@@ -63,11 +68,12 @@ def _render(folder: Path, number: int, count: int) -> int:
         made = example(np.random.default_rng([17, index]), objects=stage.objects, damage=stage.damage)
         pictures.append(to_uint8(made.render.image))
         captions.append(made.caption)
-    (folder / f"{number:04}.json").write_text(json.dumps(captions))
+    path = _file(folder, number, count)
+    path.with_suffix(".json").write_text(json.dumps(captions))
     # The pictures come last and by renaming, so that a file that is there is whole.
-    part = folder / f"{number:04}.part.npy"
+    part = path.with_suffix(".part.npy")
     np.save(part, np.stack(pictures))
-    os.replace(part, folder / f"{number:04}.npy")
+    os.replace(part, path)
     return len(pictures)
 
 
@@ -78,7 +84,7 @@ def render_store(folder: Path, count: int, describe: Callable[[str], None] = pri
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(-(-count // CHUNK))
-    missing = [n for n in numbers if not (folder / f"{n:04}.npy").exists()]
+    missing = [n for n in numbers if not _file(folder, n, count).exists()]
     workers = len(os.sched_getaffinity(0))
     shown, done = time.monotonic(), 0
     if missing:
@@ -91,9 +97,10 @@ def render_store(folder: Path, count: int, describe: Callable[[str], None] = pri
     pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions: list[str] = []
     for number in numbers:
-        part = np.load(folder / f"{number:04}.npy", allow_pickle=False)
+        path = _file(folder, number, count)
+        part = np.load(path, allow_pickle=False)
         pictures[number * CHUNK : number * CHUNK + len(part)] = part
-        captions += json.loads((folder / f"{number:04}.json").read_text())
+        captions += json.loads(path.with_suffix(".json").read_text())
     return pictures, captions
 
 
