@@ -153,13 +153,21 @@ class _Reader(nn.Module):
         return self.colour(seen), self.shape(seen)
 
 
-def _labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+def labels_of(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+    """Numbers [N, 9] of the colour and of the shape in each cell, 0 where nothing stands."""
     colours, shapes = torch.zeros(len(scenes), 9, dtype=torch.long), torch.zeros(len(scenes), 9, dtype=torch.long)
     for i, scene in enumerate(scenes):
         for o in scene.objects:
             colours[i, o.cell] = 1 + list(COLOURS).index(o.colour)
             shapes[i, o.cell] = 1 + SHAPES.index(o.shape)
     return colours, shapes
+
+
+def captions_of(rng: np.random.Generator, count: int) -> tuple[list[Scene], list[str]]:
+    """Training scenes of one to nine objects, and a caption of each, some with a quality word."""
+    scenes = [random_scene(rng, "train", (1, 9)) for _ in range(count)]
+    words = [str(rng.choice(_PREFIXES)) if rng.random() < WORD_SHARE else "{}" for _ in scenes]
+    return scenes, [w.format(s.caption) for w, s in zip(words, scenes, strict=True)]
 
 
 def pretrain_text(
@@ -187,11 +195,9 @@ def pretrain_text(
     trainer = Trainer(reader, folder, count // batch, 2e-3, ema=0.99, describe=describe)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng([13, step])
-        scenes = [random_scene(rng, "train", (1, 9)) for _ in range(batch)]
-        words = [str(rng.choice(_PREFIXES)) if rng.random() < WORD_SHARE else "{}" for _ in scenes]
-        ids = token_ids(tokenizer, (w.format(s.caption) for w, s in zip(words, scenes, strict=True))).to(device)
-        colours, shapes = (labels.to(device) for labels in _labels(scenes))
+        scenes, captions = captions_of(np.random.default_rng([13, step]), batch)
+        ids = token_ids(tokenizer, captions).to(device)
+        colours, shapes = (labels.to(device) for labels in labels_of(scenes))
         by_colour, by_shape = reader(ids)
         value = functional.cross_entropy(by_colour.flatten(0, 1), colours.flatten())
         value = value + functional.cross_entropy(by_shape.flatten(0, 1), shapes.flatten())

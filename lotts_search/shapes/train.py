@@ -43,7 +43,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "shapes-sd": Recipe("lotts_search.shapes.denoisers.sd:ShapesSD"),
     "shapes-sdxl": Recipe("lotts_search.shapes.denoisers.sdxl:ShapesSDXL", vae="shapes-sd", start="shapes-sd"),
-    "shapes-flux": Recipe("lotts_search.shapes.denoisers.flux:ShapesFlux", vae="shapes-sd", lr=1.5e-3),
+    "shapes-flux": Recipe("lotts_search.shapes.denoisers.flux:ShapesFlux", vae="shapes-sd", lr=2e-3),
 }
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,16 @@ class Ema:
 
 
 class Trainer:
-    """Runs ``loss(step)`` to a number of steps, with AdamW, warm-up and cosine decay, and writes checkpoints.
+    """Runs ``loss(step)`` to a number of steps, with warm-up and cosine decay, and writes checkpoints.
+
+    The optimiser is AdamW, and Muon (Jordan et al. 2024, with the step size of Liu et al. 2025) for ``matrices``.
 
     Args:
         module: what is trained; its EMA is what :meth:`averaged` returns.
         folder: where ``state.safetensors``, ``state.json`` and ``log.jsonl`` go; a run found there is continued.
         steps: optimiser steps in all.
         lr: peak learning rate.
+        matrices: names of those parameters [M, N] that Muon trains.
         ema: EMA decay.
         minutes: train for that long instead: the decay of the learning rate follows the time, ``steps`` is only a limit.
         save_every: seconds between checkpoints.
@@ -61,6 +64,7 @@ class Trainer:
         steps: int,
         lr: float,
         *,
+        matrices: Collection[str] = (),
         ema: float = 0.999,
         warmup: int = 200,
         weight_decay: float = 0.01,
@@ -70,13 +74,21 @@ class Trainer:
     ):
         self.module, self.folder, self.steps, self.lr, self.warmup = module, folder, steps, lr, warmup
         self.minutes, self.save_every, self.describe = minutes, save_every, describe
-        self.optimizer = torch.optim.AdamW(
-            module.parameters(),
-            lr=lr,
-            weight_decay=weight_decay,
-            betas=(0.9, 0.99),
-            fused=next(module.parameters()).is_cuda,
-        )
+        named = dict(module.named_parameters())
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [p for name, p in named.items() if name not in matrices],
+                lr=lr,
+                weight_decay=weight_decay,
+                betas=(0.9, 0.99),
+                fused=next(module.parameters()).is_cuda,
+            )
+        ]
+        if matrices:
+            chosen = [named[name] for name in matrices]
+            muon = torch.optim.Muon(chosen, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
+        self._names = {p: name for name, p in named.items()}
         self.ema = Ema(module, ema)
         self.step = 0
         self.seconds = 0.0
@@ -84,21 +96,19 @@ class Trainer:
         if (folder / "state.json").exists():
             self._load()
 
-    def _names(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.module.named_parameters())
-
     def _save(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
-        for name, parameter in self._names():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    tensors[f"optimizer.{key}.{self._names[parameter]}"] = torch.as_tensor(value)
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
         part = self.folder / "state.safetensors.part"
         save_file(tensors, part)
         os.replace(part, self.folder / "state.safetensors")
-        state = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
-        (self.folder / "state.json").write_text(json.dumps(state))
+        progress = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
+        (self.folder / "state.json").write_text(json.dumps(progress))
 
     def _load(self) -> None:
         state = json.loads((self.folder / "state.json").read_text())
@@ -107,10 +117,16 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
         self.ema.shadow = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
-        for name, parameter in self._names():
-            entry = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if entry["step"] is not None:
-                self.optimizer.state[parameter] = entry
+        entries: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, part, name = key.split(".", 2)
+                entries.setdefault(name, {})[part] = value
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if self._names[parameter] in entries:
+                        optimizer.state[parameter] = entries[self._names[parameter]]
         self.describe(f"continuing at step {self.step} of {self.steps}")
 
     @property
@@ -130,14 +146,16 @@ class Trainer:
         with _stop_flag() as stopped:
             while self.progress < 1:
                 started = time.monotonic()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self._rate()
+                for optimizer in self.optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                    for group in optimizer.param_groups:
+                        group["lr"] = self._rate()
                 value, parts = loss(self.step)
-                self.optimizer.zero_grad(set_to_none=True)
                 value.backward()  # type: ignore[no-untyped-call]
                 norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
                 if torch.isfinite(norm):
-                    self.optimizer.step()
+                    for optimizer in self.optimizers:
+                        optimizer.step()
                 self.step += 1
                 self.ema.update(self.module, self.step)
                 now = time.monotonic()

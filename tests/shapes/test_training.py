@@ -156,11 +156,12 @@ def test_training_by_the_clock_follows_the_clock(tmp_path: Path) -> None:
     assert trainer._rate() == pytest.approx(0.02 + 0.98 * 0.5 * (1 + np.cos(0.75 * np.pi)))
 
 
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("matrices", [(), ("weight",)], ids=["adamw", "muon"])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, matrices: tuple[str, ...]) -> None:
     def run(folder: Path, *, until: int) -> nn.Module:
         torch.manual_seed(3)
         module = nn.Linear(4, 1)
-        trainer = Trainer(module, folder, until, 0.01, warmup=4, describe=lambda _: None)
+        trainer = Trainer(module, folder, until, 0.01, matrices=matrices, warmup=4, describe=lambda _: None)
         trainer.steps = 20
 
         def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:

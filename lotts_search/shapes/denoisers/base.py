@@ -53,6 +53,10 @@ class Denoiser(nn.Module):
         """
         raise BadInput(f"{type(self).__name__} is trained from nothing, not from another model")
 
+    def matrices(self) -> list[str]:
+        """Names of the parameters that are trained with Muon instead of AdamW."""
+        return []
+
     @abstractmethod
     def token_ids(self, captions: Iterable[str]) -> Tensor:
         """Token ids [N, …] of captions, of all tokenizers."""
@@ -106,7 +110,9 @@ def train_denoiser(
     model.to(device)
     store = LatentStore(moments, model.token_ids(captions), scale, device, started)
     steps, kind = max(1, count // batch), torch.device(device).type
-    trainer = Trainer(model, folder, steps, lr, ema=0.998, minutes=minutes, describe=describe)
+    trainer = Trainer(
+        model, folder, steps, lr, matrices=model.matrices(), ema=0.998, minutes=minutes, describe=describe
+    )
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         torch.manual_seed(int(np.random.default_rng([19, step]).integers(2**31)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lotts_search.shapes.denoisers.base import Denoiser, save_pipeline, spread
+from lotts_search.shapes.denoisers.reading import teach_reading
 from lotts_search.shapes.text import (
     TEXT_LENGTH,
     new_t5_encoder,
@@ -52,6 +53,18 @@ class ShapesFlux(Denoiser):
         pretrain_text(
             self.text_2, self.tokenizer_2, folder / "text-state", count=96_000, device=device, describe=describe
         )
+        describe("transformer: learning where words belong")
+        teach_reading(
+            self.text_2, self.tokenizer_2, self.transformer, folder / "reading", device=device, describe=describe
+        )
+
+    def matrices(self) -> list[str]:
+        # In 80 steps of 32 Muon came to a loss of 1.09 where AdamW was at 1.40.
+        return [
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim == 2 and name.startswith("transformer.") and "blocks." in name and ".norm" not in name
+        ]
 
     def token_ids(self, captions: Iterable[str]) -> Tensor:
         captions = list(captions)

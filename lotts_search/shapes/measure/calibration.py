@@ -31,7 +31,7 @@ def best_of_n(pool: Pool, *, prompts: int = 100, seed: int = 0, verifier: str = 
     wins = {n: [best_of(g, q, n) for g, q in zip(guide, perfect, strict=True)] for n in SIZES}
     return {
         "prompts": prompts,
-        "perfect_share": float(perfect.mean()),
+        "perfect_share": str(interval(perfect.mean(axis=1))),
         "perfect_one_in": float(1 / max(perfect.mean(), 1e-9)),
         "objects": object_shares(flat),
         "best_of_n_quality": {n: str(interval(curve[n])) for n in SIZES},

@@ -1,0 +1,139 @@
+"""What a FLUX transformer is taught before it paints: where its words belong.
+
+FLUX knows places by rotary embeddings alone, and all its words stand at place 0. That the words *bottom left red circle*
+matter to the image tokens at the bottom left must be found by the first block, and until it is found there is nothing to
+learn from the text. The block learns it here by itself, in minutes: all its image tokens ask the same question, turned to
+their place, and from the words' answers a linear layer names each token's object and place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import T5EncoderModel, T5Tokenizer
+
+from lotts_search.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
+from lotts_search.shapes.text import captions_of, labels_of, token_ids
+from lotts_search.shapes.training import Trainer
+
+GRID = 8
+"""Image tokens a side."""
+GATES = {6: (2, 5), 3: (2,)}
+"""Which of the parts of a block's modulation are gates, by the number of its parts."""
+
+
+def calm(transformer: FluxTransformer2DModel) -> None:
+    """Start as a plain transformer: modulation does nothing yet, all gates are open, the output is zero."""
+    for module in transformer.modules():
+        parts = {"AdaLayerNormZero": 6, "AdaLayerNormZeroSingle": 3, "AdaLayerNormContinuous": 2}
+        count = parts.get(type(module).__name__)
+        if count is not None:
+            nn.init.zeros_(module.linear.weight)
+            nn.init.zeros_(module.linear.bias)
+            for gate in GATES.get(count, ()):
+                nn.init.ones_(module.linear.bias.data.chunk(count)[gate])
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+
+
+def cells() -> Tensor:
+    """The cell [GRID²] that most of each image token belongs to."""
+    own = (np.arange(GRID) + 0.5) * 3 / GRID
+    return torch.from_numpy((3 * own.astype(int)[:, None] + own.astype(int)[None]).ravel())
+
+
+class _Reader(nn.Module):
+    """The text encoder and the attention of the transformer's first block from image tokens to words."""
+
+    def __init__(self, encoder: T5EncoderModel, transformer: FluxTransformer2DModel):
+        super().__init__()
+        self.encoder, self.embed = encoder, transformer.context_embedder
+        self.attention = transformer.transformer_blocks[0].attn
+        width = transformer.inner_dim
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.sizes = [len(COLOURS) + 1, len(SHAPES) + 1, GRID, GRID, len(BACKGROUNDS)]
+        self.names = nn.Linear(width, sum(self.sizes))
+        ids = FluxPipeline._prepare_latent_image_ids(1, GRID, GRID, "cpu", torch.float32)
+        self.turns = transformer.pos_embed(ids)
+        # A question whose strength lies in the rotations that tell eight places apart: the two fastest of each axis.
+        start = transformer.config.axes_dims_rope[0]
+        with torch.no_grad():
+            question = torch.full((self.attention.head_dim,), 0.1)
+            for axis in transformer.config.axes_dims_rope[1:]:
+                question[start : start + 4] = 1.0
+                start += axis
+            self.attention.to_q.bias.copy_(question.repeat(self.attention.heads))
+            self.attention.to_q.weight.zero_()
+            self.attention.norm_q.weight.fill_(1.5)
+            self.attention.norm_added_k.weight.fill_(1.5)
+
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """Logits [N, GRID², classes] of each image token's colour, shape, row, column and background."""
+        attention = self.attention
+        text = self.norm(self.embed(self.encoder(ids)[0]))
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (attention.heads, attention.head_dim))
+
+        question = attention.norm_q(heads(attention.to_q.bias)).expand(1, GRID * GRID, -1, -1)
+        turned = apply_rotary_emb(question, tuple(t.to(ids.device) for t in self.turns), sequence_dim=1)
+        keys, values = attention.norm_added_k(heads(attention.add_k_proj(text))), heads(attention.add_v_proj(text))
+        seen = functional.scaled_dot_product_attention(
+            turned.expand(len(ids), -1, -1, -1).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+        )
+        out = attention.to_out[0](seen.transpose(1, 2).flatten(2))
+        return list(self.names(out).split(self.sizes, dim=-1))
+
+
+def _targets(scenes: list[Scene]) -> list[Tensor]:
+    colours, shapes = (labels[:, cells()] for labels in labels_of(scenes))
+    place = torch.arange(GRID * GRID).expand(len(scenes), -1)
+    background = torch.tensor([list(BACKGROUNDS).index(s.background) for s in scenes])
+    return [colours, shapes, place // GRID, place % GRID, background[:, None].expand(-1, GRID * GRID)]
+
+
+def teach_reading(
+    encoder: T5EncoderModel,
+    tokenizer: T5Tokenizer,
+    transformer: FluxTransformer2DModel,
+    folder: Path,
+    *,
+    count: int = 32_000,
+    batch: int = 64,
+    device: str = "cpu",
+    describe: Callable[[str], None] = print,
+) -> None:
+    """Teach a pretrained encoder and the first block of an untrained transformer, in place, on ``count`` captions.
+
+    Args:
+        folder: of the checkpoints.
+    """
+    calm(transformer)
+    reader = _Reader(encoder, transformer).to(device)
+    trainer = Trainer(reader, folder, count // batch, 2e-3, ema=0.99, warmup=50, describe=describe)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes, captions = captions_of(np.random.default_rng([23, step]), batch)
+        targets = [t.to(device) for t in _targets(scenes)]
+        logits = reader(token_ids(tokenizer, captions).to(device))
+        value = torch.stack(
+            [functional.cross_entropy(a.flatten(0, 1), t.flatten()) for a, t in zip(logits, targets, strict=True)]
+        ).sum()
+        hits = [a.argmax(-1) == t for a, t in zip(logits, targets, strict=True)]
+        there = targets[0] > 0
+        return value, {
+            "loss": float(value.detach()),
+            "object": float((hits[0] & hits[1])[there].float().mean()),
+            "place": float((hits[2] & hits[3]).float().mean()),
+        }
+
+    trainer.run(loss)
+    trainer.averaged()
+    reader.to("cpu")
