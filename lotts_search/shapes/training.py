@@ -88,7 +88,6 @@ class Trainer:
             chosen = [named[name] for name in matrices]
             muon = torch.optim.Muon(chosen, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self.optimizers.append(muon)
-        self._names = {p: name for name, p in named.items()}
         self.ema = Ema(module, ema)
         self.step = 0
         self.seconds = 0.0
@@ -99,10 +98,10 @@ class Trainer:
     def _save(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
-        for optimizer in self.optimizers:
-            for parameter, state in optimizer.state.items():
-                for key, value in state.items():
-                    tensors[f"optimizer.{key}.{self._names[parameter]}"] = torch.as_tensor(value)
+        for name, parameter in self.module.named_parameters():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
         part = self.folder / "state.safetensors.part"
         save_file(tensors, part)
@@ -122,11 +121,12 @@ class Trainer:
             if key.startswith("optimizer."):
                 _, part, name = key.split(".", 2)
                 entries.setdefault(name, {})[part] = value
+        names = {parameter: name for name, parameter in self.module.named_parameters()}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if self._names[parameter] in entries:
-                        optimizer.state[parameter] = entries[self._names[parameter]]
+                    if names[parameter] in entries:
+                        optimizer.state[parameter] = entries[names[parameter]]
         self.describe(f"continuing at step {self.step} of {self.steps}")
 
     @property

@@ -80,7 +80,7 @@ class _Reader(nn.Module):
         text = self.norm(self.embed(self.encoder(ids)[0]))
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attention.heads, attention.head_dim))
+            return x.reshape(*x.shape[:-1], attention.heads, attention.head_dim)
 
         question = attention.norm_q(heads(attention.to_q.bias)).expand(1, GRID * GRID, -1, -1)
         turned = apply_rotary_emb(question, tuple(t.to(ids.device) for t in self.turns), sequence_dim=1)
