@@ -66,8 +66,8 @@ budgets:
     assert [entrant.nested for entrant in study.entrants[-2:]] == [False, True]
     assert study.seeds == (0, 1, 2)
     tasks = tasks_of(study)
-    # The nested one runs once a seed, at the budget that buys most pictures: 9 cost 108 NFE at 12 steps.
-    assert [task.limit for task in tasks if task.entrant.label == "best-of-n"] == [Limit(images=9)] * 3
+    # The nested one runs once a seed, at the budget that buys most pictures: 100 NFE pay ten of 10 steps.
+    assert [task.limit for task in tasks if task.entrant.label == "best-of-n"] == [Limit(100.0)] * 3
     assert len(tasks) == 3 * (7 * 3 + 1)
 
 

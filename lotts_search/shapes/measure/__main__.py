@@ -12,7 +12,6 @@ from rich.progress import Progress
 
 from lotts_search.errors import LottsError
 from lotts_search.local import LocalPool
-from lotts_search.masks import AttentionMask
 from lotts_search.registry import load_backbone, load_verifier, make_strategy
 from lotts_search.shapes.measure import calibration, comparison, localization, slices, strategies
 from lotts_search.shapes.measure.common import write
@@ -91,7 +90,9 @@ def localize(
 ) -> None:  # fmt: skip
     """Object-level ROC area of the tuned sources and their ablations, on test scenes."""
     pool = _open(model, device)
-    attention = AttentionMask(alpha=alpha, level=level, noised=level > 0, grid=grid, draws=draws, word_only=word)
+    attention = localization.attention_of(
+        pool.info.family, grid, alpha=alpha, level=level, noised=level > 0, draws=draws, word_only=word
+    )
     _measure(pool, lambda: localization.test(pool, attention, pictures=pictures), out)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lotts_search.masks import (
     AttentionMask,
+    ConceptMask,
     DisagreementMask,
     ErrorContrastMask,
     FusionMask,
@@ -109,18 +111,23 @@ def tune(pool: Pool, *, pictures: int = 64, only: str = "") -> dict[str, object]
     return {"pictures": pictures, "roc": table}
 
 
-def ablations(attention: AttentionMask) -> dict[str, MaskSource]:
+def attention_of(family: str, grid: int = 16, **settings: Any) -> AttentionMask | ConceptMask:
+    """The paper's mask as a family has it: FLUX's attention has one grid alone."""
+    return ConceptMask(**settings) if family == "flux" else AttentionMask(grid=grid, **settings)
+
+
+def ablations(attention: AttentionMask | ConceptMask) -> dict[str, MaskSource]:
     """The full method at its tuned setting, each ablation, the paper's last timestep and the error contrasts."""
-    contrast = ErrorContrastMask(levels=(700,), draws=2)
+    contrast, paper = ErrorContrastMask(levels=(700,), draws=2), type(attention)()
     return {
         "attention (tuned)": attention,
         "attention, w/o A_ori": replace(attention, original=False),
         "attention, w/o A_con": replace(attention, contrast=False),
         "attention, w/o propagation": replace(attention, propagate=False),
-        "attention, the paper's settings (last timestep)": AttentionMask(),
-        "attention, the paper's settings w/o A_ori": AttentionMask(original=False),
-        "attention, the paper's settings w/o A_con": AttentionMask(contrast=False),
-        "attention, the paper's settings w/o propagation": AttentionMask(propagate=False),
+        "attention, the paper's settings (last timestep)": paper,
+        "attention, the paper's settings w/o A_ori": replace(paper, original=False),
+        "attention, the paper's settings w/o A_con": replace(paper, contrast=False),
+        "attention, the paper's settings w/o propagation": replace(paper, propagate=False),
         "error contrast, p+ against p-": contrast,
         "error contrast, p+ against p-, relative": replace(contrast, relative=True),
         "error contrast, prompt against none, relative": LIFT,
@@ -135,7 +142,7 @@ def ablations(attention: AttentionMask) -> dict[str, MaskSource]:
     }
 
 
-def test(pool: Pool, attention: AttentionMask, *, pictures: int = 200) -> dict[str, object]:
+def test(pool: Pool, attention: AttentionMask | ConceptMask, *, pictures: int = 200) -> dict[str, object]:
     """ROC areas on held-out renders and on generated pictures of test scenes."""
     renders = damaged_renders(pool, "test", pictures)
     generated = [group[0] for group in sample(pool, scenes("test", pictures, 4), 1)]

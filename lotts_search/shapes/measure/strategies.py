@@ -27,7 +27,7 @@ from lotts_search.shapes.scene import Scene, Split, scenes
 from lotts_search.work import Bytes
 
 SAMPLES = (4.25, 8.5, 17.0)
-"""The default budgets in samples' worth of NFE: 51, 102 and 204 NFE where T = 12."""
+"""The default budgets in samples' worth of NFE: 42.5, 85 and 170 NFE where T = 10."""
 QUALITY_BASELINE = f"best-of-n template={shlex.quote(HIGH_QUALITY)}"
 SAME_PICTURES = {"random-search": "best-of-n"}
 """Strategies that make the pictures of another one; they are left out unless asked for."""
