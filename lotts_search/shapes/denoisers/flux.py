@@ -24,6 +24,8 @@ from lotts_search.shapes.text import (
 from lotts_search.shapes.vae import LATENT_CHANNELS
 
 WIDTH = 128
+SHIFT = 3.0
+"""How much more often training is at high noise, where the words decide (Esser et al. 2024, equation 23)."""
 
 
 class ShapesFlux(Denoiser):
@@ -73,6 +75,7 @@ class ShapesFlux(Denoiser):
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
         ids = torch.where(empty[:, None, None], self.token_ids([""]).to(ids.device), ids)
         sigma = spread(len(latents), latents.device)
+        sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
         noise = torch.randn_like(latents)
         level = sigma[:, None, None, None]
         count, channels, height, width = latents.shape
