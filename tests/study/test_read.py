@@ -144,9 +144,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message:
 
 def test_a_budget_that_pays_for_nothing_is_said_with_its_line(tmp_path: Path) -> None:
     study = read(tmp_path, "strategies: lotts\nprompts: [a]\nbudgets:\n  nfe:\n  - 48\n  - 9\n")
-    with pytest.raises(
-        BadInput, match=r"line 6: a budget of 9 NFE does not pay .* lotts on shapes-sd, which costs 10"
-    ):
+    with pytest.raises(BadInput, match=r"line 6: a budget of 9 NFE does not pay .* lotts on shapes-sd, which costs 10"):
         tasks_of(study)
 
 
