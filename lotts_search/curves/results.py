@@ -123,7 +123,8 @@ class Results:
         panel = best_so_far(self.trials, arm, of or self.main, over, refined=refined)
         if refined or not self.pooled(arm):
             return panel
-        whole = next(a for a in self.trials.arms if (a.model, a.label) == (arm.model, arm.label))
+        alike = [a for a in self.trials.arms if (a.model, a.label) == (arm.model, arm.label)]
+        whole = max(alike, key=lambda a: spent(self.trials, a, "images").sum())
         count = int(spent(self.trials, arm, "images").min())
         pool = best_of_n(self.trials, arm if arm in self.trials.arms else whole, panel.of, over, most=count)
         return replace(panel, x=pool.x, y=pool.among(panel.prompts).y)

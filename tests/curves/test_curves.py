@@ -239,6 +239,20 @@ def test_smaller_budgets_of_a_nested_strategy_are_beginnings() -> None:
     np.testing.assert_allclose(results.final(small).final, pool.y[:, 3])
 
 
+def test_a_budget_between_two_pools_is_told_by_the_larger() -> None:
+    """As in the paper's tables: nine pictures in one run; 1, 8 and 12 as beginnings of 12 in another."""
+    rng = np.random.default_rng(0)
+    five, twelve = (simulate({"base": Simulated(pictures=n)}, 8, rng=rng) for n in (5, 12))
+    names = [f"{name}-five" for name in five["search_id"].to_pylist()]
+    five = five.set_column(five.schema.get_field_index("search_id"), "search_id", pa.array(names))
+    budgets = [{"nfe": None, "images": n} for n in (1, 8, 12)]
+    about = {"metrics": ["truth"], "strategies": [{"label": "base", "nested": True, "budgets": budgets}]}
+    results = Results(from_table(pa.concat_tables([five, twelve]), about), about)
+    pool = best_of_n(results.trials, results.find("base", images=12), "truth")
+    for n in (1, 8, 12):
+        np.testing.assert_allclose(results.final(results.find("base", images=n)).final, pool.y[:, n - 1])
+
+
 def test_names_that_do_not_fit_are_answered_with_those_that_do() -> None:
     results = _nested()
     assert results.main == "truth"
