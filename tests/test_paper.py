@@ -54,10 +54,11 @@ def test_every_table_is_a_study_that_can_run() -> None:
 def test_a_table_is_changed_by_names_alone() -> None:
     options = argparse.Namespace(
         prompts=7, guide="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
-        attention='{"kind": "attention", "level": 50}',
+        attention='{"kind": "attention", "level": 50}', dtype="float16",
     )  # fmt: skip
     study = run.prepared(PAPER / "table-05.yaml", "some/model", options, 99.0)
-    assert study["models"] == ["some/model"] and study["prompts"] == {"from": "drawbench", "count": 7, "seed": 0}
+    assert study["models"] == [{"model": "some/model", "options": {"dtype": "float16"}}]
+    assert study["prompts"] == {"from": "drawbench", "count": 7, "seed": 0}
     assert (study["guide"], study["metrics"]) == ("image-reward", ["hps", "pickscore"])
     masks = [s["settings"]["mask"] for s in study["strategies"]]
     assert masks == [{"kind": "attention", "level": 50}] * 4 + ["random", "whole"]
