@@ -75,22 +75,31 @@ def common(a: Panel, b: Panel) -> tuple[Panel, Panel]:
     return a.among(prompts), b.among(prompts)
 
 
-def _rows(trials: Trials, arm: Arm) -> tuple[Ints, Bools]:
-    """The searches of an arm, and which rows [n] belong to it: those within its budget, where it is the beginning of
-    the searches of a larger one."""
+def searched(trials: Trials, arm: Arm) -> Arm:
+    """The arm whose searches an arm is read from: itself, or the largest of its label, whose beginnings it is.
+
+    Raises:
+        BadInput: there is none.
+    """
     if arm in trials.arms:
-        inside = trials.arm == trials.arms.index(arm)
-        return np.flatnonzero(inside), inside[trials.search]
+        return arm
     whole = [i for i, a in enumerate(trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
     if not whole or arm.label not in trials.nested:
         raise BadInput(f"the table has no searches by {arm.label} on {arm.model} with a budget of {arm.budget}")
     # The limits may be of another kind than those that were searched with, e.g. pictures of a budget in NFE.
-    largest = max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.arm == i].sum())
-    inside = trials.arm == largest
+    return trials.arms[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.arm == i].sum())]
+
+
+def _rows(trials: Trials, arm: Arm) -> tuple[Ints, Bools]:
+    """The searches of an arm, and which rows [n] belong to it: those within its budget, where it is the beginning of
+    the searches of a larger one."""
+    whole = searched(trials, arm)
+    inside = trials.arm == trials.arms.index(whole)
     rows = inside[trials.search]
-    for over, limit in (("nfe", arm.nfe), ("images", arm.images)):
-        if limit is not None:
-            rows &= trials.cost(over) <= limit + 1e-9
+    if whole != arm:
+        for over, limit in (("nfe", arm.nfe), ("images", arm.images)):
+            if limit is not None:
+                rows &= trials.cost(over) <= limit + 1e-9
     return np.flatnonzero(inside), rows
 
 

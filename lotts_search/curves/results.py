@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lotts_search.curves.intervals import Interval
-from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, spent
+from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, searched, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
 from lotts_search.curves.trials import Arm, Trials, from_table, join, load_table
@@ -123,10 +123,8 @@ class Results:
         panel = best_so_far(self.trials, arm, of or self.main, over, refined=refined)
         if refined or not self.pooled(arm):
             return panel
-        alike = [a for a in self.trials.arms if (a.model, a.label) == (arm.model, arm.label)]
-        whole = max(alike, key=lambda a: spent(self.trials, a, "images").sum())
         count = int(spent(self.trials, arm, "images").min())
-        pool = best_of_n(self.trials, arm if arm in self.trials.arms else whole, panel.of, over, most=count)
+        pool = best_of_n(self.trials, searched(self.trials, arm), panel.of, over, most=count)
         return replace(panel, x=pool.x, y=pool.among(panel.prompts).y)
 
     def value(self, arm: Arm, of: str | None = None, *, refined: bool = False) -> Interval:
