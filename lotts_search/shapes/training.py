@@ -74,20 +74,22 @@ class Trainer:
     ):
         self.module, self.folder, self.steps, self.lr, self.warmup = module, folder, steps, lr, warmup
         self.minutes, self.save_every, self.describe = minutes, save_every, describe
-        named = dict(module.named_parameters())
+        self._parameters = dict(module.named_parameters())
+        muon, adamw = ([p for n, p in self._parameters.items() if (n in matrices) == own] for own in (True, False))
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                [p for name, p in named.items() if name not in matrices],
+                adamw,
                 lr=lr,
                 weight_decay=weight_decay,
                 betas=(0.9, 0.99),
                 fused=next(module.parameters()).is_cuda,
             )
         ]
-        if matrices:
-            chosen = [named[name] for name in matrices]
-            muon = torch.optim.Muon(chosen, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.optimizers.append(muon)
+        if muon:
+            self.optimizers.append(
+                torch.optim.Muon(muon, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        self._matrices = matrices
         self.ema = Ema(module, ema)
         self.step = 0
         self.seconds = 0.0
@@ -95,19 +97,22 @@ class Trainer:
         if (folder / "state.json").exists():
             self._load()
 
+    def _optimizer(self, name: str) -> torch.optim.Optimizer:
+        """The optimiser of a parameter."""
+        return self.optimizers[-1 if name in self._matrices else 0]
+
     def _save(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
-        for name, parameter in self.module.named_parameters():
-            for optimizer in self.optimizers:
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer(name).state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
         part = self.folder / "state.safetensors.part"
         save_file(tensors, part)
         os.replace(part, self.folder / "state.safetensors")
-        progress = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
-        (self.folder / "state.json").write_text(json.dumps(progress))
+        state = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
+        (self.folder / "state.json").write_text(json.dumps(state))
 
     def _load(self) -> None:
         state = json.loads((self.folder / "state.json").read_text())
@@ -116,17 +121,10 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
         self.ema.shadow = {k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}
-        entries: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, part, name = key.split(".", 2)
-                entries.setdefault(name, {})[part] = value
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if names[parameter] in entries:
-                        optimizer.state[parameter] = entries[names[parameter]]
+                self._optimizer(name).state[self._parameters[name]][part] = value
         self.describe(f"continuing at step {self.step} of {self.steps}")
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5EncoderModel, T5Tokenizer
@@ -25,20 +26,23 @@ from lotts_search.shapes.training import Trainer
 
 GRID = 8
 """Image tokens a side."""
-GATES = {6: (2, 5), 3: (2,)}
-"""Which of the parts of a block's modulation are gates, by the number of its parts."""
+MODULATIONS: dict[type[nn.Module], tuple[int, tuple[int, ...]]] = {
+    AdaLayerNormZero: (6, (2, 5)),
+    AdaLayerNormZeroSingle: (3, (2,)),
+    AdaLayerNormContinuous: (2, ()),
+}
+"""The parts of a block's modulation, and which of them are gates."""
 
 
 def calm(transformer: FluxTransformer2DModel) -> None:
     """Start as a plain transformer: modulation does nothing yet, all gates are open, the output is zero."""
     for module in transformer.modules():
-        parts = {"AdaLayerNormZero": 6, "AdaLayerNormZeroSingle": 3, "AdaLayerNormContinuous": 2}
-        count = parts.get(type(module).__name__)
-        if count is not None:
+        if type(module) in MODULATIONS:
+            parts, gates = MODULATIONS[type(module)]
             nn.init.zeros_(module.linear.weight)
             nn.init.zeros_(module.linear.bias)
-            for gate in GATES.get(count, ()):
-                nn.init.ones_(module.linear.bias.data.chunk(count)[gate])
+            for gate in gates:
+                nn.init.ones_(module.linear.bias.data.chunk(parts)[gate])
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
 
