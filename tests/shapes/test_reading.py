@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 
+from lotts_search.shapes.denoisers.base import train_denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
 from lotts_search.shapes.denoisers.reading import GRID, _Reader, calm, cells
 from lotts_search.shapes.render import SIZE, cell_box
@@ -74,6 +76,22 @@ def test_a_calm_transformer_is_a_plain_one(model: ShapesFlux) -> None:
         losses.append(float(loss))
     # It predicts zero: the loss is the mean square of noise minus latents, both of variance 1.
     assert losses == pytest.approx([2.0, 2.0], rel=0.1)
+
+
+def test_training_to_paint_leaves_reading_alone(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    model = ShapesFlux()
+    parts = {f"{i}.{n}": p for i, part in enumerate(model.settled()) for n, p in part.named_parameters()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train_denoiser(
+        model, np.random.default_rng(0).normal(size=(40, 16, 16, 16)).astype(np.float16), ["top red star on gray"] * 40,
+        tmp_path, scale=1.0, count=6, batch=2, lr=1e-3, describe=lambda _: None,
+    )  # fmt: skip
+    kept = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    held = {id(p) for p in parts.values()}
+    assert {name for name, p in model.named_parameters() if id(p) in held} <= kept
+    blocks = [n for n in before if "blocks.3." in n and n.endswith("to_q.weight")]
+    assert blocks and not kept & set(blocks)
 
 
 @pytest.mark.slow

@@ -57,6 +57,10 @@ class Denoiser(nn.Module):
         """Names of the parameters that are trained with Muon instead of AdamW."""
         return []
 
+    def settled(self) -> list[nn.Module]:
+        """The parts that keep what they were taught before: training leaves them alone."""
+        return []
+
     @abstractmethod
     def token_ids(self, captions: Iterable[str]) -> Tensor:
         """Token ids [N, …] of captions, of all tokenizers."""
@@ -108,6 +112,8 @@ def train_denoiser(
         started: the model draws already: only pictures of the last stage are shown.
     """
     model.to(device)
+    for part in model.settled():
+        part.requires_grad_(False)
     store = LatentStore(moments, model.token_ids(captions), scale, device, started)
     steps, kind = max(1, count // batch), torch.device(device).type
     trainer = Trainer(

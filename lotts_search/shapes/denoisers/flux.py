@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lotts_search.shapes.denoisers.base import Denoiser, save_pipeline, spread
-from lotts_search.shapes.denoisers.reading import teach_reading
+from lotts_search.shapes.denoisers.reading import reading_parts, teach_reading
 from lotts_search.shapes.text import (
     TEXT_LENGTH,
     new_t5_encoder,
@@ -59,6 +59,11 @@ class ShapesFlux(Denoiser):
         teach_reading(
             self.text_2, self.tokenizer_2, self.transformer, folder / "reading", device=device, describe=describe
         )
+
+    def settled(self) -> list[nn.Module]:
+        # Trained on, the first block unlearns to read long before the others have learned to paint: after 3,000 steps
+        # a linear layer could tell 17 % of the shapes from any block's image tokens, where it had told 98 % before.
+        return [self.text_2, *reading_parts(self.transformer)]
 
     def matrices(self) -> list[str]:
         # In 80 steps of 32 Muon came to a loss of 1.09 where AdamW was at 1.40.

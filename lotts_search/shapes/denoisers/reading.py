@@ -47,6 +47,12 @@ def calm(transformer: FluxTransformer2DModel) -> None:
     nn.init.zeros_(transformer.proj_out.bias)
 
 
+def reading_parts(transformer: FluxTransformer2DModel) -> list[nn.Module]:
+    """The parts of a transformer that :func:`teach_reading` teaches, with what they are fed by."""
+    first = transformer.transformer_blocks[0]
+    return [transformer.context_embedder, first.attn, first.norm1, first.norm1_context]
+
+
 def cells() -> Tensor:
     """The cell [GRID²] that most of each image token belongs to."""
     own = (np.arange(GRID) + 0.5) * 3 / GRID
