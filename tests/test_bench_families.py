@@ -62,6 +62,36 @@ def test_weights_are_drawn_where_and_as_they_are_used() -> None:
     assert bool((made[1].weight == 1).all()) and made[3].weight is made[2].weight
 
 
+def test_tied_blocks_are_the_first_one_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = (
+        published.SCHNELL_TRANSFORMER | SMALL["SCHNELL_TRANSFORMER"] | SIZES | {"num_layers": 2, "num_single_layers": 3}
+    )
+    monkeypatch.setattr(published, "SCHNELL_TRANSFORMER", config)
+    monkeypatch.setattr(published, "SCHNELL_VAE", published.SCHNELL_VAE | SMALL["SCHNELL_VAE"])
+    making = Making(torch.device("cpu"), torch.float32, (64, 64), text=False)
+    plain, tied = (published.flux_schnell(replace(making, tied=tied)).transformer for tied in (False, True))
+    names = [name for name, _ in plain.named_parameters()]
+    assert names == [name for name, _ in tied.named_parameters(remove_duplicate=False)]
+    weights = dict(tied.named_parameters(remove_duplicate=False))
+    for kind, count in (("transformer_blocks", 2), ("single_transformer_blocks", 3)):
+        for name in names:
+            if name.startswith(f"{kind}.0."):
+                assert all(weights[name.replace(".0.", f".{i}.", 1)] is weights[name] for i in range(count))
+    # It computes what a transformer with copies of these weights does.
+    copied = FluxTransformer2DModel.from_config(config).eval()
+    copied.load_state_dict(tied.state_dict())
+    given = {
+        "hidden_states": torch.randn(1, 16, config["in_channels"]),
+        "encoder_hidden_states": torch.randn(1, 5, config["joint_attention_dim"]),
+        "pooled_projections": torch.randn(1, config["pooled_projection_dim"]),
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.rand(16, 3),
+        "txt_ids": torch.zeros(5, 3),
+    }
+    with torch.no_grad():
+        assert torch.equal(tied(**given).sample, copied(**given).sample)
+
+
 def test_every_family_runs_a_whole_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, settings in SMALL.items():
         config = getattr(published, name) | settings

@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         family, model, device, dtype: what was measured, and where.
-        parameters: of the denoiser.
+        parameters: of the denoiser, tied ones as often as they are used.
         latent: (C, H, W).
         image: (height, width) in pixels.
         grid: (h, w) of the localization's maps.
@@ -146,7 +146,7 @@ def measure(
             model=backbone.info.name,
             device=_name(making.device),
             dtype=str(making.dtype).removeprefix("torch."),
-            parameters=sum(weight.numel() for weight in network.parameters()),
+            parameters=sum(weight.numel() for _, weight in network.named_parameters(remove_duplicate=False)),
             latent=backbone.info.latent,
             image=backbone.info.image,
             grid=(height, width),

@@ -153,6 +153,8 @@ class Making:
         device, dtype: where its weights are drawn, and in which precision.
         size: height and width of the pictures in pixels; None = the published.
         depth: double-stream blocks of FLUX, with twice as many single-stream blocks; None = the published 19.
+        tied: all blocks of FLUX of one kind have the weights of its first: the published depth and work of a step, and
+            a twelfth of the memory for weights.
         text: with its text encoders; otherwise prompts are random numbers of the right shape.
     """
 
@@ -161,6 +163,7 @@ class Making:
     size: tuple[int, int] | None = None
     depth: int | None = None
     text: bool = True
+    tied: bool = False
 
     def module(self, make: Callable[[], Any], present: bool = True) -> Any:
         """A module with random weights on the device, or without weights where it is only to be looked at."""
@@ -215,6 +218,14 @@ def fill(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modu
     return module.to(device)
 
 
+def tie(blocks: nn.ModuleList) -> None:
+    """Give all blocks the parameters of the first."""
+    first = dict(blocks[0].named_modules())
+    for block in blocks[1:]:
+        for name, part in block.named_modules():
+            part._parameters.update(first[name]._parameters)
+
+
 def tokenizers(length: int, length_2: int) -> tuple[Any, Any]:
     """A CLIP and a T5 tokenizer of small vocabularies, cut at the published lengths."""
     clip, t5 = new_tokenizer(), new_t5_tokenizer()
@@ -267,7 +278,15 @@ def flux_schnell(making: Making) -> Backbone:
     config, size = dict(SCHNELL_TRANSFORMER), making.latent(128, 8, 16)
     if making.depth is not None:
         config |= {"num_layers": making.depth, "num_single_layers": 2 * making.depth}
-    transformer = making.network(FluxTransformer2DModel, config)
+
+    def make() -> FluxTransformer2DModel:
+        made = FluxTransformer2DModel.from_config(config)
+        if making.tied:
+            for blocks in (made.transformer_blocks, made.single_transformer_blocks):
+                tie(blocks)
+        return made
+
+    transformer = making.module(make)
     text = making.clip(CLIPTextModel, SCHNELL_TEXT)
     text_2 = making.module(lambda: T5EncoderModel(T5Config(**SCHNELL_TEXT_2)), making.text)
     words, words_2 = tokenizers(77, 512)

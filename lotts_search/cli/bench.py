@@ -36,6 +36,9 @@ def families(
         int | None,
         typer.Option("--depth", min=1, help="FLUX: double-stream blocks, and twice as many single-stream [19]."),
     ] = None,
+    tied: Annotated[
+        bool, typer.Option("--tied", help="FLUX: all blocks of a kind share the first's weights, to fit into memory.")
+    ] = False,
     text: Annotated[
         bool, typer.Option("--text/--no-text", help="With the text encoders (FLUX: 5 B more weights), or without.")
     ] = True,
@@ -53,7 +56,7 @@ def families(
 
         lotts-search bench families --family sd --device cpu --no-text --timed 1 --steps 1 --images 3
 
-        lotts-search bench families --family flux --device cpu --depth 2 --no-text --timed 1 --steps 1 --images 3
+        lotts-search bench families --family flux --device cpu --tied --no-text --timed 1 --steps 1 --images 3
     """
     import torch
 
@@ -73,7 +76,7 @@ def families(
         raise BadInput(f"device must be cpu, cuda or cuda:N, not {device!r}") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise BadInput("there is no CUDA device here")
-    making = Making(place, getattr(torch, dtype), pixels, depth, text)
+    making = Making(place, getattr(torch, dtype), pixels, depth, text, tied)
     reports = []
     for name in family or list(FAMILIES):
         reports.append(measure(name, making, timed=timed, steps=steps, images=images, max_batch=batch))
