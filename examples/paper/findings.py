@@ -113,7 +113,7 @@ class Paper:
     def faster(self, over: str, least: float, slow: str = "Best-of-N", fast: str = "LoTTS") -> Line:
         """Whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
         cost = {"images": "pictures", "nfe": "NFE", "device_s": "seconds"}[over]
-        name = f"{cost} of {slow} / {cost} of {fast}; paper {least:g}×"
+        name = f"{cost} of {slow} / {cost} of {fast}; paper's LoTTS {least:g}×"
 
         def compare() -> Line:
             found: SpeedUp = speed_up(self._curve(slow, over), self.results.panel(self.arm(fast), over=over))
@@ -145,6 +145,9 @@ class Paper:
             Finding("LoTTS is better than all others at nine pictures", "Table 1",
                     [self.more("LoTTS", other) for other in
                      ("Resampling", "More steps", "Best-of-N", "Best-of-N with p+", "Particle")]),
+            Finding("Beyond the paper: AdaptiveLoTTS needs less than LoTTS", "Tables 1 and 13",
+                    [self.more("AdaptiveLoTTS", "LoTTS"), self.faster("images", images, fast="AdaptiveLoTTS"),
+                     self.faster("nfe", nfe, fast="AdaptiveLoTTS")]),
             Finding("Every component of the attention mask helps", "Table 5",
                     [self.more("attention", part) for part in (*parts, "random mask", "w/o mask")]),
             Finding("The same for the mask that is this model's default", "Table 5",
