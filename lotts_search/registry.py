@@ -44,6 +44,11 @@ _MODELS = [
         "Embedded Stable Diffusion of 64×64 scenes with nine places; needs no download and no GPU.",
     ),
     Entry("shapes-sdxl", str(_EMBEDDED / "shapes-sdxl"), "Embedded SDXL of the same scenes: two text encoders."),
+    Entry(
+        "shapes-flux",
+        str(_EMBEDDED / "shapes-flux"),
+        "Embedded FLUX of the same scenes: a transformer, rectified flow.",
+    ),
 ]
 _STRATEGIES = [
     Entry("resampling", "lotts_search.strategies.resampling:Resampling", "One sample and no selection."),

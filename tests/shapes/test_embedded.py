@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
 from lotts_search import registry
@@ -21,7 +21,7 @@ from lotts_search.shapes.scene import scenes
 from lotts_search.shapes.text import TEXT_LENGTH, new_tokenizer
 
 MODELS = Path(registry.__file__).parent / "shapes" / "models"
-FAMILIES = {"shapes-sd": StableDiffusionPipeline, "shapes-sdxl": StableDiffusionXLPipeline}
+FAMILIES = {"shapes-sd": StableDiffusionPipeline, "shapes-sdxl": StableDiffusionXLPipeline, "shapes-flux": FluxPipeline}
 
 
 def weight(folder: Path) -> int:
@@ -46,6 +46,8 @@ def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
     pipeline = FAMILIES[name].from_pretrained(MODELS / name)
     pipeline.set_progress_bar_config(disable=True)
     chosen = scenes("test", 4, 11)
+    # FLUX's pipeline pads to 512 words by itself, and attends to the padding.
+    words = {"max_sequence_length": TEXT_LENGTH} if name == "shapes-flux" else {}
     pictures = pipeline(
         [scene.caption for scene in chosen],
         num_inference_steps=10,
@@ -54,6 +56,7 @@ def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
         width=64,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
+        **words,
     ).images
     verdicts = judge_many((pictures * 255).round().astype(np.uint8), chosen)
     assert np.mean([v.right[v.expected].mean() for v in verdicts]) >= 0.9

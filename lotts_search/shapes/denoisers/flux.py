@@ -100,6 +100,7 @@ class ShapesFlux(Denoiser):
         return functional.mse_loss(out.float(), velocity)
 
     def save(self, out: Path, vae: AutoencoderKL) -> None:
+        vae.register_to_config(shift_factor=0.0)  # FluxPipeline adds it, and cannot add nothing
         pipeline = FluxPipeline(
             vae=vae,
             text_encoder=self.text,
