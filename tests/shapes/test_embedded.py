@@ -15,7 +15,7 @@ from lotts_search import registry
 from lotts_search.local import LocalPool
 from lotts_search.masks import RandomMask
 from lotts_search.shapes.measure.common import locate, refine, sample
-from lotts_search.shapes.measure.localization import damaged_renders, roc
+from lotts_search.shapes.measure.localization import candidates, damaged_renders, roc
 from lotts_search.shapes.oracle import judge_many
 from lotts_search.shapes.scene import scenes
 from lotts_search.shapes.text import TEXT_LENGTH, new_tokenizer
@@ -83,3 +83,16 @@ def test_the_default_mask_finds_flaws_and_a_refinement_repairs_more_than_it_harm
     defaults = pool.info.defaults
     after = refine(pool, pictures, masks, start=defaults.t0, integrate=defaults.integrate)
     assert np.mean([b.verdict.quality - a.verdict.quality for a, b in zip(pictures, after, strict=True)]) > 0.03
+
+
+def test_tuning_asks_for_the_attention_that_the_model_has(pool: LocalPool) -> None:
+    pictures = damaged_renders(pool, "tune", 1, seed=15)
+    sides = set()
+    for grid in (16, 8):
+        for source in [
+            s for name, s in candidates(pool.info.family).items() if name == f"attention grid {grid} level 0"
+        ]:
+            (found,) = locate(pool, pictures, source)
+            sides.add(found.heat.shape)
+            assert found.heat.std() > 0
+    assert sides == ({(8, 8)} if pool.info.family == "flux" else {(16, 16), (8, 8)})

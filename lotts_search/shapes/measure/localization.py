@@ -51,16 +51,16 @@ LIFT = ErrorContrastMask(
 """How much the prompt helps to explain a region: the relative error contrast of the prompt and the empty prompt."""
 
 
-def candidates() -> dict[str, MaskSource]:
+def candidates(family: str) -> dict[str, MaskSource]:
     """The settings that tuning chooses from."""
     found: dict[str, MaskSource] = {}
-    for grid in (16, 8):
+    for grid in (8,) if family == "flux" else (16, 8):
         for level in (0, 150, 300, 450, 600, 750):
             for propagate in (False, True):
                 for word in (False, True):
                     name = f"attention grid {grid} level {level}{' word' * word}{' propagated' * propagate}"
-                    found[name] = AttentionMask(
-                        alpha=0.0, level=level, noised=level > 0, grid=grid, propagate=propagate, word_only=word,
+                    found[name] = attention_of(
+                        family, grid, alpha=0.0, level=level, noised=level > 0, propagate=propagate, word_only=word,
                         original=False,
                     )  # fmt: skip
     for level in (150, 400, 550, 600, 650, 700, 800, 900):
@@ -105,7 +105,7 @@ def tune(pool: Pool, *, pictures: int = 64, only: str = "") -> dict[str, object]
     generated = [group[0] for group in sample(pool, scenes("tune", pictures, 3), 1)]
     table = {
         name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
-        for name, source in candidates().items()
+        for name, source in candidates(pool.info.family).items()
         if only in name
     }
     return {"pictures": pictures, "roc": table}
@@ -146,10 +146,11 @@ def test(pool: Pool, attention: AttentionMask | ConceptMask, *, pictures: int = 
     """ROC areas on held-out renders and on generated pictures of test scenes."""
     renders = damaged_renders(pool, "test", pictures)
     generated = [group[0] for group in sample(pool, scenes("test", pictures, 4), 1)]
+    sources = {"the model's default": pool.info.defaults.mask} | ablations(attention)
     return {
         "pictures": pictures,
         "roc": {
             name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
-            for name, source in ablations(attention).items()
+            for name, source in sources.items()
         },
     }
