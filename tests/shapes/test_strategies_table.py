@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,6 +59,8 @@ def test_what_has_a_record_is_not_searched_again(tmp_path):
     made = len(pool.asked)
     again, pool = run(job(tmp_path, numbers=(0, 1)))
     assert again == before and pool.asked == []
+    (tmp_path / "twice.jsonl").write_text((tmp_path / "analytic-0.jsonl").read_text())
+    assert standings.read(tmp_path) == before
     more, pool = run(job(tmp_path, file="analytic-1.jsonl"))
     assert len(more) == 2 * len(before) and made / 2 < len(pool.asked) < 2 * made
     with (tmp_path / "analytic-0.jsonl").open("a") as file:
@@ -84,6 +88,13 @@ def made_up(entry: str, budget: float, values: list[float]) -> list[Record]:
         Record("m", entry, budget, "test", prompt, prompt, value, value == 1, value / 2, budget, 3)
         for prompt, value in enumerate(values)
     ]
+
+
+def test_without_the_process_that_began_it_no_search_begins(tmp_path, monkeypatch):
+    gone = SimpleNamespace(is_alive=lambda: False)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: gone)
+    records, pool = run(job(tmp_path))
+    assert records == [] and pool.asked == []
 
 
 def test_differences_are_paired_by_prompt():

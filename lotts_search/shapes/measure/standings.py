@@ -52,15 +52,17 @@ class Record:
 
 
 def read(folder: Path) -> list[Record]:
-    """The records in all ``*.jsonl`` files of a folder; a last line that was cut short is left out."""
-    found = []
+    """The records in all ``*.jsonl`` files of a folder; a last line that was cut short is left out, and of several of
+    one search, which two processes may have made at once, all but the first."""
+    found: dict[object, Record] = {}
     for file in sorted(folder.glob("*.jsonl")):
         for line in file.read_text().splitlines():
             try:
-                found.append(Record(**json.loads(line)))
+                record = Record(**json.loads(line))
             except json.JSONDecodeError:
                 continue
-    return found
+            found.setdefault(record.key, record)
+    return list(found.values())
 
 
 def line(record: Record) -> str:

@@ -133,7 +133,7 @@ async def searches(pool: Pool, job: Job, judge: Judge = oracle, verifier: str = 
         blank = [Record(job.model, entry, b, job.split, number, job.seed + number) for b in nfe]
         blank = [record for record in blank if record.key not in known]
         async with gate:
-            if not blank or (job.until is not None and time.time() > job.until):
+            if not blank or _over(job):
                 return
             try:
                 result = await asearch(
@@ -162,6 +162,12 @@ async def searches(pool: Pool, job: Job, judge: Judge = oracle, verifier: str = 
             await asyncio.gather(*work)
         finally:
             judges.shutdown()
+
+
+def _over(job: Job) -> bool:
+    """Whether the time is up, or the process that began this one is gone and nobody waits any longer."""
+    parent = multiprocessing.parent_process()
+    return (job.until is not None and time.time() > job.until) or (parent is not None and not parent.is_alive())
 
 
 def _first(result: SearchResult, budget: float, shared: int) -> int | None:
