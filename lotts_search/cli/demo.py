@@ -20,7 +20,7 @@ def demo(
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", help="Seconds for all searches together.", rich_help_panel=o.BUDGET)
-    ] = 120,
+    ] = 105,
     seed: o.Seed = 0,
     model: Annotated[
         list[str] | None,
