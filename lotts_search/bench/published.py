@@ -154,7 +154,7 @@ class Making:
         size: height and width of the pictures in pixels; None = the published.
         depth: double-stream blocks of FLUX, with twice as many single-stream blocks; None = the published 19.
         tied: all blocks of FLUX of one kind have the weights of its first: the published depth and work of a step, and
-            a twelfth of the memory for weights.
+            a twentieth of the memory for weights.
         text: with its text encoders; otherwise prompts are random numbers of the right shape.
     """
 
