@@ -103,12 +103,19 @@ def tune(pool: Pool, *, pictures: int = 64, only: str = "") -> dict[str, object]
     pictures."""
     renders = damaged_renders(pool, "tune", pictures)
     generated = [group[0] for group in sample(pool, scenes("tune", pictures, 3), 1)]
-    table = {
-        name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
-        for name, source in candidates(pool.info.family).items()
-        if only in name
+    sources = {name: source for name, source in candidates(pool.info.family).items() if only in name}
+    return {"pictures": pictures, "roc": _areas(pool, renders, generated, sources)}
+
+
+def _areas(
+    pool: Pool, renders: list[Picture], generated: list[Picture], sources: dict[str, MaskSource]
+) -> dict[str, dict[str, float]]:
+    """ROC areas by name; a source that has several names, as a model's default may, is measured once."""
+    areas = {
+        source: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
+        for source in dict.fromkeys(sources.values())
     }
-    return {"pictures": pictures, "roc": table}
+    return {name: areas[source] for name, source in sources.items()}
 
 
 def attention_of(family: str, grid: int = 16, **settings: Any) -> AttentionMask | ConceptMask:
@@ -147,10 +154,4 @@ def test(pool: Pool, attention: AttentionMask | ConceptMask, *, pictures: int = 
     renders = damaged_renders(pool, "test", pictures)
     generated = [group[0] for group in sample(pool, scenes("test", pictures, 4), 1)]
     sources = {"the model's default": pool.info.defaults.mask} | ablations(attention)
-    return {
-        "pictures": pictures,
-        "roc": {
-            name: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
-            for name, source in sources.items()
-        },
-    }
+    return {"pictures": pictures, "roc": _areas(pool, renders, generated, sources)}
