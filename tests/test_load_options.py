@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from lotts_search.local import LocalPool
 from lotts_search.registry import load_backbone
 from lotts_search.work import Sampling
 from tests.tiny import run, sample
+from tests.tiny_flux import tiny_flux
+from tests.tiny_sd3 import tiny_sd3_pipeline
 from tests.tiny_xl import tiny_vae, tiny_xl_pipeline
 
 WORK = sample(0, Sampling("a red circle", 3, 2.0))
@@ -157,6 +160,49 @@ def test_offloaded_weights_leave_the_device(folder: str, how: str) -> None:
     places = {part: next(getattr(backbone, part).parameters()).device.type for part in ("text_encoder", "unet", "vae")}
     assert places["text_encoder"] == places["unet"] == ("cpu" if how == "model" else "meta")
     assert backbone.device.type == "cuda" and places["vae"] == ("cuda" if how == "model" else "meta")
+
+
+@pytest.mark.parametrize("pipeline", [tiny_xl_pipeline, tiny_flux, tiny_sd3_pipeline], ids=["sdxl", "flux", "sd3"])
+def test_a_compiled_network_computes_the_same_and_shows_its_attention(
+    pipeline: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, seen = list[int](), list[int]()
+    module_compile = nn.Module.compile
+
+    def backend(graph: Any, inputs: Any) -> Any:  # the real one needs a C++ compiler and a minute
+        graphs.append(len(graphs))
+
+        def call(*given: Any) -> Any:
+            seen.append(len(given))
+            return graph.forward(*given)
+
+        return call
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: module_compile(self, backend=backend, **how))
+    pipeline().save_pretrained(tmp_path, safe_serialization=True)
+    plain: Any = load_backbone(str(tmp_path), device="cpu")
+    compiled: Any = load_backbone(str(tmp_path), device="cpu", compile=True)
+    generator = torch.Generator().manual_seed(0)
+    text = plain.encode_prompts(["a star", "a red circle", "a blue star"])
+    made = list[int]()
+    for rows in (2, 3, 2):
+        latents = torch.randn(rows, *plain.info.latent, generator=generator)
+        call = latents, torch.linspace(300.0, 700.0, rows), plain.stack(text[:rows])
+        assert torch.allclose(compiled.predict(*call), plain.predict(*call), rtol=1e-5, atol=1e-6)
+        made.append(len(graphs))
+        grid = next(iter(plain.grids().values()))
+        read = *call, [[1, 2]] * rows, [True] * rows, grid
+        before = len(seen)
+        for got, want in zip(compiled.attend(*read), plain.attend(*read), strict=True):
+            assert torch.equal(got.words, want.words)
+        assert len(seen) == before  # as they are written, so that what is recorded is what a call computes
+    assert seen and made[0] == made[-1], "another number of rows is no other program"
+    assert len(graphs) == made[0]
+
+
+def test_compiling_is_refused_where_layers_move(folder: str) -> None:
+    with pytest.raises(BadInput, match="sequential"):
+        load_backbone(folder, device="cpu", compile=True, offload="sequential")
 
 
 def attention(backbone: Any) -> Any:

@@ -54,7 +54,7 @@ def test_every_table_is_a_study_that_can_run() -> None:
 def test_a_table_is_changed_by_names_alone() -> None:
     options = argparse.Namespace(
         prompts=7, guide="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
-        attention='{"kind": "attention", "level": 50}', dtype="float16",
+        attention='{"kind": "attention", "level": 50}', dtype="float16", compile=False,
     )  # fmt: skip
     study = run.prepared(PAPER / "table-05.yaml", "some/model", options, 99.0)
     assert study["models"] == [{"model": "some/model", "options": {"dtype": "float16"}}]
@@ -63,6 +63,17 @@ def test_a_table_is_changed_by_names_alone() -> None:
     masks = [s["settings"]["mask"] for s in study["strategies"]]
     assert masks == [{"kind": "attention", "level": 50}] * 4 + ["random", "whole"]
     assert run.prepared(PAPER / "table-09.yaml", "m", options, 99.0)["budgets"] == {"nfe": 99.0}
+
+
+def test_each_model_is_asked_for_the_attention_that_it_has() -> None:
+    options = argparse.Namespace(
+        prompts=7, guide=None, prompts_from=None, metrics=None, attention=None, dtype="float32", compile=False
+    )
+    for model, kind, nfe in (("shapes-sd", "attention", 90.0), ("shapes-flux", "concept", 90.0)):
+        found = run.nine_pictures(model)
+        assert found[0] == nfe
+        study = run.prepared(PAPER / "table-05.yaml", model, options, *found)
+        assert [s["settings"]["mask"] for s in study["strategies"]][3]["kind"] == kind
 
 
 def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:

@@ -29,10 +29,16 @@ ORDER = ("13", "01", "05", "11", "08", "09", "07", "02", "10", "06", "12")
 COMMAND = (sys.executable, "-c", "from lotts_search.cli import main; main()")
 
 
-def prepared(table: Path, model: str, options: argparse.Namespace, nfe: float) -> dict[str, Any]:
-    """The study of a table for one model: its file with what is given on the command line."""
+def prepared(
+    table: Path, model: str, options: argparse.Namespace, nfe: float, attention: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The study of a table for one model: its file with what is given on the command line.
+
+    ``attention`` replaces the file's attention mask, the command line's replaces both.
+    """
     study: dict[str, Any] = yaml.safe_load(table.read_text())
-    study["models"] = [{"model": model, "options": {"dtype": options.dtype}}]
+    load = {"dtype": options.dtype, "compile": True} if options.compile else {"dtype": options.dtype}
+    study["models"] = [{"model": model, "options": load}]
     study["prompts"]["count"] = options.prompts
     if options.guide:
         study["guide"] = options.guide
@@ -42,24 +48,29 @@ def prepared(table: Path, model: str, options: argparse.Namespace, nfe: float) -
         study["metrics"] = options.metrics.split(",")
     if "nfe" in study["budgets"]:
         study["budgets"]["nfe"] = nfe
+    if options.attention:
+        attention = json.loads(options.attention)
     for strategy in study["strategies"]:
         settings = strategy.get("settings", {})
         mask = settings.get("mask")
-        if options.attention and isinstance(mask, dict) and mask.get("kind") == "attention":
-            settings["mask"] = json.loads(options.attention)
+        if attention and isinstance(mask, dict) and mask.get("kind") == "attention":
+            settings["mask"] = attention
     return study
 
 
-def nine_pictures(model: str) -> float:
-    """NFE of LoTTS with nine pictures on a model."""
+def nine_pictures(model: str) -> tuple[float, dict[str, Any] | None]:
+    """NFE of LoTTS with nine pictures on a model, and its attention mask where that of the files does not fit it: they
+    name a grid of a U-Net's cross-attention."""
     from lotts_search import registry
     from lotts_search.budget import Budget, Costs
     from lotts_search.strategies.lotts import LoTTS
     from lotts_search.work import Sampling
 
-    info = registry.load_backbone(model).info
+    backbone = registry.load_backbone(model)
+    info = backbone.info
     costs = Costs.of(info, Sampling("any", info.defaults.steps, info.defaults.guidance))
-    return LoTTS().plan(Budget(images=9), costs).nfe
+    attention = {"kind": "concept"} if hasattr(backbone, "attend_concepts") else None
+    return LoTTS().plan(Budget(images=9), costs).nfe, attention
 
 
 def main() -> int:
@@ -76,19 +87,22 @@ def main() -> int:
     parser.add_argument("--local", action="store_true", help="without Ray")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", help="of the weights; float32 takes twice as long on new CPUs")
+    parser.add_argument("--compile", action="store_true", help="compile the network: pays off in long runs")
     parser.add_argument("--generators", type=int)
     parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
     options = parser.parse_args()
 
     jobs: list[tuple[Path, list[str]]] = []
     for model in options.models.split(","):
-        nfe = nine_pictures(model)
+        nfe, attention = nine_pictures(model)
         for number in options.tables.split(","):
             source = HERE / f"table-{int(number):02}.yaml"
             folder = options.out / Path(model).name / source.stem
             study = folder.with_suffix(".yaml")
             study.parent.mkdir(parents=True, exist_ok=True)
-            study.write_text(yaml.safe_dump(prepared(source, model, options, nfe), allow_unicode=True, sort_keys=False))
+            study.write_text(
+                yaml.safe_dump(prepared(source, model, options, nfe, attention), allow_unicode=True, sort_keys=False)
+            )
             command = [*COMMAND, "study", str(study), "--out", str(folder), "--device", options.device]
             command += ["--local"] if options.local else []
             command += ["--generators", str(options.generators)] if options.generators else []

@@ -126,7 +126,7 @@ class Loader:
         return defaults_of(self.model, family, self.options.revision)
 
     def settle(self, **rest: Any) -> None:
-        """Merge the adapters, then move all modules to the device or set up their offloading.
+        """Merge the adapters, move all modules to the device or set up their offloading, and compile if asked to.
 
         Args:
             rest: what the pipeline's constructor takes beside the parts that were loaded.
@@ -140,3 +140,7 @@ class Loader:
         else:
             for module in modules:
                 load_component(self.model, f"device {self.device}", lambda module=module: module.to(self.device))  # type: ignore[misc]
+        if self.options.compile:
+            # Batches of a search differ in size from call to call; without `dynamic` each size is compiled anew.
+            for network in (self._loaded[part] for part in ("unet", "transformer") if part in self._loaded):
+                network.compile_repeated_blocks(dynamic=True)

@@ -62,6 +62,8 @@ class LoadOptions:
         offload: keep weights in CPU memory. ``model``: text encoders, network and autoencoder take turns on the
             device, whole. ``sequential``: each layer comes when it is needed; least memory, much slower.
         preview: folder or hub id of an AutoencoderTiny that decodes unfinished candidates.
+        compile: compile the network's repeated blocks (``torch.compile`` by diffusers' ``compile_repeated_blocks``). The
+            first calls take minutes, all later ones are faster. Not with sequential offloading.
         revision, variant: as in diffusers.
         name: what to call the model, None = as it was named to ``from_pretrained``.
     """
@@ -74,6 +76,7 @@ class LoadOptions:
     vae_tiling: bool = False
     offload: str | None = None
     preview: str | None = None
+    compile: bool = False
     revision: str | None = None
     variant: str | None = None
     name: str | None = None
@@ -98,6 +101,8 @@ class LoadOptions:
             given["device"] = str(given["device"])
         if given.get("offload", "model") not in OFFLOADS:
             raise BadInput(f"offload must be {' or '.join(OFFLOADS)}, got {given['offload']!r}")
+        if given.get("compile") and given.get("offload") == "sequential":
+            raise BadInput("compile does not go with offload='sequential', which moves layers about in every call")
         if "lora" in given:
             several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
             given["lora"] = tuple(Adapter.read(one) for one in several)

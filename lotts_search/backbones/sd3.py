@@ -127,6 +127,8 @@ class StableDiffusion3(Coded):
         """
         load = Loader(model, "StableDiffusion3Pipeline", options)
         transformer = load.weights("transformer", SD3Transformer2DModel)
+        # What diffusers has to know to compile blocks; its FLUX and its U-Nets say it by themselves.
+        transformer._repeated_blocks = transformer._repeated_blocks or ["JointTransformerBlock"]
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModelWithProjection)
         tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)

@@ -107,6 +107,12 @@ Preview = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the network's blocks: slow first steps, faster later ones.", rich_help_panel=MODEL
+    ),
+]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.", rich_help_panel=MODEL)]
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Of the weight files, e.g. fp16.", rich_help_panel=MODEL)
@@ -163,6 +169,7 @@ def loading(
     vae_tiling: bool = False,
     offload: str | None = None,
     preview: str | None = None,
+    compile: bool = False,
     revision: str | None = None,
     variant: str | None = None,
 ) -> dict[str, object]:
@@ -179,6 +186,7 @@ def loading(
         "vae_tiling": vae_tiling,
         "offload": offload,
         "preview": preview,
+        "compile": compile,
         "revision": revision,
         "variant": variant,
     }

@@ -36,6 +36,7 @@ def refine(
     vae_tiling: o.VaeTiling = False,
     offload: o.Offload = None,
     preview: o.Preview = None,
+    compile: o.Compile = False,
     revision: o.Revision = None,
     variant: o.Variant = None,
     nfe: o.Nfe = None,
@@ -63,7 +64,7 @@ def refine(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.running import Request, run
 
-    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, revision, variant)
+    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant)
     request = Request(
         "refine",
         prompt,

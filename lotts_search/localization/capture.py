@@ -140,6 +140,17 @@ class _Watching:
 
 
 @contextlib.contextmanager
+def uncompiled(network: Any) -> Iterator[None]:
+    """Run compiled blocks as they are written inside the block: with each new recorder they would be compiled anew."""
+    # Asked first, as the stance imports the whole compiler.
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
 def capture_unet(
     unet: Any, positions: list[list[int]], queries: list[bool], grid: tuple[int, int]
 ) -> Iterator[Recorder]:
@@ -154,7 +165,8 @@ def capture_unet(
     originals = dict(unet.attn_processors)
     unet.set_attn_processor({name: _Watching(original, record) for name, original in originals.items()})
     try:
-        yield record
+        with uncompiled(unet):
+            yield record
     finally:
         unet.set_attn_processor(originals)
 
@@ -176,6 +188,7 @@ def capture_sd3(
     read = [f"transformer_blocks.{index}.attn.processor" for index in range(count - blocks, count)]
     transformer.set_attn_processor(originals | {name: _Watching(originals[name], record) for name in read})
     try:
-        yield record
+        with uncompiled(transformer):
+            yield record
     finally:
         transformer.set_attn_processor(originals)

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from lotts_search.errors import BadInput
 from lotts_search.localization.attention import RowAttention, attention_map
+from lotts_search.localization.capture import uncompiled
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -240,7 +241,7 @@ def capture_joint(transformer: Any, record: Recorder) -> Iterator[None]:
     ]
     transformer.set_attn_processor(originals | watching)
     try:
-        with contextlib.suppress(Enough):
+        with uncompiled(transformer), contextlib.suppress(Enough):
             yield
     finally:
         transformer.set_attn_processor(originals)

@@ -157,6 +157,7 @@ def all_strategies(
     seconds: Annotated[float | None, typer.Option(help="time limit; begun searches may end within 30 s more")] = None,
     seed: Annotated[int, typer.Option(help="prompt i is searched with seed + i")] = 0,
     guidance: Guidance = None, steps: Steps = None,
+    compile: Annotated[bool, typer.Option("--compile", help="compile the network's blocks: pays off in long runs")] = False,
     table_only: Annotated[bool, typer.Option("--table-only", help="only the table of the records in OUT")] = False,
 ) -> None:  # fmt: skip
     """All strategies at several budgets, one table. Searches that have a record in OUT are not run again."""
@@ -167,8 +168,8 @@ def all_strategies(
             entries = strategies.with_settings(strategy or strategies.default_entries(), settings or [])
             job = strategies.Job(
                 "", (), tuple(nfe or ()), "test" if split == "test" else "tune", first + prompts,
-                tuple(range(first, first + prompts)), out, "", None, seed, at_once, device, dtype, max_batch, steps,
-                guidance,
+                tuple(range(first, first + prompts)), out, "", None, seed, at_once, device, dtype, compile, max_batch,
+                steps, guidance,
             )  # fmt: skip
             strategies.measure(model or ["shapes-sd"], entries, out, job, processes, seconds)
         else:

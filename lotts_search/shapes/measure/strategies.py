@@ -62,6 +62,7 @@ class Job:
     at_once: int = 64
     device: str = "cpu"
     dtype: str = "bfloat16"
+    compile: bool = False
     max_batch: int = 32
     steps: int | None = None
     guidance: float | None = None
@@ -185,7 +186,7 @@ def run(job: Job) -> None:
     torch.set_num_threads(1)
     verifier = ShapesReward.load()
     verifier.net.to(job.device)
-    backbone = registry.load_backbone(job.model, device=job.device, dtype=job.dtype)
+    backbone = registry.load_backbone(job.model, device=job.device, dtype=job.dtype, compile=job.compile)
     # Figures need speed, not bitwise equality.
     rewriters = {"shapes-rewriter": registry.load_rewriter("shapes-rewriter")}
     with LocalPool(backbone, {"shapes-reward": verifier}, job.max_batch, 1, pad=False, rewriters=rewriters) as pool:
