@@ -117,6 +117,10 @@ def test_findings_follow_the_truth(tmp_path: Path) -> None:
     assert verdicts["A middle mask ratio, r = 0.5, is best"] == "in part"
     assert verdicts["Every component of the attention mask helps"] == "not run"
     assert verdicts["LoTTS scales with the number of pictures"] == "holds"
+    told = "Not run on this model: Tables 1 and 13, Table 5, Table 6, Table 7, Table 8, Table 11."
+    for page in ("findings.md", "index.html"):
+        text = (tmp_path / page).read_text()
+        assert told in text and "Every component" not in text and "unknown strategy" not in text
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:

@@ -216,18 +216,7 @@ def write(out: Path, command: str = "") -> Path:
     if not folders:
         raise BadInput(f"no tables in {out}: run examples/paper/run.py first")
     papers = [Paper(model, found) for model, found in folders.items()]
-    parts = [
-        SimpleNamespace(
-            model=p.model,
-            main=p.main,
-            prompts=len(p.results.trials.prompts),
-            nfe=float(np.sum(p.results.trials.columns["nfe"])),
-            findings=p.findings(),
-            table=p.table(),
-            runs=[f.name for f in folders[p.model]],
-        )
-        for p in papers
-    ]
+    parts = [_part(p, [f.name for f in folders[p.model]]) for p in papers]
     page = write_page("paper.html.j2", out / "index.html", {"view": SimpleNamespace(parts=parts, command=command)})
     told = {
         "command": command,
@@ -248,6 +237,27 @@ def write(out: Path, command: str = "") -> Path:
         for f in p.findings:
             print(f"  {f.verdict:13}  {f.claim} ({f.where})")
     return page
+
+
+def _part(paper: Paper, runs: list[str]) -> SimpleNamespace:
+    """What the page shows of one model."""
+    findings = paper.findings()
+    return SimpleNamespace(
+        model=paper.model,
+        main=paper.main,
+        prompts=len(paper.results.trials.prompts),
+        nfe=float(np.sum(paper.results.trials.columns["nfe"])),
+        findings=findings,
+        absent=_absent([(f.verdict, f.where) for f in findings]),
+        table=paper.table(),
+        runs=runs,
+    )
+
+
+def _absent(findings: list[tuple[str, str]]) -> str:
+    """A sentence on the findings whose tables have not been run, of verdicts and where they are looked for."""
+    tables = dict.fromkeys(where.split(",")[0] for verdict, where in findings if verdict == MISSING)
+    return f"Not run on this model: {', '.join(tables)}." if tables else ""
 
 
 def _replace(path: Path, text: str) -> None:
@@ -271,9 +281,13 @@ def _markdown(told: dict[str, Any]) -> str:
         ]
         lines += ["| finding | where | comparison | measured | verdict |", "|---|---|---|---|---|"]
         for finding in part["findings"]:
+            if finding["verdict"] == MISSING:
+                continue
             for i, line in enumerate(finding["lines"]):
                 head = f"**{finding['claim']}**: {finding['verdict']} | {finding['where']}" if i == 0 else " | "
                 lines.append(f"| {head} | {line['what']} | {line['value']} | {line['verdict']} |")
+        absent = _absent([(finding["verdict"], finding["where"]) for finding in part["findings"]])
+        lines += ["", absent] if absent else []
         lines += ["", "| strategy | budget | quality | pictures | NFE |", "|---|---|---|---|---|"]
         for row in part["rows"]:
             mean, low, high = row["quality"]
