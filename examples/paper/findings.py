@@ -224,7 +224,7 @@ def write(out: Path, command: str = "") -> Path:
         "machine": next((p.machine for p in papers if p.machine), ""),
         "models": [
             {"model": p.model, "metric": p.main, "prompts": p.prompts, "nfe": p.nfe,
-             "findings": [{**asdict(f), "verdict": f.verdict} for f in p.findings],
+             "findings": [{**asdict(f), "verdict": f.verdict} for f in p.findings], "absent": p.absent,
              "rows": [{"label": label, "budget": budget, "quality": [q.mean, q.low, q.high], "images": images, "nfe": nfe}
                       for label, budget, q, images, nfe in p.table]}
             for p in parts
@@ -248,15 +248,15 @@ def _part(paper: Paper, runs: list[str]) -> SimpleNamespace:
         prompts=len(paper.results.trials.prompts),
         nfe=float(np.sum(paper.results.trials.columns["nfe"])),
         findings=findings,
-        absent=_absent([(f.verdict, f.where) for f in findings]),
+        absent=_absent(findings),
         table=paper.table(),
         runs=runs,
     )
 
 
-def _absent(findings: list[tuple[str, str]]) -> str:
-    """A sentence on the findings whose tables have not been run, of verdicts and where they are looked for."""
-    tables = dict.fromkeys(where.split(",")[0] for verdict, where in findings if verdict == MISSING)
+def _absent(findings: list[Finding]) -> str:
+    """A sentence on the findings whose tables have not been run; empty where all have been."""
+    tables = dict.fromkeys(f.where.split(",")[0] for f in findings if f.verdict == MISSING)
     return f"Not run on this model: {', '.join(tables)}." if tables else ""
 
 
@@ -286,8 +286,7 @@ def _markdown(told: dict[str, Any]) -> str:
             for i, line in enumerate(finding["lines"]):
                 head = f"**{finding['claim']}**: {finding['verdict']} | {finding['where']}" if i == 0 else " | "
                 lines.append(f"| {head} | {line['what']} | {line['value']} | {line['verdict']} |")
-        absent = _absent([(finding["verdict"], finding["where"]) for finding in part["findings"]])
-        lines += ["", absent] if absent else []
+        lines += ["", part["absent"]] if part["absent"] else []
         lines += ["", "| strategy | budget | quality | pictures | NFE |", "|---|---|---|---|---|"]
         for row in part["rows"]:
             mean, low, high = row["quality"]
