@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from lotts_search.masks import AttentionMask, ConceptMask
 from lotts_search.records import write_parquet
 from lotts_search.study.plan import tasks_of
 from lotts_search.study.read import read_study
@@ -65,15 +66,18 @@ def test_a_table_is_changed_by_names_alone() -> None:
     assert run.prepared(PAPER / "table-09.yaml", "m", options, 99.0)["budgets"] == {"nfe": 99.0}
 
 
-def test_each_model_is_asked_for_the_attention_that_it_has() -> None:
+def test_each_model_is_asked_for_the_attention_that_it_has(tmp_path: Path) -> None:
     options = argparse.Namespace(
         prompts=7, guide=None, prompts_from=None, metrics=None, attention=None, dtype="float32", compile=False
     )
-    for model, kind, nfe in (("shapes-sd", "attention", 90.0), ("shapes-flux", "concept", 90.0)):
+    yaml_file = tmp_path / "study.yaml"
+    for model, kind, nfe in (("shapes-sd", AttentionMask, 90.0), ("shapes-flux", ConceptMask, 90.0)):
         found = run.nine_pictures(model)
         assert found[0] == nfe
-        study = run.prepared(PAPER / "table-05.yaml", model, options, *found)
-        assert [s["settings"]["mask"] for s in study["strategies"]][3]["kind"] == kind
+        for table, attention in (("05", 4), ("06", 1), ("07", 2)):
+            yaml_file.write_text(yaml.safe_dump(run.prepared(PAPER / f"table-{table}.yaml", model, options, *found)))
+            masks = [entrant.strategy.mask for entrant in read_study(yaml_file).entrants]
+            assert [type(mask) for mask in masks].count(kind) == attention
 
 
 def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:

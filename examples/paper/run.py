@@ -69,7 +69,7 @@ def nine_pictures(model: str) -> tuple[float, dict[str, Any] | None]:
     backbone = registry.load_backbone(model)
     info = backbone.info
     costs = Costs.of(info, Sampling("any", info.defaults.steps, info.defaults.guidance))
-    attention = {"kind": "concept"} if hasattr(backbone, "attend_concepts") else None
+    attention = {"kind": "concept-attention"} if hasattr(backbone, "attend_concepts") else None
     return LoTTS().plan(Budget(images=9), costs).nfe, attention
 
 

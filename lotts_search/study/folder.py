@@ -7,14 +7,15 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from lotts_search.errors import BadInput
-from lotts_search.journal import Journal, Records
-from lotts_search.records import write_parquet
+from lotts_search.journal import Broken, Journal, Records
+from lotts_search.records import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.study.plan import Task
 
 if TYPE_CHECKING:
@@ -86,16 +87,11 @@ class RunFolder:
         """The searches that have a journal."""
         return {path.stem for path in self.journals.glob("*.journal")}
 
-    def add(self, rows: pa.Table) -> None:
-        """Keep the rows of a finished search."""
-        import pyarrow as pa
-
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
+    def add(self, trials: Iterable[TrialRecord], metrics: Iterable[str]) -> None:
+        """Keep the rows of a finished search, with the columns ``metrics`` also where no row has them."""
         if self._log is None:
             self._log = Records(self.journals / "finished.log")
-        self._log.append(sink.getvalue().to_pybytes())
+        self._log.append(pack(trials, metrics))
 
     def rows(self) -> pa.Table | None:
         """The rows of all finished searches, also of those set aside; of a search that was finished twice the last."""
@@ -103,21 +99,28 @@ class RunFolder:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        found: dict[str, pa.Table] = {}
         bulk: list[pa.Table] = []
         for name in ("aside.parquet", "trials.parquet"):
             if (self.path / name).is_file():
                 bulk.append(pq.read_table(self.path / name))
+        found: dict[str, list[TrialRecord]] = {}
+        columns: set[str] = set()
         for record in self._finished():
-            table = pa.ipc.open_stream(record).read_all()
-            found[table["search_id"][0].as_py()] = table
+            try:
+                trials, metrics = unpack(record)
+            except ValueError as error:
+                log = self.journals / "finished.log"
+                raise Broken(f"{log} was written by another version of lotts-search: {error}") from error
+            found[trials[0].search_id] = trials
+            columns.update(metrics)
         if not bulk and not found:
             return None
         if found and bulk:
             newer = pa.array(list(found), pa.string())
             bulk = [table.filter(pc.invert(pc.is_in(table["search_id"], newer))) for table in bulk]
-        # In one piece: tables of thousands of small pieces are slow in all that follows.
-        return pa.concat_tables([*bulk, *found.values()], promote_options="default").combine_chunks()
+        if found:
+            bulk.append(to_table(chain.from_iterable(found.values()), columns))
+        return pa.concat_tables(bulk, promote_options="default").combine_chunks()
 
     def merge(self, tasks: Sequence[Task], run_id: str) -> pa.Table | None:
         """Write ``trials.parquet`` with the finished searches among ``tasks``, in their order and under the study's

@@ -273,9 +273,16 @@ def at_once(generators: int, batch: int) -> int:
 @contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM end a study as Ctrl-C does: cluster managers send it before they kill."""
+
+    def end(*_: object) -> None:
+        if callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+        else:  # a script's background job ignores SIGINT, and with it asyncio's own handler is not there
+            raise KeyboardInterrupt
+
     before: Any = None
     with suppress(ValueError):  # not in the main thread: whoever runs us has the signals
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

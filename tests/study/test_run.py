@@ -8,15 +8,19 @@ import os
 import signal
 from collections import Counter
 from concurrent.futures import Future
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from PIL import Image
 
 from lotts_search import BadInput, Failure, search
 from lotts_search.errors import PoolClosed
-from lotts_search.records import image_hash
+from lotts_search.journal import Broken, Records
+from lotts_search.records import TrialRecord, image_hash
 from lotts_search.shapes.oracle import judge
 from lotts_search.shapes.scene import scenes
 from lotts_search.study.folder import RunFolder
@@ -184,12 +188,19 @@ class Terminated(Once):
     pass
 
 
-@pytest.mark.parametrize("kind", [Once, Terminated])
-def test_ctrl_c_and_sigterm_keep_everything(tmp_path: Path, kind: type[Once]) -> None:
+@pytest.mark.parametrize("kind, sigint", [
+    (Once, signal.default_int_handler), (Terminated, signal.default_int_handler),
+    (Terminated, signal.SIG_IGN),  # as in what a script starts in the background
+])  # fmt: skip
+def test_ctrl_c_and_sigterm_keep_everything(tmp_path: Path, kind: type[Once], sigint: Any) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     run(world(tmp_path), whole)
-    with kind(60, interrupt) as pool:
-        conducted, _ = run(world(tmp_path), out, pool)
+    before = signal.signal(signal.SIGINT, sigint)
+    try:
+        with kind(60, interrupt) as pool:
+            conducted, _ = run(world(tmp_path), out, pool)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert conducted.outcome.status == study_json(out)["status"] == "interrupted"
     states = Counter(s["status"] for s in conducted.searches)
     assert states["open"] and set(states) <= {"open", "done"}
@@ -200,6 +211,17 @@ def test_ctrl_c_and_sigterm_keep_everything(tmp_path: Path, kind: type[Once]) ->
     assert len(stand.begun) == len(begun) and conducted.outcome.status == "done"
     assert lasting(out) == lasting(whole) and files(out) == files(whole)
     assert sum(work.nfe for work in pool.asked) < sum(row["nfe"] for row in lasting(whole))
+
+
+def test_rows_of_another_version_are_told(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    for strange in (b"not msgpack", msgpack.packb([["search_id", "colour"], [["a", "red"]], []])):
+        (out / "journal" / "finished.log").unlink(missing_ok=True)
+        with Records(out / "journal" / "finished.log") as log:
+            log.append(strange)
+        with pytest.raises(Broken, match=r"finished\.log was written by another version"):
+            run(world(tmp_path), out)
 
 
 def test_a_pool_that_breaks_stops_the_study_and_fails_no_search(tmp_path: Path) -> None:
@@ -274,9 +296,17 @@ def test_rows_that_were_logged_and_not_yet_merged_count_once(tmp_path: Path) -> 
     out = tmp_path / "run"
     run(world(tmp_path), out)
     expected = lasting(out)
-    folder, rows = RunFolder(out), table(out)
-    first = rows.filter([i == rows["search_id"][0].as_py() for i in rows["search_id"].to_pylist()])
-    folder.add(first)
+    rows, names = table(out).to_pylist(), [column.name for column in fields(TrialRecord) if column.name != "metrics"]
+    first = [
+        TrialRecord(
+            **{name: row[name] for name in names},
+            metrics={key.removeprefix("metric_"): row[key] for key in row if key.startswith("metric_")},
+        )
+        for row in rows
+        if row["search_id"] == rows[0]["search_id"]
+    ]
+    folder = RunFolder(out)
+    folder.add(first, [])
     folder.close()
     _, stand = run(world(tmp_path), out)
     assert str(stand) == "15 reused" and lasting(out) == expected
