@@ -111,7 +111,6 @@ def to_table(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> pa.T
     return pa.table(columns)
 
 
-@cache
 def _arrow_type(annotation: Any) -> pa.DataType:
     import pyarrow as pa
 
