@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from lotts_search import BadInput, search
-from lotts_search.backbones.folder import defaults_of
+from lotts_search.backbones.defaults import merged
 from lotts_search.engine import Engine
 from lotts_search.noise import draw
 from lotts_search.testing import AnalyticPool, analytic_info
@@ -68,13 +67,11 @@ def test_parts_of_a_trajectory_equal_the_whole_and_solvers_run_side_by_side() ->
     assert not np.allclose(together[0].state.latent, together[1].state.latent, atol=1e-3)
 
 
-def test_a_models_own_solver_and_its_eta(tmp_path: Path) -> None:
-    (tmp_path / "lotts.json").write_text(json.dumps({"solver": "ddim", "eta": 0.3}))
-    own = defaults_of(str(tmp_path), analytic_info().defaults)
+def test_a_models_own_solver_and_its_eta() -> None:
+    own = merged("mine", {"solver": "ddim", "eta": 0.3}, analytic_info().defaults)
     assert (own.solver, own.eta) == ("ddim", 0.3)
-    (tmp_path / "lotts.json").write_text('{"solver": "dimm"}')
     with pytest.raises(BadInput, match="did you mean 'ddim'"):
-        defaults_of(str(tmp_path), own)
+        merged("mine", {"solver": "dimm"}, own)
 
 
 @pytest.mark.parametrize(

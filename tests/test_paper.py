@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from lotts_search.errors import BadInput
 from lotts_search.masks import AttentionMask, ConceptMask
 from lotts_search.records import write_parquet
 from lotts_search.study.plan import tasks_of
@@ -57,13 +58,16 @@ def test_a_table_is_changed_by_names_alone() -> None:
         prompts=7, guide="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
         attention='{"kind": "attention", "level": 50}', dtype="float16", compile=False,
     )  # fmt: skip
-    study = run.prepared(PAPER / "table-05.yaml", "some/model", options, 99.0)
+    study = run.prepared(PAPER / "table-05.yaml", "some/model", options, run.Fit(99.0, [5]))
     assert study["models"] == [{"model": "some/model", "options": {"dtype": "float16"}}]
     assert study["prompts"] == {"from": "drawbench", "count": 7, "seed": 0}
     assert (study["guide"], study["metrics"]) == ("image-reward", ["hps", "pickscore"])
     masks = [s["settings"]["mask"] for s in study["strategies"]]
     assert masks == [{"kind": "attention", "level": 50}] * 4 + ["random", "whole"]
-    assert run.prepared(PAPER / "table-09.yaml", "m", options, 99.0)["budgets"] == {"nfe": 99.0}
+    assert run.prepared(PAPER / "table-09.yaml", "m", options, run.Fit(99.0, [5]))["budgets"] == {"nfe": 99.0}
+    assert run.prepared(PAPER / "table-11.yaml", "m", options, run.Fit(99.0, [5]))["strategies"][0]["grid"] == {
+        "start": [5]
+    }
 
 
 def test_each_model_is_asked_for_the_attention_that_it_has(tmp_path: Path) -> None:
@@ -72,12 +76,27 @@ def test_each_model_is_asked_for_the_attention_that_it_has(tmp_path: Path) -> No
     )
     yaml_file = tmp_path / "study.yaml"
     for model, kind, nfe in (("shapes-sd", AttentionMask, 90.0), ("shapes-flux", ConceptMask, 90.0)):
-        found = run.nine_pictures(model)
-        assert found[0] == nfe
+        fit = run.fitted(model)
+        assert (fit.nfe, fit.starts) == (nfe, [1, 4, 7])
         for table, attention in (("05", 4), ("06", 1), ("07", 2)):
-            yaml_file.write_text(yaml.safe_dump(run.prepared(PAPER / f"table-{table}.yaml", model, options, *found)))
+            yaml_file.write_text(yaml.safe_dump(run.prepared(PAPER / f"table-{table}.yaml", model, options, fit)))
             masks = [entrant.strategy.mask for entrant in read_study(yaml_file).entrants]
             assert [type(mask) for mask in masks].count(kind) == attention
+
+
+def test_a_published_model_is_fitted_by_its_small_files_alone(tmp_path: Path) -> None:
+    attention, concepts = {"kind": "attention"}, {"kind": "concept-attention"}
+    for pipeline, fit in (
+        ("StableDiffusionPipeline", run.Fit(3 * (50 + 1.5) + 6 * 25, [10, 40], attention)),
+        ("StableDiffusionXLPipeline", run.Fit(3 * (30 + 1.5) + 6 * 15, [5, 25], attention)),
+        ("FluxPipeline", run.Fit(3 * (10 + 1) + 6 * 9, [5, 8], concepts)),
+        ("StableDiffusion3Pipeline", run.Fit(3 * (28 + 1.5) + 6 * 10, [3, 11, 20], attention)),
+    ):
+        (tmp_path / pipeline).mkdir()
+        (tmp_path / pipeline / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+        assert run.fitted(str(tmp_path / pipeline)) == fit
+    with pytest.raises(BadInput, match="did you mean 'shapes-sdxl'"):
+        run.fitted("shapes-sdx")
 
 
 def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def write(out: Path, command: str = "") -> Path:
     for trials in sorted(out.glob("*/table-*/trials.parquet")):
         folders.setdefault(trials.parent.parent.name, []).append(trials.parent)
     if not folders:
-        raise BadInput(f"no tables in {out}: run examples/paper/run.py first")
+        raise BadInput(f"no tables in {out}: no study of a table has come to an end")
     papers = [Paper(model, found) for model, found in folders.items()]
     parts = [_part(p, [f.name for f in folders[p.model]]) for p in papers]
     page = write_page("paper.html.j2", out / "index.html", {"view": SimpleNamespace(parts=parts, command=command)})

@@ -4,7 +4,8 @@
     python examples/paper/run.py --prompts 100 --processes 12 --local --device cuda
 
 Each table is a study of its own in OUT/MODEL/TABLE; stopped in any way, the same command goes on where it was. The
-tables are the files beside this program, with the prompts, the model and the budget of table 9 that are given here.
+tables are the files beside this program with the prompts and the model that are given here, and what fits that model:
+the budget of table 9, the values of t0 in table 11, the kind of attention.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from lotts_search.errors import LottsError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings
@@ -26,16 +30,33 @@ import findings
 HERE = Path(__file__).resolve().parent
 ORDER = ("13", "01", "05", "11", "08", "09", "07", "02", "10", "06", "12")
 """The longest first, so that processes end together."""
+STARTS = (1, 4, 7)
+"""The values of t0 in table 11's file, of ten steps."""
+PAPER_STARTS = {(50, 25): [10, 40], (30, 15): [5, 25], (10, 1): [5, 8]}
+"""Those of the paper's Table 11 beside 0 and its default, by T and that default: SD 2.1, SDXL, FLUX.1-schnell."""
+TUNED = ("shapes-sd", "shapes-sdxl")
+"""The models that the files' attention mask is for: it names a grid of their cross-attention. Others get the paper's."""
 COMMAND = (sys.executable, "-c", "from lotts_search.cli import main; main()")
 
 
-def prepared(
-    table: Path, model: str, options: argparse.Namespace, nfe: float, attention: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The study of a table for one model: its file with what is given on the command line.
+@dataclass(frozen=True)
+class Fit:
+    """What the tables take from the model that they are run on.
 
-    ``attention`` replaces the file's attention mask, the command line's replaces both.
+    Attributes:
+        nfe: of LoTTS with nine pictures: the budget of table 9.
+        starts: the values of t0 in table 11.
+        attention: its attention mask; None = that of the files.
     """
+
+    nfe: float
+    starts: list[int]
+    attention: dict[str, Any] | None = None
+
+
+def prepared(table: Path, model: str, options: argparse.Namespace, fit: Fit) -> dict[str, Any]:
+    """The study of a table for one model: its file with what is given on the command line, which goes first, and what
+    fits the model."""
     study: dict[str, Any] = yaml.safe_load(table.read_text())
     load = {"dtype": options.dtype, "compile": True} if options.compile else {"dtype": options.dtype}
     study["models"] = [{"model": model, "options": load}]
@@ -47,30 +68,45 @@ def prepared(
     if options.metrics:
         study["metrics"] = options.metrics.split(",")
     if "nfe" in study["budgets"]:
-        study["budgets"]["nfe"] = nfe
-    if options.attention:
-        attention = json.loads(options.attention)
+        study["budgets"]["nfe"] = fit.nfe
+    attention = json.loads(options.attention) if options.attention else fit.attention
     for strategy in study["strategies"]:
         settings = strategy.get("settings", {})
         mask = settings.get("mask")
         if attention and isinstance(mask, dict) and mask.get("kind") == "attention":
             settings["mask"] = attention
+        if "start" in strategy.get("grid", {}):
+            strategy["grid"]["start"] = fit.starts
     return study
 
 
-def nine_pictures(model: str) -> tuple[float, dict[str, Any] | None]:
-    """NFE of LoTTS with nine pictures on a model, and its attention mask where that of the files does not fit it: they
-    name a grid of a U-Net's cross-attention."""
-    from lotts_search import registry
-    from lotts_search.budget import Budget, Costs
-    from lotts_search.strategies.lotts import LoTTS
-    from lotts_search.work import Sampling
+def fitted(model: str) -> Fit:
+    """What the tables take from a model, of which only a few small files are read.
 
-    backbone = registry.load_backbone(model)
-    info = backbone.info
-    costs = Costs.of(info, Sampling("any", info.defaults.steps, info.defaults.guidance))
-    attention = {"kind": "concept-attention"} if hasattr(backbone, "attend_concepts") else None
-    return LoTTS().plan(Budget(images=9), costs).nfe, attention
+    Raises:
+        LottsError: there is no such model, or what it costs cannot be told.
+    """
+    from lotts_search import registry
+    from lotts_search.backbones.folder import read_json
+    from lotts_search.budget import Budget
+    from lotts_search.errors import BadInput
+    from lotts_search.strategies.lotts import LoTTS
+    from lotts_search.study.models import check, costs_of, folder_of
+    from lotts_search.study.spec import ModelEntry
+
+    check(model)
+    pipeline = str(read_json(str(folder_of(model) or model), "model_index.json").get("_class_name"))
+    costs = costs_of(ModelEntry(model, model))
+    if costs is None:
+        raise BadInput(f"model {model}: the costs of a {pipeline} are not known; it needs a whole lotts.json")
+    t0 = costs.defaults.t0
+    scaled = {max(1, round(start * costs.steps / 10)) for start in STARTS} - {t0}
+    concepts = hasattr(registry.resolve("family", pipeline, registry.families()), "attend_concepts")
+    return Fit(
+        LoTTS().plan(Budget(images=9), costs).nfe,
+        PAPER_STARTS.get((costs.steps, t0), sorted(scaled)),
+        None if model in TUNED else {"kind": "concept-attention" if concepts else "attention"},
+    )
 
 
 def main() -> int:
@@ -94,15 +130,16 @@ def main() -> int:
 
     jobs: list[tuple[Path, list[str]]] = []
     for model in options.models.split(","):
-        nfe, attention = nine_pictures(model)
+        try:
+            fit = fitted(model)
+        except LottsError as error:
+            parser.error(str(error))
         for number in options.tables.split(","):
             source = HERE / f"table-{int(number):02}.yaml"
             folder = options.out / Path(model).name / source.stem
             study = folder.with_suffix(".yaml")
             study.parent.mkdir(parents=True, exist_ok=True)
-            study.write_text(
-                yaml.safe_dump(prepared(source, model, options, nfe, attention), allow_unicode=True, sort_keys=False)
-            )
+            study.write_text(yaml.safe_dump(prepared(source, model, options, fit), allow_unicode=True, sort_keys=False))
             command = [*COMMAND, "study", str(study), "--out", str(folder), "--device", options.device]
             command += ["--local"] if options.local else []
             command += ["--generators", str(options.generators)] if options.generators else []
@@ -126,7 +163,11 @@ def main() -> int:
     if options.dry_run:
         return max(codes)
     # A study that was stopped or had failures still has its finished searches: the page says what they tell.
-    page = findings.write(options.out, command=" ".join(["python", *sys.argv]))
+    try:
+        page = findings.write(options.out, command=" ".join(["python", *sys.argv]))
+    except LottsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return max(codes) or 1
     print(f"findings: {page}")
     return max(codes)
 

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, 
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
+from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.errors import BadInput
@@ -26,12 +27,7 @@ from lotts_search.localization.joint import (
     default_blocks,
     embed_concepts,
 )
-from lotts_search.masks import ConceptMask
 
-SCHNELL = Defaults(steps=10, guidance=1.0, t0=1, integrate=1, mask=ConceptMask())
-"""The paper's settings for FLUX.1-schnell (LoTTS, implementation details)."""
-DEV = Defaults(steps=28, guidance=3.5, t0=3, integrate=3, mask=ConceptMask())
-"""For models that are told a guidance weight: diffusers' steps and weight, the paper's shares of t0 and tg."""
 SCHNELL_WORDS, DEV_WORDS = 256, 512
 """T5 tokens of a prompt, padding included, as the two models were trained."""
 
@@ -118,7 +114,7 @@ class Flux(Coded):
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
             flops_per_row=_flops_per_row(transformer, self._grid, self.words),
-            defaults=defaults or (DEV if embedded else SCHNELL),
+            defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
         )
@@ -150,7 +146,7 @@ class Flux(Coded):
         side = 2 * (codec.vae.config["sample_size"] // (2 * codec.factor))
         size = load.latent_size(2 * codec.factor, codec.factor) or (side, side)
         load.settle(scheduler=None)
-        defaults = load.defaults(DEV if transformer.config["guidance_embeds"] else SCHNELL)
+        defaults = load.defaults(FLUX_DEV if transformer.config["guidance_embeds"] else FLUX_SCHNELL)
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, scheduler
         return cls(load.name, *parts, defaults, size, words, compat, load.device)
 

@@ -6,17 +6,14 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils import logging as transformers_logging
 
-from lotts_search.backbones.base import Defaults
-from lotts_search.errors import BadInput, Failure, LottsError, unknown
-from lotts_search.masks import mask_from_dict
-from lotts_search.work import Solver
+from lotts_search.errors import BadInput, Failure, LottsError
 
 T = TypeVar("T")
 
@@ -101,32 +98,3 @@ def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
         return module.eval().requires_grad_(False)
 
     return load_component(model, component or "weights", load)
-
-
-def defaults_of(model: str, family: Defaults, revision: str | None = None) -> Defaults:
-    """The defaults of ``lotts.json`` in the model folder, with those of its family where it is silent.
-
-    Raises:
-        BadInput: ``lotts.json`` has a setting that is unknown or of the wrong type.
-    """
-    settings = read_json(model, "lotts.json", optional=True, revision=revision)
-    kinds = {"steps": int, "guidance": float, "t0": int, "integrate": int, "eta": float}
-    values: dict[str, Any] = {name: getattr(family, name) for name in kinds} | {
-        "mask": family.mask,
-        "solver": family.solver,
-    }
-    for name, value in settings.items():
-        try:
-            if name == "mask":
-                values[name] = mask_from_dict(value)
-            elif name == "solver":
-                if value not in get_args(Solver):
-                    raise unknown("solver", str(value), get_args(Solver))
-                values[name] = value
-            elif name in kinds:
-                values[name] = kinds[name](value)
-            else:
-                raise unknown("setting", name, [*kinds, "solver", "mask"])
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"model {model}: lotts.json: bad value for {name!r}: {error}") from error
-    return Defaults(**values)

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from lotts_search.backbones.base import Defaults
 from lotts_search.backbones.codec import LatentCodec
-from lotts_search.backbones.folder import defaults_of, load_component, load_weights, read_json
+from lotts_search.backbones.defaults import merged
+from lotts_search.backbones.folder import load_component, load_weights, read_json
 from lotts_search.backbones.lora import merge_adapters
 from lotts_search.backbones.offload import offload
 from lotts_search.backbones.options import LoadOptions
@@ -123,7 +124,8 @@ class Loader:
 
     def defaults(self, family: Defaults) -> Defaults:
         """The folder's own defaults, those of its family where it is silent."""
-        return defaults_of(self.model, family, self.options.revision)
+        settings = read_json(self.model, "lotts.json", optional=True, revision=self.options.revision)
+        return merged(self.model, settings, family)
 
     def settle(self, **rest: Any) -> None:
         """Merge the adapters, move all modules to the device or set up their offloading, and compile if asked to.

@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
+from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import clip_tokens
@@ -21,9 +22,6 @@ from lotts_search.errors import BadInput
 from lotts_search.localization.attention import RowAttention
 from lotts_search.localization.capture import capture_sd3
 
-DEFAULTS = Defaults(steps=28, guidance=7.0, t0=18, integrate=3)
-"""diffusers' steps and weight. At step 18 of 28, with the published shift of 3, noise and signal are as the paper's t0
-has them for SD2.1 and SDXL (σ/α = 1.6); tg is the paper's share of the steps."""
 WORDS = 256
 """T5 tokens of a prompt, as StableDiffusion3Pipeline has them."""
 
@@ -75,7 +73,7 @@ class StableDiffusion3(Coded):
         text_encoder_3: Any,
         tokenizer_3: Any,
         scheduler: dict[str, Any],
-        defaults: Defaults = DEFAULTS,
+        defaults: Defaults = STABLE_DIFFUSION_3,
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
     ):
@@ -142,7 +140,7 @@ class StableDiffusion3(Coded):
         size = load.latent_size(codec.factor * transformer.config["patch_size"], codec.factor)
         load.settle(scheduler=None, **absent)
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, text_3, tokenizer_3, scheduler
-        return cls(load.name, *parts, load.defaults(DEFAULTS), size, load.device)
+        return cls(load.name, *parts, load.defaults(STABLE_DIFFUSION_3), size, load.device)
 
     @property
     def device(self) -> torch.device:

@@ -12,12 +12,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lotts_search.backbones.base import Defaults
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.defaults import STABLE_DIFFUSION_XL
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import UNetBackbone, clip_tokens
 from lotts_search.errors import BadInput
-
-DEFAULTS = Defaults(steps=30, guidance=5.5, t0=15, integrate=3)
-"""The paper's settings for SDXL (LoTTS, implementation details)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class StableDiffusionXL(UNetBackbone):
         text_encoder_2: Any,
         tokenizer_2: Any,
         scheduler: dict[str, Any],
-        defaults: Defaults = DEFAULTS,
+        defaults: Defaults = STABLE_DIFFUSION_XL,
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
         own_timesteps: bool = False,
@@ -114,7 +112,7 @@ class StableDiffusionXL(UNetBackbone):
             text_2,
             tokenizer_2,
             scheduler,
-            load.defaults(DEFAULTS),
+            load.defaults(STABLE_DIFFUSION_XL),
             size,
             load.device,
             own_timesteps,

@@ -11,11 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lotts_search.backbones.base import Defaults
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.defaults import STABLE_DIFFUSION
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import UNetBackbone, clip_tokens
-
-DEFAULTS = Defaults(steps=50, guidance=7.5, t0=25, integrate=5)
-"""The paper's settings for SD2.1 (LoTTS, implementation details)."""
 
 
 class StableDiffusion(UNetBackbone):
@@ -42,7 +40,7 @@ class StableDiffusion(UNetBackbone):
         text_encoder: Any,
         tokenizer: Any,
         scheduler: dict[str, Any],
-        defaults: Defaults = DEFAULTS,
+        defaults: Defaults = STABLE_DIFFUSION,
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
         own_timesteps: bool = False,
@@ -74,7 +72,7 @@ class StableDiffusion(UNetBackbone):
         scheduler = load.scheduler(DPMSolverMultistepScheduler)
         size = load.latent_size(codec.factor, codec.factor)
         load.settle(scheduler=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-        defaults = load.defaults(DEFAULTS)
+        defaults = load.defaults(STABLE_DIFFUSION)
         return cls(load.name, unet, codec, text, tokenizer, scheduler, defaults, size, load.device, own_timesteps)
 
     @torch.inference_mode()

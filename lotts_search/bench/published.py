@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionMode
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from lotts_search.backbones import flux, sdxl, stable_diffusion
 from lotts_search.backbones.base import Backbone
+from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from lotts_search.backbones.flux import Flux, FluxText
 from lotts_search.backbones.sdxl import Conditioning, StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
@@ -246,7 +246,7 @@ def stable_diffusion_21(making: Making) -> Backbone:
     unet = making.network(UNet2DConditionModel, SD21_UNET)
     text = making.clip(CLIPTextModel, SD21_TEXT)
     parts = unet, making.vae(SD21_VAE), text, tokenizers(77, 0)[0], SD21_SCHEDULER
-    made: Any = StableDiffusion("SD2.1", *parts, stable_diffusion.DEFAULTS, size, making.device)
+    made: Any = StableDiffusion("SD2.1", *parts, STABLE_DIFFUSION, size, making.device)
     if not making.text:
         made.encode_prompts = lambda prompts: [_numbers(making, prompt, 77, 1024) for prompt in prompts]
     backbone: Backbone = made
@@ -259,7 +259,7 @@ def stable_diffusion_xl(making: Making) -> Backbone:
     unet = making.network(UNet2DConditionModel, SDXL_UNET)
     texts = making.clip(CLIPTextModel, SDXL_TEXT), making.clip(CLIPTextModelWithProjection, SDXL_TEXT_2)
     parts = unet, making.vae(SDXL_VAE), texts[0], words, texts[1], words, SDXL_SCHEDULER
-    made: Any = StableDiffusionXL("SDXL", *parts, sdxl.DEFAULTS, size, making.device)
+    made: Any = StableDiffusionXL("SDXL", *parts, STABLE_DIFFUSION_XL, size, making.device)
 
     def encode(prompts: list[str]) -> list[Conditioning]:
         ids = torch.tensor([*made.info.image, 0, 0, *made.info.image], device=making.device, dtype=making.dtype)
@@ -291,7 +291,7 @@ def flux_schnell(making: Making) -> Backbone:
     text_2 = making.module(lambda: T5EncoderModel(T5Config(**SCHNELL_TEXT_2)), making.text)
     words, words_2 = tokenizers(77, 512)
     parts = transformer, making.vae(SCHNELL_VAE), text, words, text_2, words_2, SCHNELL_SCHEDULER
-    made: Any = Flux("FLUX.1-schnell", *parts, flux.SCHNELL, size, device=making.device)
+    made: Any = Flux("FLUX.1-schnell", *parts, FLUX_SCHNELL, size, device=making.device)
     if not making.text:
         made.encode_prompts = lambda prompts: [
             FluxText(_numbers(making, prompt, made.words, 4096), _numbers(making, prompt, 768)) for prompt in prompts

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from lotts_search import registry
-from lotts_search.backbones.base import Defaults
+from lotts_search.backbones.defaults import defaults_of
 from lotts_search.budget import Costs, scaled
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
@@ -26,21 +27,17 @@ def check(model: str) -> None:
 
 
 def costs_of(entry: ModelEntry) -> Costs | None:
-    """What trials cost on a model; None where only loading it can tell: its folder does not say (``lotts.json``)."""
-    settings = _json(entry.model, "lotts.json")
-    steps = entry.sampling.get("steps", settings.get("steps"))
-    guidance = entry.sampling.get("guidance", settings.get("guidance"))
-    if steps is None or guidance is None or not {"steps", "t0", "integrate", "mask"} <= settings.keys():
-        return None
-    from lotts_search.masks import mask_from_dict
-
+    """What trials cost on a model; None where only loading it can tell, or its files cannot be read."""
+    revision = entry.options.get("revision")
     try:
-        mask = mask_from_dict(settings["mask"])
-    except LottsError:
+        found = defaults_of(entry.model, lambda file: _json(entry.model, file, revision))
+    except LottsError:  # it is told when the model is loaded
         return None
-    defaults = Defaults(settings["steps"], guidance, settings["t0"], settings["integrate"], mask=mask)
-    # FLUX is told the guidance weight: a step takes one row at any weight.
-    guided = guidance > 1 and "Flux" not in str(_json(entry.model, "model_index.json").get("_class_name"))
+    if found is None:
+        return None
+    defaults, told = found
+    steps = entry.sampling.get("steps", defaults.steps)
+    guided = entry.sampling.get("guidance", defaults.guidance) > 1 and not told
     return Costs(steps, guided, scaled(defaults, steps))
 
 
@@ -52,10 +49,17 @@ def folder_of(model: str) -> Path | None:
 
 
 @cache
-def _json(model: str, file: str) -> dict[str, Any]:
+def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
+    """A JSON file of a model; of a hub id it is downloaded. {} where there is none."""
     folder = folder_of(model)
+    if folder is None:
+        from lotts_search.backbones.folder import read_json  # slow to import
+
+        with suppress(LottsError):
+            return read_json(model, file, optional=True, revision=revision)
+        return {}
     try:
-        found = json.loads((folder / file).read_text()) if folder is not None else {}
+        found = json.loads((folder / file).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

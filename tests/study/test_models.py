@@ -1,0 +1,87 @@
+"""What a study knows of a model before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lotts_search.backbones import folder
+from lotts_search.budget import Costs
+from lotts_search.errors import Failure
+from lotts_search.registry import load_backbone
+from lotts_search.study import models
+from lotts_search.study.models import costs_of
+from lotts_search.study.spec import ModelEntry
+from lotts_search.work import Sampling
+from tests.tiny import tiny_pipeline
+from tests.tiny_flux import tiny_flux
+from tests.tiny_sd3 import tiny_sd3_pipeline
+from tests.tiny_xl import tiny_xl_pipeline
+
+
+def loaded(model: str, **sampling: Any) -> Costs:
+    """What trials cost, told by the model itself."""
+    info = load_backbone(model).info
+    chosen = {"steps": info.defaults.steps, "guidance": info.defaults.guidance} | sampling
+    return Costs.of(info, Sampling("a picture", **chosen, embedded=info.embedded_guidance))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "nfe"),
+    [
+        (tiny_pipeline, 50),
+        (tiny_xl_pipeline, 30),
+        (tiny_sd3_pipeline, 28),
+        (tiny_flux, 10),
+        (lambda: tiny_flux(guidance=True), 28),
+    ],
+    ids=["sd", "sdxl", "sd3", "schnell", "dev"],
+)
+def test_a_published_model_costs_what_it_says_once_loaded(
+    tmp_path: Path, pipeline: Callable[[], Any], nfe: int
+) -> None:
+    pipeline().save_pretrained(tmp_path, safe_serialization=True)
+    model = str(tmp_path)
+    assert costs_of(ModelEntry("mine", model)) == loaded(model)
+    assert loaded(model).sample.nfe == nfe
+    faster = {"steps": 12, "guidance": 1.0}
+    assert costs_of(ModelEntry("mine", model, sampling=faster)) == loaded(model, **faster)
+    (tmp_path / "lotts.json").write_text(json.dumps({"steps": 20, "t0": 4, "mask": {"kind": "random", "ratio": 0.3}}))
+    models._json.cache_clear()
+    assert costs_of(ModelEntry("mine", model)) == loaded(model)
+    assert loaded(model).refine().nfe == 16
+
+
+@pytest.mark.parametrize("model", ["shapes-sd", "shapes-sdxl", "shapes-flux"])
+def test_an_embedded_model_costs_what_it_says_once_loaded(model: str) -> None:
+    assert costs_of(ModelEntry(model, model)) == loaded(model)
+
+
+def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"model_index.json": '{"_class_name": "OtherPipeline"}'}
+    for name, text in [*files.items(), ("model_index.json", "{"), ("model_index.json", "[]")]:
+        (tmp_path / name).write_text(text)
+        models._json.cache_clear()
+        assert costs_of(ModelEntry("mine", str(tmp_path))) is None
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "lotts.json").write_text('{"steps": "many"}')
+    models._json.cache_clear()
+    assert costs_of(ModelEntry("mine", str(tmp_path))) is None
+
+    asked = []
+
+    def hub(model: str, file: str, *, optional: bool, revision: str | None) -> dict[str, Any]:
+        asked.append((model, file, revision))
+        if model == "gone/model":
+            raise Failure("the hub cannot be reached")
+        return {"_class_name": "StableDiffusionXLPipeline"} if file == "model_index.json" else {}
+
+    monkeypatch.setattr(folder, "read_json", hub)
+    costs = costs_of(ModelEntry("mine", "some/model", {"revision": "v2"}))
+    assert costs is not None and costs.sample.nfe == 30 and costs.guided
+    assert asked == [("some/model", "model_index.json", "v2"), ("some/model", "lotts.json", "v2")]
+    assert costs_of(ModelEntry("mine", "gone/model")) is None
