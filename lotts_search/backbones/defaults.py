@@ -30,7 +30,8 @@ _OF_PIPELINE = {
 
 def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[Defaults, bool] | None:
     """The settings of a model folder in diffusers' format, and whether its network is told the guidance weight, so that
-    a step takes one row at any weight. None for a pipeline that is not one of ours.
+    a step takes one row at any weight. None for a pipeline that is not one of ours, unless its ``lotts.json`` says
+    everything.
 
     Args:
         model: as messages call it.
@@ -39,15 +40,17 @@ def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[D
     Raises:
         BadInput: ``lotts.json`` has a setting that is unknown or of the wrong type.
     """
-    pipeline, told = read("model_index.json").get("_class_name"), False
+    pipeline, settings, told = read("model_index.json").get("_class_name"), read("lotts.json"), False
     if pipeline == "FluxPipeline":
         told = bool(read("transformer/config.json").get("guidance_embeds", False))
         family = FLUX_DEV if told else FLUX_SCHNELL
     elif pipeline in _OF_PIPELINE:
         family = _OF_PIPELINE[pipeline]
+    elif settings.keys() >= {"steps", "guidance", "t0", "integrate", "mask"}:
+        family = STABLE_DIFFUSION  # of which eta and solver alone can be left, as everywhere
     else:
         return None
-    return merged(model, read("lotts.json"), family), told
+    return merged(model, settings, family), told
 
 
 def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Defaults:

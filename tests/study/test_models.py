@@ -67,6 +67,12 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).write_text(text)
         models._json.cache_clear()
         assert costs_of(ModelEntry("mine", str(tmp_path))) is None
+    whole = {"steps": 8, "guidance": 3.0, "t0": 3, "integrate": 1, "mask": {"kind": "random"}}
+    (tmp_path / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')
+    (tmp_path / "lotts.json").write_text(json.dumps(whole))
+    models._json.cache_clear()
+    costs = costs_of(ModelEntry("mine", str(tmp_path)))
+    assert costs is not None and (costs.sample.nfe, costs.refine().nfe, costs.guided) == (8, 5, True)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "lotts.json").write_text('{"steps": "many"}')
     models._json.cache_clear()
@@ -83,5 +89,5 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(folder, "read_json", hub)
     costs = costs_of(ModelEntry("mine", "some/model", {"revision": "v2"}))
     assert costs is not None and costs.sample.nfe == 30 and costs.guided
-    assert asked == [("some/model", "model_index.json", "v2"), ("some/model", "lotts.json", "v2")]
+    assert sorted(asked) == [("some/model", "lotts.json", "v2"), ("some/model", "model_index.json", "v2")]
     assert costs_of(ModelEntry("mine", "gone/model")) is None
