@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -146,9 +147,25 @@ def test_findings_follow_the_truth(tmp_path: Path) -> None:
         assert told in text and "Every component" not in text and "unknown strategy" not in text
 
 
-def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
-    from lotts_search.errors import BadInput
+def test_several_models_are_shown_side_by_side(tmp_path: Path) -> None:
+    _page(tmp_path, {"Best-of-N": 1, "LoTTS": 5})
+    assert "| finding | comparison |" not in (tmp_path / "findings.md").read_text()
+    shutil.copytree(tmp_path / "shapes-sd", tmp_path / "shapes-flux")
+    findings.write(tmp_path)
+    models = json.loads((tmp_path / "findings.json").read_text())["models"]
+    text, page = (tmp_path / "findings.md").read_text(), (tmp_path / "index.html").read_text()
+    rows = [line.split(" | ") for line in text.partition("## ")[0].splitlines()]
+    (head,) = [row for row in rows if row[0] == "| finding"]
+    assert head[2:] == ["shapes-flux", "shapes-sd |"] and "<h2>All models</h2>" in page
+    for what in ("pictures of Best-of-N / pictures of LoTTS", "LoTTS − Best-of-N", "6 − 3 pictures"):
+        (row,) = [row for row in rows if len(row) > 1 and row[1] == what]
+        for cell, model in zip(row[2:], models, strict=True):
+            lines = [line for finding in model["findings"] for line in finding["lines"]]
+            (line,) = [line for line in lines if line["what"].partition(";")[0] == what]
+            assert cell.removesuffix(" |") == f"{line['value']} · {line['verdict']}"
 
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no tables in"):
         findings.write(tmp_path)
 

@@ -217,7 +217,9 @@ def write(out: Path, command: str = "") -> Path:
         raise BadInput(f"no tables in {out}: no study of a table has come to an end")
     papers = [Paper(model, found) for model, found in folders.items()]
     parts = [_part(p, [f.name for f in folders[p.model]]) for p in papers]
-    page = write_page("paper.html.j2", out / "index.html", {"view": SimpleNamespace(parts=parts, command=command)})
+    overview = _overview(parts)
+    view = SimpleNamespace(parts=parts, overview=overview, command=command)
+    page = write_page("paper.html.j2", out / "index.html", {"view": view})
     told = {
         "command": command,
         "date": max(p.date for p in papers),
@@ -231,7 +233,7 @@ def write(out: Path, command: str = "") -> Path:
         ],
     }  # fmt: skip
     _replace(out / "findings.json", json.dumps(told, ensure_ascii=False, indent=1) + "\n")
-    _replace(out / "findings.md", _markdown(told))
+    _replace(out / "findings.md", _markdown(told, overview))
     for p in parts:
         print(f"{p.model}, {p.prompts} prompts, {p.nfe:,.0f} NFE")
         for f in p.findings:
@@ -254,6 +256,29 @@ def _part(paper: Paper, runs: list[str]) -> SimpleNamespace:
     )
 
 
+Rows = list[tuple[str, list[Line | None]]]
+"""Comparisons, and what each model says of them."""
+
+
+def _overview(parts: list[SimpleNamespace]) -> dict[str, Rows]:
+    """All comparisons by finding, the models side by side; empty for one model."""
+    found: dict[str, dict[str, dict[str, Line]]] = {}
+    for part in parts if len(parts) > 1 else []:
+        for finding in part.findings:
+            part_of = finding.where.partition(", ")[2] if finding.where.startswith("Table 8") else ""
+            rows = found.setdefault(f"{finding.claim} ({part_of})" if part_of else finding.claim, {})
+            for line in finding.lines:
+                if line.verdict != MISSING:
+                    what = line.what.partition(";")[0]  # what the paper has differs by model
+                    rows.setdefault(what, {})[part.model] = line
+    models = [part.model for part in parts]
+    return {
+        claim: [(what, [lines.get(model) for model in models]) for what, lines in rows.items()]
+        for claim, rows in found.items()
+        if rows
+    }
+
+
 def _absent(findings: list[Finding]) -> str:
     """A sentence on the findings whose tables have not been run; empty where all have been."""
     tables = dict.fromkeys(f.where.split(",")[0] for f in findings if f.verdict == MISSING)
@@ -266,14 +291,22 @@ def _replace(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _markdown(told: dict[str, Any]) -> str:
+def _markdown(told: dict[str, Any], overview: dict[str, Rows]) -> str:
     """The same for a repository."""
     lines = ["# Which findings of the paper hold", ""]
     lines += [f"    {told['command']}", ""] if told["command"] else []
-    lines += [
-        f"{told['date']}, {told['machine']}. Held-out quality, paired by prompt, 95 % bootstrap intervals over prompts.",
-        "",
-    ]
+    about = (
+        f"{told['date']}, {told['machine']}. Held-out quality, paired by prompt, 95 % bootstrap intervals over prompts."
+    )
+    lines += [f"{about} A saving holds where it is at least the paper's.", ""]
+    if overview:
+        models = [part["model"] for part in told["models"]]
+        lines += [f"| finding | comparison | {' | '.join(models)} |", "|---" * (len(models) + 2) + "|"]
+        for claim, rows in overview.items():
+            for i, (what, found) in enumerate(rows):
+                cells = [f"{line.value} · {line.verdict}" if line else "" for line in found]
+                lines.append(f"| {'' if i else claim} | {what} | {' | '.join(cells)} |")
+        lines.append("")
     for part in told["models"]:
         lines += [
             f"## {part['model']}: {part['prompts']} prompts, {part['nfe']:,.0f} NFE, judged by {part['metric']}",
