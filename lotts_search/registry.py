@@ -202,12 +202,8 @@ def describe_rewriter(name: str) -> StrategyInfo:
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
 
 
-def load_backbone(name: str, **options: Any) -> Backbone:
-    """The model of a registered name, a diffusers folder or a hub id.
-
-    Args:
-        options: for the family's ``from_pretrained``: the fields of
-            :class:`~lotts_search.backbones.options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
+def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
+    """The folder or hub id of a model, and the class that loads it; of the model only ``model_index.json`` is read.
 
     Raises:
         BadInput: there is no such model, or its family is not known.
@@ -223,9 +219,24 @@ def load_backbone(name: str, **options: Any) -> Backbone:
         raise unknown("model", name, known)
     from lotts_search.backbones.folder import read_json  # heavy, and a mistyped name should be told at once
 
-    family = read_json(folder, "model_index.json", revision=options.get("revision")).get("_class_name")
+    family = read_json(folder, "model_index.json", revision=revision).get("_class_name")
     loaders = families()
     if family not in loaders:
         raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(loaders))}")
-    backbone: Backbone = resolve("family", family, loaders).from_pretrained(folder, name=name, **options)
+    return folder, resolve("family", family, loaders)
+
+
+def load_backbone(name: str, **options: Any) -> Backbone:
+    """The model of a registered name, a diffusers folder or a hub id.
+
+    Args:
+        options: for the family's ``from_pretrained``: the fields of
+            :class:`~lotts_search.backbones.options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
+
+    Raises:
+        BadInput: there is no such model, or its family is not known.
+        Failure: its files are missing or broken.
+    """
+    folder, family = family_of(name, options.get("revision"))
+    backbone: Backbone = family.from_pretrained(folder, name=name, **options)
     return backbone

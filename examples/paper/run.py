@@ -87,21 +87,19 @@ def fitted(model: str) -> Fit:
         LottsError: there is no such model, or what it costs cannot be told.
     """
     from lotts_search import registry
-    from lotts_search.backbones.folder import read_json
     from lotts_search.budget import Budget
     from lotts_search.errors import BadInput
     from lotts_search.strategies.lotts import LoTTS
-    from lotts_search.study.models import check, costs_of, folder_of
+    from lotts_search.study.models import costs_of
     from lotts_search.study.spec import ModelEntry
 
-    check(model)
-    pipeline = str(read_json(str(folder_of(model) or model), "model_index.json").get("_class_name"))
+    _, family = registry.family_of(model)
     costs = costs_of(ModelEntry(model, model))
     if costs is None:
-        raise BadInput(f"model {model}: the costs of a {pipeline} are not known; it needs a whole lotts.json")
+        raise BadInput(f"model {model}: the costs of a {family.__name__} are not known; it needs a whole lotts.json")
     t0 = costs.defaults.t0
     scaled = {max(1, round(start * costs.steps / 10)) for start in STARTS} - {t0}
-    concepts = hasattr(registry.resolve("family", pipeline, registry.families()), "attend_concepts")
+    concepts = hasattr(family, "attend_concepts")
     return Fit(
         LoTTS().plan(Budget(images=9), costs).nfe,
         PAPER_STARTS.get((costs.steps, t0), sorted(scaled)),
