@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lotts_search.actors.host import Ready
 from lotts_search.errors import Failure, LottsError, PoolClosed
-from lotts_search.work import Locate, Predict, Result, Segment, Work
+from lotts_search.work.requests import Locate, Predict, Result, Segment, Work
 
 W = TypeVar("W", bound=Work)
 

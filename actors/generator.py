@@ -19,7 +19,7 @@ def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: in
     """
     import torch
 
-    from lotts_search.engine import Engine
+    from lotts_search.engine.engine import Engine
     from lotts_search.registry import load_backbone
 
     torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS to an actor's CPUs; equal threads give equal bits

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lotts_search.errors import Failure, LottsError
-from lotts_search.work import Result
+from lotts_search.work.requests import Result
 
 
 class Ticking(Protocol):
-    """What a host drives: :class:`lotts_search.engine.Engine`, a score batcher, or a plug-in of the same shape."""
+    """What a host drives: :class:`lotts_search.engine.engine.Engine`, a score batcher, or a plug-in of the same shape."""
 
     def submit(self, work: Any) -> Future[Result]:
         """Take a piece of work; the future fails with a :class:`lotts_search.errors.LottsError`."""

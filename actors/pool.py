@@ -1,5 +1,5 @@
 """Runs work on Ray: N generator actors, one actor for each verifier and rewriter, behind the interface of
-:class:`lotts_search.pool.Pool`."""
+:class:`lotts_search.work.pool.Pool`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lotts_search.plugins import Entry
 from lotts_search.registry import models
 from lotts_search.registry import rewriters as known_rewriters
 from lotts_search.registry import verifiers as known_verifiers
-from lotts_search.work import Generate, Result, Rewrite, Score, Work
+from lotts_search.work.requests import Generate, Result, Rewrite, Score, Work
 
 TEND_S = 1.0
 REWRITES = 64
@@ -40,7 +40,7 @@ REWRITES = 64
 class RayPool:
     """A pool of Ray actors.
 
-    Results are those of :class:`lotts_search.local.LocalPool` with the same ``threads`` and ``max_batch``, bit for
+    Results are those of :class:`lotts_search.engine.local_pool.LocalPool` with the same ``threads`` and ``max_batch``, bit for
     bit on the same hardware, whatever the number of actors. Work of an actor that dies is tried again on another;
     ``Result.attempts`` and ``Result.usage.nfe_wasted`` say so, and the work is charged once.
 

@@ -15,7 +15,7 @@ from lotts_search.actors.crew import Died, Unavailable
 from lotts_search.actors.host import Ready
 from lotts_search.actors.shell import IN_FLIGHT, Broken, Shell
 from lotts_search.errors import Failure, LottsError
-from lotts_search.work import Result
+from lotts_search.work.requests import Result
 
 
 class RemoteWorker:

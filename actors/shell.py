@@ -9,7 +9,7 @@ from typing import Any
 
 from lotts_search.actors.host import EngineBroken, Factory, Host, Ready
 from lotts_search.errors import LottsError
-from lotts_search.work import Result
+from lotts_search.work.requests import Result
 
 IN_FLIGHT = 10_000
 """Calls that an actor accepts at once; the pool keeps the real limit, which is far lower."""

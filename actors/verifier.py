@@ -14,7 +14,7 @@ SCORER = "lotts_search.actors.verifier:make_scorer"
 def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[Ticking, str]:
     """Micro-batched scoring by a registered verifier; a plug-in may give the path of another such function."""
     from lotts_search.registry import load_verifier
-    from lotts_search.verifiers.scoring import ScoreBatcher
+    from lotts_search.verifiers.batcher import ScoreBatcher
 
     loaded = load_verifier(verifier)
     if "torch" in sys.modules:  # a verifier need not be a torch model, and its environment may lack torch

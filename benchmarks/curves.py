@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lotts_search.core.trial_table import write_parquet
 from lotts_search.curves import AXES, load
-from lotts_search.records import write_parquet
 from lotts_search.testing.studies import Simulated, simulate
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.discrete import DiscreteTime
-from lotts_search.engine import Engine
-from lotts_search.work import Fresh, Region, Sampling, Segment, State
+from lotts_search.engine.engine import Engine
+from lotts_search.work.requests import Fresh, Region, Sampling, Segment, State
 
 
 class Instant:

@@ -14,10 +14,10 @@ import sys
 import time
 
 from lotts_search.actors.pool import RayPool
-from lotts_search.local import LocalPool
-from lotts_search.pool import Pool
+from lotts_search.engine.local_pool import LocalPool
 from lotts_search.registry import load_backbone
-from lotts_search.work import Fresh, Sampling, Segment
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Fresh, Sampling, Segment
 
 PROMPT = "a red square"
 

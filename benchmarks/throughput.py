@@ -27,9 +27,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
-from lotts_search.engine import Engine
+from lotts_search.engine.engine import Engine
 from lotts_search.registry import load_backbone
-from lotts_search.work import Fresh, Sampling, Segment
+from lotts_search.work.requests import Fresh, Sampling, Segment
 
 WORDS = ("red", "green", "blue", "yellow", "white", "black"), ("circle", "square", "star", "triangle", "ring", "cross")
 PLACES = "left", "right", "top", "bottom"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lotts_search import search
-from lotts_search.report.figure import write_figure
+from lotts_search.report.search_figure import write_figure
 
 PROMPT = (
     "top left red circle, top blue star, left pink cross, center yellow square, right green ring, "

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 import lotts_search
-from lotts_search.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather
 
 
 @dataclass

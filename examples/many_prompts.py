@@ -9,7 +9,7 @@ import asyncio
 
 from lotts_search import asearch
 from lotts_search.actors.pool import RayPool
-from lotts_search.shapes.scene import scenes
+from lotts_search.shapes.world.scene import scenes
 
 
 async def main() -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lotts_search.api import Interrupted, SearchFailed, SearchResult, asearch, search
-    from lotts_search.budget import Budget
-    from lotts_search.candidate import Candidate, Mask
+    from lotts_search.core.budget import Budget
+    from lotts_search.core.candidate import Candidate, Mask
+    from lotts_search.core.handle import Search
+    from lotts_search.core.strategy import Plan, Strategy
+    from lotts_search.core.virtual_time import gather, repeat
+    from lotts_search.engine.local_pool import LocalPool
     from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
-    from lotts_search.handle import Search
-    from lotts_search.local import LocalPool
-    from lotts_search.strategy import Plan, Strategy
-    from lotts_search.virtual import gather, repeat
 
 _HOME = {
     "Interrupted": "api",
@@ -24,20 +24,20 @@ _HOME = {
     "SearchResult": "api",
     "asearch": "api",
     "search": "api",
-    "Budget": "budget",
-    "Candidate": "candidate",
-    "Mask": "candidate",
+    "Budget": "core.budget",
+    "Candidate": "core.candidate",
+    "Mask": "core.candidate",
     "BadInput": "errors",
     "BudgetExhausted": "errors",
     "BudgetTooSmall": "errors",
     "Failure": "errors",
     "LottsError": "errors",
-    "Search": "handle",
-    "LocalPool": "local",
-    "Plan": "strategy",
-    "Strategy": "strategy",
-    "gather": "virtual",
-    "repeat": "virtual",
+    "Search": "core.handle",
+    "LocalPool": "engine.local_pool",
+    "Plan": "core.strategy",
+    "Strategy": "core.strategy",
+    "gather": "core.virtual_time",
+    "repeat": "core.virtual_time",
 }
 
 __all__ = [

@@ -18,19 +18,19 @@ import numpy as np
 
 from lotts_search import registry
 from lotts_search.backbones.base import ModelInfo
-from lotts_search.book import Book, Labels
-from lotts_search.budget import Budget, Costs, Ledger, pictures
-from lotts_search.calls import Calls
+from lotts_search.core.book import Book, Labels
+from lotts_search.core.budget import Budget, Costs, Ledger, pictures
+from lotts_search.core.calls import Calls
+from lotts_search.core.handle import Search
+from lotts_search.core.journal import Journal
+from lotts_search.core.strategy import Strategy
+from lotts_search.core.trial_table import TrialRecord, image_hash, to_table
+from lotts_search.core.virtual_time import Scheduler
+from lotts_search.engine.solver import check_eta
 from lotts_search.errors import BadInput, BudgetTooSmall, Failure, unknown
-from lotts_search.handle import Search
-from lotts_search.journal import Journal
-from lotts_search.masks import MaskSource, mask_to_dict
-from lotts_search.pool import Pool
-from lotts_search.records import TrialRecord, image_hash, to_table
-from lotts_search.solver import check_eta
-from lotts_search.strategy import Strategy
-from lotts_search.virtual import Scheduler
-from lotts_search.work import Bytes, Located, Sampling, Solver
+from lotts_search.work.masks import MaskSource, mask_to_dict
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bytes, Located, Sampling, Solver
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +90,7 @@ class SearchResult:
         return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
 
     def to_table(self) -> pa.Table:
-        """The trials as a table with the columns of :class:`~lotts_search.records.TrialRecord`."""
+        """The trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""
         return to_table(self.trials)
 
 
@@ -154,16 +154,16 @@ async def asearch(
         strategy: a registered name, ``package.module:Class``, or a strategy.
         verifier: registered name of the verifier that guides the search; it must be in the ``pool``.
         rewriter: registered name of what revises prompts, for strategies that ask for it; it must be in the ``pool``.
-        nfe, images, seconds, target: the budget, see :class:`~lotts_search.budget.Budget`; together any of them.
+        nfe, images, seconds, target: the budget, see :class:`~lotts_search.core.budget.Budget`; together any of them.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 pictures.
         seed: decides all noise and all choices: equal arguments give equal searches.
         settings: the strategy's settings, values or text as on the command line.
-        pool: where the work runs; None = a :class:`~lotts_search.local.LocalPool` for this search alone.
-        steps, guidance, eta, solver: other than the model's own (see :class:`~lotts_search.work.Sampling`). With
+        pool: where the work runs; None = a :class:`~lotts_search.engine.local_pool.LocalPool` for this search alone.
+        steps, guidance, eta, solver: other than the model's own (see :class:`~lotts_search.work.requests.Sampling`). With
             another solver than the model's, eta is 1 unless given.
         negative: negative prompt.
         image: a picture [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
-        workers: virtual workers, see :class:`~lotts_search.virtual.Scheduler`.
+        workers: virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
         on_trial: called with each finished trial, in virtual order.
         run_id, prompt_id, label, search_id: for the trial table; by default the prompt's hash, the strategy's name, and
             the hash of all that decides the search.
@@ -285,7 +285,7 @@ def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterat
     if pool is not None:
         yield pool
         return
-    from lotts_search.local import LocalPool
+    from lotts_search.engine.local_pool import LocalPool
 
     rewriters = {rewriter: registry.load_rewriter(rewriter)} if rewriter else {}
     verifiers = {verifier: registry.load_verifier(verifier)}

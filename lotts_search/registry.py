@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lotts_search.backbones.base import Backbone
+from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, unknown
 from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, build, describe
-from lotts_search.strategy import Strategy
 from lotts_search.verifiers.base import Verifier
 
 
@@ -88,7 +88,7 @@ _STRATEGIES = [
 _VERIFIERS = [
     Entry(
         "shapes-reward",
-        "lotts_search.verifiers.shapes:ShapesReward",
+        "lotts_search.shapes.verifier:ShapesReward",
         "Small learned judge of shapes pictures: the share that is as the prompt asks.",
     ),
 ]
@@ -152,7 +152,7 @@ def resolve_strategy(name: str) -> type[Strategy]:
     """
     found = resolve("strategy", name, strategies())
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise BadInput(f"{name} is not a strategy: it must be a subclass of lotts_search.strategy.Strategy")
+        raise BadInput(f"{name} is not a strategy: it must be a subclass of lotts_search.core.strategy.Strategy")
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lotts_search.errors import BadInput, unknown
-from lotts_search.masks import GivenMask, MaskSource, mask_from_dict, mask_kinds
+from lotts_search.work.masks import GivenMask, MaskSource, mask_from_dict, mask_kinds
 
 T = TypeVar("T")
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from lotts_search.bandit import Arm, Beliefs, score_of, survivors
+from lotts_search.arithmetic.bandit import Arm, Beliefs, score_of, survivors
+from lotts_search.core.localized import Localized
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Trial, gather, paid
 from lotts_search.errors import BadInput
-from lotts_search.localized import Localized
-from lotts_search.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Trial, gather, paid
 
 
 @dataclass
@@ -17,7 +17,7 @@ class AdaptiveLoTTS(Localized):
     """Localized search whose next trial is the one with the highest expected improvement over the best, per NFE.
 
     Arms are a new picture (also one that will be refined) and a refinement of each surviving picture inside its own
-    mask, refined ones among them. What they bring is learned within the search, see :mod:`lotts_search.bandit`. The
+    mask, refined ones among them. What they bring is learned within the search, see :mod:`lotts_search.arithmetic.bandit`. The
     number of survivors is halved as the budget is spent.
 
     Attributes:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lotts_search.errors import BadInput
-from lotts_search.localized import Localized
-from lotts_search.strategy import (
+from lotts_search.core.localized import Localized
+from lotts_search.core.strategy import (
     Budget,
     Candidate,
     Cost,
@@ -21,6 +20,7 @@ from lotts_search.strategy import (
     scored,
     staged,
 )
+from lotts_search.errors import BadInput
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy, paid, repeat
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, paid, repeat
 
 
 @dataclass

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lotts_search.core.localized import Localized
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat
 from lotts_search.errors import BadInput
-from lotts_search.localized import Localized
-from lotts_search.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 from lotts_search.errors import BadInput
-from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy
 
 
 @dataclass

@@ -7,10 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lotts_search.arithmetic.smc import Potential, Scheme, Weights, checkpoints, twins
+from lotts_search.core.localized import Localized
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    Plan,
+    Search,
+    Trial,
+    check_noise,
+    paid,
+    scored,
+    staged,
+)
 from lotts_search.errors import BadInput
-from lotts_search.localized import Localized
-from lotts_search.smc import Potential, Scheme, Weights, checkpoints, twins
-from lotts_search.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Trial, check_noise, paid, scored, staged
 
 ROUND = 4
 """Particles of a round where nothing but time limits the search; the source's number."""
@@ -22,7 +34,7 @@ class Particle(Localized):
 
     At a checkpoint the x0 prediction of every particle is scored, which pays for its next step: K particles cost what K
     pictures cost. A particle goes on with its own noise, its further children branch by new noise. Inside a mask the
-    particles are refinements of one picture. The arithmetic is in :mod:`lotts_search.smc`; tempering is that of DAS.
+    particles are refinements of one picture. The arithmetic is in :mod:`lotts_search.arithmetic.smc`; tempering is that of DAS.
 
     Attributes:
         particles: K; None = as many as the budget pays.

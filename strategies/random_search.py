@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
 from lotts_search.errors import BadInput
-from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy, gather
 
 
 @dataclass

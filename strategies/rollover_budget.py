@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.errors import BadInput
-from lotts_search.strategy import (
+from lotts_search.core.strategy import (
     Budget,
     Candidate,
     Costs,
@@ -16,6 +15,7 @@ from lotts_search.strategy import (
     check_noise,
     scored,
 )
+from lotts_search.errors import BadInput
 
 EPSILON = 1e-9
 SHARE = 0.05

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Strategy, gather
 from lotts_search.errors import BadInput
-from lotts_search.masks import WholeMask
-from lotts_search.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Strategy, gather
+from lotts_search.work.masks import WholeMask
 
 
 @dataclass

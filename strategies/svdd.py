@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lotts_search.errors import BadInput
-from lotts_search.strategy import (
+from lotts_search.core.strategy import (
     Budget,
     Candidate,
     Cost,
@@ -21,6 +20,7 @@ from lotts_search.strategy import (
     repeat,
     scored,
 )
+from lotts_search.errors import BadInput
 
 
 @dataclass

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lotts_search.arithmetic.mcts import Node, back_up, boltzmann, upper_bound
+from lotts_search.core.strategy import (
+    Budget,
+    Cost,
+    Costs,
+    Plan,
+    Search,
+    Strategy,
+    allowance,
+    check_noise,
+    gather,
+    repeat,
+)
 from lotts_search.errors import BadInput
-from lotts_search.strategy import Budget, Cost, Costs, Plan, Search, Strategy, allowance, check_noise, gather, repeat
-from lotts_search.tree import Node, back_up, boltzmann, upper_bound
 
 
 @dataclass

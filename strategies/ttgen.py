@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather, repeat
 from lotts_search.errors import BadInput
-from lotts_search.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather, repeat
 
 
 @dataclass

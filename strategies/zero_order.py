@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather, paid
 from lotts_search.errors import BadInput
-from lotts_search.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather, paid
-from lotts_search.work import Noise
+from lotts_search.work.requests import Noise
 
 
 @dataclass

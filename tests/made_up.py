@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from lotts_search.api import SearchResult
 from lotts_search.backbones.base import Defaults, ModelInfo
-from lotts_search.budget import Budget, Costs, Ledger
-from lotts_search.records import TrialRecord
-from lotts_search.shapes.render import Render, render
-from lotts_search.shapes.scene import Scene, parse_caption, scenes
-from lotts_search.work import Bytes, Located, Sampling, Usage
+from lotts_search.core.budget import Budget, Costs, Ledger
+from lotts_search.core.trial_table import TrialRecord
+from lotts_search.shapes.world.render import Render, render
+from lotts_search.shapes.world.scene import Scene, parse_caption, scenes
+from lotts_search.work.requests import Bytes, Located, Sampling, Usage
 
 PROMPT = scenes("test", 1)[0].caption
 STEPS, T0 = 16, 7

@@ -8,8 +8,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from lotts_search.noise import draw
-from lotts_search.work import Lineage, Sampling
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Lineage, Sampling
 
 
 def solver_of(pipeline: Any, eta: float) -> Any:

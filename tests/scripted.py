@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lotts_search import SearchResult, search
-from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 from lotts_search.testing import AnalyticPool
 
 
@@ -40,4 +40,6 @@ def run(
 
 def clock_of(pool: AnalyticPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the searches' clock go on by a second with each piece of work, so that nothing depends on the machine."""
-    monkeypatch.setattr("lotts_search.virtual.time", SimpleNamespace(monotonic=lambda: float(len(pool.asked))))
+    monkeypatch.setattr(
+        "lotts_search.core.virtual_time.time", SimpleNamespace(monotonic=lambda: float(len(pool.asked)))
+    )

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
-from lotts_search.engine import Engine
-from lotts_search.work import Fresh, Generate, Result, Sampling, Segment
+from lotts_search.engine.engine import Engine
+from lotts_search.work.requests import Fresh, Generate, Result, Sampling, Segment
 
 WORDS = [
     "a",

@@ -87,10 +87,10 @@ def fitted(model: str) -> Fit:
         LottsError: there is no such model, or what it costs cannot be told.
     """
     from lotts_search import registry
-    from lotts_search.budget import Budget
+    from lotts_search.core.budget import Budget
     from lotts_search.errors import BadInput
     from lotts_search.strategies.lotts import LoTTS
-    from lotts_search.study.models import costs_of
+    from lotts_search.study.model_files import costs_of
     from lotts_search.study.spec import ModelEntry
 
     _, family = registry.family_of(model)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.masks import AttentionMask, MaskSource
-from lotts_search.work import Solver
+from lotts_search.work.masks import AttentionMask, MaskSource
+from lotts_search.work.requests import Solver
 
 if TYPE_CHECKING:
     import torch

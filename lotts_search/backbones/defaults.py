@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from lotts_search.backbones.base import Defaults
 from lotts_search.errors import BadInput, unknown
-from lotts_search.masks import ConceptMask, mask_from_dict
-from lotts_search.work import Solver
+from lotts_search.work.masks import ConceptMask, mask_from_dict
+from lotts_search.work.requests import Solver
 
 STABLE_DIFFUSION = Defaults(steps=50, guidance=7.5, t0=25, integrate=5)
 STABLE_DIFFUSION_XL = Defaults(steps=30, guidance=5.5, t0=15, integrate=3)

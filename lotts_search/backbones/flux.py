@@ -13,20 +13,20 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
-from lotts_search.backbones.codec import Coded, LatentCodec
-from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
-from lotts_search.backbones.flow import FlowTime
-from lotts_search.backbones.loading import Loader
-from lotts_search.errors import BadInput
-from lotts_search.localization.attention import Concept, RowAttention
-from lotts_search.localization.joint import (
+from lotts_search.backbones.attention.base import Concept, RowAttention
+from lotts_search.backbones.attention.flux import (
     ConceptRecorder,
     JointRecorder,
     capture_joint,
     default_blocks,
     embed_concepts,
 )
+from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
+from lotts_search.backbones.codec import Coded, LatentCodec
+from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
+from lotts_search.backbones.flow import FlowTime
+from lotts_search.backbones.loading import Loader
+from lotts_search.errors import BadInput
 
 SCHNELL_WORDS, DEV_WORDS = 256, 512
 """T5 tokens of a prompt, padding included, as the two models were trained."""
@@ -224,7 +224,7 @@ class Flux(Coded):
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
 
-    # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.
+    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.
 
     def tokens(self, prompt: str) -> list[int]:
         """T5 token ids of the prompt's words, without EOS and padding; their positions are 0, 1, …"""
@@ -247,7 +247,7 @@ class Flux(Coded):
         queries: list[bool],
         grid: tuple[int, int],
     ) -> list[RowAttention]:
-        """As of :class:`~lotts_search.localization.attention.Attentive`: the image queries' attention to the text in
+        """As of :class:`~lotts_search.backbones.attention.base.Attentive`: the image queries' attention to the text in
         the last double-stream blocks, as many as :meth:`concept_blocks` has by default."""
         record = JointRecorder(positions, queries, grid, self._last(self.concept_blocks(None)))
         with capture_joint(self.transformer, record):

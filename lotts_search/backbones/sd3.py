@@ -12,6 +12,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from lotts_search.backbones.attention.base import RowAttention
+from lotts_search.backbones.attention.unet_sd3 import capture_sd3
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
@@ -19,8 +21,6 @@ from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import clip_tokens
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import RowAttention
-from lotts_search.localization.capture import capture_sd3
 
 WORDS = 256
 """T5 tokens of a prompt, as StableDiffusion3Pipeline has them."""
@@ -195,7 +195,7 @@ class StableDiffusion3(Coded):
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
 
-    # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.Attentive.
+    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.Attentive.
 
     def tokens(self, prompt: str) -> list[int]:
         """CLIP's token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""

@@ -9,12 +9,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lotts_search.backbones.attention.base import RowAttention
+from lotts_search.backbones.attention.unet_sd3 import capture_unet, unet_grids
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import RowAttention
-from lotts_search.localization.capture import capture_unet, unet_grids
 
 
 class UNetBackbone(Coded):
@@ -100,7 +100,7 @@ class UNetBackbone(Coded):
             case _:
                 return output
 
-    # What localization by attention needs beyond a backbone: see lotts_search.localization.attention.Attentive.
+    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.Attentive.
 
     def tokens(self, prompt: str) -> list[int]:
         """Token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""

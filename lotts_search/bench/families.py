@@ -19,10 +19,10 @@ import torch
 from lotts_search.api import search
 from lotts_search.backbones.base import Backbone
 from lotts_search.bench.published import FAMILIES, Making
-from lotts_search.engine import Engine
+from lotts_search.engine.engine import Engine
+from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import Failure
-from lotts_search.local import LocalPool
-from lotts_search.work import Fresh, Generate, Locate, Result, Sampling, Segment, State
+from lotts_search.work.requests import Fresh, Generate, Locate, Result, Sampling, Segment, State
 
 LIMITS = {"sd": 0.05, "sdxl": 0.08, "flux": 0.15}
 """What a localization may cost of a sample of the family's T steps, in time."""

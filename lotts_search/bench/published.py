@@ -23,7 +23,7 @@ from lotts_search.backbones.flux import Flux, FluxText
 from lotts_search.backbones.sdxl import Conditioning, StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.errors import BadInput
-from lotts_search.shapes.text import new_t5_tokenizer, new_tokenizer
+from lotts_search.shapes.denoisers.text import new_t5_tokenizer, new_tokenizer
 
 _VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -10,19 +10,19 @@ from typing import Annotated
 
 import typer
 
-from lotts_search.cli.bench import bench
-from lotts_search.cli.demo import demo
-from lotts_search.cli.generate import generate
-from lotts_search.cli.masks import masks
-from lotts_search.cli.models import models
-from lotts_search.cli.refine import refine
-from lotts_search.cli.report import report
-from lotts_search.cli.rewriters import rewriters
-from lotts_search.cli.strategies import strategies
-from lotts_search.cli.study import study
-from lotts_search.cli.theory import theory
-from lotts_search.cli.train import train
-from lotts_search.cli.verifiers import verifiers
+from lotts_search.cli.commands.bench import bench
+from lotts_search.cli.commands.demo import demo
+from lotts_search.cli.commands.generate import generate
+from lotts_search.cli.commands.masks import masks
+from lotts_search.cli.commands.models import models
+from lotts_search.cli.commands.refine import refine
+from lotts_search.cli.commands.report import report
+from lotts_search.cli.commands.rewriters import rewriters
+from lotts_search.cli.commands.strategies import strategies
+from lotts_search.cli.commands.study import study
+from lotts_search.cli.commands.theory import theory
+from lotts_search.cli.commands.train import train
+from lotts_search.cli.commands.verifiers import verifiers
 from lotts_search.errors import BadInput, LottsError
 
 app = typer.Typer(

@@ -16,16 +16,16 @@ from rich.table import Table
 
 from lotts_search import registry
 from lotts_search.api import Interrupted, SearchResult, asearch
-from lotts_search.budget import Budget
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
+from lotts_search.core.budget import Budget
+from lotts_search.core.trial_table import TrialRecord, to_table, write_parquet
 from lotts_search.curves.intervals import interval
 from lotts_search.errors import BadInput, Failure
-from lotts_search.pool import Pool
-from lotts_search.records import TrialRecord, to_table, write_parquet
 from lotts_search.report import Judged, write_demo_page
-from lotts_search.shapes.oracle import judge_many
-from lotts_search.shapes.scene import Scene, scenes
+from lotts_search.shapes.world.oracle import judge_many
+from lotts_search.shapes.world.scene import Scene, scenes
+from lotts_search.work.pool import Pool
 
 MODELS = tuple(registry.models())
 """The embedded models; the first of several gets as much time as all others together."""

@@ -12,9 +12,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lotts_search.api import SearchResult
-from lotts_search.records import write_parquet
+from lotts_search.core.trial_table import write_parquet
 from lotts_search.report import write_search_page
-from lotts_search.work import Bytes
+from lotts_search.work.requests import Bytes
 
 
 def folder_name(prompt: str, strategy: str, seed: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lotts_search.errors import BadInput
-from lotts_search.pool import Pool
+from lotts_search.work.pool import Pool
 
 THREADS = 1
 """Torch's threads of every generator, the same in all pools: with it the bits of a search are the same in all of them."""
@@ -66,7 +66,7 @@ class Compute:
         options = {"device": self.device, **self.load, **options}
         pool: Pool
         if self.local:
-            from lotts_search.local import LocalPool
+            from lotts_search.engine.local_pool import LocalPool
             from lotts_search.registry import load_backbone, load_rewriter, load_verifier
 
             loaded = {name: load_verifier(name) for name in verifiers}

@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from lotts_search.budget import Budget
-from lotts_search.records import TrialRecord
+from lotts_search.core.budget import Budget
+from lotts_search.core.trial_table import TrialRecord
 
 EVERY_S = 5.0
 """Seconds between lines where there is no terminal."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.budget import Budget
+from lotts_search.core.budget import Budget
 from lotts_search.curves.intervals import Doubles, Ints
 from lotts_search.errors import BadInput, unknown
 
@@ -189,7 +189,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     """The arrays of a trial table.
 
     Args:
-        table: with rows, and the columns of :class:`~lotts_search.records.TrialRecord`. A search without a ``label``
+        table: with rows, and the columns of :class:`~lotts_search.core.trial_table.TrialRecord`. A search without a ``label``
             has its strategy's name.
         about: what ``study.json`` says.
     """

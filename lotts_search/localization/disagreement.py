@@ -14,9 +14,9 @@ from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
 from lotts_search.localization.error_contrast import PredictionRow, smooth
 from lotts_search.localization.select import located
-from lotts_search.masks import DisagreementMask
-from lotts_search.noise import draw
-from lotts_search.work import Floats, Locate, Located
+from lotts_search.work.masks import DisagreementMask
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Floats, Locate, Located
 
 
 class DisagreementLocalization:

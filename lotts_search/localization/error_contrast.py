@@ -16,9 +16,9 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
 from lotts_search.localization.select import located
-from lotts_search.masks import ErrorContrastMask
-from lotts_search.noise import draw
-from lotts_search.work import Floats, Locate, Located
+from lotts_search.work.masks import ErrorContrastMask
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Floats, Locate, Located
 
 _TINY = 1e-6
 """Added to errors before their logarithm, far below any error of a latent of unit variance."""

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lotts_search.localization.select import located, unit, upsample
-from lotts_search.masks import FusionMask, mask_to_dict
-from lotts_search.work import Floats, Locate, Located
+from lotts_search.work.masks import FusionMask, mask_to_dict
+from lotts_search.work.requests import Floats, Locate, Located
 
 
 class FusionLocalization:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lotts_search.backbones.attention.base import Attentive, Concept, Conceptual, RowAttention
 from lotts_search.backbones.base import Backbone, device_of, tell
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import Attentive, Concept, Conceptual, RowAttention
 from lotts_search.localization.disagreement import DisagreementLocalization
 from lotts_search.localization.error_contrast import ErrorContrastLocalization, PredictionRow
 from lotts_search.localization.fusion import FusionLocalization
 from lotts_search.localization.maskgen import AttentionLocalization, AttentionRow
 from lotts_search.localization.quality import locate_quality
 from lotts_search.localization.select import blocks, given, in_tokens, whole
-from lotts_search.masks import (
+from lotts_search.work.masks import (
     AttentionMask,
     ConceptMask,
     DisagreementMask,
@@ -30,8 +30,8 @@ from lotts_search.masks import (
     RandomMask,
     WholeMask,
 )
-from lotts_search.noise import draw
-from lotts_search.work import Locate, Located
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Locate, Located
 
 
 class PredictionLocalization(Protocol):

@@ -8,12 +8,12 @@ from typing import cast
 import numpy as np
 import torch
 
+from lotts_search.backbones.attention.base import Attentive, Conceptual, RowAttention, attention_map
 from lotts_search.errors import BadInput
-from lotts_search.localization.attention import Attentive, Conceptual, RowAttention, attention_map
 from lotts_search.localization.select import located, unit
-from lotts_search.masks import AttentionMask, ConceptMask
-from lotts_search.noise import draw
-from lotts_search.work import Floats, Locate, Located
+from lotts_search.work.masks import AttentionMask, ConceptMask
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Floats, Locate, Located
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class AttentionLocalization:
         return (self.grid, self.blocks) == (other.grid, other.blocks)
 
     def finish(self, seen: list[RowAttention]) -> Located:
-        """The five stages (module docstring of :mod:`lotts_search.masks` and DESIGN 6.1) from the rows' attention."""
+        """The five stages (module docstring of :mod:`lotts_search.work.masks` and DESIGN 6.1) from the rows' attention."""
         source = self._source
         words = torch.stack([row.words for row in seen]).view(-1, 3, *self.grid).mean(0)
         ori, pos, neg = words

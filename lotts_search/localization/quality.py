@@ -27,8 +27,8 @@ from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.errors import BadInput, unknown
 from lotts_search.localization.error_contrast import smooth
 from lotts_search.localization.select import located
-from lotts_search.masks import QualityMask
-from lotts_search.work import Bytes, Floats, Locate, Located
+from lotts_search.work.masks import QualityMask
+from lotts_search.work.requests import Bytes, Floats, Locate, Located
 
 Values: TypeAlias = npt.NDArray[np.float64]
 QualityMap: TypeAlias = Callable[[Bytes], npt.NDArray[np.floating]]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Bools, Floats, Located
+from lotts_search.work.requests import Bools, Floats, Located
 
 T = TypeVar("T", bound=np.generic)
 

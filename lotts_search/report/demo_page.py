@@ -16,7 +16,7 @@ from lotts_search.report.page import number, write_page
 from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_page import best_so_far
-from lotts_search.report.tree import build
+from lotts_search.report.search_tree import build
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lotts_search.work import Bools, Bytes, Floats
+from lotts_search.work.requests import Bools, Bytes, Floats
 
 Stops = tuple[tuple[int, int, int], ...]
 SEQUENTIAL: Stops = ((13, 12, 38), (68, 20, 98), (140, 32, 99), (210, 62, 68), (246, 132, 38), (252, 212, 96))

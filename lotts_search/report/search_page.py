@@ -10,12 +10,12 @@ import numpy as np
 from markupsafe import Markup
 
 from lotts_search.api import SearchResult
+from lotts_search.core.trial_table import TrialRecord
 from lotts_search.curves.steps import Steps
-from lotts_search.records import TrialRecord
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart
-from lotts_search.report.tree import DRAWN, build
+from lotts_search.report.search_tree import DRAWN, build
 
 
 def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> Steps:

@@ -172,7 +172,7 @@ class Again:
 
     def _pool(self, model: Mapping[str, Any]) -> Any:
         from lotts_search import registry
-        from lotts_search.local import LocalPool
+        from lotts_search.engine.local_pool import LocalPool
 
         if model["label"] not in self._pools:
             guide = self.about["guide"]

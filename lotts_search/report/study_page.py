@@ -14,9 +14,9 @@ import numpy as np
 from lotts_search.curves import AXES, Arm, Curve, Results
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
+from lotts_search.report.search_tree import build
 from lotts_search.report.study_gallery import Case
 from lotts_search.report.study_numbers import Against, Line, Numbers, Trace
-from lotts_search.report.tree import build
 
 if TYPE_CHECKING:
     import pyarrow as pa

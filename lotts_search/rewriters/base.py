@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from lotts_search.work import Rewrite
+from lotts_search.work.requests import Rewrite
 
 
 class PromptRewriter(Protocol):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lotts_search.errors import BadInput, Failure
 from lotts_search.rewriters.instructions import SYSTEM, question, read_reply
-from lotts_search.work import Bytes, Rewrite
+from lotts_search.work.requests import Bytes, Rewrite
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which a request is tried again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lotts_search.work import Rewrite
+from lotts_search.work.requests import Rewrite
 
 SYSTEM = """You improve prompts for a text-to-image diffusion model. You see a half-finished picture, so it may be blurred, \
 and the prompt that it should show. Find what of the prompt the picture misses or shows wrongly, and write revised \

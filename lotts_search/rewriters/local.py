@@ -11,7 +11,7 @@ from PIL import Image
 
 from lotts_search.errors import BadInput, Failure
 from lotts_search.rewriters.instructions import SYSTEM, question, read_reply
-from lotts_search.work import Rewrite
+from lotts_search.work.requests import Rewrite
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from lotts_search.errors import BadInput, PoolClosed
 from lotts_search.rewriters.base import PromptRewriter
-from lotts_search.work import Result, Rewrite, Usage
+from lotts_search.work.requests import Result, Rewrite, Usage
 
 log = logging.getLogger(__name__)
 LONGEST = 4000

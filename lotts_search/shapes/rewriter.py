@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lotts_search.masks import HIGH_QUALITY
-from lotts_search.shapes.scene import PLACES, Object, parse_caption
-from lotts_search.verifiers.shapes import ShapesReward
-from lotts_search.work import Rewrite
+from lotts_search.shapes.verifier import ShapesReward
+from lotts_search.shapes.world.scene import PLACES, Object, parse_caption
+from lotts_search.work.masks import HIGH_QUALITY
+from lotts_search.work.requests import Rewrite
 
 WORD = "good"
 """What training captions call single objects that are whole."""
@@ -49,7 +49,7 @@ class ShapesRewriter:
         Raises:
             ValueError: a prompt is no caption of a shapes scene.
         """
-        from lotts_search.shapes.reward import predict
+        from lotts_search.shapes.reward.net import predict
 
         scenes = [parse_caption(request.prompt) for request in requests]
         self._reward = self._reward or ShapesReward.load()

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.denoisers.base import Denoiser, train_denoiser
-from lotts_search.shapes.store import Pictures, encode_store, render_store
-from lotts_search.shapes.vae import train_vae
+from lotts_search.shapes.denoisers.store import Pictures, encode_store, render_store
+from lotts_search.shapes.denoisers.vae import train_vae
 
 Describe = Callable[[str], None]
 EMBEDDED = Path(__file__).parent / "models"
@@ -107,7 +107,7 @@ def train(
     """
     effort = effort or Effort.on(name, device)
     if name == "shapes-reward":
-        from lotts_search.shapes.reward_training import train_reward
+        from lotts_search.shapes.reward.training import train_reward
 
         vae = vae or EMBEDDED / "shapes-sd" / "vae"
         train_reward(out, pictures=effort.pictures, vae=vae, device=device, describe=describe)

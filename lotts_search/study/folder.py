@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from lotts_search.core.journal import Broken, Journal, Records
+from lotts_search.core.trial_table import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.errors import BadInput
-from lotts_search.journal import Broken, Journal, Records
-from lotts_search.records import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.study.plan import Task
 
 if TYPE_CHECKING:

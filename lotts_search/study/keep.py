@@ -15,7 +15,7 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import complete, leaders
 from lotts_search.study.plan import Task
 from lotts_search.study.spec import Keep
-from lotts_search.work import Bytes
+from lotts_search.work.requests import Bytes
 
 COMPRESSION = 4
 """zlib's level for pictures: as small as at the usual 6, or smaller, in two thirds to a third of the time."""

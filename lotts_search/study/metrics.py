@@ -17,11 +17,11 @@ from typing import Self
 import numpy as np
 
 from lotts_search.api import SearchResult
+from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import Failure
-from lotts_search.pool import Pool
-from lotts_search.records import TrialRecord
 from lotts_search.study.spec import ORACLE
-from lotts_search.work import Bytes, Score
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bytes, Score
 
 COMPLETE = ("sample", "refine", "advance", "encode")
 """Kinds of trials that make candidates; with a picture, complete ones."""
@@ -124,8 +124,8 @@ def _ignore_interrupts() -> None:
 
 def _judge(images: Bytes, prompt: str) -> list[tuple[float, float]]:
     """The oracle's quality, 0..1, and whether a picture is perfect, 0 or 1, of each picture."""
-    from lotts_search.shapes.oracle import judge_many
-    from lotts_search.shapes.scene import parse_caption
+    from lotts_search.shapes.world.oracle import judge_many
+    from lotts_search.shapes.world.scene import parse_caption
 
     scene = parse_caption(prompt)
     return [(v.quality, float(v.perfect)) for v in judge_many(images, [scene] * len(images))]

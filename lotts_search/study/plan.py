@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from lotts_search.budget import Costs
+from lotts_search.core.budget import Costs
+from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import BadInput
-from lotts_search.prompts import Prompt
-from lotts_search.records import image_hash
-from lotts_search.study.models import costs_of, fingerprint, verifier_fingerprint
+from lotts_search.study.model_files import costs_of, fingerprint, verifier_fingerprint
+from lotts_search.study.prompts import Prompt
 from lotts_search.study.spec import Entrant, Limit, ModelEntry, Study
 
 FORMAT = 1

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lotts_search import registry
+from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
-from lotts_search.prompts import Prompt, load_prompts, sample, texts
-from lotts_search.strategy import Strategy
-from lotts_search.study import models
-from lotts_search.study.place import Place, open_yaml
+from lotts_search.study import model_files as models
+from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
 from lotts_search.study.spec import ORACLE, Entrant, Keep, Limit, ModelEntry, Study
-from lotts_search.work import Solver
+from lotts_search.study.yaml_file import Place, open_yaml
+from lotts_search.work.requests import Solver
 
 SAMPLING: dict[str, Callable[[Place], object]] = {
     "steps": lambda place: place.integer("steps", 1),
@@ -119,7 +119,7 @@ def _rewriter(place: Place) -> tuple[str, dict[str, Any]]:
 
 
 def _check_scenes(place: Place, prompts: list[Prompt]) -> None:
-    from lotts_search.shapes.scene import parse_caption
+    from lotts_search.shapes.world.scene import parse_caption
 
     for prompt in prompts:
         try:

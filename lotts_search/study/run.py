@@ -14,17 +14,17 @@ from typing import Any
 
 from lotts_search.api import SearchFailed, SearchResult, asearch
 from lotts_search.backbones.base import ModelInfo
-from lotts_search.budget import Costs, scaled
+from lotts_search.core.budget import Costs, scaled
+from lotts_search.core.journal import Broken, Journal
+from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import PoolClosed
-from lotts_search.journal import Broken, Journal
-from lotts_search.pool import Pool
-from lotts_search.records import TrialRecord
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.keep import keep
-from lotts_search.study.meter import Meter
+from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
 from lotts_search.study.plan import Task, estimate, longest_first
 from lotts_search.study.spec import ORACLE, ModelEntry, Study
+from lotts_search.work.pool import Pool
 
 MERGE_S = 60.0
 """Seconds between updates of ``trials.parquet`` while a study runs, and :data:`MERGE_TIMES` as long as one takes."""

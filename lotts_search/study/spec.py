@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lotts_search.api import plain_settings
-from lotts_search.budget import Budget
-from lotts_search.prompts import Prompt
-from lotts_search.strategy import Strategy
+from lotts_search.core.budget import Budget
+from lotts_search.core.strategy import Strategy
+from lotts_search.study.prompts import Prompt
 
 Keep: TypeAlias = Literal["best", "all", "none"]
 

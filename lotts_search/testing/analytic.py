@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
+from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.errors import BadInput, Failure
-from lotts_search.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
-from lotts_search.noise import draw, start_noise
-from lotts_search.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.mixture import posterior, schedule
-from lotts_search.work import (
+from lotts_search.work.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
+from lotts_search.work.noise import draw, start_noise
+from lotts_search.work.requests import (
     Bytes,
     Encode,
     Floats,
@@ -98,7 +98,7 @@ class Mixture:
 
 
 class AnalyticPool:
-    """A :class:`~lotts_search.pool.Pool` over a model in closed form. Its rewriter numbers the original prompt.
+    """A :class:`~lotts_search.work.pool.Pool` over a model in closed form. Its rewriter numbers the original prompt.
 
     Args:
         info: the model, see :func:`analytic_info`.

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from lotts_search.api import SearchResult, asearch, search
-from lotts_search.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.journal import Journal
+from lotts_search.core.strategy import Plan, Strategy, allowance
 from lotts_search.errors import BudgetTooSmall
-from lotts_search.journal import Journal
-from lotts_search.strategy import Plan, Strategy, allowance
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
-from lotts_search.work import Sampling
+from lotts_search.work.requests import Sampling
 
 PROMPT = "center red star"
 _OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
@@ -42,7 +42,7 @@ class StrategyConformance:
     """The model that the strategy is tried on."""
 
     pictures_are_steps = False
-    """Whether N pictures without NFE stand for the steps of N samples (:func:`lotts_search.strategy.allowance`)."""
+    """Whether N pictures without NFE stand for the steps of N samples (:func:`lotts_search.core.strategy.allowance`)."""
 
     def strategy(self) -> Strategy:
         """A strategy to test, anew at each call."""

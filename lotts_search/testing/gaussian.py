@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lotts_search.backbones.base import Defaults, ModelInfo
-from lotts_search.masks import WholeMask
-from lotts_search.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
+from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.mixture import schedule
-from lotts_search.work import Bytes, Floats, Solver
+from lotts_search.work.masks import WholeMask
+from lotts_search.work.requests import Bytes, Floats, Solver
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.backbones.base import Schedule
-from lotts_search.work import Floats
+from lotts_search.work.requests import Floats
 
 INTACT, VARIANCE = 0.7, 0.04
 """w and v."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
+from lotts_search.work.requests import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
 
 INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))
 

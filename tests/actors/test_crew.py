@@ -14,8 +14,8 @@ import pytest
 from lotts_search.actors.crew import SPARE, START_ATTEMPTS, Crew, Died, Limits, Unavailable, rows
 from lotts_search.actors.host import Ready
 from lotts_search.errors import BadInput, Failure
-from lotts_search.masks import AttentionMask, ErrorContrastMask, RandomMask
-from lotts_search.work import Encode, Generate, Locate, Predict, Result, Sampling, Score, Segment, State, Usage
+from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask
+from lotts_search.work.requests import Encode, Generate, Locate, Predict, Result, Sampling, Score, Segment, State, Usage
 from tests.actors.fakes import INFO, segment
 
 

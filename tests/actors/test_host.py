@@ -11,7 +11,7 @@ import pytest
 
 from lotts_search.actors.host import EngineBroken, Host, Ticking
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Result
+from lotts_search.work.requests import Result
 from tests.actors.fakes import INFO, FakeEngine, segment
 
 

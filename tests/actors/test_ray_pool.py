@@ -22,7 +22,7 @@ from lotts_search.actors.crew import Limits
 from lotts_search.actors.host import Host
 from lotts_search.actors.pool import RayPool
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work import Result, Rewrite, Score
+from lotts_search.work.requests import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
 
 pytestmark = pytest.mark.ray

@@ -17,11 +17,11 @@ pytest.importorskip("ray")
 import lotts_search
 from lotts_search.actors.pool import RayPool
 from lotts_search.backbones.base import ModelInfo
+from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import Failure
-from lotts_search.local import LocalPool
-from lotts_search.pool import Pool
 from lotts_search.registry import load_backbone
-from lotts_search.work import Generate, Result, Score
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Generate, Result, Score
 from tests.actors.fakes import Brightness
 from tests.tiny import save, tiny_pipeline
 
@@ -81,7 +81,7 @@ class Murderous:
 
     def submit(self, work: Generate | Score) -> Future[Result]:
         future = self.pool.submit(work)
-        if isinstance(work, lotts_search.work.Segment):
+        if isinstance(work, lotts_search.work.requests.Segment):
             self.after -= 1
             if self.after == 0:
                 os.kill(self.pool.workers()[0].pid, signal.SIGKILL)

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lotts_search.core.trial_table import TrialRecord, to_table, write_parquet
 from lotts_search.curves import AXES, Arm, Results, best_of_n, best_so_far, fit, from_table, load, mean_interval
 from lotts_search.curves.bootstrap import percentile_interval, resampling_weights
 from lotts_search.curves.panel import Panel
 from lotts_search.curves.speedup import cost_to_reach, speed_up
 from lotts_search.errors import BadInput
-from lotts_search.records import TrialRecord, to_table, write_parquet
 from lotts_search.testing.studies import Simulated, expected_best, simulate
 from tests.made_up import made_up_search
 

@@ -12,13 +12,13 @@ from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPi
 from transformers import CLIPTokenizer
 
 from lotts_search import registry
-from lotts_search.local import LocalPool
-from lotts_search.masks import RandomMask
+from lotts_search.engine.local_pool import LocalPool
+from lotts_search.shapes.denoisers.text import TEXT_LENGTH, new_tokenizer
 from lotts_search.shapes.measure.common import locate, refine, sample
 from lotts_search.shapes.measure.localization import candidates, damaged_renders, roc
-from lotts_search.shapes.oracle import judge_many
-from lotts_search.shapes.scene import scenes
-from lotts_search.shapes.text import TEXT_LENGTH, new_tokenizer
+from lotts_search.shapes.world.oracle import judge_many
+from lotts_search.shapes.world.scene import scenes
+from lotts_search.work.masks import RandomMask
 
 MODELS = Path(registry.__file__).parent / "shapes" / "models"
 FAMILIES = {"shapes-sd": StableDiffusionPipeline, "shapes-sdxl": StableDiffusionXLPipeline, "shapes-flux": FluxPipeline}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lotts_search.shapes.oracle import judge_many
-from lotts_search.shapes.scene import parse_caption
+from lotts_search.shapes.world.oracle import judge_many
+from lotts_search.shapes.world.scene import parse_caption
 
 DATA = Path(__file__).parent / "data"
 

@@ -11,11 +11,11 @@ import pytest
 from scipy import ndimage
 
 from lotts_search.errors import BadInput
-from lotts_search.shapes.data import to_uint8
-from lotts_search.shapes.oracle import DAMAGED_SHARE, Verdict, judge, judge_many
-from lotts_search.shapes.oracle_check import check
-from lotts_search.shapes.render import cell_box, render
-from lotts_search.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
+from lotts_search.shapes.denoisers.data import to_uint8
+from lotts_search.shapes.world.oracle import DAMAGED_SHARE, Verdict, judge, judge_many
+from lotts_search.shapes.world.oracle_check import check
+from lotts_search.shapes.world.render import cell_box, render
+from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
 Picture = npt.NDArray[np.uint8]
 SCENE = Scene(tuple(Object(c, list(COLOURS)[c % 8], SHAPES[c % 7]) for c in range(8)), "gray")

@@ -12,8 +12,8 @@ from diffusers import FluxPipeline
 from lotts_search.shapes.denoisers.base import train_denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
 from lotts_search.shapes.denoisers.reading import GRID, _Reader, calm, cells
-from lotts_search.shapes.render import SIZE, cell_box
-from lotts_search.shapes.text import TEXT_LENGTH
+from lotts_search.shapes.denoisers.text import TEXT_LENGTH
+from lotts_search.shapes.world.render import SIZE, cell_box
 
 
 @pytest.fixture(scope="module")

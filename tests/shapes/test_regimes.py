@@ -13,15 +13,15 @@ from PIL import Image
 
 from lotts_search import BadInput
 from lotts_search.cli import main
-from lotts_search.records import TrialRecord, image_hash, to_table, write_parquet
-from lotts_search.shapes import regimes
-from lotts_search.shapes.data import to_uint8
+from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
+from lotts_search.shapes.denoisers.data import to_uint8
+from lotts_search.shapes.measure import regimes
 from lotts_search.shapes.measure.common import Picture, cell_means
-from lotts_search.shapes.oracle import judge
-from lotts_search.shapes.render import cell_box, render
-from lotts_search.shapes.scene import BACKGROUNDS, Scene, scenes
+from lotts_search.shapes.world.oracle import judge
+from lotts_search.shapes.world.render import cell_box, render
+from lotts_search.shapes.world.scene import BACKGROUNDS, Scene, scenes
 from lotts_search.testing import analytic_info
-from lotts_search.work import Located
+from lotts_search.work.requests import Located
 
 MASK = np.zeros((16, 16), bool)
 MASK[:8] = True

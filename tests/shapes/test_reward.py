@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 
 from lotts_search.errors import BadInput, Failure
-from lotts_search.shapes.data import HIGH, to_uint8
-from lotts_search.shapes.render import render
-from lotts_search.shapes.reward import WORDS, RewardConfig, RewardNet, load_reward, predict, save_reward, word_ids
-from lotts_search.shapes.reward_data import AREAS, altered, truths
-from lotts_search.shapes.reward_training import _mirrored, auc, measure, train_reward
-from lotts_search.shapes.scene import Object, Scene, scenes
-from lotts_search.verifiers.shapes import FOLDER, ShapesReward
+from lotts_search.shapes.denoisers.data import HIGH, to_uint8
+from lotts_search.shapes.reward.data import AREAS, altered, truths
+from lotts_search.shapes.reward.net import WORDS, RewardConfig, RewardNet, load_reward, predict, save_reward, word_ids
+from lotts_search.shapes.reward.training import _mirrored, auc, measure, train_reward
+from lotts_search.shapes.verifier import FOLDER, ShapesReward
+from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.scene import Object, Scene, scenes
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from lotts_search import BadInput, search
 from lotts_search.curves.intervals import interval
 from lotts_search.shapes.measure import standings, strategies
 from lotts_search.shapes.measure.standings import Record
-from lotts_search.shapes.scene import Scene, scenes
+from lotts_search.shapes.world.scene import Scene, scenes
 from lotts_search.testing import AnalyticPool
-from lotts_search.work import Bytes
+from lotts_search.work.requests import Bytes
 
 LOTTS, BEST = "lotts refinements=1", "best-of-n"
 

@@ -13,16 +13,15 @@ from transformers import CLIPTextModel
 
 from lotts_search import registry
 from lotts_search.errors import BadInput
-from lotts_search.shapes import store
-from lotts_search.shapes.denoisers import sdxl
+from lotts_search.shapes.denoisers import sdxl, store
 from lotts_search.shapes.denoisers.base import Denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
+from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.denoisers.sd import ShapesSD
 from lotts_search.shapes.denoisers.sdxl import WIDTH_2, ShapesSDXL
-from lotts_search.shapes.scene import parse_caption, scenes
-from lotts_search.shapes.store import STAGES, LatentStore, encode_store, render_store
-from lotts_search.shapes.training import Trainer
-from lotts_search.shapes.vae import to_tensor
+from lotts_search.shapes.denoisers.store import STAGES, LatentStore, encode_store, render_store
+from lotts_search.shapes.denoisers.vae import to_tensor
+from lotts_search.shapes.world.scene import parse_caption, scenes
 
 SD = Path(registry.__file__).parent / "shapes" / "models" / "shapes-sd"
 

@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from lotts_search.shapes.alter import one_wrong
-from lotts_search.shapes.data import (
+from lotts_search.shapes.denoisers.data import (
     DAMAGE,
     DENSE_SHARE,
     HIGH,
@@ -22,8 +21,8 @@ from lotts_search.shapes.data import (
     WORD_SHARE,
     example,
 )
-from lotts_search.shapes.render import DAMAGE_THRESHOLD, Pose, cell_box, cell_grid, coverage, render
-from lotts_search.shapes.scene import (
+from lotts_search.shapes.world.render import DAMAGE_THRESHOLD, Pose, cell_box, cell_grid, coverage, render
+from lotts_search.shapes.world.scene import (
     BACKGROUNDS,
     COLOURS,
     MAX_OBJECTS,
@@ -36,6 +35,7 @@ from lotts_search.shapes.scene import (
     random_scene,
     scenes,
 )
+from lotts_search.shapes.world.wrong_captions import one_wrong
 
 
 def test_splits_never_overlap_and_have_their_shares() -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, BudgetTooSmall, Failure, SearchResult, search
-from lotts_search.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.strategy import Plan, Strategy
 from lotts_search.testing import AnalyticPool, analytic_info
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Fresh, Locate, Segment
+from lotts_search.work.requests import Fresh, Locate, Segment
 from tests.scripted import clock_of
 
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lotts_search import search
+from lotts_search.core.strategy import Strategy
 from lotts_search.strategies.best_of_n import BestOfN
-from lotts_search.strategy import Strategy
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Score, Segment
+from lotts_search.work.requests import Score, Segment
 from tests.scripted import clock_of
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lotts_search import registry, strategies
-from lotts_search.strategy import Strategy
+from lotts_search.core.strategy import Strategy
 
 FILES = sorted(path for path in Path(strategies.__file__).parent.glob("*.py") if path.name != "__init__.py")
 

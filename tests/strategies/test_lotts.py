@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, BudgetTooSmall, search
-from lotts_search.budget import Cost, Costs
-from lotts_search.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
+from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.strategy import Plan, Strategy
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Locate, Segment
+from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
+from lotts_search.work.requests import Locate, Segment
 from tests.scripted import clock_of
 
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5, a branch of one and two 19.

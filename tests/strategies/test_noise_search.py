@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, SearchResult, search
-from lotts_search.budget import Cost, Costs
-from lotts_search.noise import start_noise
+from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.strategy import Budget, Plan, Strategy
 from lotts_search.strategies.evolutionary import Evolutionary
 from lotts_search.strategies.random_search import RandomSearch
 from lotts_search.strategies.search_over_paths import SearchOverPaths
 from lotts_search.strategies.zero_order import ZeroOrder
-from lotts_search.strategy import Budget, Plan, Strategy
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Fresh, Mix, Near, Noise, Segment
+from lotts_search.work.noise import start_noise
+from lotts_search.work.requests import Fresh, Mix, Near, Noise, Segment
 
 # On the analytic model a sample costs 8 NFE and paths from steps 3, 4 and 6 cost 5, 4 and 2.
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, search
+from lotts_search.arithmetic.smc import SCHEMES
 from lotts_search.errors import Failure
-from lotts_search.smc import SCHEMES
 from lotts_search.strategies.particle import Particle
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.gaussian import Gaussian
-from lotts_search.work import Predict, Segment
+from lotts_search.work.requests import Predict, Segment
 from tests.scripted import Scripted, clock_of
 
 POTENTIALS = ("diff", "max", "add", "rt")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lotts_search import BadInput, Budget, search
-from lotts_search.budget import Cost, Costs
+from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.more_steps import MoreSteps
 from lotts_search.strategies.resampling import Resampling
-from lotts_search.strategy import Plan, Strategy
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Segment
+from lotts_search.work.requests import Segment
 
 
 class TestResampling(StrategyConformance):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, Failure, SearchResult, search
-from lotts_search.budget import Budget, Cost, Costs
-from lotts_search.masks import WholeMask
-from lotts_search.records import TrialRecord
+from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.strategy import Plan, Strategy
+from lotts_search.core.trial_table import TrialRecord
 from lotts_search.strategies.beam_in_mask import BeamInMask
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.strategies.particle import Particle
@@ -21,11 +21,11 @@ from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.rollover_budget import RolloverBudget
 from lotts_search.strategies.svdd import SVDD
 from lotts_search.strategies.tree_search import DiffusionTreeSearch
-from lotts_search.strategy import Plan, Strategy
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.testing.gaussian import Gaussian
-from lotts_search.work import Generate, Score, Segment, Solver
+from lotts_search.work.masks import WholeMask
+from lotts_search.work.requests import Generate, Score, Segment, Solver
 from tests.scripted import clock_of
 
 MODEL = Gaussian()

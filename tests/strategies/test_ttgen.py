@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, search
+from lotts_search.core.strategy import Budget, Cost, Costs, Strategy
+from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import Failure, PoolClosed
-from lotts_search.records import image_hash
 from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.ttgen import TTGen
-from lotts_search.strategy import Budget, Cost, Costs, Strategy
 from lotts_search.testing import AnalyticPool, analytic_info
 from lotts_search.testing.conformance import StrategyConformance
-from lotts_search.work import Predict, Result, Rewrite, Score, Segment, Usage, Work
+from lotts_search.work.requests import Predict, Result, Rewrite, Score, Segment, Usage, Work
 
 # On the analytic model T is 8: a picture with 4 injected steps of 3 prompts costs 8 + 4·2 = 16 NFE.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.strategy import Budget, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
 
 
 @dataclass

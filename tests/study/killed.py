@@ -15,10 +15,10 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from lotts_search.journal import Journal
+from lotts_search.core.journal import Journal
 from lotts_search.study.folder import RunFolder
 from lotts_search.testing import AnalyticPool
-from lotts_search.work import Result, Work
+from lotts_search.work.requests import Result, Work
 from tests.study.worlds import files, lasting, run, world
 
 YAML = """\

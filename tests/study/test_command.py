@@ -14,11 +14,11 @@ import pytest
 
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
-from lotts_search.cli.studying import _span
+from lotts_search.cli.run_study import _span
 from lotts_search.errors import Failure
-from lotts_search.pool import Pool
 from lotts_search.testing import AnalyticPool
-from lotts_search.work import Generate, Result, Score, Segment
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Generate, Result, Score, Segment
 from tests.study.worlds import YAML, lasting, world
 
 

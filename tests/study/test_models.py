@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lotts_search.backbones import folder
-from lotts_search.budget import Costs
+from lotts_search.core.budget import Costs
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
-from lotts_search.study import models
-from lotts_search.study.models import costs_of
+from lotts_search.study import model_files as models
+from lotts_search.study.model_files import costs_of
 from lotts_search.study.spec import ModelEntry
-from lotts_search.work import Sampling
+from lotts_search.work.requests import Sampling
 from tests.tiny import tiny_pipeline
 from tests.tiny_flux import tiny_flux
 from tests.tiny_sd3 import tiny_sd3_pipeline

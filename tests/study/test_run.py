@@ -18,18 +18,18 @@ import pytest
 from PIL import Image
 
 from lotts_search import BadInput, Failure, search
+from lotts_search.core.journal import Broken, Records
+from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.errors import PoolClosed
-from lotts_search.journal import Broken, Records
-from lotts_search.records import TrialRecord, image_hash
-from lotts_search.shapes.oracle import judge
-from lotts_search.shapes.scene import scenes
+from lotts_search.shapes.world.oracle import judge
+from lotts_search.shapes.world.scene import scenes
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import Judges, columns_of, complete
 from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
 from lotts_search.study.spec import ORACLE
 from lotts_search.testing import AnalyticPool
-from lotts_search.work import Generate, Result, Score, Segment
+from lotts_search.work.requests import Generate, Result, Score, Segment
 from tests.made_up import made_up_search
 from tests.study.worlds import YAML, files, lasting, run, table, world
 

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lotts_search.pool import Pool
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.plan import tasks_of
@@ -20,6 +19,7 @@ from lotts_search.study.read import read_study
 from lotts_search.study.spec import ModelEntry
 from lotts_search.study.state import Standing, standing
 from lotts_search.testing import AnalyticPool, analytic_info
+from lotts_search.work.pool import Pool
 
 MEASURED = ["device_s", "queue_s", "started", "finished", "node", "actor", "attempts"]
 """Columns that depend on when and where a trial ran."""

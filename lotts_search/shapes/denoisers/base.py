@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lotts_search.errors import BadInput
-from lotts_search.shapes.store import LatentStore
-from lotts_search.shapes.training import Trainer
+from lotts_search.shapes.denoisers.loop import Trainer
+from lotts_search.shapes.denoisers.store import LatentStore
 
 SCHEDULE: dict[str, object] = {
     "num_train_timesteps": 1000,
@@ -33,7 +33,7 @@ EMPTY_SHARE = 0.1
 class Denoiser(nn.Module):
     """A denoiser with its text encoders, trained together.
 
-    The first learns to paint what the second, pretrained by :func:`~lotts_search.shapes.text.pretrain_text`, has read.
+    The first learns to paint what the second, pretrained by :func:`~lotts_search.shapes.denoisers.text.pretrain_text`, has read.
 
     Attributes:
         half_on_cpu: whether half precision makes its training faster on a CPU too.
@@ -104,7 +104,7 @@ def train_denoiser(
     """Train a denoiser and its text encoders on ``count`` pictures (or for ``minutes``); it ends with averaged weights.
 
     Args:
-        moments, captions: of the different training pictures, see :mod:`lotts_search.shapes.store`.
+        moments, captions: of the different training pictures, see :mod:`lotts_search.shapes.denoisers.store`.
         folder: of the checkpoints.
         scale: the autoencoder's scaling factor.
         batch: pictures of one step.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lotts_search.shapes.denoisers.base import Denoiser, save_pipeline, spread
 from lotts_search.shapes.denoisers.reading import reading_parts, teach_reading
-from lotts_search.shapes.text import (
+from lotts_search.shapes.denoisers.text import (
     TEXT_LENGTH,
     new_t5_encoder,
     new_t5_tokenizer,
@@ -21,7 +21,7 @@ from lotts_search.shapes.text import (
     pretrain_text,
     token_ids,
 )
-from lotts_search.shapes.vae import LATENT_CHANNELS
+from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
 
 WIDTH = 128
 SHIFT = 3.0

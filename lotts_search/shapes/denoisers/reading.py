@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5EncoderModel, T5Tokenizer
 
-from lotts_search.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
-from lotts_search.shapes.text import captions_of, labels_of, token_ids
-from lotts_search.shapes.training import Trainer
+from lotts_search.shapes.denoisers.loop import Trainer
+from lotts_search.shapes.denoisers.text import captions_of, labels_of, token_ids
+from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 
 GRID = 8
 """Image tokens a side."""

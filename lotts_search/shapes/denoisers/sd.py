@@ -13,8 +13,8 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
-from lotts_search.shapes.text import new_text_encoder, new_tokenizer, pretrain_text, renumbered, token_ids
-from lotts_search.shapes.vae import LATENT_CHANNELS
+from lotts_search.shapes.denoisers.text import new_text_encoder, new_tokenizer, pretrain_text, renumbered, token_ids
+from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
 
 PREDICTION = {"prediction_type": "v_prediction"}
 

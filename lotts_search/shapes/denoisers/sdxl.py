@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from lotts_search.shapes.data import example
 from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
+from lotts_search.shapes.denoisers.data import example
 from lotts_search.shapes.denoisers.sd import PREDICTION, ShapesSD
-from lotts_search.shapes.render import SIZE
-from lotts_search.shapes.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text, token_ids
-from lotts_search.shapes.vae import LATENT_CHANNELS
+from lotts_search.shapes.denoisers.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text, token_ids
+from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
+from lotts_search.shapes.world.render import SIZE
 
 WIDTH, WIDTH_2 = 128, 64
 """Widths of the two text encoders; the U-Net sees both side by side."""

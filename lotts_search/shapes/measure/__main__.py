@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import LottsError
-from lotts_search.local import LocalPool
 from lotts_search.registry import load_backbone, load_verifier, make_strategy
 from lotts_search.shapes.measure import calibration, comparison, localization, slices, strategies
 from lotts_search.shapes.measure.common import write

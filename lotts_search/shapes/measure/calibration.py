@@ -6,11 +6,11 @@ import numpy as np
 
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.order import best_of
-from lotts_search.pool import Pool
 from lotts_search.shapes.measure.common import Picture, cell_means, locate, refine, sample, scores
 from lotts_search.shapes.measure.statistics import within_group_spearman
-from lotts_search.shapes.scene import scenes
-from lotts_search.work import Bools
+from lotts_search.shapes.world.scene import scenes
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bools
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 

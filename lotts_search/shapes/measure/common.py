@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from lotts_search.masks import MaskSource
-from lotts_search.pool import Pool
-from lotts_search.shapes.oracle import Verdict, judge_many
-from lotts_search.shapes.render import SIZE, cell_box
-from lotts_search.shapes.scene import Scene
-from lotts_search.work import (
+from lotts_search.shapes.world.oracle import Verdict, judge_many
+from lotts_search.shapes.world.render import SIZE, cell_box
+from lotts_search.shapes.world.scene import Scene
+from lotts_search.work.masks import MaskSource
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import (
     Bytes,
     Floats,
     Fresh,

@@ -10,17 +10,17 @@ import numpy as np
 
 from lotts_search.api import SearchResult, asearch
 from lotts_search.backbones.base import ModelInfo
-from lotts_search.budget import Costs
+from lotts_search.core.budget import Costs
+from lotts_search.core.strategy import Strategy
 from lotts_search.curves.intervals import Doubles, interval
-from lotts_search.masks import HIGH_QUALITY
-from lotts_search.pool import Pool
-from lotts_search.shapes.oracle import judge_many
-from lotts_search.shapes.scene import Scene, Split, scenes
+from lotts_search.shapes.world.oracle import judge_many
+from lotts_search.shapes.world.scene import Scene, Split, scenes
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.strategies.more_steps import MoreSteps
-from lotts_search.strategy import Strategy
-from lotts_search.work import Bytes, Sampling
+from lotts_search.work.masks import HIGH_QUALITY
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bytes, Sampling
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lotts_search.masks import (
+from lotts_search.shapes.denoisers.data import to_uint8
+from lotts_search.shapes.measure.common import Picture, judged, locate, object_heat, run_all, sample
+from lotts_search.shapes.measure.statistics import pair_area
+from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.scene import Split, scenes
+from lotts_search.work.masks import (
     AttentionMask,
     ConceptMask,
     DisagreementMask,
@@ -17,13 +22,8 @@ from lotts_search.masks import (
     QualityMask,
     RandomMask,
 )
-from lotts_search.pool import Pool
-from lotts_search.shapes.data import to_uint8
-from lotts_search.shapes.measure.common import Picture, judged, locate, object_heat, run_all, sample
-from lotts_search.shapes.measure.statistics import pair_area
-from lotts_search.shapes.render import render
-from lotts_search.shapes.scene import Split, scenes
-from lotts_search.work import Encode
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Encode
 
 
 def damaged_renders(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from lotts_search.curves.intervals import interval
-from lotts_search.pool import Pool
-from lotts_search.shapes.data import DENSE_DAMAGE
+from lotts_search.shapes.denoisers.data import DENSE_DAMAGE
 from lotts_search.shapes.measure.common import Picture, locate, refine, sample
 from lotts_search.shapes.measure.localization import damaged_renders
-from lotts_search.shapes.scene import Split
+from lotts_search.shapes.world.scene import Split
+from lotts_search.work.pool import Pool
 
 SLICES: dict[str, tuple[float, bool]] = {
     "sparse damage": (0.2, False),

@@ -19,12 +19,12 @@ from rich.progress import Progress, TimeElapsedColumn
 from lotts_search import registry
 from lotts_search.api import SearchResult, asearch
 from lotts_search.errors import BadInput
-from lotts_search.masks import HIGH_QUALITY
-from lotts_search.pool import Pool
 from lotts_search.shapes.measure.comparison import winner
 from lotts_search.shapes.measure.standings import Record, line, markdown, read, standings
-from lotts_search.shapes.scene import Scene, Split, scenes
-from lotts_search.work import Bytes
+from lotts_search.shapes.world.scene import Scene, Split, scenes
+from lotts_search.work.masks import HIGH_QUALITY
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bytes
 
 SAMPLES = (4.25, 8.5, 17.0)
 """The default budgets in samples' worth of NFE: 42.5, 85 and 170 NFE where T = 10."""
@@ -73,7 +73,7 @@ Judge = Callable[[Bytes, Scene], tuple[float, bool]]
 
 def oracle(image: Bytes, scene: Scene) -> tuple[float, bool]:
     """Quality 0..1 and whether the picture is perfect."""
-    from lotts_search.shapes.oracle import judge
+    from lotts_search.shapes.world.oracle import judge
 
     verdict = judge(image, scene)
     return verdict.quality, verdict.perfect
@@ -180,8 +180,8 @@ def run(job: Job) -> None:
     """Open the model and do a job, in this process."""
     import torch
 
-    from lotts_search.local import LocalPool
-    from lotts_search.verifiers.shapes import ShapesReward
+    from lotts_search.engine.local_pool import LocalPool
+    from lotts_search.shapes.verifier import ShapesReward
 
     torch.set_num_threads(1)
     verifier = ShapesReward.load()

@@ -1,0 +1,87 @@
+"""``lotts-search generate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lotts_search.cli import options as o
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    model: o.Model = "shapes-sd",
+    strategy: o.Strategy = "lotts",
+    verifier: o.Verifier = "shapes-reward",
+    seed: o.Seed = 0,
+    steps: o.Steps = None,
+    guidance: o.Guidance = None,
+    solver: o.Solver = None,
+    eta: o.Eta = None,
+    negative: o.Negative = "",
+    set_: o.Set = None,
+    rewriter: o.Rewriter = None,
+    set_rewriter: o.SetRewriter = None,
+    dtype: o.Dtype = None,
+    size: o.Size = None,
+    lora: o.Lora = None,
+    vae_slicing: o.VaeSlicing = False,
+    vae_tiling: o.VaeTiling = False,
+    offload: o.Offload = None,
+    preview: o.Preview = None,
+    compile: o.Compile = False,
+    revision: o.Revision = None,
+    variant: o.Variant = None,
+    nfe: o.Nfe = None,
+    images: o.Images = None,
+    seconds: o.Seconds = None,
+    target: o.Target = None,
+    local: o.Local = False,
+    address: o.Address = None,
+    generators: o.Generators = None,
+    device: o.Device = "cpu",
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Search for the best picture of PROMPT that a budget pays for.
+
+    Writes `best.png` (with the command that makes it again in its metadata), `trials.parquet` and `search.html`.
+    Ctrl-C keeps what was done. Without a budget it makes 9 pictures.
+
+    Examples:
+
+        lotts-search generate "top left red circle, top blue star, left pink cross, center yellow square, right green ring, bottom cyan diamond on gray" --nfe 200
+
+        lotts-search generate "$PROMPT" --strategy best-of-n --nfe 200 --seed 1 --json
+
+        lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
+
+        lotts-search generate "a red fox in the snow" --model ./my-sdxl --device cuda --dtype float16 --lora ./ink.safetensors:0.8
+    """
+    from lotts_search.cli.pools import Compute
+    from lotts_search.cli.run_search import Request, run
+
+    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant)
+    request = Request(
+        "generate",
+        prompt,
+        model,
+        strategy,
+        verifier,
+        seed,
+        nfe,
+        images,
+        seconds,
+        target,
+        steps,
+        guidance,
+        negative,
+        settings=o.settings(set_),
+        solver=solver,
+        rewriter=rewriter,
+        writing=o.settings(set_rewriter, "--set-rewriter"),
+        eta=eta,
+        load=load,
+    )
+    run(request, Compute(local, address, generators, device, load), out, json)

@@ -1,0 +1,54 @@
+"""``lotts-search report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lotts_search.cli import options as o
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folder of a study, or a trials.parquet.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the report [RUN/report].", rich_help_panel=o.OUTPUT)
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="The value to judge by [the study's first metric].")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Label to compare the others with [Best-of-N, else the first].")
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Best and worst prompts to show, of each.")] = 6,
+    trees: Annotated[
+        int | None,
+        typer.Option(
+            "--trees",
+            min=0,
+            help="Prompts whose searches are made again and shown in full [2 on embedded models, else 0].",
+        ),
+    ] = None,
+    figures: Annotated[
+        bool | None, typer.Option("--figures/--no-figures", help="PNG and PDF figures [if matplotlib is installed].")
+    ] = None,
+    device: o.Device = "cpu",
+    json: o.Json = False,
+) -> None:
+    """Make a report of a study: one HTML page with curves, tables, prompts and searches; CSV tables; figures.
+
+    Several RUNs are read as one study, whose strategies are compared with each other. The page is one file and needs no
+    network. A study that is still running can be looked at too.
+
+    Examples:
+
+        lotts-search report runs/lotts-against-best-of-n
+
+        lotts-search report runs/table-01 runs/table-08 --out out/ablation --baseline LoTTS
+    """  # fmt: skip
+    from lotts_search.cli.write_report import Wanted, run
+
+    run(Wanted(runs, out, metric, baseline, prompts, trees, figures, device), json)

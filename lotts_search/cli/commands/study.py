@@ -1,0 +1,53 @@
+"""``lotts-search study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lotts_search.cli import options as o
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME].", rich_help_panel=o.OUTPUT)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it may take.")
+    ] = False,
+    local: o.Local = False,
+    address: o.Address = None,
+    generators: o.Generators = None,
+    device: o.Device = "cpu",
+    json: o.Json = False,
+) -> None:
+    """Models × strategies × prompts × seeds × budgets, from one file into one folder.
+
+    Stopped in any way, the same command goes on where it was: trials that are done are not done again. After a change
+    of the file, what is still asked for is reused. `docs/study.md` explains the file, `docs/run-folder.md` the folder.
+
+        # study.yaml
+        model: shapes-sd
+        strategies:
+          - best-of-n
+          - strategy: lotts
+            grid: {refinements: [1, 2, 4]}
+        prompts: {from: shapes-test, count: 50}
+        budgets: {nfe: [48, 96]}
+        metrics: [shapes-oracle]
+
+    Examples:
+
+        lotts-search study study.yaml --dry-run
+
+        lotts-search study study.yaml --generators 2
+
+        lotts-search study study.yaml --out runs/first --address auto
+    """
+    from lotts_search.cli.pools import Compute
+    from lotts_search.cli.run_study import run
+
+    run(file, Compute(local, address, generators, device), out, dry_run, json)

@@ -1,0 +1,142 @@
+"""``lotts-search theory``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lotts_search.cli.options import Json
+from lotts_search.errors import BadInput
+
+if TYPE_CHECKING:
+    from lotts_search.shapes.measure.regimes import Finding
+
+
+def theory(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a study with a shapes model and its pictures.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Measure this shapes model instead, slice by slice.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Pictures of each slice, with --model.")] = 60,
+    device: Annotated[str, typer.Option(help="Torch device, with --model.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Should local search beat global search here, by the theory of LoTTS's appendix G, and did it?
+
+    The theory knows a mask by its precision and recall, and local and global trials by how often they repair a defective
+    place (q) and harm an intact one (h). All of these are estimated from the pictures, as shapes-oracle judges them, in
+    slices from sparse to dense defects and for defects of the whole picture. Then its condition is compared with the gain
+    in quality per NFE that was measured: with every trial accepted, as in the theory, and with the better one of parent
+    and child kept, as in a search.
+
+    Examples:
+
+        lotts-search theory runs/my-study
+
+        lotts-search theory --model shapes-sd --pictures 40
+    """
+    if (run is None) == (model is None):
+        raise BadInput("give either the folder RUN of a study, or --model NAME")
+    from lotts_search.shapes.measure import regimes
+
+    if run is not None:
+        slices, local, anew = regimes.from_run(run)
+    else:
+        from lotts_search.core.budget import Costs
+        from lotts_search.engine.local_pool import LocalPool
+        from lotts_search.registry import load_backbone
+        from lotts_search.work.requests import Sampling
+
+        assert model is not None
+        with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
+            slices = regimes.measured(pool, pictures)
+            defaults = pool.info.defaults
+            told = pool.info.embedded_guidance
+            costs = Costs.of(pool.info, Sampling("any", defaults.steps, defaults.guidance, embedded=told))
+        local, anew = (costs.localize() + costs.refine()).nfe, costs.sample.nfe
+    found = {name: regimes.find(trials, local, anew) for name, trials in slices.items()}
+    if json:
+        print(json_module.dumps({name: _plain(finding) for name, finding in found.items()}, ensure_ascii=False))
+    else:
+        _show(found, local, anew)
+
+
+def verdicts(finding: Finding) -> dict[str, bool]:
+    """What the theory says and what was measured, as yes or no to "does local beat global"."""
+    regime = finding.regime
+    if regime is None or finding.local is None or finding.anew is None:
+        return {}
+    assert finding.kept_local is not None and finding.kept_anew is not None
+    return {
+        "should": regime.local_wins(),
+        "did": finding.local.mean > finding.anew.mean,
+        "should, best kept": regime.local_improves_faster(),
+        "did, best kept": finding.kept_local.mean > finding.kept_anew.mean,
+    }
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    regime = finding.regime
+    if regime is None:
+        return {"trials": finding.trials, "why not": finding.why}
+    needed = {"required_precision": regime.required_precision, "required_recall": regime.required_recall}
+    predicted = {
+        "gain_local": regime.gain_local,
+        "gain_global": regime.gain_global(),
+        "improvement_local": regime.improvement_local(),
+        "improvement_global": regime.improvement_global(),
+    }
+    measured = {name: str(getattr(finding, name)) for name in ("local", "anew", "kept_local", "kept_anew")}  # per NFE
+    return {
+        "trials": finding.trials,
+        "regime": dataclasses.asdict(regime),
+        **needed,
+        "predicted": predicted,
+        "measured per NFE": measured,
+        "local beats global": verdicts(finding),
+    }
+
+
+def _show(found: dict[str, Finding], local: float, anew: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"A local trial costs {local:.1f} NFE (its share of a mask included), a global one {anew:.1f}.\n")
+    numbers = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("slice", "trials", "m of N", "p", "needs p", "recall", "needs", "q l", "h l", "q g", "h g"):
+        numbers.add_column(heading)
+    answers = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("slice", "local / 1000 NFE", "global / 1000 NFE", "should", "did", "should*", "did*"):
+        answers.add_column(heading)
+    for name, finding in found.items():
+        r, said = finding.regime, verdicts(finding)
+        if r is None or finding.local is None or finding.anew is None:
+            numbers.add_row(name, str(finding.trials), finding.why)
+            continue
+        needs = r.required_recall
+        shares = (r.repair_local, r.harm_local, r.repair_global, r.harm_global)
+        numbers.add_row(
+            name,
+            str(finding.trials),
+            f"{r.defects:.1f} of {r.patches:g}",
+            f"{r.precision:.2f}",
+            f"{r.required_precision:.2f}",
+            f"{r.recall:.2f}",
+            "any" if needs < 0 else "none is enough" if needs > 1 else f"{needs:.2f}",
+            *(f"{share:.2f}" for share in shares),
+        )
+        gains = [
+            f"{1000 * i.mean:+.1f} ({1000 * i.low:+.1f} to {1000 * i.high:+.1f})" for i in (finding.local, finding.anew)
+        ]
+        answers.add_row(name, *gains, *("local" if said[key] else "global" for key in said))
+    console.print(numbers)
+    console.print("\nWho wins, by quality per NFE (* = the better one of parent and child is kept):\n")
+    console.print(answers)

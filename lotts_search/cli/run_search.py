@@ -1,0 +1,216 @@
+"""One search from the command line: what ``generate`` and ``refine`` have in common."""
+
+from __future__ import annotations
+
+import io
+import json as json_module
+import shlex
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+
+from lotts_search import registry
+from lotts_search.api import DEFAULT_IMAGES, SearchFailed, SearchResult, search
+from lotts_search.cli.options import loading_words
+from lotts_search.cli.outputs import folder_name, save
+from lotts_search.cli.pools import Compute
+from lotts_search.cli.progress import Live, SearchProgress
+from lotts_search.core.budget import Budget
+from lotts_search.errors import BadInput, unknown
+from lotts_search.work.masks import GivenMask
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bytes, Solver
+
+REWRITER = "shapes-rewriter"
+
+
+@dataclass
+class Request:
+    """What was asked for on the command line. Its fields are the recipe that goes with the picture.
+
+    Attributes:
+        image, mask: files of a picture to begin from and of a mask.
+        settings: of the strategy.
+        rewriter: what revises prompts; none = the usual one, for strategies that ask for it.
+        writing: settings of the rewriter.
+        load: options of the model, as :func:`lotts_search.cli.options.loading` gives them.
+    """
+
+    command: str
+    prompt: str
+    model: str
+    strategy: str
+    verifier: str
+    seed: int
+    nfe: float | None = None
+    images: int | None = None
+    seconds: float | None = None
+    target: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str = ""
+    image: Path | None = None
+    mask: Path | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    solver: str | None = None
+    eta: float | None = None
+    load: dict[str, object] = field(default_factory=dict)
+    rewriter: str | None = None
+    writing: dict[str, object] = field(default_factory=dict)
+
+    def check(self) -> Budget:
+        """Find what is wrong before anything is started. Returns the budget."""
+        if not self.prompt.strip():
+            raise BadInput("the prompt is empty")
+        strategy = registry.make_strategy(self.strategy, self.settings)
+        if (self.rewriter or self.writing) and not strategy.rewrites:
+            raise BadInput(f"strategy {self.strategy!r} asks for no revised prompts: leave out the rewriter")
+        if strategy.rewrites:
+            self.rewriter = self.rewriter or REWRITER
+            registry.load_rewriter(self.rewriter, self.writing)
+        if ":" not in self.verifier and self.verifier not in registry.verifiers():
+            raise unknown("verifier", self.verifier, registry.verifiers())
+        if self.solver is not None and self.solver not in get_args(Solver):
+            raise unknown("solver", self.solver, get_args(Solver))
+        if self.nfe is None and self.images is None and self.seconds is None:
+            self.images = DEFAULT_IMAGES
+        return Budget(self.nfe, self.images, self.seconds, self.target)
+
+    def line(self) -> str:
+        """The command that makes the search again."""
+        words = ["lotts-search", self.command]
+        if self.image is None:
+            words.append(self.prompt)
+        else:
+            words += [str(self.image), "--prompt", self.prompt]
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        if self.negative:
+            words += ["--negative", self.negative]
+        for name, value in self.settings.items():
+            words += ["--set", f"{name}={value}"]
+        for name, value in self.writing.items():
+            words += ["--set-rewriter", f"{name}={value}"]
+        words += loading_words(self.load)
+        return shlex.join(words)
+
+    def recipe(self) -> dict[str, object]:
+        """The fields that are set, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {name: value for name, value in values.items() if value not in (None, "", {})}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+    def run(
+        self, pool: Pool, budget: Budget, live: Live, image: Bytes | None, given: dict[str, object]
+    ) -> SearchResult:
+        """Search; ``image`` and the settings ``given`` are those that no text can hold."""
+        return search(
+            self.prompt,
+            strategy=self.strategy,
+            verifier=self.verifier,
+            rewriter=self.rewriter or REWRITER,
+            nfe=self.nfe,
+            images=self.images,
+            seconds=self.seconds,
+            target=self.target,
+            seed=self.seed,
+            settings=self.settings | given,
+            pool=pool,
+            steps=self.steps,
+            guidance=self.guidance,
+            negative=self.negative,
+            eta=self.eta,
+            solver=cast(Solver | None, self.solver),
+            image=image,
+            on_trial=SearchProgress(live, budget),
+        )
+
+
+def run(request: Request, compute: Compute, out: Path | None, json: bool) -> None:
+    """Carry a request out, write its results and say what they are.
+
+    Exits with 130 where Ctrl-C ended the search; what was done until then is written.
+
+    Raises:
+        SearchFailed: not one picture was finished; the trials are written all the same.
+    """
+    budget = request.check()
+    folder = out or Path("out") / folder_name(request.prompt, request.strategy, request.seed)
+    rewriters = {request.rewriter: request.writing} if request.rewriter else {}
+    with (
+        Live(f"starting {compute}", quiet=json) as live,
+        compute.pool(request.model, request.verifier, rewriters=rewriters) as pool,
+    ):
+        image, given = pictures(request, pool)
+        live.update(0.0, "", what=f"{request.strategy} on {request.model}")
+        try:
+            result = request.run(pool, budget, live, image, given)
+        except SearchFailed as failed:
+            if failed.result.trials:
+                save(failed.result, folder, request.line(), request.recipe())
+            raise
+    saved = save(result, folder, request.line(), request.recipe())
+    if json:
+        print(json_module.dumps(saved, ensure_ascii=False))
+    else:
+        _say(result, folder)
+    if result.status == "interrupted":
+        sys.exit(130)
+
+
+def _say(result: SearchResult, folder: Path) -> None:
+    console = Console(highlight=False)
+    if result.status == "interrupted":
+        console.print("stopped; this is what was done until then:")
+    if result.score is not None:
+        ledger = result.ledger
+        console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} pictures")
+        if ledger.stopped:
+            console.print(f"saved {ledger.left}: {ledger.stopped}")
+        if ledger.fallbacks:
+            console.print(
+                f"[yellow]the original prompt stood in for {ledger.fallbacks} revised ones[/yellow] (why: column error)"
+            )
+        console.print(f"picture  {folder / 'best.png'}", soft_wrap=True)
+    console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
+    console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)
+
+
+def pictures(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object]]:
+    """The picture to begin from, at the model's size, and the settings that hold the given mask.
+
+    Raises:
+        BadInput: a file that is missing or no picture.
+    """
+    if request.image is None:
+        return None, {}
+    height, width = pool.info.image
+    picture = _open(request.image).convert("RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    if request.mask is None:
+        return np.asarray(picture), {}
+    mask = _open(request.mask).convert("L").resize((width, height), Image.Resampling.NEAREST)
+    if not np.asarray(mask).max() > 127:
+        raise BadInput(f"the mask {request.mask} is black all over: what is white is drawn anew")
+    buffer = io.BytesIO()
+    mask.save(buffer, format="PNG")
+    return np.asarray(picture), {"mask": GivenMask(buffer.getvalue())}
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no file {path}") from error
+    except (OSError, UnidentifiedImageError) as error:
+        raise BadInput(f"{path} is not a picture that can be read") from error
+    return picture

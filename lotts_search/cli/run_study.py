@@ -1,0 +1,257 @@
+"""A study from the command line: what is to be done, how far it is, and how it went."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lotts_search.cli.pools import Compute
+from lotts_search.cli.progress import Live
+from lotts_search.core.budget import Budget
+from lotts_search.errors import Failure, LottsError
+from lotts_search.study.conduct import Conducted, conduct
+from lotts_search.study.folder import RunFolder
+from lotts_search.study.plan import Task, tasks_of
+from lotts_search.study.read import read_study
+from lotts_search.study.run import Progress
+from lotts_search.study.spec import ModelEntry, Study
+from lotts_search.study.state import Standing, standing
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Fresh, Sampling, Segment
+
+BATCH = 16
+"""Network rows of a generator's batch, as pools have it by default."""
+PROBE_STEPS = 4
+SHOWN = 6
+"""Labels whose mean scores fit into the line of progress."""
+
+
+def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: bool) -> None:
+    """Run a study, or say what there is to do.
+
+    Exits with 130 where it was interrupted.
+
+    Raises:
+        BadInput: something in the file is wrong.
+        Failure: the study could not go on, or searches failed; what was done is kept.
+    """
+    study = read_study(file)
+    tasks = tasks_of(study)
+    path = out or Path("runs") / study.name
+    console = Console(stderr=json, highlight=False, soft_wrap=True)
+    if dry_run and not path.exists():
+        _dry(study, tasks, Standing(new=tasks), compute, path, console, json)
+        return
+    folder = RunFolder(path)
+    try:
+        stand = standing(folder, tasks, study.metrics)
+        if dry_run:
+            _dry(study, tasks, stand, compute, path, console, json)
+            return
+        _note(study, stand, console, json)
+        conducted = _conduct(study, folder, tasks, stand, compute, file, out, json)
+    finally:
+        folder.close()
+    _report(conducted, path, console, json)
+
+
+def _conduct(
+    study: Study, folder: RunFolder, tasks: list[Task], stand: Standing, compute: Compute, file: Path, out: Path | None,
+    json: bool,
+) -> Conducted:  # fmt: skip
+    with Live(f"starting {compute}" if stand.todo else "nothing to run", quiet=json) as live:
+
+        @contextmanager
+        def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:
+            live.update(0.0, "", what=f"loading {model.label}")
+            with compute.pool(model.model, *verifiers, rewriters=study.rewriters, **_options(model)) as pool:
+                live.update(0.0, "", what=f"{study.name} on {model.label}")
+                yield pool
+
+        return conduct(
+            study, folder, tasks, stand, opened,
+            command=_line(file, out, compute), generators=1 if compute.local else compute.actors, batch=BATCH,
+            device=compute.device, tick=lambda progress: live.update(*_status(progress)),
+        )  # fmt: skip
+
+
+def _options(model: ModelEntry) -> dict[str, Any]:
+    """A model's options as ``from_pretrained`` wants them: YAML has no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in model.options.items()}
+
+
+def _line(file: Path, out: Path | None, compute: Compute) -> str:
+    """The command that goes on with it."""
+    words = ["lotts-search", "study", str(file)]
+    words += ["--out", str(out)] if out is not None else []
+    words += ["--local"] if compute.local else []
+    words += ["--address", compute.address] if compute.address else []
+    words += ["--generators", str(compute.generators)] if compute.generators else []
+    words += ["--device", compute.device] if compute.device != "cpu" else []
+    return shlex.join(words)
+
+
+def _status(progress: Progress) -> tuple[float, str]:
+    """The share that is done, and the line that says the rest."""
+    share = progress.nfe / progress.planned if progress.planned else 0.0
+    parts = [f"{progress.finished} of {progress.total} searches"]
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    if progress.meter is not None and progress.meter.rate:
+        parts.append(f"{progress.meter.rate:.0f} NFE/s")
+        if progress.left_s is not None:
+            parts.append(f"{_span(progress.left_s)} left")
+    means = {label: float(np.mean(scores)) for label, scores in progress.scores.items()}
+    if means:
+        best = sorted(means, key=lambda label: -means[label])[:SHOWN]
+        parts.append("best so far " + ", ".join(f"{label} {means[label]:.3f}" for label in best))
+    return share, "  ".join(parts)
+
+
+def _span(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``3:04:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
+    if not json:
+        console.print(f"{study.name}: {len(stand.done) + len(stand.todo)} searches: {stand}")
+        if stand.lacking:
+            console.print(
+                f"finished searches have no {', '.join(stand.lacking)}: a metric is taken when a search ends; "
+                "another --out runs them anew"
+            )
+
+
+def _dry(
+    study: Study, tasks: Sequence[Task], stand: Standing, compute: Compute, path: Path, console: Console, json: bool
+) -> None:
+    """Say what there is to do."""
+    todo = stand.todo
+    generators = 1 if compute.local else compute.actors
+    lines, total = [], 0.0
+    for model in study.models:
+        mine = [task for task in todo if task.model == model]
+        rate = stand.rate.get(model.label) or (_probe(model, compute, console) if mine else None)
+        for entrant in study.entrants:
+            some = [task for task in mine if task.entrant == entrant]
+            nfe = None if any(task.nfe is None for task in some) else sum(task.nfe or 0.0 for task in some)
+            images = None if any(task.images is None for task in some) else sum(task.images or 0 for task in some)
+            seconds = None if nfe is None or not rate else nfe / rate / generators
+            total += seconds or 0.0
+            limits = ", ".join(dict.fromkeys(str(task.limit) for task in some)) or "—"
+            lines.append(
+                {"model": model.label, "label": entrant.label, "budgets": limits, "nested": entrant.nested,
+                 "searches": len(some), "nfe": nfe, "images": images, "seconds": seconds}
+            )  # fmt: skip
+    unknown_time = any(line["seconds"] is None for line in lines)
+    if json:
+        said = {
+            "name": study.name,
+            "out": str(path),
+            "searches": len(tasks),
+            "todo": len(todo),
+            "reused": len(stand.done),
+        }
+        print(
+            json_module.dumps(said | {"lines": lines, "seconds": None if unknown_time else total}, ensure_ascii=False)
+        )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "strategy", "budget", "searches", "NFE", "pictures", "time"):
+        table.add_column(heading, justify="left" if heading in ("model", "strategy", "budget") else "right")
+    for line in lines:
+        numbers = ("?" if line[key] is None else f"{line[key]:,.0f}" for key in ("nfe", "images"))
+        span = "?" if line["seconds"] is None else _span(float(str(line["seconds"])))
+        budget = str(line["budgets"]) + (" (and all below)" if line["nested"] and len(study.limits) > 1 else "")
+        table.add_row(str(line["model"]), str(line["label"]), budget, str(line["searches"]), *numbers, span)
+    console.print(
+        f"{study.name}: {len(study.prompts)} prompts, {len(study.seeds)} seeds, {len(tasks)} searches: {stand}"
+    )
+    console.print(table)
+    nfe = sum(task.nfe or 0.0 for task in todo)
+    about = "an unknown time" if unknown_time else f"about {_span(total)}"
+    console.print(f"{nfe:,.0f} NFE in {about} on {compute}; into {path}")
+
+
+def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | None:
+    """NFE a second of one generator, by a few steps of a full batch; None where the model is not on this machine."""
+    from lotts_search.study.model_files import folder_of
+
+    if folder_of(model.model) is None:
+        return None
+    try:
+        with Compute(local=True, device=compute.device).pool(model.model, **_options(model)) as pool:
+            defaults = pool.info.defaults
+            steps = max(PROBE_STEPS + 1, model.sampling.get("steps", defaults.steps))
+            guidance = model.sampling.get("guidance", defaults.guidance)
+            sampling = Sampling("a picture", steps, guidance, embedded=pool.info.embedded_guidance)
+            count, taken = BATCH // (2 if sampling.guided else 1), 0.0
+            for number in range(2):  # the first round warms up
+                began = time.perf_counter()
+                asked = [
+                    pool.submit(Segment(number, sampling, (f"seed {seed}",), PROBE_STEPS, noise=Fresh(seed)))
+                    for seed in range(count)
+                ]
+                for future in asked:
+                    future.result()
+                taken = time.perf_counter() - began
+            return count * PROBE_STEPS / taken
+    except LottsError as error:
+        console.print(f"{model.label}: {error}")
+        return None
+
+
+def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> None:
+    outcome, searches = conducted.outcome, conducted.searches
+    states = {state: sum(s["status"] == state for s in searches) for state in ("done", "failed", "open")}
+    if json:
+        keys = ("name", "status", "error", "seconds", "busy")
+        said = {key: conducted.study[key] for key in keys} | {"searches": states, "out": str(path)}
+        print(json_module.dumps(said, ensure_ascii=False))
+    else:
+        _print(conducted, path, console)
+    if outcome.status == "interrupted":
+        if not json:
+            console.print(
+                f"stopped after {states['done']} of {len(searches)} searches; the same command goes on from here"
+            )
+        sys.exit(130)
+    if outcome.status == "failed":
+        raise Failure(f"the study stopped: {outcome.error}; the same command goes on where it was")
+    if states["failed"]:
+        first = next(s for s in searches if s["status"] == "failed")
+        raise Failure(
+            f"{states['failed']} of {len(searches)} searches failed, the first ({first['label']}, {first['prompt_id']}) "
+            f"with: {first['error']}; the same command tries them again"
+        )
+
+
+def _print(conducted: Conducted, path: Path, console: Console) -> None:
+    done = [s for s in conducted.searches if s["status"] == "done"]
+    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for s in done:
+        budget = str(Budget(nfe=s["budget_nfe"], images=s["budget_images"]))
+        groups.setdefault((s["model"], s["label"], budget), []).append(s)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", "NFE", "pictures")):
+        table.add_column(heading, justify="left" if number < 3 else "right")
+    for names, some in groups.items():
+        means = [float(np.mean([s[key] for s in some])) for key in ("score", "nfe", "images")]
+        table.add_row(*names, str(len(some)), f"{means[0]:.3f}", f"{means[1]:.0f}", f"{means[2]:.1f}")
+    if groups:
+        console.print(table)
+    console.print(f"trials   {path / 'trials.parquet'}")
+    console.print(f"study    {path / 'study.json'}")

@@ -1,0 +1,129 @@
+"""What a search has so far: the rows of its trials, its ledger, the tensors behind the handles, and the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lotts_search.core.budget import Cost, Ledger
+from lotts_search.core.candidate import Candidate
+from lotts_search.core.trial_table import TrialRecord, image_hash
+from lotts_search.core.virtual_time import Stopped
+from lotts_search.errors import LottsError
+from lotts_search.work.requests import Bytes, Located, Result, Sampling, State, Usage
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The columns that all rows of a search share."""
+
+    run_id: str
+    search_id: str
+    prompt_id: str
+    prompt: str
+    model: str
+    strategy: str
+    strategy_args: str
+    search_seed: int
+    label: str = ""
+    budget_nfe: float | None = None
+    budget_images: int | None = None
+    steps: int | None = None
+
+
+@dataclass
+class Book:
+    """Filled in virtual order, trial by trial.
+
+    Attributes:
+        labels: columns shared by all rows.
+        ledger: what may be spent and what was.
+        on_trial: called with each row as it is entered.
+        trials: the rows.
+        states, samplings: of each candidate, by key.
+        images: pictures [h, w, 3] by the id of the trial that made them.
+        located: masks with their stages, by the id of their trial.
+        best: complete candidate with the highest guiding score, the first among equals.
+        best_refined: the same among the refined alone.
+    """
+
+    labels: Labels
+    ledger: Ledger
+    on_trial: Callable[[TrialRecord], None] | None = None
+    trials: list[TrialRecord] = field(default_factory=list)
+    states: dict[str, State] = field(default_factory=dict)
+    samplings: dict[str, Sampling] = field(default_factory=dict)
+    images: dict[str, Bytes] = field(default_factory=dict)
+    located: dict[str, Located] = field(default_factory=dict)
+    best: Candidate | None = None
+    best_refined: Candidate | None = None
+
+    def row(self, key: str, parent: str | None, kind: str, *results: Result, **columns: Any) -> None:
+        """Enter a trial that was finished by ``results``, one after the other."""
+        usage = Usage()
+        for result in results:
+            usage += result.usage
+            if result.image is not None:
+                self.images[key] = result.image
+                columns["image"] = image_hash(result.image)
+        last = results[-1]
+        columns |= vars(usage) | {
+            "queue_s": sum(result.queue_s for result in results),
+            "started": results[0].started,
+            "finished": last.finished,
+            "node": last.node,
+            "actor": last.actor,
+            "attempts": max(result.attempts for result in results),
+            "prompts": last.prompts,
+            "error": last.note,
+        }
+        self._enter(usage, key, parent, kind, columns)
+
+    def broken(
+        self, key: str, parent: str | None, kind: str, cost: Cost, error: LottsError, *results: Result, **columns: Any
+    ) -> None:
+        """Enter a trial that failed, charged as reserved, or one that the end of the search cancelled, not charged.
+        ``results`` are those of its parts that were finished."""
+        usage = Usage()
+        for result in results:
+            usage += result.usage
+        cancelled = isinstance(error, Stopped)
+        if not cancelled:
+            usage.nfe = cost.nfe
+        columns |= vars(usage) | {"status": "cancelled" if cancelled else "failed", "error": str(error)}
+        self._enter(usage, key, parent, kind, columns)
+
+    def keep(self, candidate: Candidate, state: State, sampling: Sampling) -> None:
+        """Take a candidate in, and compare it with the best."""
+        self.states[candidate.key] = state
+        self.samplings[candidate.key] = sampling
+        if not candidate.complete or candidate.score is None:
+            return
+        if _better(candidate, self.best):
+            self.best = candidate
+        if candidate.refined and _better(candidate, self.best_refined):
+            self.best_refined = candidate
+
+    def find(self, candidate: Candidate | None) -> TrialRecord | None:
+        """The row of the trial that made a candidate."""
+        return next((row for row in self.trials if candidate is not None and row.trial_id == candidate.key), None)
+
+    def _enter(self, usage: Usage, key: str, parent: str | None, kind: str, columns: dict[str, Any]) -> None:
+        self.ledger.spend(usage)
+        row = TrialRecord(
+            **vars(self.labels),
+            **columns,
+            trial_id=key,
+            parent_id=parent,
+            kind=kind,
+            nfe_cum=self.ledger.nfe,
+            best_so_far=self.best.score if self.best is not None else None,
+        )
+        self.trials.append(row)
+        if self.on_trial is not None:
+            self.on_trial(row)
+
+
+def _better(candidate: Candidate, than: Candidate | None) -> bool:
+    return than is None or than.score is None or (candidate.score is not None and candidate.score > than.score)

@@ -1,0 +1,257 @@
+"""What a search may spend (:class:`Budget`), what things cost (:class:`Costs`) and what was spent (:class:`Ledger`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from lotts_search.backbones.base import Defaults, ModelInfo
+from lotts_search.errors import BadInput, BudgetExhausted
+from lotts_search.work.masks import MaskSource
+from lotts_search.work.requests import Sampling, Usage
+
+EPSILON = 1e-9
+"""NFE are multiples of one half; sums of them may be off by rounding."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A price: denoising steps (NFE, DESIGN §2) and complete pictures. Prices add and multiply: ``a + 2 * b``."""
+
+    nfe: float = 0.0
+    images: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.nfe + other.nfe, self.images + other.images)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.nfe * times, self.images * times)
+
+    __rmul__ = __mul__
+
+
+def scaled(defaults: Defaults, steps: int) -> Defaults:
+    """A model's defaults on a schedule of ``steps`` steps: t0 and tg keep their share of the schedule."""
+    if steps == defaults.steps:
+        return defaults
+    t0 = min(max(round(defaults.t0 * steps / defaults.steps), 0), steps - 1)
+    integrate = min(round(defaults.integrate * steps / defaults.steps), steps - t0)
+    return replace(defaults, steps=steps, t0=t0, integrate=integrate)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the trials of one search cost.
+
+    Attributes:
+        steps: T of the search.
+        guided: whether a denoising step takes two network rows.
+        defaults: the model's own settings on T steps.
+    """
+
+    steps: int
+    guided: bool
+    defaults: Defaults
+
+    @classmethod
+    def of(cls, info: ModelInfo, sampling: Sampling) -> Costs:
+        return cls(sampling.steps, sampling.guided, scaled(info.defaults, sampling.steps))
+
+    @property
+    def sample(self) -> Cost:
+        """A picture from pure noise."""
+        return self.trajectory(self.steps)
+
+    def trajectory(self, steps: int) -> Cost:
+        """A picture from pure noise in ``steps`` steps."""
+        return Cost(steps, 1)
+
+    @property
+    def score(self) -> Cost:
+        """The score of a partial candidate: the network call of its next step. Complete ones are scored for nothing."""
+        return Cost(1.0)
+
+    def segment(self, start: int, stop: int, scored: bool = False) -> Cost:
+        """A part of a trajectory, ``scored`` if the score of its beginning has paid for its first step."""
+        return Cost(stop - start - int(scored), int(stop == self.steps))
+
+    def refine(self, start: int | None = None) -> Cost:
+        """A refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
+        return Cost(self.steps - (self.defaults.t0 if start is None else start), 1)
+
+    def localize(self, source: MaskSource | None = None) -> Cost:
+        """A localization: its network rows pro rata, half an NFE a row where a step takes two."""
+        rows = (source or self.defaults.mask).rows()
+        return Cost(rows / 2 if self.guided else rows)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend; None = without limit.
+
+    Attributes:
+        nfe: denoising steps of one latent, localization pro rata.
+        images: complete pictures made.
+        seconds: wall-clock time. The search stops then, though not before its first picture.
+        target: guiding score at which the search stops.
+    """
+
+    nfe: float | None = None
+    images: int | None = None
+    seconds: float | None = None
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("nfe", "images", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise BadInput(f"a budget's {name} must be a number of 0 or more, not {value}")
+
+    @property
+    def counted(self) -> bool:
+        """Whether NFE or pictures are limited, so that the number of trials is known beforehand."""
+        return self.nfe is not None or self.images is not None
+
+    def count(self, cost: Cost) -> int | None:
+        """How many trials of that cost it pays for; None = without limit."""
+        counts = []
+        if self.nfe is not None and cost.nfe > 0:
+            counts.append(max(0, math.floor(self.nfe / cost.nfe + EPSILON)))
+        if self.images is not None and cost.images > 0:
+            counts.append(max(0, self.images // cost.images))
+        return min(counts, default=None)
+
+    def pays(self, cost: Cost) -> bool:
+        """Whether it covers one trial of that cost."""
+        return self.count(cost) != 0
+
+    def minus(self, cost: Cost) -> Budget:
+        """What is left after that cost, never below 0."""
+        return replace(
+            self,
+            nfe=None if self.nfe is None else max(0.0, self.nfe - cost.nfe),
+            images=None if self.images is None else max(0, self.images - cost.images),
+        )
+
+    def spent_of(self, whole: Budget) -> float:
+        """Share of ``whole`` that is gone where this is left, 0..1, by NFE or pictures, whichever is nearer its end."""
+        shares = [(self.nfe, whole.nfe), (self.images, whole.images)]
+        return max((1 - left / all_ for left, all_ in shares if left is not None and all_), default=0.0)
+
+    def __str__(self) -> str:
+        parts = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
+        parts += [pictures(self.images)] if self.images is not None else []
+        parts += [f"{self.seconds:g} s"] if self.seconds is not None else []
+        return " and ".join(parts) or "without limit"
+
+
+def pictures(count: int) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{count} picture{'' if count == 1 else 's'}"
+
+
+@dataclass
+class Ledger:
+    """What a search spent, beside what it may spend.
+
+    Costs are reserved when a trial is called, in virtual order, and entered with all that they used when it is
+    delivered; a trial is charged once, however often it was tried.
+
+    Attributes:
+        limits: the budget.
+        costs: what trials cost.
+        spent: the sum over all delivered trials.
+        reserved: the sum over all trials called so far.
+        stopped: why the strategy leaves the rest of the budget alone; "" where it does not.
+    """
+
+    limits: Budget
+    costs: Costs
+    spent: Usage = field(default_factory=Usage)
+    reserved: Cost = field(default_factory=Cost)
+    stopped: str = ""
+
+    def stop(self, why: str) -> None:
+        """Say that what is :attr:`left` is saved and why, for reports. The strategy itself has to end."""
+        self.stopped = why
+
+    @property
+    def left(self) -> Budget:
+        """The budget that is not reserved yet."""
+        return self.limits.minus(self.reserved)
+
+    @property
+    def remaining(self) -> float:
+        """NFE that are not reserved yet; infinite without a limit."""
+        left = self.left.nfe
+        return math.inf if left is None else left
+
+    def cost_of(
+        self, trial: Literal["sample", "refine", "localize", "score"], setting: int | MaskSource | None = None
+    ) -> float:
+        """NFE of a trial: ``cost_of("refine", 8)`` starts at step 8, ``cost_of("localize", source)`` by a source."""
+        match trial, setting:
+            case "sample", int() | None:
+                return self.costs.trajectory(self.costs.steps if setting is None else setting).nfe
+            case "refine", int() | None:
+                return self.costs.refine(setting).nfe
+            case "score", None:
+                return self.costs.score.nfe
+            case "localize", _ if not isinstance(setting, int):
+                return self.costs.localize(setting).nfe
+        raise BadInput(f"there is no cost of {trial!r} with {setting!r}")
+
+    def reserve(self, cost: Cost) -> None:
+        """Set the cost of a trial aside.
+
+        Raises:
+            BudgetExhausted: the budget does not cover it; nothing is reserved then.
+        """
+        if not self.left.pays(cost):
+            raise BudgetExhausted(f"{cost.nfe:g} NFE and {pictures(cost.images)} are not left of {self.limits}")
+        self.reserved = self.reserved + cost
+
+    def spend(self, usage: Usage) -> None:
+        """Enter what a delivered trial used."""
+        self.spent += usage
+
+    @property
+    def nfe(self) -> float:
+        return self.spent.nfe
+
+    @property
+    def rows(self) -> int:
+        return self.spent.rows
+
+    @property
+    def flops(self) -> float:
+        return self.spent.flops
+
+    @property
+    def images(self) -> int:
+        return self.spent.images
+
+    @property
+    def decodes(self) -> int:
+        return self.spent.decodes
+
+    @property
+    def scores(self) -> int:
+        return self.spent.scores
+
+    @property
+    def device_s(self) -> float:
+        return self.spent.device_s
+
+    @property
+    def nfe_wasted(self) -> float:
+        return self.spent.nfe_wasted
+
+    @property
+    def rewrites(self) -> int:
+        return self.spent.rewrites
+
+    @property
+    def fallbacks(self) -> int:
+        return self.spent.fallbacks

@@ -1,0 +1,275 @@
+"""The handle through which a strategy searches. Every call begins its work at once; ``await`` it for its value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lotts_search.backbones.base import Defaults
+from lotts_search.core.book import Book
+from lotts_search.core.budget import Cost, Costs, Ledger, scaled
+from lotts_search.core.calls import Calls, Making
+from lotts_search.core.candidate import Candidate, Mask
+from lotts_search.core.trial_table import image_hash
+from lotts_search.core.virtual_time import Trial
+from lotts_search.engine.solver import check_eta
+from lotts_search.errors import BadInput
+from lotts_search.work.masks import MaskSource
+from lotts_search.work.noise import lineage_of
+from lotts_search.work.requests import (
+    Background,
+    Bytes,
+    Encode,
+    Fresh,
+    Lineage,
+    Locate,
+    Mix,
+    Near,
+    Noise,
+    Region,
+    Sampling,
+    Segment,
+    State,
+)
+
+
+class Search:
+    """One search: a prompt, a model, a verifier, a seed and a budget.
+
+    Refusals (:class:`~lotts_search.errors.BudgetExhausted`) and failures (:class:`~lotts_search.errors.Failure`) are
+    raised where a call is awaited and end that branch only. Wrong arguments raise
+    :class:`~lotts_search.errors.BadInput` at the call and end the search.
+
+    Attributes:
+        prompt: what is searched for; pictures are scored against it, whatever prompt they were made with.
+        seed: all noise is drawn from it.
+        image: a picture [h, w, 3] uint8 to begin from, for :meth:`encode`; None without one.
+        rng: the only randomness that a strategy may use.
+    """
+
+    def __init__(self, calls: Calls, book: Book, sampling: Sampling, seed: int, image: Bytes | None = None):
+        self._calls, self._book, self._sampling = calls, book, sampling
+        self.prompt, self.seed, self.image = sampling.prompt, seed, image
+        self.rng = np.random.default_rng([abs(seed), int(seed < 0)])
+
+    @property
+    def steps(self) -> int:
+        """T, the steps of a schedule unless a sample has its own."""
+        return self._sampling.steps
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step takes two network rows (classifier-free guidance)."""
+        return self._sampling.guided
+
+    @property
+    def eta(self) -> float:
+        """Noise amount of the solver; at 0 trajectories are decided by their start alone and do not branch."""
+        return self._sampling.eta
+
+    @property
+    def defaults(self) -> Defaults:
+        """The model's own settings, t0 and tg on T steps."""
+        return self.costs.defaults
+
+    @property
+    def costs(self) -> Costs:
+        """What trials cost."""
+        return self._book.ledger.costs
+
+    @property
+    def budget(self) -> Ledger:
+        """The ledger, with ``remaining``, ``left`` and ``cost_of``."""
+        return self._book.ledger
+
+    @property
+    def best(self) -> Candidate | None:
+        """The complete candidate with the highest guiding score so far, in virtual order."""
+        return self._book.best
+
+    def fresh(self, seed: int) -> Fresh:
+        """Start noise drawn from a seed."""
+        return Fresh(seed)
+
+    def near(self, noise: Noise, tau: float, seed: int) -> Near:
+        """A neighbour of a start noise, at cosine ``tau`` to it, -1..1."""
+        return Near(noise, tau, seed)
+
+    def mix(self, noise: Noise, beta: float, seed: int) -> Mix:
+        """A mutation of a start noise: the share ``beta``, 0..1, is new."""
+        return Mix(noise, beta, seed)
+
+    def sample(
+        self,
+        noise: int | Noise,
+        *,
+        stop: int | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        eta: float | None = None,
+    ) -> Trial[Candidate]:
+        """A candidate from pure noise. Costs ``stop`` NFE.
+
+        Args:
+            noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
+            stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
+            prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
+                ``eta=0`` the start noise alone decides the picture.
+        """
+        own = self._sampling
+        sampling = replace(
+            own,
+            prompt=own.prompt if prompt is None else prompt,
+            steps=own.steps if steps is None else steps,
+            guidance=own.guidance if guidance is None else guidance,
+            negative=own.negative if negative is None else negative,
+            eta=own.eta if eta is None else eta,
+        )
+        check_eta(sampling.eta, sampling.solver)
+        noise = Fresh(noise) if isinstance(noise, int) else noise
+        stop = _stop(stop, -1, sampling.steps)
+        work = Segment(self.seed, sampling, lineage_of(noise), stop, noise=noise)
+        return self._segment("sample", work, None, (noise, stop, sampling))
+
+    def encode(self, image: Bytes) -> Trial[Candidate]:
+        """A complete candidate from a picture [h, w, 3] uint8 of the model's size. Costs no NFE."""
+        name, steps = image_hash(image), self.steps
+        making = Making("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
+        return self._calls.make(Encode(image, steps), making, (name,))
+
+    def refine(
+        self,
+        parent: Candidate,
+        mask: Mask,
+        *,
+        seed: int,
+        start: int | None = None,
+        integrate: int | None = None,
+        background: Background = "fixed",
+        spatial: bool = True,
+        stop: int | None = None,
+    ) -> Trial[Candidate]:
+        """LocalizedResample (LoTTS Algorithm 2): re-noise to ``start`` and denoise inside the mask only.
+
+        Costs ``stop - start`` NFE.
+
+        Args:
+            parent: a complete candidate.
+            mask: what :meth:`localize` found, on the parent or another candidate.
+            seed: of the noise; other seeds give other refinements.
+            start: t0, the step to re-noise to, 0..T-1; the model's default.
+            integrate: tg, the number of last steps without the mask, 0..T-start; the model's default.
+            background: the noise outside the mask is one for all steps (``fixed``) or new at each (``fresh``).
+            spatial: False keeps the latent outside the mask clean (the ablation).
+            stop: step to stop at, start+1..T; T by default.
+        """
+        state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
+        steps, defaults = sampling.steps, scaled(self.defaults, sampling.steps)
+        start = defaults.t0 if start is None else start
+        if not 0 <= start < steps:
+            raise BadInput(f"a refinement starts from a step of 0..{steps - 1}, not {start}")
+        stop = _stop(stop, start, steps)
+        integrate = min(defaults.integrate, steps - start) if integrate is None else integrate
+        if not 0 <= integrate <= steps - start:
+            raise BadInput(f"integrate must be within 0..{steps - start} for a start at step {start}, not {integrate}")
+        lineage = (*parent.lineage, f"refine@{start} {seed}")
+        found = self._book.located[mask.key].mask
+        region = Region(found, state.latent, lineage, integrate, background, spatial)
+        work = Segment(self.seed, sampling, lineage, stop, state=state, renoise=start, region=region)
+        arguments = (mask.key, seed, start, integrate, background, spatial, stop)
+        return self._segment("refine", work, parent, arguments, mask.ratio)
+
+    def advance(
+        self, parent: Candidate, stop: int | None = None, *, seed: int | None = None, prompt: str | None = None
+    ) -> Trial[Candidate]:
+        """Carry a partial candidate on to step ``stop`` (T by default).
+
+        Costs the steps that it takes, one less after :meth:`score` has paid for the first prediction.
+
+        Args:
+            parent: a partial candidate.
+            seed: branches the noise from here on; None goes on with the parent's.
+            prompt: another prompt from here on.
+        """
+        if parent.complete:
+            raise BadInput(f"candidate {parent.key} is complete: there is nothing to advance")
+        state, sampling = self._book.states[parent.key], self._book.samplings[parent.key]
+        stop = _stop(stop, parent.step, parent.steps)
+        lineage: Lineage = parent.lineage if seed is None else (*parent.lineage, f"branch@{parent.step} {seed}")
+        if prompt is not None and prompt != sampling.prompt:
+            # The prediction that scoring paid for was made under the other prompt.
+            sampling, state = replace(sampling, prompt=prompt), replace(state, predicted=None)
+        work = Segment(self.seed, sampling, lineage, stop, state=state)
+        ratio = float(state.region.mask.mean()) if state.region is not None else None
+        return self._segment("advance", work, parent, (stop, seed, prompt), ratio)
+
+    def localize(self, candidate: Candidate, source: MaskSource | None = None) -> Trial[Mask]:
+        """The region of a complete candidate to resample. Costs its network rows pro rata.
+
+        Args:
+            source: how it is found; the model's default.
+        """
+        state = self._complete(candidate, "localize")
+        source = source if source is not None else self.defaults.mask
+        sampling = self._book.samplings[candidate.key]
+        cost = replace(self.costs, guided=sampling.guided).localize(source)
+        image = self._book.images[candidate.key] if source.needs_picture else None
+        return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
+
+    def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
+        """The guiding score: of a partial candidate that of its x0 prediction, for the NFE of its next step, which
+        then costs nothing more. A score that is known costs nothing.
+
+        Args:
+            last: of a partial candidate score the x0 prediction that its last step was made of. It is a step older, and
+                costs no NFE.
+        """
+        if candidate.score is not None and (candidate.complete or not last):
+            return Trial.settled(candidate.score)
+        return self._calls.judge(candidate, self._last(candidate, last))
+
+    def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
+        """Revised prompts from the rewriter, which looks at a complete candidate's picture or a partial one's x0
+        prediction, and knows the search's own prompt. Where the rewriter fails, that prompt stands in.
+
+        Costs what :meth:`score` costs, and nothing after it.
+
+        Args:
+            count: how many, 1 or more.
+            last: of a partial candidate look at the x0 prediction that its last step was made of, for no NFE.
+        """
+        if count < 1:
+            raise BadInput(f"the number of revised prompts must be 1 or more, not {count}")
+        return self._calls.rewrite(candidate, count, self._last(candidate, last))
+
+    def _last(self, candidate: Candidate, last: bool) -> bool:
+        if last and not candidate.complete and self._book.states[candidate.key].previous is None:
+            raise BadInput(f"candidate {candidate.key} has taken no step yet: there is no last prediction")
+        return last and not candidate.complete
+
+    def _segment(
+        self,
+        kind: str,
+        work: Segment,
+        parent: Candidate | None,
+        arguments: tuple[object, ...],
+        mask_ratio: float | None = None,
+    ) -> Trial[Candidate]:
+        cost = Cost(work.nfe, int(work.stop == work.sampling.steps))
+        making = Making(kind, work.lineage, work.start, work.stop, work.sampling, cost, parent, mask_ratio)
+        return self._calls.make(work, making, arguments)
+
+    def _complete(self, candidate: Candidate, what: str) -> State:
+        if not candidate.complete:
+            raise BadInput(f"cannot {what} candidate {candidate.key}: it is at step {candidate.step}, not complete")
+        return self._book.states[candidate.key]
+
+
+def _stop(stop: int | None, start: int, steps: int) -> int:
+    stop = steps if stop is None else stop
+    if not start < stop <= steps:
+        raise BadInput(f"stop must be within {start + 1}..{steps}, not {stop}")
+    return stop

@@ -1,0 +1,120 @@
+"""The solvers, as per-row coefficients: one flat function moves a batch of unrelated trajectories.
+
+``dpm``, SDE-DPM-Solver++(2M). Source: DPM-Solver++ (Lu et al. 2022, Eq. 9-11 and the SDE form of its appendix), midpoint
+variant. With ``x_i = a_i·x0 + s_i·ε``, ``λ = ln(a/s)``, ``h = λ_{i+1} − λ_i`` and ``r = (λ_i − λ_{i−1})/h`` a step is
+
+    x_{i+1} = (s_{i+1}/s_i)·e^{−ηh}·x_i + a_{i+1}·(1 − e^{−(1+η)h})·[D_i + (D_i − D_{i−1})/(2r)]
+              + s_{i+1}·√(1 − e^{−2ηh})·ξ
+
+where ``D`` are x0 predictions. η = 1 is the SDE form of diffusers, η = 0 the deterministic DPM-Solver++; in between
+the noise is that of the reverse SDE whose diffusion term is scaled by √η, which keeps the marginals for every η.
+The first step of a trajectory and the step to s = 0 are of first order, as in diffusers with
+``final_sigmas_type="zero"``.
+
+``ddim``, DDIM with η. Source: Song et al. 2021, Eq. 12 and 16, here for any ``a`` and ``s``, so for flows as well. With
+``ε = (x_i − a_i·D_i)/s_i`` and the noise ``n = η·s_{i+1}·√(1 − e^{−2h})`` a step is
+
+    x_{i+1} = a_{i+1}·D_i + √(s²_{i+1} − n²)·ε + n·ξ
+
+η is not the SDE solver's: the two mean the same steps (of first order) at 0 and at 1 and other ones in between. η = 1
+draws from the posterior of x_{i+1} given x_i and x0 (DDPM), η = 0 is deterministic; on a flow schedule that is Euler's
+step. It has no history and is finite at ``a_i = 0``, where a flow begins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.backbones.base import Schedule
+from lotts_search.errors import BadInput
+from lotts_search.work.requests import Solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LATENT, X0, PREVIOUS, NOISE = range(4)
+"""Columns of the coefficients."""
+
+
+def check_eta(eta: float, solver: Solver) -> None:
+    """Refuse a noise amount that the solver does not have.
+
+    Raises:
+        BadInput: ``eta`` is not a number of 0 or more, or for DDIM not within 0..1.
+    """
+    if solver == "ddim" and not 0 <= eta <= 1:
+        raise BadInput(f"eta of DDIM must be within 0..1, got {eta}")
+    if not 0 <= eta < np.inf:
+        raise BadInput(f"eta must be a number of 0 or more, got {eta}")
+
+
+def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.NDArray[np.float64]:
+    """The coefficients [2, T, 4] of every step: index 0 without solver history, index 1 with it.
+
+    Columns: factor of the latent, of the x0 prediction, of the previous x0 prediction and of the noise. The step to
+    ``sigma = 0`` returns the x0 prediction itself: (0, 1, 0, 0).
+
+    Raises:
+        BadInput: ``eta`` is none of the solver's, see :func:`check_eta`.
+    """
+    check_eta(eta, solver)
+    if solver == "ddim":
+        return _ddim(schedule, eta)
+    alpha, sigma = schedule.alpha, schedule.sigma
+    steps = len(schedule.timestep)
+    table = np.zeros((2, steps, 4))
+    with np.errstate(divide="ignore"):
+        lam = np.log(alpha) - np.log(sigma)
+    for i in range(steps):
+        if sigma[i + 1] == 0:
+            table[:, i] = (0, alpha[i + 1], 0, 0)
+            continue
+        # From alpha = 0, pure noise of a flow, h is infinite: any noise then replaces the latent entirely (without
+        # noise, 0 times infinity, nothing is), and the prediction there does not count as history of the next step.
+        h = lam[i + 1] - lam[i]
+        decay = eta * h if eta else 0.0
+        pull = -alpha[i + 1] * np.expm1(-(1 + eta) * h)
+        table[:, i, LATENT] = sigma[i + 1] / sigma[i] * np.exp(-decay)
+        table[:, i, X0] = pull
+        table[:, i, NOISE] = sigma[i + 1] * np.sqrt(-np.expm1(-2 * decay))
+        if i > 0:
+            extrapolation = pull * 0.5 * h / (lam[i] - lam[i - 1])
+            table[1, i, X0] += extrapolation
+            table[1, i, PREVIOUS] = -extrapolation
+    return table
+
+
+def _ddim(schedule: Schedule, eta: float) -> npt.NDArray[np.float64]:
+    alpha, sigma = schedule.alpha[:-1], schedule.sigma[:-1]
+    next_alpha, next_sigma = schedule.alpha[1:], schedule.sigma[1:]
+    table = np.zeros((2, len(alpha), 4))
+    noise = eta * np.sqrt(next_sigma**2 - (alpha / next_alpha * next_sigma**2 / sigma) ** 2)
+    table[:, :, LATENT] = np.sqrt(next_sigma**2 - noise**2) / sigma
+    table[:, :, X0] = next_alpha - alpha * table[0, :, LATENT]
+    table[:, :, NOISE] = noise
+    return table
+
+
+def step(x0: Tensor, previous: Tensor, latents: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+    """One solver step of every row.
+
+    Args:
+        x0: [B, C, H, W] x0 predictions at this step.
+        previous: [B, C, H, W] x0 predictions of the step before; any finite numbers where the factor is 0.
+        latents: [B, C, H, W] latents at this step.
+        rows: [B, 4] rows of :func:`coefficients`.
+        noise: [B, C, H, W] standard normal.
+
+    Returns:
+        The latents [B, C, H, W] at the next step, in the dtype of ``latents`` (float32).
+    """
+    # Separate products and sums, never a fused multiply-add: a row's bits must not depend on its place in the batch.
+    c = rows.to(latents.dtype)[:, :, None, None, None]
+    moved = c[:, LATENT] * latents
+    moved += c[:, X0] * x0
+    moved += c[:, PREVIOUS] * previous
+    moved += c[:, NOISE] * noise
+    return moved

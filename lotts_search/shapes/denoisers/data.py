@@ -1,0 +1,84 @@
+"""Training pictures of the shapes world: renders with independent damage and noisy quality captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.shapes.world.render import Render, render
+from lotts_search.shapes.world.scene import MAX_OBJECTS, MIN_OBJECTS, PLACES, Scene, Split, random_scene
+from lotts_search.work.masks import BAD, GOOD, HIGH_QUALITY, LOW_QUALITY
+
+HIGH, LOW = HIGH_QUALITY, LOW_QUALITY
+"""The paper's quality templates."""
+TEMPLATES = ((HIGH, LOW), (GOOD, BAD))
+"""Both of the paper's pairs of templates: the ones that training captions carry."""
+
+DAMAGE, MILD_DAMAGE = (0.38, 0.74), (0.16, 0.55)
+"""Probabilities that an object is damaged in a good picture and in a bad one: in the world as it is, and in the milder
+one that training begins with."""
+DENSE_DAMAGE = 0.95
+"""The same on the slice of dense damage."""
+WORD_SHARE, WORD_RIGHT = 0.5, 0.7
+"""Share of the captions that speak of quality, and how often a word about the whole picture is right."""
+OBJECT_SHARE, OBJECT_WORDS, OBJECT_RIGHT = 0.5, 0.5, 0.85
+"""Share of those captions that speak of single objects instead of the picture, how many objects they speak of, and how
+often they are right. Without them a quality word says little about any one place, and attention to it says nothing."""
+DENSE_SHARE, LIGHT_SHARE = 0.03, 0.04
+"""Shares of the training pictures from the two slices: dense damage, and the global lighting defect."""
+
+
+@dataclass
+class Example:
+    """A training picture, its caption with or without a quality word, and its truth."""
+
+    scene: Scene
+    caption: str
+    render: Render
+
+
+def example(
+    rng: np.random.Generator,
+    split: Split = "train",
+    objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
+    damage: tuple[float, float] = DAMAGE,
+) -> Example:
+    """Draw one training example.
+
+    A picture is good or bad with equal odds, and its objects are damaged independently at that class's rate. A caption
+    may name that class by a quality template, right in ``WORD_RIGHT`` of the cases, or call single objects good or bad,
+    right in ``OBJECT_RIGHT`` of the cases.
+    """
+    scene = random_scene(rng, split, objects)
+    good = rng.random() < 0.5
+    kind = rng.random()
+    light = kind < LIGHT_SHARE
+    if kind > 1 - DENSE_SHARE:
+        good, rate = False, DENSE_DAMAGE
+    else:
+        good = good and not light
+        rate = damage[0] if good or light else damage[1]
+    drawn = render(scene, rng, damage=rate, light=light)
+    return Example(scene, _caption(rng, scene, good, drawn), drawn)
+
+
+def _caption(rng: np.random.Generator, scene: Scene, good: bool, drawn: Render) -> str:
+    if rng.random() >= WORD_SHARE:
+        return scene.caption
+    if rng.random() >= OBJECT_SHARE:
+        says_good = good if rng.random() < WORD_RIGHT else not good
+        pair = TEMPLATES[rng.integers(len(TEMPLATES))]
+        return pair[0 if says_good else 1].format(scene.caption)
+    phrases = []
+    for o in scene.objects:
+        says_good = bool(drawn.damaged[o.cell]) != (rng.random() < OBJECT_RIGHT)
+        word = f" {'good' if says_good else 'bad'}" if rng.random() < OBJECT_WORDS else ""
+        phrases.append(f"{PLACES[o.cell]}{word} {o.colour} {o.shape}")
+    return ", ".join(phrases) + f" on {scene.background}"
+
+
+def to_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A picture in 0..1 as bytes."""
+    return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,149 @@
+"""The training pictures of the denoisers: rendered once by all processors, kept on disk, encoded once by a model's own
+autoencoder and kept as latents on the training device."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from lotts_search.shapes.denoisers.data import DAMAGE, MILD_DAMAGE, example, to_uint8
+from lotts_search.shapes.denoisers.vae import encode_pictures
+from lotts_search.shapes.world.render import SIZE
+
+Pictures = npt.NDArray[np.uint8]
+CHUNK = 2000
+"""Pictures in one file."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training: up to which share of it, share of the different pictures, range of objects a scene, damage in
+    good and in bad pictures."""
+
+    until: float
+    share: float
+    objects: tuple[int, int]
+    damage: tuple[float, float] = MILD_DAMAGE
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(0.06, 0.06, (1, 3)),
+    Stage(0.15, 0.09, (3, 6)),
+    Stage(0.45, 0.25, (6, 9)),
+    Stage(1.0, 0.60, (6, 9), DAMAGE),
+)
+"""The growing number of objects, then the growing damage: objects are learned faster where most of them are whole."""
+
+
+def _bounds(count: int) -> list[tuple[int, int]]:
+    """First and last picture of each stage's part of ``count`` pictures."""
+    ends = np.round(np.cumsum([s.share for s in STAGES]) * count).astype(int).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _file(folder: Path, number: int, count: int) -> Path:
+    """Where a file of pictures is; another ``count`` has other pictures under the same number."""
+    return folder / f"{count}-{number:04}.npy"
+
+
+def _render(folder: Path, number: int, count: int) -> int:
+    """One file of pictures and one of their captions; a pure function of its number and of ``count``."""
+    bounds = _bounds(count)
+    pictures, captions = [], []
+    for index in range(number * CHUNK, min((number + 1) * CHUNK, count)):
+        stage = STAGES[next(i for i, (_, end) in enumerate(bounds) if index < end)]
+        made = example(np.random.default_rng([17, index]), objects=stage.objects, damage=stage.damage)
+        pictures.append(to_uint8(made.render.image))
+        captions.append(made.caption)
+    path = _file(folder, number, count)
+    path.with_suffix(".json").write_text(json.dumps(captions))
+    # The pictures come last and by renaming, so that a file that is there is whole.
+    part = path.with_suffix(".part.npy")
+    np.save(part, np.stack(pictures))
+    os.replace(part, path)
+    return len(pictures)
+
+
+def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Pictures, list[str]]:
+    """``count`` training pictures [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
+
+    Files that are there already are not made again; models may share one folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(-(-count // CHUNK))
+    missing = [n for n in numbers if not _file(folder, n, count).exists()]
+    workers = len(os.sched_getaffinity(0))
+    shown, done = time.monotonic(), 0
+    if missing:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(_render, folder, number, count) for number in missing]):
+                done += future.result()
+                if time.monotonic() - shown > 10:
+                    shown = time.monotonic()
+                    describe(f"rendered {done} of {len(missing) * CHUNK} pictures")
+    pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
+    captions: list[str] = []
+    for number in numbers:
+        path = _file(folder, number, count)
+        part = np.load(path, allow_pickle=False)
+        pictures[number * CHUNK : number * CHUNK + len(part)] = part
+        captions += json.loads(path.with_suffix(".json").read_text())
+    return pictures, captions
+
+
+def encode_store(
+    folder: Path, vae: AutoencoderKL, pictures: Pictures, device: str, describe: Callable[[str], None] = print
+) -> npt.NDArray[np.float16]:
+    """Posterior mean and standard deviation of each picture [N, 2C, H, W], unscaled; kept in ``folder`` for the next
+    model with the same autoencoder."""
+    weights = blake2b(digest_size=6)
+    for tensor in vae.state_dict().values():
+        weights.update(tensor.float().cpu().numpy().tobytes())
+    path = folder / f"latents-{weights.hexdigest()}-{len(pictures)}.npy"
+    if not path.exists():
+        parts = []
+        for start in range(0, len(pictures), 4000):
+            parts.append(encode_pictures(vae, pictures[start : start + 4000], device=device).half().numpy())
+            describe(f"encoded {start + len(parts[-1])} of {len(pictures)} pictures")
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.concatenate(parts))
+        os.replace(part, path)
+    moments: npt.NDArray[np.float16] = np.load(path, allow_pickle=False)
+    return moments
+
+
+class LatentStore:
+    """Latents and token ids of all training pictures, on the training device.
+
+    Args:
+        moments: of :func:`encode_store`, in the order of :data:`STAGES`.
+        ids: token ids [N, …] of their captions.
+        scale: the autoencoder's scaling factor.
+        last: draw from the last stage from the beginning, for a denoiser that has learned to draw already.
+    """
+
+    def __init__(self, moments: npt.NDArray[np.float16], ids: Tensor, scale: float, device: str, last: bool = False):
+        self._moments, self._ids = torch.from_numpy(moments).to(device), ids.to(device)
+        self._bounds, self._scale, self._device, self._last = _bounds(len(moments)), scale, device, last
+
+    def take(self, progress: float, batch: int) -> tuple[Tensor, Tensor]:
+        """Scaled latents [batch, C, H, W], sampled from the posterior, and token ids, drawn from the stage that training
+        has reached; ``progress`` is 0..1."""
+        which = next(i for i, stage in enumerate(STAGES) if progress < stage.until or stage is STAGES[-1])
+        first, end = self._bounds[-1 if self._last else which]
+        index = torch.randint(first, end, (batch,), device=self._device)
+        mean, std = self._moments[index].float().chunk(2, dim=1)
+        return (mean + std * torch.randn_like(std)) * self._scale, self._ids[index].long()

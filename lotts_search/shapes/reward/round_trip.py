@@ -1,0 +1,44 @@
+"""Pictures through the autoencoder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lotts_search.shapes.denoisers.data import to_uint8
+
+Pictures = npt.NDArray[np.uint8]
+
+
+class RoundTrip:
+    """Encodes pictures [N, 64, 64, 3] to the posterior's mean and decodes them again.
+
+    Args:
+        folder: a diffusers folder of an AutoencoderKL.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu"):
+        from diffusers import AutoencoderKL
+
+        self.vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval().to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures, *, wobble: float = 0.0, seed: int = 0) -> Pictures:
+        """The decoded pictures; with ``wobble``, half of the latents first take Gaussian noise of up to that many of
+        their standard deviations, as a sampler may leave it."""
+        from lotts_search.shapes.denoisers.vae import to_tensor
+
+        random = torch.Generator().manual_seed(seed)
+        out = np.empty_like(pictures)
+        for start in range(0, len(pictures), 32):
+            z = self.vae.encode(to_tensor(pictures[start : start + 32], self.device)).latent_dist.mean
+            if wobble:
+                amount = (2 * torch.rand(len(z), 1, 1, 1, generator=random) - 1).clamp(min=0) * wobble
+                z = z + (amount * torch.randn(z.shape, generator=random)).to(z) * z.std()
+            decoded = self.vae.decode(z).sample.float().permute(0, 2, 3, 1)
+            out[start : start + 32] = to_uint8(((decoded + 1) / 2).cpu().numpy())
+        return out

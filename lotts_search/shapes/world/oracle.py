@@ -1,0 +1,351 @@
+"""``shapes-oracle``: an independent judge of shapes pictures, by analysis through synthesis.
+
+It explains each cell of a picture by a rendered template (shape, pose, palette colour) and counts the pixels that the
+best explanation leaves over. Nothing in it is learned, and nothing that guides a search or trains a model may use it.
+Pictures are uint8 arrays of shape [64, 64, 3].
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from lotts_search.errors import BadInput
+from lotts_search.shapes.world.render import SIZE, Pose, cell_box, cell_grid, coverage
+from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
+
+Array = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+DAMAGED_SHARE = 0.12
+"""An object counts as damaged where more than this share of its area is damaged."""
+OBJECT_PIXELS = 24
+"""A cell with at most this many pixels off the background is empty."""
+_STRONG, _WEAK = 0.16, 0.1
+"""Damage is seen where a channel lies further than the first outside what the fit shows within a pixel; from there it
+extends to pixels that differ from the fit by more than the second (0..1)."""
+_FOCUSED, _UNFOCUSED = (0.0, 0.6, 1.0), (1.8, 2.3, 2.8)
+"""Standard deviations of blur (pixels) that are no damage, e.g. after an autoencoder, and that are: an object is out of
+focus where one of the second explains it best."""
+_REACH = 3
+"""Pixels that damage extends at most from where it is seen."""
+_OUTLIER = 0.3
+"""Residuals above this count as one whole pixel when explanations compete, so that damage cannot outvote an outline."""
+_TRUNCATE = 0.5
+"""Residuals above this share of an object's contrast count as this much when its pose is sought."""
+_SLACK, _DOUBT = 6.0, 0.25
+"""The wanted object may explain a cell worse than the best one by this many pixels, and by this share of what the best
+leaves over, and still be taken for it: a mess that resembles nothing is a broken object, not another one."""
+_COLOUR_SHIFT = 0.1
+"""How far (0..1, any channel) a colour may drift from the palette and still be that colour without damage."""
+_GROUND_SHIFT = 0.2
+"""How far a background's colour may drift for the objects on it to be judged as usual; beyond ``_COLOUR_SHIFT`` it is
+no longer the right background."""
+_KNOWN_SHARE = 0.04
+"""Share of the picture that must show a background's colour for it to be recognised."""
+_CHUNK = 64
+_FINE = 12
+"""Lattice points a pixel: all cells' pixel centres, offsets and their quarter-pixel shifts lie on the lattice."""
+_REACHED = 11.5
+"""Largest distance (pixels) of a lattice point from the centre of a shape, along an axis."""
+
+_PALETTE: Array = np.array(list(COLOURS.values()), dtype=np.float32) / np.float32(255)
+_NAMES = list(COLOURS)
+_GROUNDS: Array = np.array(list(BACKGROUNDS.values()), dtype=np.float32) / np.float32(255)
+_OFFSETS = list(itertools.product((-0.5, 0.0, 0.5), repeat=2))
+_TURNS = list(itertools.product((0.92, 0.97, 1.02), (-0.12, -0.06, 0.0, 0.06, 0.12)))
+_POSES = len(_OFFSETS) * len(_TURNS)
+"""Templates have each offset (x, y; pixels) with each scale and rotation (radians), in this order."""
+_STEP = np.array((0.25, 0.25, 0.025, 0.03), dtype=np.float32)
+"""Half the distance between neighbouring poses: offset (pixels), scale, rotation (radians)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle sees in a picture that should show a scene. Arrays have one entry a cell, in reading order.
+
+    Attributes:
+        expected: [9] bool, the scene has an object there.
+        present: [9] bool, the picture has something there.
+        colour_right, shape_right: [9] bool, of expected and present objects.
+        damage: [9] float32 in 0..1, damaged area over the object's area; of expected and present objects.
+        area: [9] int, damaged pixels of those objects.
+        region: [64, 64] bool, the pixels that the best explanation leaves over.
+        found: what each cell shows, as (colour, shape), None where it is empty.
+        background: name of the background that the picture shows.
+        background_right: whether it is the scene's, in its own colour.
+    """
+
+    expected: Bools
+    present: Bools
+    colour_right: Bools
+    shape_right: Bools
+    damage: Array
+    area: npt.NDArray[np.int64]
+    region: Bools
+    found: tuple[tuple[str, str] | None, ...]
+    background: str
+    background_right: bool
+
+    @property
+    def spurious(self) -> Bools:
+        """[9] cells that should be empty and are not."""
+        return self.present & ~self.expected
+
+    @property
+    def right(self) -> Bools:
+        """[9] cells that show the expected object, damaged or not, or are empty as expected."""
+        return np.where(self.expected, self.present & self.colour_right & self.shape_right, ~self.present)
+
+    @property
+    def damaged(self) -> Bools:
+        """[9] expected objects whose damaged share exceeds :data:`DAMAGED_SHARE`."""
+        return self.expected & (self.damage > DAMAGED_SHARE)
+
+    @property
+    def flawed(self) -> Bools:
+        """[9] cells that a repair should change: wrong, missing, spurious or damaged."""
+        return ~self.right | self.damaged
+
+    @property
+    def quality(self) -> float:
+        """Mean over the cells, 0..1: a right object counts its undamaged share, an empty cell 1 if it is empty."""
+        return float(np.where(self.right, 1 - self.damage, 0).mean())
+
+    @property
+    def perfect(self) -> bool:
+        """Nothing to repair, on the right background."""
+        return bool(self.background_right and not self.flawed.any())
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """Templates of a cell: ``flat`` [shapes * poses, pixels], their squared norms, and their ``slope``
+    [shapes * poses, 4, pixels] per half a pose step."""
+
+    flat: Array
+    norm: Array
+    slope: Array
+
+
+@cache
+def _bank(cell: int) -> _Bank:
+    grid_x, grid_y = cell_grid(cell)
+    offsets = np.array(_OFFSETS, dtype=np.float32)
+    x, y = grid_x[0] - offsets[:, :1], grid_y[:, 0] - offsets[:, 1:]  # [offsets, w], [offsets, h]
+
+    def look(right: float, down: float) -> Array:
+        """Templates [shapes, offsets, turns, h, w], seen from a little further right or down."""
+        columns, rows = (np.rint((v + d + _REACHED) * _FINE).astype(int) for v, d in ((x, right), (y, down)))
+        return np.stack([_lattice()[:, :, r[:, None], c] for r, c in zip(rows, columns, strict=True)], axis=1)
+
+    quarter = 3 / _FINE
+    across, down = (
+        (look(r, d) - look(-r, -d)) / (2 * quarter) for r, d in ((quarter, 0.0), (0.0, quarter))
+    )  # derivatives of coverage by pixel position
+    px, py = x[:, None, None, :], y[:, None, :, None]
+    # the chain rule on cover(R(-angle) (position - offset) / scale), with the scale taken as 1
+    slope = np.stack([-across, -down, -(px * across + py * down), py * across - px * down], axis=3)
+    flat = look(0, 0).reshape(len(SHAPES) * _POSES, -1)
+    steps = _STEP[:, None, None]
+    return _Bank(flat, np.square(flat).sum(axis=1), (slope * steps).reshape(len(flat), 4, -1).astype(np.float32))
+
+
+@cache
+def _lattice() -> Array:
+    """Coverage of each shape, scale and rotation on a lattice of ``_FINE`` points a pixel: [shapes, turns, n, n]."""
+    axis = (np.arange(2 * round(_REACHED * _FINE) + 1) / _FINE - _REACHED).astype(np.float32)
+    ys, xs = np.meshgrid(axis, axis, indexing="ij")
+    return np.stack(
+        [np.stack([coverage(shape, Pose(0, 0, scale, angle), xs, ys) for scale, angle in _TURNS]) for shape in SHAPES]
+    )
+
+
+def judge(image: npt.NDArray[np.uint8], scene: Scene) -> Verdict:
+    """Judge one picture [64, 64, 3] against the scene it should show."""
+    return judge_many(image[None], [scene])[0]
+
+
+def judge_many(images: npt.NDArray[np.uint8], scenes: Sequence[Scene]) -> list[Verdict]:
+    """Judge pictures [N, 64, 64, 3] against their scenes; each verdict is independent of the others.
+
+    Raises:
+        BadInput: pictures of another shape or type, or not one scene a picture.
+    """
+    if images.shape[1:] != (SIZE, SIZE, 3) or images.dtype != np.uint8:
+        raise BadInput(f"the oracle judges uint8 pictures [N, 64, 64, 3], not {images.dtype} {list(images.shape)}")
+    if len(images) != len(scenes):
+        raise BadInput(f"{len(images)} pictures for {len(scenes)} scenes")
+    verdicts: list[Verdict] = []
+    for start in range(0, len(images), _CHUNK):
+        pictures = images[start : start + _CHUNK].astype(np.float32) / np.float32(255)
+        verdicts += _judge_chunk(pictures, scenes[start : start + _CHUNK])
+    return verdicts
+
+
+def _judge_chunk(pictures: Array, scenes: Sequence[Scene]) -> list[Verdict]:
+    count = len(pictures)
+    kinds, grounds = _backgrounds(pictures, scenes)
+    wanted = np.full((count, 9, 2), -1)
+    for n, scene in enumerate(scenes):
+        for o in scene.objects:
+            wanted[n, o.cell] = _NAMES.index(o.colour), SHAPES.index(o.shape)
+    seen = np.empty((count, 9, 2), dtype=np.int64)
+    present = np.empty((count, 9), dtype=bool)
+    sizes = np.ones((count, 9), dtype=np.float32)
+    unfocused = np.zeros(pictures.shape[:3], dtype=bool)
+    fitted = np.broadcast_to(grounds[:, None, None], pictures.shape).copy()
+    for cell in range(9):
+        box = (slice(None), *cell_box(cell))
+        patch = pictures[box]
+        height, width = patch.shape[1:3]
+        pixels = patch.reshape(count, height * width, 3)
+        off = np.abs(pixels - grounds[:, None]).max(axis=-1) > _STRONG
+        present[:, cell] = off.sum(axis=1) > OBJECT_PIXELS
+        seen[:, cell], cover = _explain(cell, pixels, grounds, wanted[:, cell])
+        sizes[:, cell] = cover.sum(axis=1).clip(min=1)
+        colours = _drifted(pixels, cover.reshape(count, height, width), _PALETTE[seen[:, cell, 0]])
+        cover[~present[:, cell]] = 0
+        shown = cover[..., None] * (colours - grounds)[:, None] + grounds[:, None]
+        fitted[box] = shown.reshape(patch.shape)
+        unfocused[box] = _is_unfocused(patch, cover.reshape(patch.shape[:3]), colours, grounds)[:, None, None]
+    region = _leftover(pictures, fitted, unfocused)
+    area = np.stack([region[(slice(None), *cell_box(c))].sum(axis=(1, 2)) for c in range(9)], axis=1)
+    expected = wanted[..., 0] >= 0
+    both = expected & present
+    damage = np.where(both, np.minimum(area / sizes, 1), 0).astype(np.float32)
+    colour, shape = ((seen[..., i] == wanted[..., i]) & both for i in (0, 1))
+    ground_names = list(BACKGROUNDS)
+    drifted = np.abs(grounds - _GROUNDS[kinds]).max(axis=-1) > _COLOUR_SHIFT
+    return [
+        Verdict(
+            expected[n], present[n], colour[n], shape[n], damage[n], np.where(both[n], area[n], 0), region[n],
+            tuple((_NAMES[c], SHAPES[s]) if there else None for (c, s), there in zip(seen[n], present[n], strict=True)),
+            ground_names[kinds[n]], bool(ground_names[kinds[n]] == scenes[n].background and not drifted[n]),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def _backgrounds(pictures: Array, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Array]:
+    """Which background each picture shows, and its exact colour there (the palette's, up to a small drift)."""
+    flat = pictures.reshape(len(pictures), -1, 3)
+    near = np.stack([np.abs(flat - ground).max(axis=-1) < _GROUND_SHIFT for ground in _GROUNDS], axis=1)
+    votes = near.sum(axis=-1)
+    kinds = votes.argmax(axis=1)
+    colours = np.empty((len(pictures), 3), dtype=np.float32)
+    for n, scene in enumerate(scenes):
+        if votes[n, kinds[n]] < _KNOWN_SHARE * flat.shape[1]:
+            kinds[n] = list(BACKGROUNDS).index(scene.background)
+            colours[n] = _GROUNDS[kinds[n]]
+        else:
+            colours[n] = np.median(flat[n][near[n, kinds[n]]], axis=0)
+    return kinds, _clip_drift(colours, _GROUNDS[kinds], _GROUND_SHIFT)
+
+
+def _clip_drift(colours: Array, palette: Array, most: float) -> Array:
+    drift = np.clip(colours - palette, -most, most)
+    return np.asarray(palette + drift, dtype=np.float32)
+
+
+def _explain(
+    cell: int, pixels: Array, grounds: Array, wanted: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """The (colour, shape) that explains each cell best, and its coverage.
+
+    Least squares choose a pose and colour for each shape, and a pose for the wanted object; among these the smallest
+    truncated residual wins. Takes pixels [N, P, 3]; returns [N, 2] and [N, P].
+    """
+    bank, count, poses = _bank(cell), len(pixels), _POSES
+    contrast = _PALETTE[None] - grounds[:, None]  # [N, colours, 3]
+    difference = pixels - grounds[:, None]
+    match = (difference.transpose(0, 2, 1).reshape(count * 3, -1) @ bank.flat.T).reshape(count, 3, -1)
+    energy = np.square(contrast).sum(axis=-1)
+    # |d - m c|^2 without the constant |d|^2, as [N, colours, shapes, poses]
+    error = (energy[:, :, None] * bank.norm - 2 * contrast @ match).reshape(count, len(_PALETTE), len(SHAPES), poses)
+    rows = np.arange(count)
+    by_shape = error.transpose(0, 2, 1, 3).reshape(count, len(SHAPES), -1).argmin(axis=-1)
+    colours, pose = by_shape // poses, by_shape % poses
+    shapes = np.broadcast_to(np.arange(len(SHAPES)), colours.shape)
+    aim = np.maximum(wanted, 0)
+    own = error[rows, aim[:, 0], aim[:, 1]].argmin(axis=-1)
+    colours = np.concatenate([aim[:, :1], colours], axis=1)
+    shapes = np.concatenate([aim[:, 1:], shapes], axis=1)
+    pose = np.concatenate([own[:, None], pose], axis=1)
+    cover = bank.flat[shapes * poses + pose]  # [N, candidates, P]
+    residual = np.zeros_like(cover)
+    for channel in range(3):
+        shown = cover * contrast[rows[:, None], colours, channel][..., None]
+        np.maximum(residual, np.abs(difference[:, None, :, channel] - shown), out=residual)
+    cost = np.minimum(residual / _OUTLIER, 1).sum(axis=-1)
+    lenient = cost[:, 0] <= (1 + _DOUBT) * cost[:, 1:].min(axis=1) + _SLACK
+    best = np.where(lenient & (wanted[:, 0] >= 0), 0, 1 + cost[:, 1:].argmin(axis=1))
+    colour, shape = colours[rows, best], shapes[rows, best]
+    return np.stack([colour, shape], axis=1), _place(bank, shape, difference, contrast[rows, colour])
+
+
+def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Array, contrast: Array) -> Array:
+    """Coverage [N, P] of each shape in the pose that fits ``difference`` [N, P, 3] best where it is not damaged.
+
+    The smallest truncated residual chooses among the templates, so that a missing piece does not pull the pose; two
+    Gauss-Newton steps on the linearised template, with misfitting pixels left out, then place it between poses.
+    """
+    poses = _POSES
+    energy = np.square(contrast).sum(axis=-1)
+    observed = np.einsum("npc,nc->np", difference, contrast) / energy[:, None]
+    templates = bank.flat.reshape(len(SHAPES), poses, -1)[shape]
+    pose = np.minimum(np.abs(templates - observed[:, None]), _TRUNCATE).sum(axis=-1).argmin(axis=-1)
+    cover, slope = templates[np.arange(len(shape)), pose], bank.slope[shape * poses + pose]
+    best, least = cover, np.minimum(np.abs(observed - cover), _TRUNCATE).sum(axis=-1)
+    moved = cover
+    for _ in range(2):
+        weighted = slope * (np.abs(observed - moved) < _TRUNCATE)[:, None]
+        normal = weighted @ slope.transpose(0, 2, 1) + 0.3 * np.eye(4, dtype=np.float32)
+        target = np.einsum("nkp,np->nk", weighted, observed - cover)
+        shift = np.linalg.solve(normal, target[..., None])[..., 0].clip(-1.5, 1.5)
+        moved = (cover + np.einsum("nk,nkp->np", shift, slope)).clip(0, 1).astype(np.float32)
+        left = np.minimum(np.abs(observed - moved), _TRUNCATE).sum(axis=-1)
+        best, least = np.where((left < least)[:, None], moved, best), np.minimum(left, least)
+    return np.asarray(best)
+
+
+def _drifted(pixels: Array, cover: Array, palette: Array) -> Array:
+    """The objects' exact colours [N, 3]: the median of their inner pixels near the palette's, up to a small drift."""
+    inner = ndimage.minimum_filter(cover, size=(1, 3, 3), mode="nearest").reshape(len(cover), -1) > 0.99
+    near = np.abs(pixels - palette[:, None]).max(axis=-1) < 2 * _COLOUR_SHIFT
+    colours = palette.copy()
+    for n, chosen in enumerate(inner & near):
+        if chosen.sum() >= 8:
+            colours[n] = np.median(pixels[n, chosen], axis=0)
+    return _clip_drift(colours, palette, _COLOUR_SHIFT)
+
+
+def _is_unfocused(patch: Array, cover: Array, colours: Array, grounds: Array) -> Bools:
+    """[N] cells [N, h, w, 3] that a blurred fit explains better than a sharp or slightly soft one."""
+
+    def misfit(sigma: float) -> Array:
+        soft = ndimage.gaussian_filter(cover, (0, sigma, sigma), mode="nearest") if sigma else cover
+        shown = soft[..., None] * (colours - grounds)[:, None, None] + grounds[:, None, None]
+        return np.asarray(np.abs(patch - shown).mean(axis=(1, 2, 3)))
+
+    sharp, blurred = (np.min([misfit(s) for s in sigmas], axis=0) for sigmas in (_FOCUSED, _UNFOCUSED))
+    return np.asarray(blurred < sharp, dtype=bool)
+
+
+def _leftover(pictures: Array, fitted: Array, unfocused: Bools) -> Bools:
+    """[N, 64, 64] pixels that the fit does not explain; outlines may be a little soft and a pixel off."""
+    low = ndimage.minimum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
+    high = ndimage.maximum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
+    strong = np.maximum(low - pictures, pictures - high).max(axis=-1) > _STRONG
+    company = ndimage.uniform_filter(strong.astype(np.float32), size=(1, 3, 3), mode="constant")
+    strong &= company > 2.5 / 9  # specks without company are not damage
+    weak = np.abs(pictures - fitted).max(axis=-1) > _WEAK
+    grow = np.ones((1, 3, 3), dtype=bool)
+    region = ndimage.binary_dilation(strong, grow, iterations=_REACH, mask=weak | strong)
+    return np.asarray(region | (weak & unfocused), dtype=bool)

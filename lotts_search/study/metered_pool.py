@@ -1,0 +1,91 @@
+"""A pool that counts what passes through it: NFE, how busy the generators are, and whether the pool still lives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+
+from lotts_search.backbones.base import ModelInfo
+from lotts_search.errors import PoolClosed
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Result, Rewrite, Score, Work
+
+WINDOW_S = 30.0
+"""Seconds over which the present rate is measured."""
+
+
+class Meter:
+    """The pool ``pool``, metered. It does not own it.
+
+    Args:
+        generators: how many of them the pool has.
+
+    Attributes:
+        nfe, device_s: of all generating work that was done.
+        closed: why the pool can do no more work; None while it can.
+    """
+
+    def __init__(self, pool: Pool, generators: int):
+        self.info: ModelInfo = pool.info
+        self.generators = generators
+        self.nfe = self.device_s = 0.0
+        self.closed: PoolClosed | None = None
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._first = self._last = 0.0
+        self._recent: deque[tuple[float, float]] = deque()
+
+    def submit(self, work: Work) -> Future[Result]:
+        """Pass a piece of work on."""
+        generates = not isinstance(work, Score | Rewrite)
+        if generates and not self._first:
+            self._first = time.monotonic()
+        try:
+            future = self._pool.submit(work)
+        except PoolClosed as error:
+            self.closed = error
+            raise
+        future.add_done_callback(lambda done: self._done(done, generates))
+        return future
+
+    def close(self) -> None:
+        """Nothing: the pool is somebody else's."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first generating work that was asked for to the last that was done."""
+        return max(0.0, self._last - self._first)
+
+    @property
+    def busy(self) -> float | None:
+        """Share of that time in which the generators computed, 0..1; None before any."""
+        return min(1.0, self.device_s / (self.generators * self.seconds)) if self.seconds > 0 else None
+
+    @property
+    def rate(self) -> float:
+        """NFE a second, of late."""
+        with self._lock:
+            now = time.monotonic()
+            while self._recent and self._recent[0][0] < now - WINDOW_S:
+                self._recent.popleft()
+            if not self._recent:
+                return 0.0
+            since = min(WINDOW_S, now - self._first)
+            return sum(nfe for _, nfe in self._recent) / since if since > 0 else 0.0
+
+    def _done(self, future: Future[Result], generates: bool) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, PoolClosed):
+            self.closed = error
+        if error is not None or not generates:
+            return
+        usage, now = future.result().usage, time.monotonic()
+        with self._lock:
+            self.nfe += usage.nfe
+            self.device_s += usage.device_s
+            self._last = now
+            self._recent.append((now, usage.nfe))

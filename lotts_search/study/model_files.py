@@ -1,0 +1,99 @@
+"""What can be known of a model before it is loaded: what trials cost on it, and whether its files are the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from lotts_search import registry
+from lotts_search.backbones.defaults import defaults_of
+from lotts_search.core.budget import Costs, scaled
+from lotts_search.errors import LottsError, unknown
+from lotts_search.study.spec import ModelEntry
+
+EDGE = 1 << 16
+"""Bytes at both ends of a large file that tell it from others."""
+
+
+def check(model: str) -> None:
+    """Raises BadInput where there can be no such model."""
+    if model not in registry.models() and not Path(model).is_dir() and "/" not in model:
+        raise unknown("model", model, registry.models())
+
+
+def costs_of(entry: ModelEntry) -> Costs | None:
+    """What trials cost on a model; None where only loading it can tell, or its files cannot be read."""
+    revision = entry.options.get("revision")
+    try:
+        found = defaults_of(entry.model, lambda file: _json(entry.model, file, revision))
+    except LottsError:  # it is told when the model is loaded
+        return None
+    if found is None:
+        return None
+    defaults, told = found
+    steps = entry.sampling.get("steps", defaults.steps)
+    guided = entry.sampling.get("guidance", defaults.guidance) > 1 and not told
+    return Costs(steps, guided, scaled(defaults, steps))
+
+
+def folder_of(model: str) -> Path | None:
+    """Where a model's files are; None for a hub id."""
+    known = registry.models()
+    folder = Path(known[model].target if model in known else model)
+    return folder if folder.is_dir() else None
+
+
+@cache
+def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
+    """A JSON file of a model; of a hub id it is downloaded. {} where there is none."""
+    folder = folder_of(model)
+    if folder is None:
+        from lotts_search.backbones.folder import read_json  # slow to import
+
+        with suppress(LottsError):
+            return read_json(model, file, optional=True, revision=revision)
+        return {}
+    try:
+        found = json.loads((folder / file).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@cache
+def fingerprint(model: str) -> str:
+    """A hash of a model's files, so that results of one that was trained anew are not taken for its own. Empty for a
+    hub id."""
+    folder = folder_of(model)
+    return "" if folder is None else _fingerprint(folder)
+
+
+@cache
+def verifier_fingerprint(name: str) -> str:
+    """The same for a verifier whose module says where its files are (``FOLDER``); empty for others."""
+    known = registry.verifiers()
+    module = (known[name].target if name in known else name).partition(":")[0]
+    try:
+        folder = getattr(importlib.import_module(module), "FOLDER", None)
+    except ImportError:  # its requirements are those of its actor alone
+        return ""
+    return _fingerprint(folder) if isinstance(folder, Path) and folder.is_dir() else ""
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of names, sizes and contents; of large files of both ends alone."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(EDGE))
+            if size > EDGE:
+                file.seek(max(EDGE, size - EDGE))
+                digest.update(file.read(EDGE))
+    return digest.hexdigest()

@@ -1,0 +1,262 @@
+"""Prompt sets: the shapes world's own, well-known ones from the hub, and local files.
+
+A prompt's id is stable: it depends on its text alone (or on the file's column ``id``). So does its place in a sample: of a
+seed, the first 100 prompts are the first half of the first 200, whatever the order of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.work.requests import Bytes
+
+SCENES = 500
+"""Scenes of the shapes world that are looked through for those with certain fields, at first."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt.
+
+    Attributes:
+        id: its name, e.g. ``drawbench-1f2e3d4c5b6a``.
+        text: what to draw.
+        fields: what else its set says about it, e.g. a category.
+        image: a picture [h, w, 3] to begin from, where the set has some.
+    """
+
+    id: str
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    image: Bytes | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """A set on the hub: the repository, its split, and the column of the prompt."""
+
+    repository: str
+    split: str
+    column: str
+    summary: str
+
+
+_HUB = {
+    "drawbench": _Hub("sayakpaul/drawbench", "train", "Prompts", "DrawBench: 200 prompts, with `Category`."),
+    "pick-a-pic": _Hub(
+        "yuvalkirstain/pickapic_v1_no_images", "test_unique", "caption", "Pick-a-Pic: 500 prompts of users."
+    ),
+    "coco": _Hub("sayakpaul/coco-30-val-2014", "train", "caption", "COCO 2014: captions of the validation set."),
+}
+_SLICES = {"sparse": (0.2, False), "usual": (0.5, False), "dense": (0.95, False), "light": (0.0, True)}
+"""Start pictures of the shapes world: probability that an object is damaged, and whether the lighting is."""
+_FILES = (".txt", ".csv", ".jsonl", ".parquet")
+
+
+def prompt_sets() -> dict[str, str]:
+    """The sets that have a name, each with one line about it."""
+    sets = {
+        "shapes-test": "Scenes of the shapes world, of the test split; with `objects` and `background`.",
+        "shapes-tune": "The same, of the tuning split.",
+    }
+    for name, (rate, light) in _SLICES.items():
+        what = "a lighting defect" if light else f"each object damaged with probability {rate:g}"
+        sets[f"shapes-test/{name}"] = f"The same with a picture to begin from: {what}."
+    return sets | {name: hub.summary for name, hub in _HUB.items()}
+
+
+def load_prompts(
+    source: str,
+    *,
+    count: int | None = None,
+    seed: int | None = 0,
+    where: Mapping[str, Any] | None = None,
+    column: str | None = None,
+    split: str | None = None,
+) -> list[Prompt]:
+    """A sample of a prompt set.
+
+    Args:
+        source: a name of :func:`prompt_sets`, or a file: ``.txt`` (one a line), ``.csv``, ``.jsonl`` or ``.parquet``.
+        count: most prompts; None = all (of the shapes sets: 100).
+        seed: which ones; None = the first ones.
+        where: fields that they must have, e.g. ``{"Category": "Colors"}``.
+        column: of a file or set, the one that holds the prompt; by default ``prompt``, ``caption`` or ``text``.
+        split: of a set on the hub, other than the usual one.
+
+    Raises:
+        BadInput: no such set, file or column, or no prompt is left.
+        Failure: the set cannot be fetched, or the library for it is missing.
+    """
+    if count is not None and count < 1:
+        raise BadInput(f"the number of prompts must be 1 or more, not {count}")
+    if source.startswith("shapes-"):
+        if source not in prompt_sets():
+            raise unknown("prompt set", source, prompt_sets())
+        return _shapes(source, count or 100, seed, dict(where or {}))
+    if source in _HUB:
+        prompts = _from_hub(source, column, split)
+    elif Path(source).suffix.lower() in _FILES:
+        prompts = _from_file(Path(source), column)
+    else:
+        sets = [*prompt_sets(), *(f"a file {ending}" for ending in _FILES)]
+        raise unknown("prompt set", source, sets)
+    found = list(_matching(_distinct(prompts), dict(where or {}), source))
+    if not found:
+        raise BadInput(f"{source} has no prompts" + (f" with {_say(where)}" if where else ""))
+    return sample(found, count, seed)
+
+
+def texts(prompts: Iterable[str]) -> list[Prompt]:
+    """Prompts from texts; equal texts count once."""
+    return list(_distinct(Prompt(_id("prompt", text), text) for text in prompts))
+
+
+def sample(prompts: list[Prompt], count: int | None, seed: int | None) -> list[Prompt]:
+    """The first ``count`` prompts in the order of ``seed`` (None = as they are)."""
+    if seed is not None:
+        prompts = sorted(prompts, key=lambda prompt: blake2b(f"{seed} {prompt.id}".encode()).digest())
+    return prompts[:count]
+
+
+def _id(source: str, text: str) -> str:
+    return f"{source}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def _distinct(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    """Without those that were there before, by text or by id."""
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.text and not {prompt.text, prompt.id} & seen:
+            seen |= {prompt.text, prompt.id}
+            yield prompt
+
+
+def _matching(prompts: Iterable[Prompt], where: Mapping[str, Any], source: str) -> Iterator[Prompt]:
+    for prompt in prompts:
+        for name in where:
+            if name not in prompt.fields:
+                raise BadInput(f"prompts of {source} have no field {name!r}; they have {', '.join(prompt.fields)}")
+        if all(str(prompt.fields[name]) == str(value) for name, value in where.items()):
+            yield prompt
+
+
+def _say(where: Mapping[str, Any] | None) -> str:
+    return " and ".join(f"{name} = {value}" for name, value in (where or {}).items())
+
+
+# The shapes world.
+
+
+def _shapes(source: str, count: int, seed: int | None, where: Mapping[str, Any]) -> list[Prompt]:
+    from lotts_search.shapes.world.scene import Scene, scenes
+
+    name, _, slice_ = source.partition("/")
+
+    def prompt(scene: Scene) -> Prompt:
+        fields = {"objects": len(scene.objects), "background": scene.background}
+        return Prompt(_id(source, scene.caption), scene.caption, fields)
+
+    drawn = count if not where else SCENES
+    while True:
+        # Scenes come in a fixed order, so that a larger number begins with the smaller one.
+        drawn_scenes = scenes("tune" if name == "shapes-tune" else "test", drawn, seed or 0)
+        found = list(_matching(map(prompt, drawn_scenes), where, source))[:count]
+        if len(found) == count:
+            break
+        if not found:
+            raise BadInput(f"{source} has no scene with {_say(where)}")
+        drawn *= 2
+    return [_with_picture(prompt, slice_) for prompt in found] if slice_ else found
+
+
+def _with_picture(prompt: Prompt, slice_: str) -> Prompt:
+    import numpy as np
+
+    from lotts_search.shapes.denoisers.data import to_uint8
+    from lotts_search.shapes.world.render import render
+    from lotts_search.shapes.world.scene import parse_caption
+
+    rate, light = _SLICES[slice_]
+    rng = np.random.default_rng(list(blake2b(prompt.id.encode(), digest_size=8).digest()))
+    picture = render(parse_caption(prompt.text), rng, damage=rate, light=light)
+    return Prompt(prompt.id, prompt.text, {**prompt.fields, "slice": slice_}, to_uint8(picture.image))
+
+
+# The hub and files.
+
+
+def _from_hub(name: str, column: str | None, split: str | None) -> Iterator[Prompt]:
+    hub = _HUB[name]
+    try:
+        import datasets
+    except ImportError as error:
+        raise Failure(f"prompts of {name} need the library datasets: pip install 'lotts-search[prompts]'") from error
+    try:
+        # Streaming, and one column at first: the pictures that some sets hold are not fetched.
+        rows = datasets.load_dataset(hub.repository, split=split or hub.split, streaming=True)
+        texts_only = [key for key, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "string"]
+        rows = rows.select_columns(texts_only) if texts_only else rows
+        found = list(rows)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Failure(f"prompts of {name} cannot be fetched from {hub.repository} on the hub: {lines[0]}") from error
+    return _rows(found, column or hub.column, name)
+
+
+def _from_file(path: Path, column: str | None) -> Iterator[Prompt]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            return _rows(pq.read_table(path).to_pylist(), column, path.stem, str(path))
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    match path.suffix.lower():
+        case ".txt":
+            lines = [line.strip() for line in text.splitlines()]
+            return iter([Prompt(_id(path.stem, line), line) for line in lines])
+        case ".csv":
+            return _rows(list(csv.DictReader(text.splitlines(keepends=True))), column, path.stem, str(path))
+        case _:
+            return _rows(_json_lines(text, path), column, path.stem, str(path))
+
+
+def _json_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, str | dict):
+            raise BadInput(f"{path}, line {number}: neither a JSON object nor a text: {line.strip()[:40]}")
+        rows.append({"prompt": row} if isinstance(row, str) else row)
+    return rows
+
+
+def _rows(rows: list[dict[str, Any]], column: str | None, source: str, file: str | None = None) -> Iterator[Prompt]:
+    """Prompts from rows with columns; a column ``id`` gives their ids."""
+    names = list(rows[0]) if rows else []
+    key = column or next((name for name in ("prompt", "caption", "text", "Prompt", "Prompts") if name in names), None)
+    if key is None or (rows and key not in names):
+        what = "prompt" if key is None else key
+        raise BadInput(f"{file or source} has no column {what!r}; its columns: {', '.join(map(str, names)) or 'none'}")
+    for row in rows:
+        value = row.get(key)
+        text = str(value).strip() if value is not None else ""
+        given = row.get("id")
+        fields = {name: value for name, value in row.items() if name not in (key, "id")}
+        yield Prompt(_id(source, text) if given in (None, "") else f"{source}-{given}", text, fields)

@@ -1,0 +1,128 @@
+"""Micro-batched scoring: many pending :class:`lotts_search.work.requests.Score` become one call of a verifier."""
+
+from __future__ import annotations
+
+import math
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.errors import BadInput, Failure, LottsError
+from lotts_search.verifiers.base import Verifier
+from lotts_search.work.requests import Result, Score, Usage
+
+
+@dataclass
+class _Waiting:
+    work: Score
+    future: Future[Result]
+    asked: float = field(default_factory=time.time)
+
+
+class ScoreBatcher:
+    """Collects scores for one verifier and computes up to ``max_batch`` of them in one call.
+
+    Any thread may :meth:`submit`; one thread at a time drives :meth:`tick`.
+
+    Args:
+        verifier: what scores.
+        max_batch: most pictures in one call, 1 or more.
+        pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
+            on how many others were waiting (numerical libraries choose their kernels by batch size).
+    """
+
+    def __init__(self, verifier: Verifier, max_batch: int = 16, pad: bool = True):
+        if max_batch < 1:
+            raise BadInput(f"max_batch must be 1 or more, not {max_batch}")
+        self.verifier, self.max_batch, self.pad = verifier, max_batch, pad
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def outstanding(self) -> int:
+        """Scores that were asked for and not yet begun."""
+        with self._lock:
+            return len(self._waiting)
+
+    def submit(self, work: Score) -> Future[Result]:
+        """Ask for a score; the future fails with a :class:`LottsError`. Never blocks."""
+        future: Future[Result] = Future()
+        with self._lock:
+            self._waiting.append(_Waiting(work, future))
+        return future
+
+    def tick(self) -> bool:
+        """Score up to ``max_batch`` waiting pictures in one call; False when none was waiting."""
+        batch = self._take()
+        if not batch:
+            return False
+        self._finish(batch)
+        return True
+
+    def _take(self) -> list[_Waiting]:
+        """The oldest waiting item and those after it whose pictures have the same shape; cancelled ones are dropped."""
+        batch: list[_Waiting] = []
+        later: deque[_Waiting] = deque()
+        with self._lock:
+            while self._waiting and len(batch) < self.max_batch:
+                item = self._waiting.popleft()
+                if batch and item.work.image.shape != batch[0].work.image.shape:
+                    later.append(item)
+                elif item.future.set_running_or_notify_cancel():
+                    batch.append(item)
+            self._waiting.extendleft(reversed(later))
+        return batch
+
+    def _finish(self, batch: list[_Waiting]) -> None:
+        started = time.time()
+        clock = time.perf_counter()
+        try:
+            scores = self._scores([item.work for item in batch])
+        except Exception as error:
+            if len(batch) > 1:  # find out which one broke it, so that the others get their scores
+                for item in batch:
+                    self._finish([item])
+                return
+            batch[0].future.set_exception(_as_failure(self.verifier.name, error))
+            return
+        share = (time.perf_counter() - clock) / len(batch)
+        finished = time.time()
+        for item, score in zip(batch, scores, strict=True):
+            if not math.isfinite(score):
+                item.future.set_exception(Failure(f"verifier {self.verifier.name!r} gave the score {score}"))
+                continue
+            item.future.set_result(
+                Result(
+                    Usage(scores=1, device_s=share),
+                    score=float(score),
+                    queue_s=max(0.0, started - item.asked),
+                    started=started,
+                    finished=finished,
+                    node=platform.node(),
+                )
+            )
+
+    def _scores(self, works: Sequence[Score]) -> npt.NDArray[np.float32]:
+        count = len(works)
+        rows = [works[i % count] for i in range(self.max_batch if self.pad else count)]
+        scores = np.asarray(
+            self.verifier.score([w.prompt for w in rows], np.stack([w.image for w in rows])), dtype=np.float32
+        )
+        if scores.shape != (len(rows),):
+            raise Failure(f"verifier {self.verifier.name!r} gave scores of shape {scores.shape}, not ({len(rows)},)")
+        return scores[:count]
+
+
+def _as_failure(name: str, error: Exception) -> LottsError:
+    if isinstance(error, LottsError):
+        return error
+    failure = Failure(f"verifier {name!r} failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

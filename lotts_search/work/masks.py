@@ -1,0 +1,384 @@
+"""Mask sources: which method finds the region to resample, with its settings. No torch here: the methods
+themselves live in :mod:`lotts_search.localization`.
+
+A kind of one's own is a frozen dataclass derived from :class:`MaskSource` that names its code; entry points of the
+group ``lotts_search.work.masks`` give it a name, and without one it is ``package.module:Class``.
+
+``level`` is the noise level at which the network looks at the finished picture, in training timesteps 0..999
+(0 = the last timestep, the paper's choice). ``ratio`` is r, the share of the attention grid that the mask covers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from lotts_search.errors import BadInput, unknown
+from lotts_search.plugins import Entry, resolve, with_plugins
+
+S = TypeVar("S", bound="MaskSource")
+
+HIGH_QUALITY, LOW_QUALITY = "A high-quality image of {}", "A low-quality image of {}"
+"""The paper's templates p+ and p−."""
+GOOD, BAD = "A good image of {}", "A bad image of {}"
+"""The paper's second pair of templates."""
+
+
+class MaskSource(ABC):
+    """A way to find the region to resample. Every kind is a frozen dataclass whose fields all have defaults.
+
+    Attributes:
+        ratio: r, the share of the grid that the mask covers, above 0 to 1; the field that all kinds have.
+        method: of plug-ins ``package.module:function``, called with (backbone, work, source) like
+            :func:`lotts_search.localization.locate.begin` and with the same answers.
+        pictured: whether it looks at the decoded picture.
+    """
+
+    ratio: float
+    method: ClassVar[str] = ""
+    pictured: ClassVar[bool] = False
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the decoded picture must come with the work."""
+        return self.pictured
+
+    @abstractmethod
+    def rows(self) -> int:
+        """Network rows that one localization takes: what it costs."""
+
+
+@dataclass(frozen=True)
+class AttentionMask(MaskSource):
+    """MaskGen (LoTTS Algorithm 1, Eq. 5-8): contrast of cross-attention under p− and p+.
+
+    Attributes:
+        ratio: r, share of the grid, 0..1.
+        alpha: weight of the original prompt's attention, 0 or more.
+        level: training timestep at which attention is read, 0..999.
+        noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
+        draws: how many noise draws are averaged (1 where nothing is noised).
+        grid: side of the attention maps that are used, None = the model's default.
+        propagate: smooth by self-attention (step 3); False is the ablation.
+        original: use A_ori (False: "w/o A_ori").
+        contrast: use A_con (False: "w/o A_con").
+        word_only: read only the quality word's tokens instead of all content tokens.
+        high, low: the quality templates.
+    """
+
+    ratio: float = 0.5
+    alpha: float = 0.5
+    level: int = 0
+    noised: bool = False
+    draws: int = 1
+    grid: int | None = None
+    propagate: bool = True
+    original: bool = True
+    contrast: bool = True
+    word_only: bool = False
+    high: str = HIGH_QUALITY
+    low: str = LOW_QUALITY
+
+    def rows(self) -> int:
+        """Network rows that one localization takes."""
+        return 3 * self.draws
+
+
+@dataclass(frozen=True)
+class ConceptMask(MaskSource):
+    """MaskGen on a transformer of joint attention (FLUX), in the manner of ConceptAttention (Helbling et al. 2025).
+
+    The words of the three prompts run beside the picture through the double-stream blocks: they attend to themselves
+    and to the picture, which never sees them. A prompt's map is the dot product of the picture's and of its words'
+    attention outputs before projection. All three prompts fit in one network row.
+
+    Attributes:
+        ratio: r, share of the grid of image tokens, 0..1.
+        alpha: weight of the original prompt's map, 0 or more.
+        level: training timestep at which the picture is looked at, 0..999.
+        noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
+        draws: how many noise draws are averaged (1 where nothing is noised).
+        blocks: how many of the last double-stream blocks are read; None = 10 of 19, or half of fewer.
+        propagate: smooth by self-attention among the image queries (step 3); False is the ablation.
+        original: use A_ori (False: "w/o A_ori").
+        contrast: use A_con (False: "w/o A_con").
+        word_only: read only the quality word's tokens instead of all content tokens.
+        high, low: the quality templates.
+    """
+
+    ratio: float = 0.5
+    alpha: float = 0.5
+    level: int = 0
+    noised: bool = False
+    draws: int = 1
+    blocks: int | None = None
+    propagate: bool = True
+    original: bool = True
+    contrast: bool = True
+    word_only: bool = False
+    high: str = HIGH_QUALITY
+    low: str = LOW_QUALITY
+
+    def rows(self) -> int:
+        """Network rows that one localization takes; each stops after the double-stream blocks."""
+        return self.draws
+
+
+@dataclass(frozen=True)
+class ErrorContrastMask(MaskSource):
+    """Denoising-error contrast: per-position squared error of the prediction under p+ minus that under p−.
+
+    A likelihood ratio: where p− explains the re-noised latent better, it is probably damaged.
+
+    With ``relative`` the errors are compared by their ratio. Then ``high="{}", low=""`` asks how much the prompt helps
+    to explain a region: it helps where the picture shows, unbroken, what the prompt asks for.
+
+    Attributes:
+        ratio: r, share of the grid, 0..1.
+        levels: training timesteps of the noise draws, 0..999.
+        draws: noise draws at each level.
+        smooth: standard deviation, in grid cells, of the Gaussian that smooths the contrast.
+        high, low: the templates of the two prompts.
+        relative: take the logarithm of the ratio of the two smoothed errors instead of their difference.
+        foreground: with ``relative``, how far regions where the low prompt's error is small, the plain background, are
+            held back: 0 = not at all, 1 = by all of that error.
+    """
+
+    ratio: float = 0.5
+    levels: tuple[int, ...] = (150, 400, 700)
+    draws: int = 1
+    smooth: float = 1.0
+    high: str = HIGH_QUALITY
+    low: str = LOW_QUALITY
+    relative: bool = False
+    foreground: float = 0.0
+
+    def rows(self) -> int:
+        return 2 * self.draws * len(self.levels)
+
+
+@dataclass(frozen=True)
+class RandomMask(MaskSource):
+    """A random choice of grid cells (ablation), or of square blocks of ``block`` grid cells a side."""
+
+    ratio: float = 0.5
+    block: int = 1
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class WholeMask(MaskSource):
+    """Everything: the "w/o mask" ablation, plain image-to-image."""
+
+    ratio: float = 1.0
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class QualityMask(MaskSource):
+    """Absolute quality: a no-reference map of the decoded picture, without a network.
+
+    Attributes:
+        ratio: r, share of the latent grid.
+        map: ``mscn``, ``sharpness`` or ``grain`` (see :mod:`lotts_search.localization.quality`), or
+            ``package.module:function``, which takes a picture [h, w, 3] uint8 and returns a map [h', w'] of any size,
+            higher where it is worse.
+        smooth: standard deviation, in cells of the latent, of the Gaussian that smooths the map.
+    """
+
+    ratio: float = 0.5
+    map: str = "mscn"
+    smooth: float = 1.0
+
+    pictured: ClassVar[bool] = True
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class DisagreementMask(MaskSource):
+    """Disagreement between trajectories: the variance of x0 predictions over noise draws.
+
+    Where the prompt and the rest of the picture settle what is there, trajectories from the re-noised latent agree.
+
+    Attributes:
+        ratio: r, share of the latent grid.
+        levels: training timesteps of the noise draws, 0..999.
+        draws: noise draws at each level, 2 or more.
+        smooth: standard deviation, in grid cells, of the Gaussian that smooths the variance.
+    """
+
+    ratio: float = 0.5
+    levels: tuple[int, ...] = (500,)
+    draws: int = 4
+    smooth: float = 1.0
+
+    def rows(self) -> int:
+        return self.draws * len(self.levels)
+
+
+@dataclass(frozen=True)
+class FusionMask(MaskSource):
+    """Several sources at once: the weighted mean of their heat, each made comparable first. Their costs add up.
+
+    Attributes:
+        ratio: r, share of the latent grid; the ratios of the sources do not matter.
+        sources: what is fused, one or more.
+        weights: one a source, 0 or more, in any unit; empty = all alike.
+        scale: ``rank`` replaces heat by its rank within the picture, ``range`` brings it to 0..1.
+    """
+
+    ratio: float = 0.5
+    sources: tuple[MaskSource, ...] = (AttentionMask(), QualityMask(), DisagreementMask())
+    weights: tuple[float, ...] = ()
+    scale: Literal["rank", "range"] = "rank"
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise BadInput("a fused mask needs at least one source")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise BadInput(f"{len(self.sources)} fused sources need as many weights, not {len(self.weights)}")
+        if self.weights and not (min(self.weights) >= 0 and sum(self.weights) > 0):
+            raise BadInput(f"weights must be 0 or more and not all 0, not {self.weights}")
+        if self.scale not in ("rank", "range"):
+            raise unknown("scale", str(self.scale), ("rank", "range"))
+
+    @property
+    def needs_picture(self) -> bool:
+        return any(source.needs_picture for source in self.sources)
+
+    def rows(self) -> int:
+        return sum(source.rows() for source in self.sources)
+
+
+@dataclass(frozen=True)
+class GivenMask(MaskSource):
+    """A mask that the user gives, as the PNG bytes of a black and white picture (white is resampled).
+
+    As a setting it is the path of a file: ``--set mask=face.png``.
+    """
+
+    png: bytes = b""
+    ratio: float = 1.0
+
+    def rows(self) -> int:
+        return 0
+
+
+_KINDS = [
+    Entry("attention", "lotts_search.work.masks:AttentionMask", "Contrast of attention under p- and p+ (LoTTS)."),
+    Entry(
+        "concept-attention",
+        "lotts_search.work.masks:ConceptMask",
+        "The same on FLUX, in the manner of ConceptAttention.",
+    ),
+    Entry(
+        "error-contrast", "lotts_search.work.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."
+    ),
+    Entry("quality", "lotts_search.work.masks:QualityMask", "No-reference quality map of the decoded picture."),
+    Entry("disagreement", "lotts_search.work.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
+    Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
+    Entry("random", "lotts_search.work.masks:RandomMask", "A random choice of cells or blocks (ablation)."),
+    Entry("whole", "lotts_search.work.masks:WholeMask", "Everything: image-to-image without a mask (ablation)."),
+    Entry("given", "lotts_search.work.masks:GivenMask", "A black and white PNG of one's own."),
+]
+
+
+def mask_kinds() -> dict[str, Entry]:
+    """The kinds that have a name, those of other packages among them."""
+    return with_plugins("lotts_search.work.masks", _KINDS)
+
+
+def mask_kind(name: str) -> type[MaskSource]:
+    """The class of a kind's name or of ``package.module:Class``.
+
+    Raises:
+        BadInput: there is none, or it is no mask source.
+    """
+    found = resolve("mask kind", name, mask_kinds())
+    if not (isinstance(found, type) and issubclass(found, MaskSource) and is_dataclass(found)):
+        raise BadInput(
+            f"{name} is no mask kind: it must be a dataclass derived from lotts_search.work.masks.MaskSource"
+        )
+    return found
+
+
+def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
+    """The source of a description ``{"kind": "error-contrast", "ratio": 0.4, …}``; missing fields take their defaults.
+    A text is a kind alone.
+
+    Raises:
+        BadInput: an unknown kind or field, named together with the known ones.
+    """
+    settings: dict[str, Any] = {"kind": values} if isinstance(values, str) else dict(values)
+    kind = str(settings.pop("kind", None))
+    source = mask_kind(kind)
+    known = {field.name for field in fields(source)}  # type: ignore[arg-type]
+    for name, value in settings.items():
+        if name not in known:
+            raise unknown(f"setting of mask {kind!r}:", name, known)
+        settings[name] = _from_plain(name, value)
+    try:
+        made = _checked(source(**settings))
+        made.rows()
+    except TypeError as error:
+        raise BadInput(f"mask {kind!r} has a setting of the wrong type: {settings}") from error
+    return made
+
+
+def _from_plain(name: str, value: Any) -> Any:
+    if name == "sources":
+        return tuple(part if isinstance(part, MaskSource) else mask_from_dict(part) for part in value)
+    if name == "png" and isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except binascii.Error as error:
+            raise BadInput("the mask's png is not base64") from error
+    return tuple(value) if isinstance(value, list) else value
+
+
+def with_settings(source: S, settings: Mapping[str, Any]) -> S:
+    """The source with other settings. ``level`` stands for ``levels=(level,)`` where a source has several.
+
+    Raises:
+        BadInput: the source has no such setting, or the ratio is not above 0 and at most 1.
+    """
+    settings = dict(settings)
+    known = {field.name for field in fields(source)}  # type: ignore[arg-type]
+    if "level" in settings and "levels" in known:
+        settings["levels"] = (settings.pop("level"),)
+    for name in settings:
+        if name not in known:
+            raise unknown(f"setting of {type(source).__name__}:", name, known)
+    return _checked(replace(source, **settings))  # type: ignore[type-var]
+
+
+def _checked(source: S) -> S:
+    if not 0 < source.ratio <= 1:
+        raise BadInput(f"a mask's ratio must be above 0 and at most 1, not {source.ratio}")
+    return source
+
+
+def mask_to_dict(source: MaskSource) -> dict[str, Any]:
+    """The description of a source, for JSON; :func:`mask_from_dict` reads it."""
+    path = f"{type(source).__module__}:{type(source).__qualname__}"
+    kind = next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
+    values = {field.name: getattr(source, field.name) for field in fields(source)}  # type: ignore[arg-type]
+    return {"kind": kind} | {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MaskSource):
+        return mask_to_dict(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -1,0 +1,326 @@
+"""What a search asks of a pool and what comes back: plain picklable values, numpy arrays and no torch.
+
+Shapes: ``C, H, W`` are the channels, height and width of the latent; latents are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.work.masks import MaskSource
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+Lineage: TypeAlias = tuple[str, ...]
+"""The chain of seeds a candidate's noise comes from, oldest first, e.g. ``("seed 3", "refine@8 1", "branch@12 0")``.
+It grows only by a new seed or a refinement."""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Start noise drawn from a seed."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class Near:
+    """A neighbour of a start noise: ``‖n‖(τ·u + √(1−τ²)·w⊥)`` with ``u`` the unit vector of ``n``."""
+
+    base: Noise
+    tau: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A mutation of a start noise: ``√(1−β²)·n + β·ε``."""
+
+    base: Noise
+    beta: float
+    seed: int
+
+
+Noise: TypeAlias = Fresh | Near | Mix
+
+Solver: TypeAlias = Literal["dpm", "ddim"]
+"""SDE-DPM-Solver++(2M), or DDIM; see :mod:`lotts_search.engine.solver`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a trajectory is carried out. Equal settings mean that segments can continue each other.
+
+    Attributes:
+        prompt: text prompt.
+        negative: negative prompt of the unconditional row.
+        steps: T, the number of denoising steps of the whole schedule.
+        guidance: guidance weight; classifier-free, 1 or less means unguided (one network row a step).
+        eta: noise amount of the solver: of ``dpm`` 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
+            DPM-Solver++(2M); of ``ddim`` DDIM's own η, 0..1, 1 = as much noise as DDPM, 0 = deterministic.
+        solver: what makes a step out of the x0 prediction.
+        embedded: the network is told the guidance weight (FLUX.1-dev): one row a step, whatever the weight, and no
+            negative prompt.
+    """
+
+    prompt: str
+    steps: int
+    guidance: float
+    negative: str = ""
+    eta: float = 1.0
+    solver: Solver = "dpm"
+    embedded: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step takes two network rows."""
+        return self.guidance > 1 and not self.embedded
+
+
+Background: TypeAlias = Literal["fixed", "fresh"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """The localized part of a refinement (LoTTS Algorithm 2), carried along until it is complete.
+
+    Attributes:
+        mask: [H, W], True where the latent is resampled.
+        origin: [C, H, W], the parent's clean latent ``x0``.
+        lineage: the lineage whose background noise ε2 is used (that of the refinement itself).
+        integrate: tg, the number of last steps that are not masked.
+        background: one ε2 along the refinement (``fixed``) or a new one at each step (``fresh``).
+        spatial: False keeps the unmasked latent clean instead of forward-noised (the ablation).
+    """
+
+    mask: Bools
+    origin: Floats
+    lineage: Lineage
+    integrate: int
+    background: Background = "fixed"
+    spatial: bool = True
+
+
+@dataclass(frozen=True)
+class State:
+    """A latent at a step, with all that is needed to go on from it.
+
+    Attributes:
+        latent: [C, H, W] at ``step``; clean when ``step == steps``.
+        step: steps already done, 0 = pure noise.
+        steps: T of the schedule that the latent is on.
+        previous: x0 prediction of the step before (the solver's history), None at the start of a trajectory.
+        predicted: x0 prediction at this very step when scoring has already paid for it; the next step uses it.
+        region: the refinement under way, None outside one.
+    """
+
+    latent: Floats
+    step: int
+    steps: int
+    previous: Floats | None = None
+    predicted: Floats | None = None
+    region: Region | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.step == self.steps
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Carry a latent to step ``stop``: the one unit of generation.
+
+    Exactly one of these holds at the beginning:
+      * ``noise`` is set: start from that noise at step 0;
+      * ``renoise`` is set: ``state`` is complete; re-noise it to step ``renoise`` (with ``region`` inside the mask,
+        DESIGN 6.2; its solver history is reset);
+      * neither: go on from ``state``.
+    The solver's noise at step i is a pure function of (search_seed, lineage, i).
+    A complete result is decoded to an image.
+    """
+
+    search_seed: int
+    sampling: Sampling
+    lineage: Lineage
+    stop: int
+    noise: Noise | None = None
+    state: State | None = None
+    renoise: int | None = None
+    region: Region | None = None
+
+    @property
+    def start(self) -> int:
+        if self.noise is not None:
+            return 0
+        if self.renoise is not None:
+            return self.renoise
+        assert self.state is not None
+        return self.state.step
+
+    @property
+    def nfe(self) -> float:
+        """Denoising steps that this segment is charged; an x0 prediction already paid for is not charged again."""
+        paid = self.renoise is None and self.state is not None and self.state.predicted is not None
+        return float(self.stop - self.start - (1 if paid and self.stop > self.start else 0))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The x0 prediction of a partial state, decoded, so that a verifier can score it. Costs the next step's NFE."""
+
+    state: State
+    sampling: Sampling
+
+    @property
+    def nfe(self) -> float:
+        return 0.0 if self.state.predicted is not None else 1.0
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its picture, for sources that need it."""
+
+    search_seed: int
+    lineage: Lineage
+    state: State
+    sampling: Sampling
+    source: MaskSource
+    image: Bytes | None = None
+
+    @property
+    def nfe(self) -> float:
+        """Its network rows, pro rata: a guided step runs two and counts once."""
+        return self.source.rows() / (2 if self.sampling.guided else 1)
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode a picture [h, w, 3] uint8 of the model's size to a complete state."""
+
+    image: Bytes
+    steps: int
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score pictures' agreement with a prompt; higher is better."""
+
+    verifier: str
+    prompt: str
+    image: Bytes
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Write revised prompts, by what a picture of the original prompt lacks.
+
+    Attributes:
+        rewriter: its name.
+        prompt: the original prompt.
+        image: [h, w, 3], what has come of it so far: a picture or a decoded x0 prediction.
+        count: how many revised prompts.
+        seed: of what is random in the rewriter.
+    """
+
+    rewriter: str
+    prompt: str
+    image: Bytes
+    count: int
+    seed: int
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
+Generate: TypeAlias = Segment | Predict | Locate | Encode
+"""Work for a generator."""
+Work: TypeAlias = Generate | Score | Rewrite
+"""Work for a pool."""
+
+
+@dataclass
+class Usage:
+    """What a piece of work used. ``nfe`` follows DESIGN §2; ``rows`` are network rows, ``flops`` floating-point
+    operations of the network, ``device_s`` seconds on the device (a batch's time is shared out by rows), ``rewrites``
+    requests to the rewriter and ``fallbacks`` the prompts that it owed and the original prompt stood in for."""
+
+    nfe: float = 0.0
+    rows: int = 0
+    flops: float = 0.0
+    images: int = 0
+    decodes: int = 0
+    scores: int = 0
+    device_s: float = 0.0
+    nfe_wasted: float = 0.0
+    rewrites: int = 0
+    fallbacks: int = 0
+
+    def __iadd__(self, other: Usage) -> Self:
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
+@dataclass
+class Located:
+    """A mask with the stages that led to it, for reports.
+
+    Attributes:
+        mask: [H, W] bool on the latent grid; exactly ⌈r·h·w⌉ cells of the [h, w] attention grid, upsampled.
+        heat: [h, w] float32 in 0..1, what was ranked.
+        stages: named maps [h, w], in the order of the algorithm, e.g. ori, pos, neg, contrast, propagated, reweighted.
+        confidence: mean heat inside the mask minus mean heat outside, 0..1.
+    """
+
+    mask: Bools
+    heat: Floats
+    stages: dict[str, Floats] = field(default_factory=dict)
+    confidence: float = 0.0
+
+
+@dataclass
+class Result:
+    """The answer to one piece of work.
+
+    Attributes:
+        usage: what it used, once, however often it was tried; lost tries are in ``usage.nfe_wasted``.
+        state: of Segment, Predict (with ``predicted`` filled) and Encode.
+        image: [h, w, 3] uint8, of complete Segments, Predict and Encode.
+        located: of Locate.
+        score: of Score.
+        prompts: of Rewrite, as many as were asked for.
+        note: why the original prompt stands in for some of them.
+        queue_s: seconds between asking and starting.
+        started, finished: seconds since the epoch.
+        node, actor: where it ran.
+        attempts: how often it was tried.
+    """
+
+    usage: Usage
+    state: State | None = None
+    image: Bytes | None = None
+    located: Located | None = None
+    score: float | None = None
+    queue_s: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    node: str = ""
+    actor: str = ""
+    attempts: int = 1
+    prompts: tuple[str, ...] = ()
+    note: str = ""

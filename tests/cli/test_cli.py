@@ -1,0 +1,432 @@
+"""The command line: what it writes, what it prints, and how it ends. Searches run on the analytic model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lotts_search.cli import main
+from lotts_search.cli.options import settings
+from lotts_search.cli.outputs import folder_name
+from lotts_search.cli.pools import Compute
+from lotts_search.errors import BadInput, Failure
+from lotts_search.shapes import train as shapes_train
+from lotts_search.shapes.train import Effort
+from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.scene import parse_caption, scenes
+from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_latents
+from lotts_search.work.masks import GivenMask
+from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Generate, Locate, Located, Result, Rewrite, Score, Segment, Usage
+
+PROMPT = "a red circle"
+SAMPLE = analytic_info().defaults.steps
+
+
+def use(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
+    """Let every command run on ``pool``."""
+
+    @contextmanager
+    def opened(self: Compute, model: str, verifier: str, rewriters: object = None) -> Iterator[Pool]:
+        yield pool
+
+    monkeypatch.setattr(Compute, "pool", opened)
+
+
+def unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command fail the test where it opens a pool."""
+
+    def opened(self: Compute, model: str, verifier: str) -> None:
+        pytest.fail("nothing may be started for bad input")
+
+    monkeypatch.setattr(Compute, "pool", opened)
+
+
+def call(*words: str | Path) -> int:
+    """Run the command line; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def generate(tmp_path: Path, *words: str | Path) -> int:
+    return call("generate", PROMPT, "--out", tmp_path, *words)
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> AnalyticPool:
+    found = AnalyticPool()
+    use(monkeypatch, found)
+    return found
+
+
+def test_generate_writes_picture_trials_and_page(
+    tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(tmp_path, "--nfe", "100", "--seed", "3", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert said["nfe"] == pytest.approx(sum(row["nfe"] for row in rows))
+    assert said["nfe"] <= 100
+    assert said["images"] == sum(row["images"] for row in rows) > 5
+    assert said["score"] == max(row["score"] for row in rows if row["score"] is not None)
+    assert (said["best"], said["out"]) == (str(tmp_path / "best.png"), str(tmp_path))
+    with Image.open(tmp_path / "best.png") as picture:
+        # The analytic verifier's score can be read off the picture.
+        assert float(np.mean(np.asarray(picture)[..., 0] > 127)) == pytest.approx(said["score"])
+        recipe = json.loads(picture.text["recipe"])
+    assert recipe["prompt"] == PROMPT and recipe["seed"] == 3 and recipe["score"] == said["score"]
+    assert PROMPT in (tmp_path / "search.html").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"best.png", "trials.parquet", "search.html"}
+
+
+def test_the_command_in_the_picture_makes_it_again(tmp_path: Path, pool: AnalyticPool) -> None:
+    words = ["--images", "7", "--seed", "5", "--steps", "6", "--guidance", "2.5", "--set", "refinements=3"]
+    assert generate(tmp_path / "a", *words, "--negative", "it's dull") == 0
+    with Image.open(tmp_path / "a" / "best.png") as picture:
+        command = shlex.split(picture.text["command"])
+        first = np.asarray(picture)
+    assert command[0] == "lotts-search"
+    assert call(*command[1:], "--out", tmp_path / "b") == 0
+    with Image.open(tmp_path / "b" / "best.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), first)
+        assert shlex.split(picture.text["command"]) == command
+    columns = ["trial_id", "kind", "score", "nfe_cum", "best_so_far"]
+    one, two = (pq.read_table(tmp_path / x / "trials.parquet").select(columns) for x in "ab")
+    assert one.equals(two)
+    assert "refine" in one["kind"].to_pylist()
+
+
+def test_settings_reach_the_strategy(tmp_path: Path, pool: AnalyticPool) -> None:
+    assert generate(tmp_path, "--strategy", "best-of-n", "--images", "9", "--set", "n=4") == 0
+    assert [type(work) for work in pool.asked].count(Segment) == 4
+
+
+def test_a_rewriter_and_its_settings_are_in_the_command(
+    tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--strategy", "ttgen", "--rewriter", "chat", "--set-rewriter", "model=m", "--images", "2"]
+    assert generate(tmp_path, *words) == 0
+    with Image.open(tmp_path / "best.png") as picture:
+        command = picture.text["command"]
+    assert "--rewriter chat" in command and "--set-rewriter model=m" in command
+    rewrites = [row for row in pq.read_table(tmp_path / "trials.parquet").to_pylist() if row["kind"] == "rewrite"]
+    assert rewrites and all(len(row["prompts"]) == 3 for row in rewrites)
+    assert {work.rewriter for work in pool.asked if isinstance(work, Rewrite)} == {"chat"}
+    capsys.readouterr()
+    assert call("rewriters", "--json") == 0
+    assert {"chat", "shapes-rewriter", "transformers"} <= set(json.loads(capsys.readouterr().out))
+    assert call("rewriters", "chat") == 0
+    said = capsys.readouterr().out
+    assert "base_url" in said and "LOTTS_REWRITER_KEY" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", " "], "the prompt is empty"),
+        (["generate", PROMPT, "--strategy", "lots"], "did you mean 'lotts'"),
+        (["generate", PROMPT, "--strategy", "nowhere.at:All"], "cannot be imported"),
+        (["generate", PROMPT, "--verifier", "shape-reward"], "did you mean 'shapes-reward'"),
+        (["generate", PROMPT, "--set", "refinements"], "KEY=VALUE"),
+        (["generate", PROMPT, "--set", "refinments=3"], "did you mean 'refinements'"),
+        (["generate", PROMPT, "--set", "refinements=many"], "refinements"),
+        (["generate", PROMPT, "--nfe", "-1"], "not -1"),
+        (["generate", PROMPT, "--local", "--address", "auto"], "exclude each other"),
+        (["generate", PROMPT, "--local", "--generators", "2"], "leave out --local"),
+        (["generate", PROMPT, "--rewriter", "chat"], "asks for no revised prompts"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--rewriter", "chatt"], "did you mean 'chat'"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeot=3"], "did you mean 'timeout'"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeout"], "--set-rewriter takes KEY=VALUE"),
+        (["demo", "--against", "lotts"], "not compared with itself"),
+        (["strategies", "lots"], "did you mean 'lotts'"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused(monkeypatch)
+    assert call(*words) == 2
+    out, err = capsys.readouterr()
+    assert said in err and len(err.strip().splitlines()) == 1 and err.startswith("error: ")
+    assert out == ""
+
+
+def test_a_budget_below_one_sample_is_bad_input(
+    tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(tmp_path, "--nfe", str(SAMPLE - 1)) == 2
+    assert f"{SAMPLE}" in capsys.readouterr().err
+    assert pool.asked == [] and list(tmp_path.iterdir()) == []
+
+
+def test_wrong_options_are_bad_input() -> None:
+    assert call("generate", PROMPT, "--nfe", "many") == 2
+    assert call("generate") == 2
+    assert call("degenerate") == 2
+
+
+def test_a_search_that_fails_keeps_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool(fail=nan_latents))
+    assert generate(tmp_path, "--nfe", "50") == 1
+    assert "NaN at step 3" in capsys.readouterr().err
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert rows and {row["status"] for row in rows} == {"failed"}
+    assert not (tmp_path / "best.png").exists() and (tmp_path / "search.html").exists()
+
+
+def test_surprises_end_with_code_1_and_a_traceback_only_with_debug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Compute, model: str, verifier: str, rewriters: object = None) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(Compute, "pool", broken)
+    assert generate(tmp_path) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError: one" in err and "Traceback" not in err
+    assert generate(tmp_path, "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+class Interrupting(AnalyticPool):
+    """Sends Ctrl-C to this process at the first refinement, and answers nothing from then on."""
+
+    sent = False
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        if not self.sent and isinstance(work, Segment) and work.renoise is not None:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return Future() if self.sent else super().submit(work)
+
+
+def test_ctrl_c_keeps_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Interrupting())
+    assert generate(tmp_path, "--nfe", "200", "--json") == 130
+    said = json.loads(capsys.readouterr().out)
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    done = [row for row in rows if row["status"] == "done" and row["kind"] == "sample"]
+    assert len(done) >= 1
+    assert said["images"] == sum(row["images"] for row in rows)
+    assert said["score"] == max(row["score"] for row in done if row["score"] is not None)
+    assert any(row["status"] == "cancelled" for row in rows)
+    assert "Ctrl-C" in (tmp_path / "search.html").read_text()
+
+
+class Masking(AnalyticPool):
+    """The analytic model, which takes a given mask as it is."""
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        if not (isinstance(work, Locate) and isinstance(work.source, GivenMask)):
+            return super().submit(work)
+        import io
+
+        self.asked.append(work)
+        mask = np.asarray(Image.open(io.BytesIO(work.source.png)).convert("L")) > 127
+        answered: Future[Result] = Future()
+        answered.set_result(Result(Usage(), located=Located(mask, mask.astype(np.float32), {})))
+        return answered
+
+
+def test_refine_begins_from_the_picture_inside_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = Masking()
+    use(monkeypatch, pool)
+    picture = np.full((6, 6, 3), 60, dtype=np.uint8)
+    picture[:, :3] = 190
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    mask = np.zeros((6, 6), dtype=np.uint8)
+    mask[:, 3:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ["refine", tmp_path / "in.png", "--prompt", PROMPT, "--mask", tmp_path / "mask.png", "--images", "6"]
+    assert call(*words, "--out", tmp_path / "out", "--json", "--set", "integrate=0") == 0
+    said = json.loads(capsys.readouterr().out)
+    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
+    assert [row["kind"] for row in rows if row["parent_id"] is None] == ["encode"]
+    assert {row["mask_ratio"] for row in rows if row["kind"] == "refine"} == {0.5}
+    assert said["score"] >= 0.5  # the picture itself takes part
+    with Image.open(tmp_path / "out" / "best.png") as best:
+        # Light on the left it was and must stay: outside the mask nothing is drawn anew.
+        np.testing.assert_allclose(np.asarray(best)[:, :3].astype(int), 190, atol=1)
+    assert str(tmp_path / "mask.png") in shlex.split(said["command"])
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "said"),
+    [("none.png", None, "no file"), ("text.png", None, "not a picture"), ("in.png", "black.png", "black all over")],
+)
+def test_refine_says_what_is_wrong_with_a_file(
+    image: str, mask: str | None, said: str, tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("in.png", "black.png"):
+        Image.new("RGB", (6, 6)).save(tmp_path / name)
+    more = [] if mask is None else ["--mask", tmp_path / mask]
+    assert call("refine", tmp_path / image, "--prompt", PROMPT, "--out", tmp_path / "out", *more) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+class Painting(AnalyticPool):
+    """The analytic model with pictures of the shapes world in the place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(replace(analytic_info(), image=(64, 64)))
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        future = super().submit(work)
+        if isinstance(work, Segment) and future.result().image is not None:
+            seed = int(np.abs(np.asarray(future.result().image)).sum())
+            drawn = render(parse_caption(work.sampling.prompt), np.random.default_rng(seed), damage=0.4)
+            future.result().image = (drawn.image * 255).round().astype(np.uint8)
+        return future
+
+
+def test_demo_compares_and_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lotts_search.shapes.world.oracle import judge
+
+    use(monkeypatch, Painting())
+    assert call("demo", "--prompts", "3", "--seconds", "600", "--model", "one", "--out", tmp_path, "--json") == 0
+    said = json.loads(capsys.readouterr().out)["models"]["one"]
+    assert said["prompts"] == 3 and said["nfe"] == 8 * SAMPLE
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    winners: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:  # in virtual order: the last picture that was better than all before it wins
+        key = row["strategy"], row["prompt"]
+        if row["metric_oracle"] is not None and row["score"] > winners.get(key, {"score": -1.0})["score"]:
+            winners[key] = row
+    assert {prompt for _, prompt in winners} == {scene.caption for scene in scenes("test", 3)}
+    for name in ("lotts", "best-of-n"):
+        quality = [row["metric_oracle"] for (strategy, _), row in winners.items() if strategy == name]
+        assert said["strategies"][name]["oracle"] == pytest.approx(np.mean(quality))
+        spent = sum(row["nfe"] for row in rows if row["strategy"] == name)
+        assert said["strategies"][name]["nfe"] == pytest.approx(spent / 3)
+        assert spent / 3 <= said["nfe"]
+    # Same seed, same first picture: the strategies begin alike.
+    first = {
+        (r["strategy"], r["prompt"]): r["image"] for r in reversed(rows) if r["lineage"] == ["seed 0"] and r["image"]
+    }
+    assert all(first["lotts", s.caption] == first["best-of-n", s.caption] for s in scenes("test", 3))
+    page = (tmp_path / "index.html").read_text()
+    gap = said["difference"]["oracle"]
+    assert f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in page
+    assert callable(judge)
+
+
+class Silent(AnalyticPool):
+    """Never answers."""
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        return Future()
+
+
+def test_demo_without_a_finished_prompt_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, Silent())
+    assert call("demo", "--seconds", "0.05", "--out", tmp_path / "out") == 1
+    assert "give more --seconds" in capsys.readouterr().err
+    use(monkeypatch, AnalyticPool(fail=lambda work: Failure("the disk is full")))
+    assert call("demo", "--prompts", "2", "--out", tmp_path / "out") == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_name_what_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, name in (("models", "shapes-sd"), ("strategies", "best-of-n"), ("verifiers", "shapes-reward")):
+        assert call(command, "--json") == 0
+        assert name in json.loads(capsys.readouterr().out)
+        assert call(command) == 0
+        assert name in capsys.readouterr().out
+    assert call("strategies", "lotts", "--json") == 0
+    about = json.loads(capsys.readouterr().out)
+    assert "Algorithm 3" in about["source"] and "refinements · (T - t0)" in about["formula"]
+    listed = {setting["name"] for setting in about["settings"]}
+    assert {"initial", "refinements", "depth", "ratio", "alpha", "level", "start", "integrate"} <= listed
+    assert call("strategies", "lotts") == 0
+    shown = capsys.readouterr().out
+    assert "Algorithm 3" in shown and "refinements · (T - t0)" in shown
+
+
+def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Path, dict[str, object]]] = []
+
+    def train(name: str, out: Path, **more: object) -> Path:
+        asked.append((name, out, more))
+        return out
+
+    monkeypatch.setattr(shapes_train, "train", train)
+    options = ["--pictures", "64", "--batch", "8", "--start", tmp_path, "--device", "cuda"]
+    assert call("train", "shapes-sd", "--out", tmp_path, *options) == 0
+    assert call("train", "shapes-reward") == 0
+    assert call("train", "shapes-flux", "--minutes", "2.5") == 0
+    effort = replace(Effort.on("shapes-sd", "cuda"), pictures=64, batch=8)
+    assert asked[0] == ("shapes-sd", tmp_path, {"effort": effort, "start": tmp_path, "renders": None, "device": "cuda"})
+    name, out, given = asked[1]
+    assert (name, out, given["effort"]) == ("shapes-reward", Path("out/shapes-reward"), Effort.on(name, "cpu"))
+    by_the_clock = asked[2][2]["effort"]
+    assert isinstance(by_the_clock, Effort) and by_the_clock.minutes == 2.5
+    assert by_the_clock.pictures > 10**12  # the clock ends it, not the count
+
+
+@pytest.mark.parametrize(
+    "command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"]
+)
+def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "--help") == 0
+    assert re.search(r"^\s+lotts-search \w+", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom lotts_search.cli import main\n"
+        "try: main(['generate', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'ray', 'diffusers', 'numpy', 'pyarrow') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_settings_are_split_at_the_first_equals_sign() -> None:
+    assert settings(["template=a=b", " n = 3 "]) == {"template": "a=b", "n": "3"}
+    assert settings(None) == {}
+    with pytest.raises(BadInput):
+        settings(["=3"])
+
+
+def test_folder_names_are_plain() -> None:
+    assert folder_name("Top left: a red ☂ circle!", "my.module:Class", 7) == "top-left-a-red-circle-my-module-Class-7"
+    assert "/" not in folder_name("../../etc/passwd", "lotts", 0)
+
+
+def test_a_search_that_stops_early_says_what_it_saved(
+    pool: AnalyticPool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = ("--strategy", "adaptive-lotts", "--set", "worth=0.5", "--nfe", "900")
+    assert generate(tmp_path / "json", *stop, "--json") == 0
+    saved = json.loads(capsys.readouterr().out)
+    assert saved["saved_nfe"] == 900 - saved["nfe"] > 300 and "0.5 of its spread" in saved["stopped"]
+    assert generate(tmp_path / "text", *stop) == 0
+    assert f"saved {saved['saved_nfe']:g} NFE: no trial is expected" in capsys.readouterr().out

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lotts_search.engine.noise_rows import Draw, Drawing
+from lotts_search.work.noise import draw
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_noise_of_many_rows_is_that_of_each(threads: int) -> None:
+    drawing = Drawing((2, 3, 5), torch.device("cpu"), threads)
+    for number in (7, 2, 11):
+        wanted: list[Draw | None] = [(number, ("seed 1", f"branch@{row} 0"), "step", row) for row in range(number)]
+        wanted[number // 2] = None
+        drawing.begin([(0, (), "start", 0)])  # never asked for
+        drawing.begin(wanted)
+        rows = drawing.finish().numpy().copy()
+        assert rows.shape == (number, 2, 3, 5)
+        for row, one in zip(rows, wanted, strict=True):
+            assert np.array_equal(row, np.zeros((2, 3, 5)) if one is None else draw(*one, (2, 3, 5)))
+
+
+def test_noise_can_be_drawn_into_an_array() -> None:
+    out = np.full((4, 3), np.nan, np.float32)
+    assert draw(1, ("a",), "near", 2, (4, 3), out=out) is out
+    assert np.array_equal(out, draw(1, ("a",), "near", 2, (4, 3)))
+    # What a generator has left over of one draw is not part of the next.
+    draw(1, ("a",), "near", 2, (1,))
+    assert np.array_equal(out, draw(1, ("a",), "near", 2, (4, 3)))

@@ -1,0 +1,261 @@
+"""The pages to look at: their numbers, their pictures and, in a browser, what is really drawn."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lotts_search.curves.intervals import interval
+from lotts_search.curves.steps import Steps, mean_curve
+from lotts_search.report import Judged, write_demo_page, write_search_page
+from lotts_search.report.pictures import area, colour_map, data_uri, outline
+from lotts_search.report.plot import Series, line_chart, ticks
+from lotts_search.report.search_figure import write_figure
+from lotts_search.report.search_page import best_so_far, ledger_lines
+from lotts_search.report.search_tree import build, walk
+from tests.made_up import PROMPT, made_up_search
+
+
+def test_interval_is_students_t() -> None:
+    # Four values with variance 5/3; the 97.5 % point of t with 3 degrees of freedom is 3.182446.
+    found = interval([1.0, 2.0, 3.0, 4.0])
+    half = 3.182446305 * (5 / 3) ** 0.5 / 2
+    assert (found.mean, found.low, found.high) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+    assert interval([2.0]).low == interval([2.0]).high == 2.0
+    with pytest.raises(ValueError, match="at least one"):
+        interval([])
+
+
+def test_steps_hold_their_value_until_the_next() -> None:
+    steps = Steps(np.array([2.0, 5.0]), np.array([0.1, 0.7]))
+    np.testing.assert_array_equal(steps.at(np.array([1.9, 2.0, 4.9, 5.0, 99.0])), [np.nan, 0.1, 0.1, 0.7, 0.7])
+
+
+def test_mean_curve_begins_where_all_searches_have_a_picture() -> None:
+    one = Steps(np.array([1.0, 4.0]), np.array([0.0, 1.0]))
+    two = Steps(np.array([2.0, 3.0]), np.array([0.5, 0.7]))
+    curve = mean_curve([one, two])
+    np.testing.assert_allclose(curve.x, [2, 3, 4])
+    np.testing.assert_allclose(curve.mean, [0.25, 0.35, 0.85])
+    assert (curve.low < curve.mean).all() and (curve.high > curve.mean).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.3, 2.2), (0.91, 0.96), (0.0, 1234.0)])
+def test_ticks_are_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 9
+    assert low <= min(found) and max(found) <= high
+    step = found[1] - found[0]
+    assert np.allclose(np.diff(found), step)
+    assert f"{step:.6e}"[0] in "125"
+
+
+def _cells(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """The cells that an ``area`` path fills, drawn by hand."""
+    drawn = np.zeros(shape, dtype=bool)
+    for a, y, b in re.findall(r"M(\d+) (\d+)H(\d+)V\d+H\d+Z", path):
+        drawn[int(y), int(a) : int(b)] = True
+    return drawn
+
+
+def test_mask_paths_follow_the_mask() -> None:
+    mask = np.random.default_rng(0).random((16, 12)) < 0.5
+    np.testing.assert_array_equal(_cells(area(mask), mask.shape), mask)
+    # The outline's length is the number of cell sides between masked and unmasked, counted cell by cell.
+    sides = 0
+    for y, x in np.argwhere(mask):
+        for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+            ny, nx = y + dy, x + dx
+            sides += not (0 <= ny < 16 and 0 <= nx < 12 and mask[ny, nx])
+    horizontal = sum(int(b) - int(a) for a, b in re.findall(r"M(\d+) \d+H(\d+)", outline(mask)))
+    vertical = sum(int(b) - int(a) for a, b in re.findall(r"M\d+ (\d+)V(\d+)", outline(mask)))
+    assert horizontal + vertical == sides
+
+
+def test_pictures_survive_as_data_uris() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    uri = data_uri(image)
+    assert uri.startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))), image)
+
+
+def test_colours_tell_sign_and_size() -> None:
+    signed = colour_map(np.array([[-1.0, 0.0, 0.5]], dtype=np.float32))[0].astype(int)
+    assert signed[0, 2] > signed[0, 0]  # blue below zero
+    assert signed[2, 0] > signed[2, 2]  # red above
+    assert np.ptp(signed[1]) < 12  # pale at zero, although zero is not the middle of the values
+    light = colour_map(np.linspace(0, 1, 50, dtype=np.float32)[None])[0] @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(light) >= 0).all()
+    assert colour_map(np.zeros((3, 3), dtype=np.float32)).std(axis=(0, 1)).max() == 0
+
+
+def test_tree_has_regions_and_children_under_their_parents() -> None:
+    result = made_up_search("lotts")
+    assert result.best is not None
+    roots = build(result.trials, result.images, result.located, result.best.trial_id)
+    assert [len(root.children) for root in roots] == [2, 2, 2]
+    assert [len(root.regions) for root in roots] == [1, 1, 1]
+    assert sum(node.winner for node in walk(roots)) == 1
+    winner = next(node for node in walk(roots) if node.winner)
+    assert [root.on_path for root in roots] == [any(n is winner for n in walk([root])) for root in roots]
+    for root in roots:
+        for child in root.children:
+            assert child.gain == pytest.approx((child.trial.score or 0) - (root.trial.score or 0))
+    stages = roots[0].regions[0].stages
+    assert [s.name for s in stages] == ["ori", "pos", "neg", "contrast", "propagated", "reweighted"]
+
+
+def test_best_so_far_counts_localization_and_pictures() -> None:
+    result = made_up_search("lotts")
+    over_nfe, over_images = best_so_far(result.trials), best_so_far(result.trials, "images")
+    assert over_nfe.x[-1] == result.ledger.nfe == 3 * 16 + 3 * 1.5 + 6 * 9
+    assert over_images.x[-1] == 9
+    assert over_nfe.y[-1] == over_images.y[-1] == result.score
+    assert (np.diff(over_nfe.y) >= 0).all()
+
+
+def test_ledger_adds_up() -> None:
+    lines = {line[0]: line for line in ledger_lines(made_up_search("lotts").trials)}
+    assert lines["sample"][1:3] == ["3", "48"]
+    assert lines["localize"][1:3] == ["3", "4.5"]
+    assert lines["refine"][1:3] == ["6", "54"]
+
+
+def test_chart_leaves_out_what_is_not_finite() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    chart = line_chart([Series("a", "red", x, np.array([np.nan, 0.2, 0.4]), step=True)], "x", "y", "t")
+    line = re.search(r'class="line" d="([^"]+)"', chart)
+    assert line is not None and "nan" not in chart
+    assert line.group(1).count("L") == 2  # two finite points and the corner between them
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to and says."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.classes: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.references += [v for k, v in attrs if k in ("src", "href", "srcset", "action") and v]
+        self.classes += (found.get("class") or "").split()
+
+
+def test_search_page_is_one_file_and_escapes_the_prompt(tmp_path: Path) -> None:
+    result = made_up_search("lotts", prompt="<script>alert(1)</script> & co")
+    path = write_search_page(result, tmp_path / "deep" / "search.html", "lotts-search generate '<b>'")
+    html = path.read_text()
+    page = Page(html)
+    assert page.references and all(r.startswith("data:") for r in page.references)
+    assert "@import" not in html and "url(" not in html
+    assert "script" not in page.tags and "b" not in page.tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in html
+    assert page.classes.count("candidate") == 9 and page.classes.count("winner") == 1
+    # The winner's very pixels are in the page.
+    assert result.image is not None and data_uri(result.image) in page.references
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_search_page_of_an_interrupted_search(tmp_path: Path) -> None:
+    html = write_search_page(made_up_search("lotts", cancelled=2), tmp_path / "search.html").read_text()
+    assert html.count("cancelled") >= 2
+
+
+def test_demo_page_compares_in_pairs(tmp_path: Path) -> None:
+    contest = {name: [_judged(name, seed) for seed in range(4)] for name in ("lotts", "best-of-n")}
+    contests = {"one": contest, "two": contest}
+    html = write_demo_page(contests, tmp_path / "index.html", command="lotts-search demo", how="Here.").read_text()
+    page = Page(html)
+    gaps = [a.winner - b.winner for a, b in zip(contest["lotts"], contest["best-of-n"], strict=True)]
+    mean = interval(gaps)
+    assert f"{mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]" in html
+    assert page.classes.count("pair") == 2 * 4 and page.classes.count("chart") == 2 * 4
+    assert page.classes.count("ahead") == 2 * sum(gap != 0 for gap in gaps)
+    assert all(r.startswith("data:") for r in page.references)
+
+
+def test_figure_shows_the_tree(tmp_path: Path) -> None:
+    svg = write_figure(made_up_search("lotts"), tmp_path / "figure.svg").read_text()
+    assert svg.count("<image") == 3 * (3 + 2)
+    assert svg.count("★ best") == 1
+
+
+def _judged(strategy: str, seed: int) -> Judged:
+    result = made_up_search(strategy, seed=seed)
+    quality = {t.trial_id: float(np.clip(t.score, 0, 1)) for t in result.trials if t.score is not None}
+    return Judged(result, quality, perfect=seed == 0)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _chromium(tmp_path: Path, page: Path, *arguments: str) -> str:
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND", "--force-device-scale-factor=1",
+        f"--user-data-dir={tmp_path / 'profile'}", *arguments, page.as_uri(),
+    ]  # fmt: skip
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment).stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+def test_browser_draws_the_search(tmp_path: Path) -> None:
+    result = made_up_search("lotts")
+    page = write_search_page(result, tmp_path / "search.html", "lotts-search generate …")
+    dom = Page(_chromium(tmp_path, page, "--dump-dom"))
+    assert dom.classes.count("candidate") == 9 and dom.classes.count("winner") == 1
+    assert dom.classes.count("region") == 3 and dom.classes.count("chart") == 1
+
+    _chromium(tmp_path, page, f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1500")
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
+    assert shot.shape == (1500, 1200, 3)
+    golden = (np.abs(shot - [183, 121, 31]).max(axis=-1) < 4).sum()
+    yellow = (np.abs(shot - [255, 225, 77]).max(axis=-1) < 4).sum()
+    assert golden > 1000  # frames of the winner
+    assert yellow > 500  # outlines of the located regions
+    # The winner stands at the top of the page, three times as large as it is, pixel by pixel.
+    assert result.image is not None
+    assert _holds(shot, np.kron(result.image.astype(int), np.ones((3, 3, 1), dtype=int))[12:-12, 12:-12])
+
+
+def _holds(shot: np.ndarray, picture: np.ndarray) -> bool:
+    """Whether ``picture`` stands somewhere in the upper left of a screenshot, give or take one step of a byte."""
+    h, w, _ = picture.shape
+    off = np.zeros((400 - h, 400 - w))
+    for y, x in np.random.default_rng(0).integers(0, (h, w), (200, 2)):
+        off = np.maximum(off, np.abs(shot[y : y + off.shape[0], x : x + off.shape[1]] - picture[y, x]).max(axis=-1))
+    y, x = np.unravel_index(off.argmin(), off.shape)
+    return bool(np.abs(shot[y : y + h, x : x + w] - picture).max() <= 1)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+def test_browser_draws_the_demo(tmp_path: Path) -> None:
+    contest = {name: [_judged(name, seed) for seed in range(3)] for name in ("lotts", "best-of-n")}
+    page = write_demo_page({"one": contest}, tmp_path / "index.html", command="lotts-search demo", how="Here.")
+    dom = Page(_chromium(tmp_path, page, "--dump-dom"))
+    assert dom.classes.count("pair") == 3
+    assert PROMPT.split(",")[0] in page.read_text()
+    _chromium(tmp_path, page, f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1200")
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
+    for colour in ((213, 84, 28), (47, 102, 196)):  # both curves
+        assert (np.abs(shot - colour).max(axis=-1) < 6).sum() > 500

@@ -1,0 +1,233 @@
+"""The report of a study: its numbers in the page, the tables and the figures, and what a browser draws."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from lotts_search import search
+from lotts_search.api import SearchResult
+from lotts_search.cli import main
+from lotts_search.cli.outputs import save_png
+from lotts_search.core.trial_table import write_parquet
+from lotts_search.curves import load
+from lotts_search.curves.results import load_whole
+from lotts_search.report.plot import Series, line_chart, log_ticks
+from lotts_search.report.study_gallery import Gallery, thumbnail
+from lotts_search.report.study_numbers import numbers
+from lotts_search.report.study_page import failures
+from lotts_search.testing.studies import Simulated, simulate
+from tests.report.test_report import CHROMIUM, Page, _chromium
+
+ABOUT = {
+    "name": "a <b> study", "command": "lotts-search study 'x <i>.yaml'", "metrics": ["truth"], "guide": "reward",
+    "seconds": 90.0, "busy": 0.93, "started": 1.76e9, "machine": {"cpus": 2, "platform": "Linux"}, "models": [],
+    "strategies": [{"label": "best-of-n", "strategy": "best-of-n", "settings": {}, "nested": True,
+                    "budgets": [{"nfe": None, "images": 9}, {"nfe": None, "images": 40}]}],
+    "searches": [{"label": "ours", "model": "simulated", "prompt_id": "p9", "seed": 0, "status": "failed", "error": "<u>no memory"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A study with a planted speed-up of 3, the pictures of its LoTTS arm, and two failed trials."""
+    arms = {"best-of-n": Simulated(pictures=40), "ours": Simulated("lotts", 9, speed=3)}
+    table = simulate(arms, 20, rng=np.random.default_rng(2))
+    broken = {
+        "status": ["failed", "failed"],
+        "error": ["<s>lost\nat line 3", "<s>lost\nat line 7"],
+        "image": [None, None],
+    }
+    rows = table.slice(len(table) - 2)
+    for name, values in broken.items():
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.string()))
+    table = pa.concat_tables([table.slice(0, len(table) - 2), rows])
+    folder = tmp_path / "run"
+    write_parquet(table, folder / "trials.parquet")
+    (folder / "study.json").write_text(json.dumps(ABOUT))
+    (folder / "images").mkdir()
+    ours = table.filter(pa.compute.equal(table.column("label"), "ours"))
+    for name in filter(None, ours.column("image").to_pylist()):
+        shade = np.full((8, 8, 3), int(name.split("-")[1]) % 251, dtype=np.uint8)
+        save_png(folder / "images" / f"{name}.png", shade, {})
+    return folder
+
+
+def _report(run: Path, *options: str) -> Path:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(run), "--trees", "0", "--out", str(run.parent / "report"), *options])
+    assert stop.value.code in (0, None)
+    return run.parent / "report"
+
+
+def test_the_page_says_what_the_estimators_say(run: Path) -> None:
+    html = (_report(run, "--no-figures") / "index.html").read_text()
+    results = load(run)
+    ours, base = results.find("ours"), results.find("best-of-n", images=9)
+    faster = results.speed_up(results.find("best-of-n", images=40), ours, over="images")
+    assert 1.5 < faster.low < 3 < faster.high or faster.ratio > 2
+    for said in (
+        str(faster).replace(">", "&gt;"),
+        results.difference(ours, base).signed,
+        str(results.win_rate(ours, base)),
+    ):
+        assert said in html
+    mean = results.value(ours)
+    assert f"{mean.mean:.3f}" in html and f"[{mean.low:.3f}, {mean.high:.3f}]" in html
+
+
+def test_the_page_is_one_file_and_escapes_what_it_shows(run: Path) -> None:
+    html = (_report(run, "--no-figures") / "index.html").read_text()
+    page = Page(html)
+    assert page.references and all(r.startswith("data:") for r in page.references)
+    assert not {"script", "i", "u", "s"} & set(page.tags)
+    assert "&lt;u&gt;no memory" in html and "a &lt;b&gt; study" in html
+    assert page.classes.count("pair") == 12
+
+
+def test_failures_are_counted_by_kind_and_first_line(run: Path) -> None:
+    _, table = load_whole(run)
+    found = [(f.count, f.status, f.kind, f.reason) for f in failures(table)]
+    assert sorted(found) == [(1, "failed", "sample", "<s>lost"), (1, "failed", "score", "<s>lost")]
+
+
+def test_tables_hold_the_curves(run: Path) -> None:
+    out = _report(run, "--no-figures")
+    results = load(run)
+    with (out / "curves.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if (r["label"], r["value"], r["over"]) == ("best-of-n", "truth", "nfe")]
+    curve = results.panel(results.find("best-of-n", images=40), over="nfe").curve()
+    np.testing.assert_allclose([float(r["cost"]) for r in rows], curve.x)
+    np.testing.assert_allclose([float(r["low"]) for r in rows], curve.low)
+    with (out / "results.csv").open() as file:
+        cells = {(r["label"], r["budget_images"], r["value"]): r for r in csv.DictReader(file)}
+    assert float(cells["ours", "9", "score"]["mean"]) == results.value(results.find("ours"), "score").mean
+    assert len(cells) == 6  # three arms, two values
+
+
+def test_figures_are_drawn(run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figures = _report(run, "--figures") / "figures"
+    with Image.open(figures / "simulated.png") as image:
+        drawn = np.asarray(image.convert("RGB")).astype(int)
+    for colour in ((213, 84, 28), (47, 102, 196)):  # both lines
+        assert (np.abs(drawn - colour).max(axis=-1) < 6).sum() > 300
+    assert (figures / "simulated.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_cases_are_the_prompts_with_the_greatest_gaps(run: Path) -> None:
+    results, table = load_whole(run)
+    arms = [results.find("ours"), results.find("best-of-n", images=9)]
+    cases = Gallery(results, table, [run]).cases(arms, "truth", ["truth", "score"], 3)
+    # Row by row, from the table alone.
+    best: dict[tuple[str, str], tuple[float, float, str]] = {}
+    made: dict[str, int] = {}
+    for row in table.to_pylist():
+        if row["image"] is not None:
+            made[row["search_id"]] = made.get(row["search_id"], 0) + 1
+            key = (row["label"], row["prompt"])
+            if made[row["search_id"]] <= 9 and row["score"] > best.get(key, (-np.inf, 0.0, ""))[0]:
+                best[key] = (row["score"], row["metric_truth"], row["image"])
+    gaps = {p: best["ours", p][1] - best["best-of-n", p][1] for label, p in best if label == "ours"}
+    ranked = sorted(gaps, key=lambda p: -gaps[p])
+    assert [c.text for c in cases] == ranked[:3] + ranked[-3:]
+    for case in cases:
+        assert case.gap == pytest.approx(gaps[case.text])
+        ours = case.winners[0]
+        assert ours.values["score"] == best["ours", case.text][0]
+        assert ours.picture == thumbnail(run / "images" / f"{best['ours', case.text][2]}.png")
+        assert case.winners[1].picture is None  # the study did not keep it
+
+
+def test_large_pictures_are_made_small(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", np.zeros((600, 300, 3), dtype=np.uint8), {})
+    assert thumbnail(tmp_path / "a.png").startswith("data:image/jpeg;base64,")
+
+
+def test_several_budgets_of_one_strategy_are_points_of_one_curve() -> None:
+    rng = np.random.default_rng(0)
+    parts = [simulate({"ours": Simulated("lotts", n)}, 10, rng=rng) for n in (3, 9)]
+    for i, part in enumerate(parts):
+        ids = pa.array([f"{i} {name}" for name in part.column("search_id").to_pylist()])
+        parts[i] = part.set_column(part.column_names.index("search_id"), "search_id", ids)
+    from lotts_search.curves import Results, from_table
+
+    results = Results(from_table(pa.concat_tables(parts)))
+    found = numbers(results)
+    trace = next(t for t in found.traces if (t.over, t.of) == ("images", "truth"))
+    assert trace.points and trace.curve.x.tolist() == [3, 9]
+    assert trace.curve.mean[1] == pytest.approx(results.value(results.find("ours", images=9)).mean)
+
+
+def test_an_unknown_metric_or_baseline_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, good in ((("--metric", "truht"), "truth"), (("--baseline", "bestofn"), "best-of-n")):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", str(run), *option])
+        assert stop.value.code == 2
+        assert good in capsys.readouterr().err
+
+
+def test_json_goes_to_stdout_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _report(run, "--no-figures", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert Path(said["report"]).is_file() and {r["label"] for r in said["results"]} == {"best-of-n", "ours"}
+
+
+def test_logarithmic_ticks() -> None:
+    assert log_ticks(1, 64) == [1, 2, 5, 10, 20, 50]
+    assert log_ticks(30, 1e6) == [100, 1000, 10_000, 100_000, 1_000_000]
+    assert log_ticks(3, 6) == [3, 4, 5, 6]
+    x = np.array([1.0, 10.0, 100.0])
+    chart = line_chart([Series("a", "red", x, x)], "x", "y", "t", log=True)
+    path = chart.split('class="line" d="M')[1].split('"')[0].split("L")
+    places = [float(point.split()[0]) for point in path]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.02)
+
+
+def _small_study(folder: Path) -> SearchResult:
+    """A real search as a study of its own."""
+    prompt = "top left red circle, top blue star, left pink cross, center yellow square, right green ring on gray"
+    result = search(prompt, images=3, seed=5, run_id="s", prompt_id="p")
+    write_parquet(result.to_table(), folder / "trials.parquet")
+    about = {
+        "guide": "shapes-reward", "metrics": [], "workers": 8,
+        "models": [{"label": "shapes-sd", "model": "shapes-sd", "options": {}}],
+        "strategies": [{"label": "lotts", "strategy": "lotts", "settings": {}, "budgets": []}],
+    }  # fmt: skip
+    (folder / "study.json").write_text(json.dumps(about))
+    return result
+
+
+@pytest.mark.slow
+def test_searches_are_made_again_as_they_were(tmp_path: Path) -> None:
+    result = _small_study(tmp_path)
+    from lotts_search.curves import Arm
+    from lotts_search.report.study_gallery import Again
+
+    with Again(json.loads((tmp_path / "study.json").read_text())) as again:
+        repeated = again.search(Arm("shapes-sd", "lotts", images=3), result.prompt, "p", 5)
+    assert [t.trial_id for t in repeated.trials] == [t.trial_id for t in result.trials]
+    assert repeated.score == pytest.approx(result.score, abs=1e-4)
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path), "--trees", "1", "--no-figures"])
+    page = Page((tmp_path / "report" / "index.html").read_text())
+    assert page.classes.count("candidate") == 3 and page.classes.count("region") == 1
+    assert page.classes.count("found") == 1  # with the stages of its mask beside it
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+def test_browser_draws_the_report(run: Path, tmp_path: Path) -> None:
+    page = _report(run, "--no-figures") / "index.html"
+    dom = Page(_chromium(tmp_path, page, "--dump-dom"))
+    assert dom.classes.count("pair") == 12 and dom.classes.count("chart") == 7
+    _chromium(tmp_path, page, f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1200")
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
+    for colour in ((213, 84, 28), (47, 102, 196)):  # both curves
+        assert (np.abs(shot - colour).max(axis=-1) < 6).sum() > 500

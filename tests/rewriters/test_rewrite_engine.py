@@ -1,0 +1,79 @@
+"""TTGen on a real network, autoencoder and engine, with a rewriter in its own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lotts_search import search
+from lotts_search.api import SearchResult
+from lotts_search.engine.local_pool import LocalPool
+from lotts_search.strategies.ttgen import TTGen
+from lotts_search.work.requests import Bytes, Rewrite
+from tests.tiny import tiny_backbone
+
+PROMPT = "a red circle"
+
+
+class Brightness:
+    """A verifier without a model."""
+
+    name = "brightness"
+    requirements: tuple[str, ...] = ()
+
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(images.mean(axis=(1, 2, 3), dtype=np.float64), np.float32)
+
+
+@dataclass
+class Writer:
+    """Writes what it is told, and keeps the pictures that it saw."""
+
+    write: Callable[[Rewrite], Sequence[str]]
+    batch: int = 4
+    parallel: int = 1
+    timeout: float = 60.0
+    requirements: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.seen: list[Bytes] = []
+
+    def rewrite(self, requests: Sequence[Rewrite]) -> list[Sequence[str]]:
+        self.seen += [request.image for request in requests]
+        return [self.write(request) for request in requests]
+
+
+def ttgen(writer: Writer, strategy: Any, **options: Any) -> SearchResult:
+    with LocalPool(tiny_backbone(), {"brightness": Brightness()}, 4, 1, rewriters={"writer": writer}) as pool:
+        return search(
+            PROMPT, strategy=strategy, pool=pool, verifier="brightness", rewriter="writer", images=1, steps=5, guidance=3.0,
+            **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", [{"solver": "ddim", "eta": 0.0}, {"solver": "ddim", "eta": 0.6}, {"eta": 1.0}])
+def test_one_original_prompt_is_plain_sampling(solver: dict[str, Any]) -> None:
+    writer = Writer(lambda request: [request.prompt] * request.count)
+    tried, plain = ttgen(writer, TTGen(prompts=1, injection=3), **solver), ttgen(writer, "resampling", **solver)
+    assert len(writer.seen) == 3 and tried.ledger.rewrites == 3
+    assert tried.image is not None and np.array_equal(tried.image, plain.image)  # type: ignore[arg-type]
+    assert tried.ledger.nfe == plain.ledger.nfe == 5 and tried.ledger.rows == plain.ledger.rows == 10
+
+
+def test_the_rewriter_sees_the_prediction_whose_score_won() -> None:
+    """Looks cost no network row, and the picture that won a step is the one that the next revision is made by."""
+    writer = Writer(lambda request: [f"a {colour} square" for colour in ("green", "blue", "red")])
+    result = ttgen(writer, TTGen(injection=3), solver="ddim", eta=0.0)
+    assert result.ledger.nfe == 5 + 3 * 2 and result.ledger.rows == 22
+    scored = [t for t in result.trials if t.kind == "score" and t.decodes]
+    assert len(scored) == 9
+    for step in range(2):
+        best = max(scored[3 * step : 3 * step + 3], key=lambda trial: trial.score or 0)
+        assert np.array_equal(writer.seen[step + 1], result.images[best.trial_id])
+        assert best.score == pytest.approx(float(writer.seen[step + 1].mean()), abs=1e-3)
+    assert len({t.score for t in scored}) == 9

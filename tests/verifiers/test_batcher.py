@@ -1,0 +1,126 @@
+"""Micro-batched scoring."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lotts_search.errors import BadInput, Failure
+from lotts_search.verifiers.batcher import ScoreBatcher
+from lotts_search.work.requests import Result, Score
+
+
+class Recorder:
+    """Scores a picture by its mean plus the length of its prompt, and keeps what it was asked."""
+
+    name = "recorder"
+    requirements: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], npt.NDArray[np.uint8]]] = []
+
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.calls.append((prompts, images))
+        if "explode" in prompts:
+            raise OSError("out of ink")
+        scores = images.mean(axis=(1, 2, 3)) + np.array([len(p) for p in prompts])
+        return np.where([p == "nan" for p in prompts], np.nan, scores).astype(np.float32)
+
+
+def picture(level: int, size: int = 4) -> npt.NDArray[np.uint8]:
+    return np.full((size, size, 3), level, dtype=np.uint8)
+
+
+def ask(batcher: ScoreBatcher, prompt: str, image: npt.NDArray[np.uint8]) -> Future[Result]:
+    return batcher.submit(Score("recorder", prompt, image))
+
+
+def test_one_call_for_all_that_wait_and_each_gets_its_own_score() -> None:
+    verifier = Recorder()
+    batcher = ScoreBatcher(verifier, max_batch=4)
+    futures = [ask(batcher, "p" * i, picture(10 * i)) for i in range(6)]
+    assert batcher.outstanding == 6
+    assert batcher.tick() and batcher.outstanding == 2
+    assert batcher.tick() and batcher.outstanding == 0
+    assert not batcher.tick()
+    assert [f.result(0).score for f in futures] == [11.0 * i for i in range(6)]
+    assert [len(prompts) for prompts, _ in verifier.calls] == [4, 4]
+    assert sum(f.result(0).usage.scores for f in futures) == 6
+    assert all(f.result(0).usage.nfe == 0 for f in futures)
+
+
+def test_padding_repeats_own_rows_and_can_be_switched_off() -> None:
+    for pad, prompts in [(True, ["a", "b", "a", "b"]), (False, ["a", "b"])]:
+        verifier = Recorder()
+        batcher = ScoreBatcher(verifier, max_batch=4, pad=pad)
+        ask(batcher, "a", picture(1))
+        ask(batcher, "b", picture(2))
+        batcher.tick()
+        assert verifier.calls[0][0] == prompts
+        assert verifier.calls[0][1][:, 0, 0, 0].tolist() == [ord(p) - ord("a") + 1 for p in prompts]
+
+
+def test_device_time_of_a_call_is_shared_out() -> None:
+    batcher = ScoreBatcher(Recorder(), max_batch=3)
+    results = [ask(batcher, "p", picture(i)) for i in range(3)]
+    batcher.tick()
+    shares = [f.result(0).usage.device_s for f in results]
+    first = results[0].result(0)
+    assert len(set(shares)) == 1
+    assert 0 < 3 * shares[0] <= first.finished - first.started + 0.05
+
+
+def test_an_exception_fails_only_the_one_that_caused_it() -> None:
+    batcher = ScoreBatcher(Recorder(), max_batch=4)
+    good, bad, other = (ask(batcher, p, picture(5)) for p in ("fine", "explode", "good"))
+    batcher.tick()
+    assert good.result(0).score == 9 and other.result(0).score == 9
+    with pytest.raises(Failure, match=r"'recorder' failed: OSError: out of ink"):
+        bad.result(0)
+
+
+def test_a_nan_score_fails_only_its_own_future() -> None:
+    batcher = ScoreBatcher(Recorder(), max_batch=4)
+    good, bad = ask(batcher, "fine", picture(5)), ask(batcher, "nan", picture(5))
+    batcher.tick()
+    assert good.result(0).score == 9
+    with pytest.raises(Failure, match="nan"):
+        bad.result(0)
+
+
+def test_pictures_of_another_size_go_into_another_call_in_order() -> None:
+    verifier = Recorder()
+    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    futures = [ask(batcher, "p", picture(i, size)) for i, size in enumerate([4, 8, 4, 8])]
+    assert batcher.tick() and batcher.tick() and not batcher.tick()
+    assert [images.shape for _, images in verifier.calls] == [(2, 4, 4, 3), (2, 8, 8, 3)]
+    assert [f.result(0).score for f in futures] == [1, 2, 3, 4]
+
+
+def test_cancelled_work_is_dropped() -> None:
+    verifier = Recorder()
+    batcher = ScoreBatcher(verifier, max_batch=2, pad=False)
+    ask(batcher, "gone", picture(0)).cancel()
+    kept = ask(batcher, "kept", picture(0))
+    assert batcher.tick() and kept.result(0).score == 4
+    assert verifier.calls[0][0] == ["kept"]
+
+
+def test_a_wrong_number_of_scores_is_a_failure() -> None:
+    class Broken(Recorder):
+        def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            return np.zeros(3, dtype=np.float32)
+
+    batcher = ScoreBatcher(Broken(), max_batch=2)
+    future = ask(batcher, "p", picture(0))
+    batcher.tick()
+    with pytest.raises(Failure, match=r"shape \(3,\), not \(2,\)"):
+        future.result(0)
+
+
+def test_an_empty_batch_size_is_refused() -> None:
+    with pytest.raises(BadInput, match="max_batch"):
+        ScoreBatcher(Recorder(), max_batch=0)
