@@ -48,7 +48,7 @@ class RayPool:
         model: registered name, folder or hub id.
         verifiers: registered names; each gets an actor, with an environment of its own if it has requirements.
         generators: generator actors, 1 or more.
-        max_batch: most rows in one network call, and pictures in one scoring call.
+        max_batch: most rows in one network call, and images in one scoring call.
         threads: torch threads, and Ray CPUs, of each actor.
         backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         address: see :func:`lotts_search.actors.cluster.connect`.

@@ -29,8 +29,8 @@ def main() -> int:
     parser.add_argument("--demand", type=float, default=10.0, help="seconds")
     options = parser.parse_args()
 
-    arms = {"base": Simulated(pictures=64), "ours": Simulated("lotts", 16, speed=3)}
-    rows = 2 * sum(arm.pictures for arm in arms.values()) * options.prompts  # a picture and its scoring are two rows
+    arms = {"base": Simulated(images=64), "ours": Simulated("lotts", 16, speed=3)}
+    rows = 2 * sum(arm.images for arm in arms.values()) * options.prompts  # an image and its scoring are two rows
     seeds = max(options.rows // rows, 1)
     table = simulate(arms, options.prompts, seeds, rng=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ A study of that many searches, half Best-of-N and half LoTTS, runs on Ray actors
 
 - busy: the generators' device seconds over actors × wall time, from the first trial asked for to the last one done
   (demand: 0.9 or more),
-- writing: seconds in which the driver wrote journals, pictures, rows and tables, over the wall time (demand: at most 0.02),
+- writing: seconds in which the driver wrote journals, images, rows and tables, over the wall time (demand: at most 0.02),
 
 and with ``--rows`` how long it takes to bring a table of that many rows up to date. Exit code 1 when a demand is missed.
 """
@@ -79,7 +79,7 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[float, float, dict
     assert meter is not None and meter.busy is not None and done.outcome.status == "done"
     nfe, count = meter.nfe, len(done.searches)
     print(f"{count} searches, {nfe:.0f} NFE in {meter.seconds:.1f} s on {compute}: {nfe / meter.seconds:.1f} NFE/s")
-    return meter.seconds, meter.busy, {"journals": sum(journal), "rows and pictures": done.progress.writing}
+    return meter.seconds, meter.busy, {"journals": sum(journal), "rows and images": done.progress.writing}
 
 
 def table(rows: int, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Throughput of the engine, measured side by side in one run.
 
-Two ratios: the engine against bare network calls at the same batch (demand: 0.95 or more), and whole pictures of the
+Two ratios: the engine against bare network calls at the same batch (demand: 0.95 or more), and whole images of the
 engine against StableDiffusionPipeline with the same scheduler, modules and batch (demand: 1.0 or more). Both get the
-same prompts, one a picture and new ones in each round, so both encode them; the engine keeps the negative prompt.
+same prompts, one an image and new ones in each round, so both encode them; the engine keeps the negative prompt.
 Rounds are interleaved and every other one is reversed, so that another load on the machine meets all alike; a ratio is
 the median over rounds. Exit code 1 when a demand is missed.
 
@@ -36,7 +36,7 @@ PLACES = "left", "right", "top", "bottom"
 
 
 def prompts() -> Iterator[str]:
-    """Prompts that do not repeat for 5184 pictures."""
+    """Prompts that do not repeat for 5184 images."""
     things = [f"{colour} {shape}" for colour, shape in itertools.product(*WORDS)]
     for one, other, place in itertools.cycle(itertools.product(things, things, PLACES)):
         yield f"a {one} and a {other} on the {place}"
@@ -142,7 +142,7 @@ def main() -> int:
         # To the last step but one: nothing is decoded.
         "engine": lambda texts, number: engine_run(engine, sampling, texts, steps - 1, number),
         "pipeline": lambda texts, number: pipeline_run(texts),
-        "pictures": lambda texts, number: engine_run(engine, sampling, texts, steps, number),
+        "images": lambda texts, number: engine_run(engine, sampling, texts, steps, number),
     }
     taken: dict[str, list[float]] = {name: [] for name in actions}
     computed: dict[str, list[float]] = {name: [] for name in actions}
@@ -167,20 +167,20 @@ def main() -> int:
         return statistics.median(a / b for a, b in zip(times[to], times[of], strict=True))
 
     median = {name: statistics.median(times) for name, times in taken.items()}
-    calls, pictures = ratio("engine", "bare"), ratio("pictures", "pipeline")
+    calls, images = ratio("engine", "bare"), ratio("images", "pipeline")
     rows = batch * (steps - 1)
     graphs = ", recorded calls" if options.graphs else ""
     print(f"{backbone.info.name} on {device}, {options.threads} threads, {batch} rows a call, {steps} steps{graphs}")
     print(f"bare network calls     {rows / median['bare']:9.1f} rows/s")
     print(f"engine                 {rows / median['engine']:9.1f} rows/s    ratio {calls:.3f}")
-    print(f"pipeline               {count / median['pipeline']:9.3f} pictures/s")
-    print(f"engine                 {count / median['pictures']:9.3f} pictures/s    ratio {pictures:.3f}")
+    print(f"pipeline               {count / median['pipeline']:9.3f} images/s")
+    print(f"engine                 {count / median['images']:9.3f} images/s    ratio {images:.3f}")
     if device.type == "cpu":
-        both = ratio("engine", "bare", computed), ratio("pictures", "pipeline", computed)
+        both = ratio("engine", "bare", computed), ratio("images", "pipeline", computed)
         print("by CPU time: ratio {:.3f} to bare calls, {:.3f} to the pipeline".format(*both))
         shares = ", ".join(f"{name} {100 * statistics.median(of):.2f} %" for name, of in outside.items())
         print(f"CPU time outside of the models: {shares}")
-    return int(calls < 0.95 or pictures < 1.0)
+    return int(calls < 0.95 or images < 1.0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A strategy of one's own: sample pictures, refine each of the best once. ``python examples/custom_strategy.py`` runs it, and
+"""A strategy of one's own: sample images, refine each of the best once. ``python examples/custom_strategy.py`` runs it, and
 ``lotts-search generate "$PROMPT" --strategy examples.custom_strategy:RefineBest --set keep=3 --nfe 120``."""
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, S
 
 @dataclass
 class RefineBest(Strategy):
-    """As many pictures as leave enough for one refinement of each of the best.
+    """As many images as leave enough for one refinement of each of the best.
 
     Attributes:
         keep: how many of the best are refined.
@@ -19,13 +19,13 @@ class RefineBest(Strategy):
     keep: int = 2
 
     async def run(self, search: Search) -> None:
-        async def mend(picture: Candidate) -> None:
-            await search.refine(picture, await search.localize(picture), seed=0)
+        async def mend(image: Candidate) -> None:
+            await search.refine(image, await search.localize(image), seed=0)
 
         trials = self.plan(search.budget.left, search.costs).trials
-        pictures = await gather(*(search.sample(seed) for seed in range(trials["sample"])))
-        pictures.sort(key=lambda picture: picture.score or 0.0, reverse=True)
-        await gather(*(mend(picture) for picture in pictures[: trials.get("refine", 0)]))
+        images = await gather(*(search.sample(seed) for seed in range(trials["sample"])))
+        images.sort(key=lambda image: image.score or 0.0, reverse=True)
+        await gather(*(mend(image) for image in images[: trials.get("refine", 0)]))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         mending = costs.localize() + costs.refine()

@@ -3,7 +3,7 @@
     python examples/ray_job.py "a red circle" "a blue star"
     ray job submit --working-dir . -- python examples/ray_job.py --generators 4 --gpus 1 "a red circle" "a blue star"
 
-Prints one line of JSON for each prompt and writes the pictures.
+Prints one line of JSON for each prompt and writes the images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def run(options: argparse.Namespace, pool: RayPool) -> None:
             nfe=options.nfe,
             pool=pool,
         )
-        assert found.image is not None  # a search without a picture raises
+        assert found.image is not None  # a search without an image raises
         path = options.out / f"{number:03d}.png"
         Image.fromarray(found.image).save(path)
         print(json.dumps({"prompt": prompt, "score": found.score, "trials": len(found.trials), "image": str(path)}))

@@ -18,7 +18,7 @@ PROMPT = (
 )
 
 result = lotts_search.search(PROMPT, strategy="lotts", nfe=150, seed=0)
-print(f"score {result.score:.3f} for {result.ledger.nfe:g} NFE and {result.ledger.images} pictures")
+print(f"score {result.score:.3f} for {result.ledger.nfe:g} NFE and {result.ledger.images} images")
 for trial in result.trials:
     if trial.images:
         print(f"  {trial.kind:8} {trial.nfe:5g} NFE  score {trial.score:.3f}  {' → '.join(trial.lineage)}")

@@ -1,6 +1,6 @@
-"""A strategy in one file: many pictures, and a second chance for the best one alone.
+"""A strategy in one file: many images, and a second chance for the best one alone.
 
-lotts-search generate "$PROMPT" --strategy examples.second_chance:SecondChance --nfe 200 --set pictures=4
+lotts-search generate "$PROMPT" --strategy examples.second_chance:SecondChance --nfe 200 --set images=4
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, ga
 
 @dataclass
 class SecondChance(Strategy):
-    """Draws some pictures, then refines the best of them where it looks wrong until the budget ends.
+    """Draws some images, then refines the best of them where it looks wrong until the budget ends.
 
     Attributes:
-        pictures: pictures from pure noise.
+        images: images from pure noise.
     """
 
-    pictures: int = 4
+    images: int = 4
 
     async def run(self, search: Search) -> None:
-        await gather(*(search.sample(seed) for seed in range(self.pictures)))
+        await gather(*(search.sample(seed) for seed in range(self.images)))
         best, costs = search.best, search.costs
         if best is None or not search.budget.left.pays(costs.localize() + costs.refine()):
             return
@@ -29,7 +29,7 @@ class SecondChance(Strategy):
         await repeat(lambda seed: search.refine(best, mask, seed=seed), search.budget.left.count(costs.refine()))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        samples = paid(budget, costs.sample, self.pictures)
+        samples = paid(budget, costs.sample, self.images)
         left = budget.minus(samples * costs.sample)
         chances = int(left.pays(costs.localize() + costs.refine()))
         more = chances * paid(left.minus(chances * costs.localize()), costs.refine())

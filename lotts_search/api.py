@@ -1,4 +1,4 @@
-"""``lotts_search.search(prompt, …)``: one search from a prompt to a picture."""
+"""``lotts_search.search(prompt, …)``: one search from a prompt to an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 from lotts_search import registry
 from lotts_search.backbones.base import ModelInfo
 from lotts_search.core.book import Book, Labels
-from lotts_search.core.budget import Budget, Costs, Ledger, pictures
+from lotts_search.core.budget import Budget, Costs, Ledger, count_images
 from lotts_search.core.calls import Calls
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Status: TypeAlias = Literal["done", "target", "seconds", "interrupted"]
 DEFAULT_IMAGES = 9
-"""Pictures of a search that is given no budget at all: the paper's N."""
+"""Images of a search that is given no budget at all: the paper's N."""
 
 
 @dataclass(repr=False)
@@ -51,7 +51,7 @@ class SearchResult:
         status: done; target or seconds, when that ended it; interrupted, by Ctrl-C or cancellation.
         ledger: what was spent.
         trials: all trials in virtual order.
-        images: pictures [h, w, 3] uint8 by the id of the trial that made them.
+        images: images [h, w, 3] uint8 by the id of the trial that made them.
         located: masks with their stages, by the id of their trial.
         best: the trial with the highest guiding score, None where nothing was finished.
         best_refined: the same among the refined alone.
@@ -77,16 +77,16 @@ class SearchResult:
 
     @property
     def image(self) -> Bytes | None:
-        """The best picture [h, w, 3] uint8."""
+        """The best image [h, w, 3] uint8."""
         return self.images[self.best.trial_id] if self.best is not None else None
 
     @property
     def score(self) -> float | None:
-        """The best picture's guiding score."""
+        """The best image's guiding score."""
         return self.best.score if self.best is not None else None
 
     def __repr__(self) -> str:
-        spent = f"{self.ledger.nfe:g} NFE, {pictures(self.ledger.images)}"
+        spent = f"{self.ledger.nfe:g} NFE, {count_images(self.ledger.images)}"
         return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
 
     def to_table(self) -> pa.Table:
@@ -95,7 +95,7 @@ class SearchResult:
 
 
 class SearchFailed(Failure):
-    """A search that ended without a single picture.
+    """A search that ended without a single image.
 
     Attributes:
         result: what there is of it.
@@ -146,7 +146,7 @@ async def asearch(
     search_id: str | None = None,
     journal: Path | str | Journal | None = None,
 ) -> SearchResult:
-    """Search for a picture of ``prompt``. Many searches may run at once on one pool.
+    """Search for an image of ``prompt``. Many searches may run at once on one pool.
 
     Args:
         prompt: what to draw.
@@ -155,14 +155,14 @@ async def asearch(
         verifier: registered name of the verifier that guides the search; it must be in the ``pool``.
         rewriter: registered name of what revises prompts, for strategies that ask for it; it must be in the ``pool``.
         nfe, images, seconds, target: the budget, see :class:`~lotts_search.core.budget.Budget`; together any of them.
-            Without ``nfe``, ``images`` and ``seconds`` it is 9 pictures.
+            Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
         seed: decides all noise and all choices: equal arguments give equal searches.
         settings: the strategy's settings, values or text as on the command line.
         pool: where the work runs; None = a :class:`~lotts_search.engine.local_pool.LocalPool` for this search alone.
         steps, guidance, eta, solver: other than the model's own (see :class:`~lotts_search.work.requests.Sampling`). With
             another solver than the model's, eta is 1 unless given.
         negative: negative prompt.
-        image: a picture [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
+        image: an image [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
         workers: virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
         on_trial: called with each finished trial, in virtual order.
         run_id, prompt_id, label, search_id: for the trial table; by default the prompt's hash, the strategy's name, and
@@ -171,9 +171,9 @@ async def asearch(
             are in it cost nothing now, and the others run. Budgets in seconds begin anew. It is not deleted.
 
     Raises:
-        BudgetTooSmall: the budget does not pay for the first picture; nothing was run.
+        BudgetTooSmall: the budget does not pay for the first image; nothing was run.
         BadInput: something given is wrong, e.g. the journal is that of another search.
-        SearchFailed: no picture was finished.
+        SearchFailed: no image was finished.
         Interrupted: the search was cancelled. Both carry what was computed.
     """
     if not prompt.strip():
@@ -189,7 +189,7 @@ async def asearch(
     if nfe is None and images is None and seconds is None:
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
-    picture = image_hash(image) if image is not None else None
+    given = image_hash(image) if image is not None else None
     if not chosen.rewrites:
         rewriter = ""
     with _pool(pool, model, verifier, rewriter) as where, ExitStack() as opened:
@@ -197,7 +197,7 @@ async def asearch(
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
         arguments = plain_settings(chosen)
-        which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, picture)
+        which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, given)
         search_id = search_id or _hash(*which, *([rewriter] if rewriter else []))
         labels = Labels(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
@@ -256,7 +256,7 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Calla
 
 search = _blocking(asearch)
 """The same as :func:`asearch` for programs without asyncio. Ctrl-C, and nothing else, returns what was computed until
-then, with the status ``interrupted``; there may be no picture yet."""
+then, with the status ``interrupted``; there may be no image yet."""
 
 
 async def _run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None], budget: Budget) -> Status:
@@ -325,27 +325,25 @@ def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mo
     """What can be known to be wrong before any work."""
     if image is not None:
         if not strategy.takes_image:
-            raise BadInput(f"strategy {name!r} cannot begin from a picture")
+            raise BadInput(f"strategy {name!r} cannot begin from an image")
         if image.shape != (*info.image, 3) or image.dtype != np.uint8:
             height, width = info.image
             raise BadInput(
-                f"the picture must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
+                f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
             )
     least = strategy.least(costs, image is not None)
     if not budget.pays(least):
         what = "one sample" if image is None else "one refinement"
         raise BudgetTooSmall(
-            f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {pictures(least.images)}"
+            f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {count_images(least.images)}"
         )
 
 
 def _why(trials: list[TrialRecord]) -> str:
     failed = [trial for trial in trials if trial.status == "failed"]
     if not failed:
-        return "no picture was finished: the strategy made none"
-    return (
-        f"no picture was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
-    )
+        return "no image was finished: the strategy made none"
+    return f"no image was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
 
 
 def plain_settings(strategy: Strategy) -> str:

@@ -65,7 +65,7 @@ _STRATEGIES = [
     Entry(
         "search-over-paths",
         "lotts_search.strategies.search_over_paths:SearchOverPaths",
-        "Re-noise the best pictures and denoise them along other paths.",
+        "Re-noise the best images and denoise them along other paths.",
     ),
     Entry("evolutionary", "lotts_search.strategies.evolutionary:Evolutionary", "Elites and mutations of start noises."),
     Entry(
@@ -89,14 +89,14 @@ _VERIFIERS = [
     Entry(
         "shapes-reward",
         "lotts_search.shapes.verifier:ShapesReward",
-        "Small learned judge of shapes pictures: the share that is as the prompt asks.",
+        "Small learned judge of shapes images: the share that is as the prompt asks.",
     ),
 ]
 _REWRITERS = [
     Entry(
         "shapes-rewriter",
         "lotts_search.shapes.rewriter:ShapesRewriter",
-        "Stresses what shapes-reward finds least satisfied in a shapes picture.",
+        "Stresses what shapes-reward finds least satisfied in a shapes image.",
     ),
     Entry(
         "chat",

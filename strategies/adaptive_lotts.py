@@ -1,4 +1,4 @@
-"""LoTTS that decides as it goes: new pictures or refinements, of which picture, how deep, and when to stop."""
+"""LoTTS that decides as it goes: new images or refinements, of which image, how deep, and when to stop."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lotts_search.errors import BadInput
 class AdaptiveLoTTS(Localized):
     """Localized search whose next trial is the one with the highest expected improvement over the best, per NFE.
 
-    Arms are a new picture (also one that will be refined) and a refinement of each surviving picture inside its own
+    Arms are a new image (also one that will be refined) and a refinement of each surviving image inside its own
     mask, refined ones among them. What they bring is learned within the search, see :mod:`lotts_search.arithmetic.bandit`. The
     number of survivors is halved as the budget is spent.
 
     Attributes:
-        initial: pictures from pure noise to begin with; None = the square root of the number that the budget pays.
+        initial: images from pure noise to begin with; None = the square root of the number that the budget pays.
         width: trials under way at a time; more of them know less of each other.
-        worth: stop when no expected improvement reaches this share of the spread of new pictures' scores; 0 = never.
+        worth: stop when no expected improvement reaches this share of the spread of new images' scores; 0 = never.
         unsure: do not refine where the mask's confidence is below this, 0..1.
     """
 
     takes_image = True
     source = "LoTTS, appendix F.2 (adaptive splits, early stop), with expected improvement (Mockus 1975)"
-    formula = "at most the budget; a new picture T, a refinement T - t0, its parent's mask L once"
+    formula = "at most the budget; a new image T, a refinement T - t0, its parent's mask L once"
 
     initial: int | None = None
     width: int = 1
@@ -66,7 +66,7 @@ class AdaptiveLoTTS(Localized):
         return self.localization(costs) + self.refinement(costs) if image else costs.sample
 
     def _initial(self, budget: Budget, costs: Costs) -> int:
-        # One may have a defect of the whole picture, that no refinement mends.
+        # One may have a defect of the whole image, that no refinement mends.
         return self.initial or max(1, round((budget.count(costs.sample) or 9) ** 0.5))
 
 
@@ -98,14 +98,14 @@ class _Tree:
         return [arm for arm in arms if search.budget.left.pays(arm.cost)]
 
     async def begin(self) -> None:
-        """A picture from pure noise, or the given one."""
+        """An image from pure noise, or the given one."""
         image = self.search.image
         made = await (self.search.sample(next(self.samples)) if image is None else self.search.encode(image))
         self.found.append(made)
         self.beliefs.samples.append(score_of(made))
 
     async def refine(self, parent: Candidate) -> None:
-        """One more refinement of a picture; its mask is located before the first."""
+        """One more refinement of an image; its mask is located before the first."""
         if parent.key not in self.masks:
             self.masks[parent.key] = self.how.locate(self.search, parent)
         masks = await gather(self.masks[parent.key])

@@ -25,14 +25,14 @@ from lotts_search.errors import BadInput
 
 @dataclass
 class BeamInMask(Localized):
-    """Beams of refinements: all branch, their x0 predictions are scored, the best go on, inside the mask of a picture.
+    """Beams of refinements: all branch, their x0 predictions are scored, the best go on, inside the mask of an image.
 
     The last tg steps are unmasked. A beam's first child goes on with its noise, the others branch by new noise; the
-    first children of all beams are refinements of their own. With ``ratio=1`` it searches the whole picture. What whole
-    trees leave of the budget goes into more beams on the best picture that has a mask.
+    first children of all beams are refinements of their own. With ``ratio=1`` it searches the whole image. What whole
+    trees leave of the budget goes into more beams on the best image that has a mask.
 
     Attributes:
-        initial: pictures from pure noise, each with a tree of its own; None = as many as the budget pays.
+        initial: images from pure noise, each with a tree of its own; None = as many as the budget pays.
         beams: B, candidates that go on at a selection.
         children: w, branches of each of them.
         interval: steps between selections.
@@ -95,7 +95,7 @@ class BeamInMask(Localized):
         return self.localization(costs) + self.refinement(costs) if image else costs.sample
 
     def _trees(self, budget: Budget, costs: Costs, image: bool = False) -> int | None:
-        """Pictures that get a tree: as many as the budget pays whole trees for, at least one; None = without end."""
+        """Images that get a tree: as many as the budget pays whole trees for, at least one; None = without end."""
         if image:
             return 1
         beams = self.beams * self.children * self.refinement(costs)

@@ -7,11 +7,11 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, pa
 
 @dataclass
 class BestOfN(Strategy):
-    """Independent pictures; the best one wins.
+    """Independent images; the best one wins.
 
     Attributes:
-        n: number of pictures; None = as many as the budget pays.
-        template: prompt of the pictures, {} being the search's own prompt, by which they are scored."""
+        n: number of images; None = as many as the budget pays.
+        template: prompt of the images, {} being the search's own prompt, by which they are scored."""
 
     source, formula, nested = "Ma et al. 2025, Inference-time scaling for diffusion models (random)", "n · T", True
     n: int | None = None

@@ -13,8 +13,8 @@ from lotts_search.work.requests import Noise
 class Evolutionary(Strategy):
     """Generations of start noises: the elites stay, the others are mutations of those that win tournaments.
 
-    A mutation of the noise x is ``√(1−β²)x + βε``, again a standard normal noise. Elites keep their pictures, so a
-    generation after the first costs ``population − elites`` pictures.
+    A mutation of the noise x is ``√(1−β²)x + βε``, again a standard normal noise. Elites keep their images, so a
+    generation after the first costs ``population − elites`` images.
 
     Source: He et al. 2025, "Scaling image and video generation via test-time evolutionary search" (EvoSearch), the
     evolution of the initial noise. Mutation rate and the share of elites, 5 of 42, are those of its published code.
@@ -50,11 +50,11 @@ class Evolutionary(Strategy):
             raise BadInput(f"generations must be 0 or more, not {self.generations}")
 
     async def run(self, search: Search) -> None:
-        async def picture(noise: Noise) -> tuple[float, Noise]:
+        async def image(noise: Noise) -> tuple[float, Noise]:
             made: Candidate = await search.sample(noise, eta=self.eta)
             return made.score or 0.0, noise
 
-        born = await gather(*(picture(search.fresh(seed)) for seed in range(self._size(search, self.population))))
+        born = await gather(*(image(search.fresh(seed)) for seed in range(self._size(search, self.population))))
         alive, done = self._ranked(born), 0
         while alive and (self.generations is None or done < self.generations):
             size = self._size(search, self.population - self.elites)
@@ -65,7 +65,7 @@ class Evolutionary(Strategy):
                 drawn = search.rng.integers(len(alive), size=self.tournament)
                 # Alive is ranked: the lowest number won.
                 noises.append(search.mix(alive[int(drawn.min())][1], self.beta, done * self.population + seed))
-            born = await gather(*(picture(noise) for noise in noises))
+            born = await gather(*(image(noise) for noise in noises))
             alive, done = self._ranked(alive[: self.elites] + born), done + 1
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:

@@ -1,4 +1,4 @@
-"""LoTTS (Algorithm 3): sample, locate the defective region, resample only that; the best picture seen wins."""
+"""LoTTS (Algorithm 3): sample, locate the defective region, resample only that; the best image seen wins."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lotts_search.errors import BadInput
 
 @dataclass
 class LoTTS(Localized):
-    """Localized test-time search: pictures from pure noise, each refined where its mask finds defects.
+    """Localized test-time search: images from pure noise, each refined where its mask finds defects.
 
-    What whole branches leave of the budget goes into more refinements of the best picture that has a mask.
+    What whole branches leave of the budget goes into more refinements of the best image that has a mask.
 
     Attributes:
-        initial: pictures from pure noise; None = as many whole branches as the budget pays.
-        refinements: k, refinements of each located picture.
-        depth: D; above 1 the refined pictures are located and refined again.
+        initial: images from pure noise; None = as many whole branches as the budget pays.
+        refinements: k, refinements of each located image.
+        depth: D; above 1 the refined images are located and refined again.
     """
 
     takes_image: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class LoTTS(Localized):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         count, depth = self._shape(budget, costs)
         if count is None:
-            raise BadInput("the number of branches needs a budget in NFE or pictures")
+            raise BadInput("the number of branches needs a budget in NFE or images")
         localize, refine = self.localization(costs), self.refinement(costs)
         masks = count * self._masks(depth)
         refined = masks * self.refinements
@@ -89,7 +89,7 @@ class LoTTS(Localized):
 
     def _shape(self, budget: Budget, costs: Costs, image: bool = False) -> tuple[int | None, int]:
         """The number of branches and their depth: the deepest of which the budget pays one whole branch; at depth 0
-        pictures alone. None = branches without end."""
+        images alone. None = branches without end."""
         root, tree = costs.sample, self.localization(costs) + self.refinements * self.refinement(costs)
         if image:
             root = Cost()

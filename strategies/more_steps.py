@@ -11,9 +11,9 @@ from lotts_search.errors import BadInput
 
 @dataclass
 class MoreSteps(Strategy):
-    """One picture with as many denoising steps as the budget pays.
+    """One image with as many denoising steps as the budget pays.
 
-    A budget of N pictures without NFE stands for the steps of N pictures.
+    A budget of N images without NFE stands for the steps of N images.
 
     Attributes:
         most: most steps, 1 or more; a schedule has no more than the model's training timesteps.
@@ -36,7 +36,7 @@ class MoreSteps(Strategy):
 
     def _steps(self, budget: Budget, costs: Costs) -> int:
         if not budget.counted:
-            raise BadInput("more steps need a budget in NFE or pictures")
+            raise BadInput("more steps need a budget in NFE or images")
         steps = math.inf if budget.nfe is None else budget.nfe
         if budget.images is not None and budget.nfe is None:
             steps = budget.images * costs.steps

@@ -33,8 +33,8 @@ class Particle(Localized):
     """Particles denoised side by side; at checkpoints the promising ones multiply and others end.
 
     At a checkpoint the x0 prediction of every particle is scored, which pays for its next step: K particles cost what K
-    pictures cost. A particle goes on with its own noise, its further children branch by new noise. Inside a mask the
-    particles are refinements of one picture. The arithmetic is in :mod:`lotts_search.arithmetic.smc`; tempering is that of DAS.
+    images cost. A particle goes on with its own noise, its further children branch by new noise. Inside a mask the
+    particles are refinements of one image. The arithmetic is in :mod:`lotts_search.arithmetic.smc`; tempering is that of DAS.
 
     Attributes:
         particles: K; None = as many as the budget pays.
@@ -46,7 +46,7 @@ class Particle(Localized):
         resampling: how particles are drawn by weight.
         adaptive: resample only where the effective sample size is below half of the particles.
         temper: γ, lets λ grow to its value as (1 + γ)^(percent done) - 1 (DAS: 0.008); 0 = not.
-        local: inside a mask on a first picture; with a given picture always. Settings of masks and refinements serve it.
+        local: inside a mask on a first image; with a given image always. Settings of masks and refinements serve it.
     """
 
     source = "Singhal et al. 2025, A general framework for inference-time scaling and steering of diffusion models"
@@ -91,7 +91,7 @@ class Particle(Localized):
         self, search: Search, make: Callable[[int, int], Trial[Candidate]], start: int, count: int, seed: int = 0
     ) -> tuple[list[Candidate], Weights]:
         """Steer ``count`` particles that ``make(seed, stop)`` begins at step ``start``. Returns the complete ones with
-        their weights, by which they stand for the law of pictures tilted by exp(λ · score)."""
+        their weights, by which they stand for the law of images tilted by exp(λ · score)."""
         at, *stops = [*checkpoints(start, search.steps, self.interval, self.first, self.last), search.steps]
         weights = Weights(count, self.potential, self.strength, self.temper)
         trials = [make(seed + i, at) for i in range(count)]

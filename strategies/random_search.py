@@ -12,17 +12,17 @@ from lotts_search.errors import BadInput
 
 @dataclass
 class RandomSearch(Strategy):
-    """Independent pictures, in rounds of growing size; the best one of all rounds wins.
+    """Independent images, in rounds of growing size; the best one of all rounds wins.
 
     Source: Ma et al. 2025, "Inference-time scaling for diffusion models beyond scaling denoising steps", section 3:
-    random search, which scales its one axis, the number of noises, by powers of two. Its pictures are those of
+    random search, which scales its one axis, the number of noises, by powers of two. Its images are those of
     Best-of-N; the rounds are there for ``patience``.
 
     Attributes:
-        first: pictures of the first round.
-        growth: how many times the pictures of the round before a round has, 1 or more.
+        first: images of the first round.
+        growth: how many times the images of the round before a round has, 1 or more.
         rounds: number of rounds; None = as many as the budget pays.
-        patience: stop after so many rounds in a row without a better picture; None = never.
+        patience: stop after so many rounds in a row without a better image; None = never.
     """
 
     source = (
@@ -52,11 +52,11 @@ class RandomSearch(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         if budget.count(costs.sample) is None and self.rounds is None:
-            raise BadInput("the number of rounds needs a budget in NFE or pictures")
+            raise BadInput("the number of rounds needs a budget in NFE or images")
         return Plan.of(("sample", sum(self._sizes(budget, costs)), costs.sample))
 
     def _sizes(self, budget: Budget, costs: Costs) -> Iterator[int]:
-        """Pictures of each round; the budget may cut the last one short."""
+        """Images of each round; the budget may cut the last one short."""
         number, size = 0, float(self.first)
         left = budget.count(costs.sample)
         while (left is None or left > 0) and (self.rounds is None or number < self.rounds):

@@ -9,10 +9,10 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 
 @dataclass
 class Resampling(Strategy):
-    """One picture from pure noise, whatever the budget.
+    """One image from pure noise, whatever the budget.
 
     Attributes:
-        start: seed of the picture.
+        start: seed of the image.
     """
 
     source = "plain sampling"

@@ -20,8 +20,8 @@ from lotts_search.errors import BadInput
 EPSILON = 1e-9
 SHARE = 0.05
 """Of the NFE that go into the choice of a start noise; 25 of 500 in the source."""
-PICTURES = 9
-"""Samples whose NFE one picture gets where nothing but time limits the search."""
+IMAGES = 9
+"""Samples whose NFE one image gets where nothing but time limits the search."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class RolloverBudget(Strategy):
 
     The best of several start noises begins. Each step has a quota of children: the first whose x0 prediction scores
     better than the best so far goes on at once, and the rest of the quota rolls over to the next step; where none does,
-    the best child of the step goes on. What is left in the end begins anew. A budget of N pictures without NFE stands
+    the best child of the step goes on. What is left in the end begins anew. A budget of N images without NFE stands
     for the steps of N samples.
 
     Attributes:
@@ -55,7 +55,7 @@ class RolloverBudget(Strategy):
     async def run(self, search: Search) -> None:
         check_noise(search)
         limits, costs, seed = search.budget.left, search.costs, 0
-        whole = allowance(limits, costs) if limits.counted else PICTURES * costs.sample.nfe
+        whole = allowance(limits, costs) if limits.counted else IMAGES * costs.sample.nfe
         while search.budget.left.pays(costs.sample):
             nfe = whole - (search.budget.reserved.nfe if limits.counted else 0)
             if nfe < costs.sample.nfe:
@@ -63,7 +63,7 @@ class RolloverBudget(Strategy):
             seed += await self.trajectory(search, nfe, seed)
 
     async def trajectory(self, search: Search, nfe: float, seed: int) -> int:
-        """One picture for at most ``nfe`` NFE, from start noises of ``seed`` on. Returns their number."""
+        """One image for at most ``nfe`` NFE, from start noises of ``seed`` on. Returns their number."""
         later = search.steps - 1
         count = int(min(self.initial or max(1.0, SHARE * nfe), nfe - later))
         quota = min(self.quota or nfe, (nfe - count) / later) if later else 0.0

@@ -12,17 +12,17 @@ from lotts_search.work.masks import WholeMask
 
 @dataclass
 class SearchOverPaths(Strategy):
-    """Pictures from pure noise, then rounds in which the best are re-noised and denoised along several paths.
+    """Images from pure noise, then rounds in which the best are re-noised and denoised along several paths.
 
     The rounds start ever later on the schedule, so that paths part in ever smaller things. After the last round new
-    pictures come in and compete with the survivors, until the budget ends.
+    images come in and compete with the survivors, until the budget ends.
 
     Source: Ma et al. 2025, "Inference-time scaling for diffusion models beyond scaling denoising steps", section 3: search
-    over paths. There survivors are half-denoised and judged by their x0 predictions; here they are finished pictures,
-    which a verifier judges better: a path is a refinement with the whole picture as its mask.
+    over paths. There survivors are half-denoised and judged by their x0 predictions; here they are finished images,
+    which a verifier judges better: a path is a refinement with the whole image as its mask.
 
     Attributes:
-        width: survivors, N; as many pictures come from pure noise.
+        width: survivors, N; as many images come from pure noise.
         paths: paths of each survivor in a round, M.
         rounds: rounds of re-noising, their starts evenly spread over the steps from ``start`` on.
         start: step that the first round re-noises to; None = the model's t0.
@@ -55,7 +55,7 @@ class SearchOverPaths(Strategy):
             if start is None:
                 made = await gather(*(search.sample(seed + i) for i in range(count)))
             elif alive:
-                # The whole picture is the same region on every candidate, and costs nothing.
+                # The whole image is the same region on every candidate, and costs nothing.
                 whole = whole or await gather(search.localize(alive[0], WholeMask()))
                 if not whole:
                     return
@@ -67,7 +67,7 @@ class SearchOverPaths(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         if not budget.counted:
-            raise BadInput("the number of rounds needs a budget in NFE or pictures")
+            raise BadInput("the number of rounds needs a budget in NFE or images")
         trials = {"sample": 0, "localize": 0, "refine": 0}
         spent = Cost()
         for start, count in self._rounds(budget, costs):
@@ -77,7 +77,7 @@ class SearchOverPaths(Strategy):
         return Plan({kind: count for kind, count in trials.items() if count}, spent.nfe)
 
     def _rounds(self, budget: Budget, costs: Costs) -> Iterator[tuple[int | None, int]]:
-        """Of each round the step that it starts from, None = pure noise, and its pictures; until nothing is paid."""
+        """Of each round the step that it starts from, None = pure noise, and its images; until nothing is paid."""
         first = min(costs.defaults.t0 if self.start is None else self.start, costs.steps - 1)
         later = [first + i * (costs.steps - first) // self.rounds for i in range(self.rounds)]
         anything = True

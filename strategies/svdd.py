@@ -27,7 +27,7 @@ from lotts_search.errors import BadInput
 class SVDD(Strategy):
     """Soft value-based decoding: at every step M children by their noise, one goes on by the score of its x0 prediction.
 
-    A child's score pays for the next step of all its own children. A budget of N pictures without NFE stands for the
+    A child's score pays for the next step of all its own children. A budget of N images without NFE stands for the
     steps of N samples; what whole chains leave of it goes into one with fewer children, the odd ones late.
 
     Attributes:
@@ -57,7 +57,7 @@ class SVDD(Strategy):
         await gather(*(self.chain(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
     async def chain(self, search: Search, seed: int, nfe: int) -> Candidate | None:
-        """One picture for so many NFE; None where all children of a step failed."""
+        """One image for so many NFE; None where all children of a step failed."""
         later = search.steps - 1
         one = await search.sample(seed, stop=0)
         await search.score(one)

@@ -24,7 +24,7 @@ from lotts_search.errors import BadInput
 class DiffusionTreeSearch(Strategy):
     """Go down the tree of half-denoised states, branch, denoise to the end, pass the score up to all that led there.
 
-    The value of a state is the logarithm of the mean of exp(λ · value) over its children, by λ; of a picture its score.
+    The value of a state is the logarithm of the mean of exp(λ · value) over its children, by λ; of an image its score.
     A state branches while it has fewer children than ``widening · visits ^ growth``; else the search goes down to the
     child with the highest upper confidence bound of its value (DTS*), or not greedily with probability ∝ exp(λ · value)
     (DTS). In the source every step is a state (``interval=1``).
@@ -35,7 +35,7 @@ class DiffusionTreeSearch(Strategy):
         exploration: weight of √(ln(visits of the parent) / visits) in the bound: a difference in scores that matters,
             so of the order of 1/λ.
         widening, growth: what limits the children of a state; more of either explores before it goes deep.
-        greedy: DTS*; false is DTS, which samples from the law of pictures tilted by exp(λ · score).
+        greedy: DTS*; false is DTS, which samples from the law of images tilted by exp(λ · score).
         walkers: descents at the same time; 1 = each knows the results of all before it.
     """
 

@@ -25,7 +25,7 @@ class TTGen(Strategy):
     Attributes:
         prompts: M, revised prompts of each step, 1 or more.
         injection: early steps that are revised, 0 to T − 2; None = half of T.
-        n: pictures; None = as many as the budget pays. What is left pays for one with fewer injection steps.
+        n: images; None = as many as the budget pays. What is left pays for one with fewer injection steps.
         original: the original prompt takes the place of the last of the revised ones.
     """
 
@@ -47,7 +47,7 @@ class TTGen(Strategy):
     async def run(self, search: Search) -> None:
         lengths = self._lengths(search.budget.left, search.costs)
 
-        async def picture(seed: int) -> None:
+        async def image(seed: int) -> None:
             length = self._injection(search.costs) if lengths is None else lengths[seed]
             candidate = await search.sample(seed, stop=1 if length else None)
             for _ in range(length):
@@ -55,7 +55,7 @@ class TTGen(Strategy):
             if not candidate.complete:
                 await search.advance(candidate, prompt=search.prompt)
 
-        await repeat(picture, None if lengths is None else len(lengths))
+        await repeat(image, None if lengths is None else len(lengths))
 
     async def _step(self, search: Search, parent: Candidate) -> Candidate:
         """One step under each prompt; the best one."""
@@ -75,7 +75,7 @@ class TTGen(Strategy):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         lengths = self._lengths(budget, costs)
         if lengths is None:
-            raise BadInput("the number of pictures needs a budget in NFE or pictures")
+            raise BadInput("the number of images needs a budget in NFE or images")
         revised, steps = [length for length in lengths if length], sum(lengths)
         return Plan.of(
             ("sample", len(lengths) - len(revised), costs.sample),
@@ -86,12 +86,12 @@ class TTGen(Strategy):
         )
 
     def _injection(self, costs: Costs) -> int:
-        """Revised steps of a picture: neither the first nor the last step."""
+        """Revised steps of an image: neither the first nor the last step."""
         wanted = costs.steps // 2 if self.injection is None else self.injection
         return max(0, min(wanted, costs.steps - 2))
 
     def _lengths(self, budget: Budget, costs: Costs) -> list[int] | None:
-        """Revised steps of each picture; None = pictures without end."""
+        """Revised steps of each image; None = images without end."""
         full, extra = self._injection(costs), self.prompts - 1
         whole = costs.sample + Cost(full * extra)
         counts = [count for count in (budget.count(whole), self.n) if count is not None]

@@ -11,16 +11,16 @@ from lotts_search.work.requests import Noise
 
 @dataclass
 class ZeroOrder(Strategy):
-    """Walks from a start noise to the neighbour with the best picture, again and again; the best seen wins.
+    """Walks from a start noise to the neighbour with the best image, again and again; the best seen wins.
 
     A neighbour of the noise n is ``‖n‖(τu + √(1−τ²)w⊥)``: at cosine τ to it and of its norm.
 
     Source: Ma et al. 2025, "Inference-time scaling for diffusion models beyond scaling denoising steps", section 3:
-    zero-order search. There the sampler is deterministic (``eta=0``), so that a picture changes little where its noise
+    zero-order search. There the sampler is deterministic (``eta=0``), so that an image changes little where its noise
     does; a sampler that adds noise adds its own to each neighbour.
 
     Attributes:
-        neighbours: pictures of each step of the walk, N.
+        neighbours: images of each step of the walk, N.
         tau: cosine of a neighbour to its noise, -1..1.
         iterations: steps of the walk; None = as many as the budget pays.
         eta: noise of the sampler, 0 = none, so that the start noise alone decides; None = the model's.
@@ -47,11 +47,11 @@ class ZeroOrder(Strategy):
             raise BadInput(f"iterations must be 0 or more, not {self.iterations}")
 
     async def run(self, search: Search) -> None:
-        async def picture(noise: Noise) -> tuple[Candidate, Noise]:
+        async def image(noise: Noise) -> tuple[Candidate, Noise]:
             return await search.sample(noise, eta=self.eta), noise
 
         pivot: Noise = search.fresh(self.start)
-        found = await gather(picture(pivot))
+        found = await gather(image(pivot))
         score = found[0][0].score if found else None
         done = 0
         while self.iterations is None or done < self.iterations:
@@ -60,7 +60,7 @@ class ZeroOrder(Strategy):
             if not count:
                 return
             seeds = range(done * self.neighbours, done * self.neighbours + count)
-            found = await gather(*(picture(search.near(pivot, self.tau, seed)) for seed in seeds))
+            found = await gather(*(image(search.near(pivot, self.tau, seed)) for seed in seeds))
             done += 1
             if found:
                 best, noise = max(found, key=lambda pair: pair[0].score or 0.0)

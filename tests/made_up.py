@@ -61,8 +61,8 @@ class _Writer:
             self.trials.append(scored)
 
 
-def _located(picture: Render, rng: np.random.Generator) -> Located:
-    damage = ndimage.zoom(picture.region.astype(float), 0.25, order=1)
+def _located(image: Render, rng: np.random.Generator) -> Located:
+    damage = ndimage.zoom(image.region.astype(float), 0.25, order=1)
 
     def seen(noise: float) -> np.ndarray:
         return ndimage.gaussian_filter(damage + noise * rng.random((16, 16)), 0.7).astype(np.float32)
@@ -79,7 +79,7 @@ def _located(picture: Render, rng: np.random.Generator) -> Located:
 
 
 def made_up_search(strategy: str, prompt: str = PROMPT, seed: int = 0, cancelled: int = 0) -> SearchResult:
-    """A search by ``lotts`` (3 first pictures, 2 refinements each) or ``best-of-n`` (6 pictures).
+    """A search by ``lotts`` (3 first images, 2 refinements each) or ``best-of-n`` (6 images).
 
     Args:
         cancelled: so many samples that the end of the search cancelled follow at the end.
@@ -88,13 +88,13 @@ def made_up_search(strategy: str, prompt: str = PROMPT, seed: int = 0, cancelled
     scene: Scene = parse_caption(PROMPT if "on " not in prompt else prompt)
     writer, located = _Writer(strategy, prompt, seed), {}
     for n in range(3 if strategy == "lotts" else 6):
-        picture = render(scene, rng, damage=0.4)
+        first = render(scene, rng, damage=0.4)
         key, lineage = f"s{n}", (f"seed {n}",)
-        writer.images[key] = _bytes(picture.image)
-        writer.add(key, None, "sample", STEPS, _score(picture.region, rng), lineage=lineage, start=0, stop=STEPS)
+        writer.images[key] = _bytes(first.image)
+        writer.add(key, None, "sample", STEPS, _score(first.region, rng), lineage=lineage, start=0, stop=STEPS)
         if strategy != "lotts":
             continue
-        located[f"l{n}"] = _located(picture, rng)
+        located[f"l{n}"] = _located(first, rng)
         writer.add(f"l{n}", key, "localize", 1.5, None, lineage=lineage, mask_ratio=0.5)
         inside = np.kron(located[f"l{n}"].mask, np.ones((4, 4), dtype=bool))
         for k in range(2):
@@ -102,7 +102,7 @@ def made_up_search(strategy: str, prompt: str = PROMPT, seed: int = 0, cancelled
             image = writer.images[key].copy()
             image[inside] = _bytes(again.image)[inside]
             writer.images[f"r{n}{k}"] = image
-            score = _score((picture.region & ~inside) | (again.region & inside), rng)
+            score = _score((first.region & ~inside) | (again.region & inside), rng)
             writer.add(
                 f"r{n}{k}", key, "refine", STEPS - T0, score,
                 lineage=(*lineage, f"refine@{T0} {k}"), start=T0, stop=STEPS, mask_ratio=0.5,

@@ -16,7 +16,7 @@ from lotts_search.work.masks import AttentionMask, ErrorContrastMask, mask_from_
 
 @dataclass
 class FirstOfTwo(Strategy):
-    """Two pictures.
+    """Two images.
 
     Attributes:
         widths: some

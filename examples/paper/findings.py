@@ -27,7 +27,7 @@ from lotts_search.report.page import write_page
 from lotts_search.report.study_page import machine
 
 PAPER = {"xl": (3.33, 4.9, 3.26, 2.20), "flux": (4.0, 3.9, 3.76, 2.64), "sd": (2.78, 4.1, 2.75, 1.66)}
-"""Best-of-N's cost over that of LoTTS with nine pictures, at equal quality: pictures (table 13: 25, 30 and 36 for 9), strict
+"""Best-of-N's cost over that of LoTTS with nine images, at equal quality: images (table 13: 25, 30 and 36 for 9), strict
 NFE (derived from these), seconds (table 2); and Particle's in seconds (table 2). By what is in a model's name."""
 ALIKE = 0.01
 """Difference in held-out quality up to which two settings are interchangeable: about 1 % of the scale."""
@@ -74,7 +74,7 @@ class Paper:
         self.machine = machine(about)
 
     def arm(self, label: str, images: int | None = 9) -> Arm:
-        """The arm of a label with so many pictures, or with a budget in NFE; with None that of the largest budget.
+        """The arm of a label with so many images, or with a budget in NFE; with None that of the largest budget.
 
         Raises:
             BadInput: there is none.
@@ -83,7 +83,7 @@ class Paper:
         if images is not None:
             arms = [a for a in arms if a.images in (images, None)]
         if not arms:
-            raise BadInput(f"no searches by {label} with {images} pictures")
+            raise BadInput(f"no searches by {label} with {images} images")
         return max(arms, key=lambda a: (a.images or 0, a.nfe or 0.0))
 
     def more(self, ours: str, theirs: str, *, refined: bool = False, what: str = "") -> Line:
@@ -112,7 +112,7 @@ class Paper:
 
     def faster(self, over: str, least: float, slow: str = "Best-of-N", fast: str = "LoTTS") -> Line:
         """Whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
-        cost = {"images": "pictures", "nfe": "NFE", "device_s": "seconds"}[over]
+        cost = {"images": "images", "nfe": "NFE", "device_s": "seconds"}[over]
         name = f"{cost} of {slow} / {cost} of {fast}; paper's LoTTS {least:g}×"
 
         def compare() -> Line:
@@ -137,12 +137,12 @@ class Paper:
         consistencies = [f"LoTTS w/o {c}" for c in ("temporal", "spatial", "holistic")]
         best, alone = "best of the tree", "best of the refined alone"
         return [
-            Finding("Best-of-N needs several times the pictures of LoTTS for its quality", "Tables 12 and 13, Fig. 9",
+            Finding("Best-of-N needs several times the images of LoTTS for its quality", "Tables 12 and 13, Fig. 9",
                     [self.faster("images", images)]),
             Finding("and several times the denoising steps", "Tables 12 and 13, strict NFE", [self.faster("nfe", nfe)]),
             Finding("and several times the time", "Table 2",
                     [self.faster("device_s", seconds), self.faster("device_s", particle, slow="Particle")]),
-            Finding("LoTTS is better than all others at nine pictures", "Table 1",
+            Finding("LoTTS is better than all others at nine images", "Table 1",
                     [self.more("LoTTS", other) for other in
                      ("Resampling", "More steps", "Best-of-N", "Best-of-N with p+", "Particle")]),
             Finding("Beyond the paper: LoTTS with tuned t0 and k saves as much as the paper says", "Tables 1 and 13",
@@ -167,7 +167,7 @@ class Paper:
             Finding("A middle mask ratio, r = 0.5, is best", "Table 10",
                     [self.more("LoTTS", f"LoTTS, r = {r}") for r in (0.2, 0.8)]),
             Finding("A middle t0 is best", "Table 11", [self.more("LoTTS", label) for label in self._starts()]),
-            Finding("LoTTS scales with the number of pictures", "Table 12", self._scaling()),
+            Finding("LoTTS scales with the number of images", "Table 12", self._scaling()),
         ]  # fmt: skip
 
     def _starts(self) -> list[str]:
@@ -179,15 +179,15 @@ class Paper:
             def compare() -> Line:
                 gap = self.results.difference(self.arm("LoTTS", many), self.arm("LoTTS", few))
                 return Line(
-                    f"{many} − {few} pictures", gap.signed, HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
+                    f"{many} − {few} images", gap.signed, HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
                 )
 
-            return _told(f"{many} − {few} pictures", compare)
+            return _told(f"{many} − {few} images", compare)
 
         return [step(3, 6), step(6, 9)]
 
     def table(self) -> list[tuple[str, str, Interval, float, float]]:
-        """Label, budget, quality, pictures and NFE of every arm."""
+        """Label, budget, quality, images and NFE of every arm."""
         rows = []
         for arm in self.results.arms:
             try:
@@ -323,7 +323,7 @@ def _markdown(told: dict[str, Any], overview: dict[str, Rows]) -> str:
                 head = f"**{finding['claim']}**: {finding['verdict']} | {finding['where']}" if i == 0 else " | "
                 lines.append(f"| {head} | {line['what']} | {line['value']} | {line['verdict']} |")
         lines += ["", part["absent"]] if part["absent"] else []
-        lines += ["", "| strategy | budget | quality | pictures | NFE |", "|---|---|---|---|---|"]
+        lines += ["", "| strategy | budget | quality | images | NFE |", "|---|---|---|---|---|"]
         for row in part["rows"]:
             mean, low, high = row["quality"]
             lines.append(

@@ -44,7 +44,7 @@ class Fit:
     """What the tables take from the model that they are run on.
 
     Attributes:
-        nfe: of LoTTS with nine pictures: the budget of table 9.
+        nfe: of LoTTS with nine images: the budget of table 9.
         starts: the values of t0 in table 11.
         attention: its attention mask; None = that of the files.
     """

@@ -64,9 +64,9 @@ class Beliefs:
     """What one search knows about its trials. All scores may be in any unit: the spread of those seen sets the scale.
 
     Attributes:
-        weight: how many trials the prior counts as: a gain of 0 on average, as uncertain as a new picture.
+        weight: how many trials the prior counts as: a gain of 0 on average, as uncertain as a new image.
         reach: how near, in spreads, the scores of two parents must be for their gains to count for one another.
-        samples: scores of new pictures.
+        samples: scores of new images.
         gains: (parent, its score, gain) of each finished refinement.
         pending: parents of the refinements under way, each counted as if it will bring nothing.
     """
@@ -79,13 +79,13 @@ class Beliefs:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the scores of new pictures; while there is one only, of all gains around 0."""
+        """Standard deviation of the scores of new images; while there is one only, of all gains around 0."""
         if len(self.samples) > 1:
             return float(np.std(self.samples, ddof=1))
         return math.sqrt(sum(gain**2 for _, _, gain in self.gains) / len(self.gains)) if self.gains else 0.0
 
     def sample(self, best: float) -> float:
-        """Expected improvement of a new picture: a normal law with the mean and, wider for few of them, the spread of
+        """Expected improvement of a new image: a normal law with the mean and, wider for few of them, the spread of
         those seen. Without any, or without a scale, infinite."""
         count, spread = len(self.samples), self.spread
         if not count or spread == 0:
@@ -93,7 +93,7 @@ class Beliefs:
         return expected_improvement(float(np.mean(self.samples)), spread * math.sqrt(1 + 1 / count), best)
 
     def refined_sample(self, best: float) -> float:
-        """Expected improvement of a new picture that is refined once."""
+        """Expected improvement of a new image that is refined once."""
         count, spread = len(self.samples), self.spread
         if not count or spread == 0:
             return math.inf

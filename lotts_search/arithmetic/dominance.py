@@ -1,10 +1,10 @@
 """When a local trial beats a global one (LoTTS, appendix G; DESIGN §6.5): expected gains, and what a mask must be like.
 
-A picture has N patches, m of them defective. A global trial resamples all patches: it repairs a defective one with
+An image has N patches, m of them defective. A global trial resamples all patches: it repairs a defective one with
 probability ``q_g`` and harms an intact one with ``h_g``. A local trial resamples those that a mask of recall ρ and precision
-p selects, ρm defective and ρm(1−p)/p intact ones, with ``q_l`` and ``h_l``. A repair adds Δ⁺ to the quality of the picture on
-average, a harm takes Δ⁻. The paper counts every trial as accepted. A search keeps the best picture, so that a bad trial costs
-nothing but its price: the ``improvement_*`` functions give the expected improvement over the picture that one has.
+p selects, ρm defective and ρm(1−p)/p intact ones, with ``q_l`` and ``h_l``. A repair adds Δ⁺ to the quality of the image on
+average, a harm takes Δ⁻. The paper counts every trial as accepted. A search keeps the best image, so that a bad trial costs
+nothing but its price: the ``improvement_*`` functions give the expected improvement over the image that one has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Regime:
         precision, recall: p, above 0, and ρ of the mask, 0..1.
         repair_global, harm_global: q_g and h_g, 0..1.
         repair_local, harm_local: q_l and h_l of selected patches, 0..1.
-        gain, loss: Δ⁺ and Δ⁻, 0 or more, in the unit of the picture's quality.
+        gain, loss: Δ⁺ and Δ⁻, 0 or more, in the unit of the image's quality.
         cost_global, cost_local: C_g and C_l, NFE of a trial.
     """
 
@@ -147,10 +147,10 @@ def _improvement(repairs: Doubles, gain: float, harms: Doubles, loss: float, n: 
 
 @dataclass(frozen=True)
 class Change:
-    """What one trial did to a picture.
+    """What one trial did to an image.
 
     Attributes:
-        before, after: [N] value of each patch, its share of the picture's quality included (so they sum to it).
+        before, after: [N] value of each patch, its share of the image's quality included (so they sum to it).
         flawed_before, flawed_after: [N] which patches are defective.
         selected: [N] which patches the trial resampled; all of them if it was a global one.
     """
@@ -163,12 +163,12 @@ class Change:
 
     @property
     def gain(self) -> float:
-        """The picture's gain in quality."""
+        """The image's gain in quality."""
         return float(self.after.sum() - self.before.sum())
 
 
 def estimate(local: Sequence[Change], global_: Sequence[Change], cost_local: float, cost_global: float) -> Regime:
-    """The regime that local and global trials of the same pictures were in: ratios of totals over all of them.
+    """The regime that local and global trials of the same images were in: ratios of totals over all of them.
 
     Δ⁺ and Δ⁻ are means over the repairs and harms of both sorts.
 

@@ -25,7 +25,7 @@ class Node:
         children: states that were reached from here.
         born: how many children were ever begun, those under way among them.
         visits: descents through here.
-        value: estimate of the soft value, None before the first picture below; of a picture its score.
+        value: estimate of the soft value, None before the first image below; of an image its score.
     """
 
     candidate: Candidate | None = None

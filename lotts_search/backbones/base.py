@@ -85,7 +85,7 @@ class Backbone(Protocol):
     """A diffusion model behind one interface (torch). Rows of one call may have different prompts and timesteps.
 
     A backbone may also have ``preview``, a cheaper ``decode`` for x0 predictions of unfinished candidates, and, so that
-    nothing waits for a CUDA device, ``pictures(latents, preview)``: what ``decode`` and ``preview`` give as a tensor on
+    nothing waits for a CUDA device, ``decode_tensor(latents, preview)``: what ``decode`` and ``preview`` give as a tensor on
     the device.
     """
 
@@ -110,10 +110,10 @@ class Backbone(Protocol):
         """The x0 prediction from raw output; alpha and sigma are [B, 1, 1, 1]."""
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
+        """[B, C, H, W] clean latents → [B, h, w, 3] images."""
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """[B, h, w, 3] pictures → [B, C, H, W] clean latents (the posterior's mean)."""
+        """[B, h, w, 3] images → [B, C, H, W] clean latents (the posterior's mean)."""
 
 
 def tell(backbone: Backbone, conditioning: Any, guidance: float) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures and latents: a diffusers autoencoder with its scaling, as every family uses it."""
+"""Images and latents: a diffusers autoencoder with its scaling, as every family uses it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 
 class LatentCodec:
-    """Decodes latents of the diffusion model's scale to pictures and back.
+    """Decodes latents of the diffusion model's scale to images and back.
 
     Args:
         vae: AutoencoderKL, with whichever of ``scaling_factor``, ``shift_factor``, ``latents_mean`` and
             ``latents_std`` its config has.
-        device: where pictures and latents are, None = where the autoencoder is.
+        device: where images and latents are, None = where the autoencoder is.
         tiny: an AutoencoderTiny for previews, if there is one.
 
     Attributes:
         channels: of the latents.
-        factor: pixels of a picture's side to one of the latent's.
+        factor: pixels of an image's side to one of the latent's.
     """
 
     def __init__(self, vae: Any, device: torch.device | None = None, tiny: Any = None):
@@ -44,8 +44,8 @@ class LatentCodec:
         return config.get("shift_factor") or 0.0, scale
 
     @torch.inference_mode()
-    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
-        """[B, C, H, W] clean latents → [B, h, w, 3] pictures, uint8 on the device: nothing waits for it.
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
+        """[B, C, H, W] clean latents → [B, h, w, 3] images, uint8 on the device: nothing waits for it.
 
         Args:
             preview: by the tiny decoder where there is one, for x0 predictions of unfinished candidates.
@@ -53,24 +53,24 @@ class LatentCodec:
         if preview and self.tiny is not None:
             # A tiny autoencoder is trained on latents of the diffusion model's scale.
             own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
-            return _pictures(self.tiny.decode(own.to(_dtype(self.tiny)), return_dict=False)[0])
+            return _images(self.tiny.decode(own.to(_dtype(self.tiny)), return_dict=False)[0])
         shift, scale = self._statistics(latents)
         own = latents / scale + shift
-        return _pictures(self.vae.decode(own.to(_dtype(self.vae)), return_dict=False)[0])
+        return _images(self.vae.decode(own.to(_dtype(self.vae)), return_dict=False)[0])
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """[B, C, H, W] clean latents → [B, h, w, 3] pictures."""
-        return self.pictures(latents).cpu().numpy()
+        """[B, C, H, W] clean latents → [B, h, w, 3] images."""
+        return self.decode_tensor(latents).cpu().numpy()
 
     def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         """As :meth:`decode`, by the tiny decoder where there is one: for x0 predictions of unfinished candidates."""
-        return self.pictures(latents, preview=True).cpu().numpy()
+        return self.decode_tensor(latents, preview=True).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """[B, h, w, 3] pictures → [B, C, H, W] clean latents: the posterior's mean."""
-        pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-        posterior = self.vae.encode((pictures.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
+        """[B, h, w, 3] images → [B, C, H, W] clean latents: the posterior's mean."""
+        values = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
+        posterior = self.vae.encode((values.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
         mean: Tensor = posterior.mean.float()
         shift, scale = self._statistics(mean)
         return (mean - shift) * scale
@@ -82,9 +82,9 @@ def _dtype(module: Any) -> torch.dtype:
     return dtype
 
 
-def _pictures(values: Tensor) -> Tensor:
-    pictures = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return pictures.permute(0, 2, 3, 1).contiguous()
+def _images(values: Tensor) -> Tensor:
+    images = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 class Coded:
@@ -92,8 +92,8 @@ class Coded:
 
     codec: LatentCodec
 
-    def pictures(self, latents: Tensor, preview: bool = False) -> Tensor:
-        return self.codec.pictures(latents, preview)
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
+        return self.codec.decode_tensor(latents, preview)
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         return self.codec.decode(latents)

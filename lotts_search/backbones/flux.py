@@ -123,7 +123,7 @@ class Flux(Coded):
     def from_pretrained(cls, model: str, *, words: int | None = None, compat: bool = False, **options: Any) -> Flux:
         """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
 
-        The pictures are by default as large as the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the
+        The images are by default as large as the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the
         published models.
 
         Args:
@@ -203,7 +203,7 @@ class Flux(Coded):
 
     def network_inputs(self, latents: Tensor, timesteps: Tensor, conditioning: FluxText) -> dict[str, Any]:
         """The arguments of one call of the transformer."""
-        text_ids, picture_ids = self._positions(conditioning.states.shape[1], latents.device)
+        text_ids, image_ids = self._positions(conditioning.states.shape[1], latents.device)
         return {
             "hidden_states": pack(latents.to(self.transformer.dtype)),
             "timestep": timesteps / self._time.levels,
@@ -211,7 +211,7 @@ class Flux(Coded):
             "pooled_projections": conditioning.pooled,
             "encoder_hidden_states": conditioning.states,
             "txt_ids": text_ids,
-            "img_ids": picture_ids,
+            "img_ids": image_ids,
         }
 
     def _positions(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class Loader:
         return config
 
     def latent_size(self, multiple: int, factor: int) -> tuple[int, int] | None:
-        """Latent height and width of the options' picture size, None where the model's own is wanted.
+        """Latent height and width of the options' image size, None where the model's own is wanted.
 
         Args:
             multiple: pixels that both sides must be a multiple of.

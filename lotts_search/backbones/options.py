@@ -55,10 +55,10 @@ class LoadOptions:
         device: torch device, None = CUDA where there is one.
         dtype: of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder that its config calls unfit for
             float16 (``force_upcast``) is kept in float32.
-        size: height and width of the pictures in pixels, None = the model's own.
+        size: height and width of the images in pixels, None = the model's own.
         lora: adapters, merged into the weights as they are loaded: they cost nothing later.
-        vae_slicing: decode and encode the pictures of a batch one by one: less memory, same pictures.
-        vae_tiling: decode and encode large pictures in overlapping tiles: less memory, slightly other pictures.
+        vae_slicing: decode and encode the images of a batch one by one: less memory, same images.
+        vae_tiling: decode and encode large images in overlapping tiles: less memory, slightly other images.
         offload: keep weights in CPU memory. ``model``: text encoders, network and autoencoder take turns on the
             device, whole. ``sequential``: each layer comes when it is needed; least memory, much slower.
         preview: folder or hub id of an AutoencoderTiny that decodes unfinished candidates.

@@ -95,7 +95,7 @@ class StableDiffusion3(Coded):
         patch, most = config["patch_size"], config["pos_embed_max_size"]
         if max(height, width) > most * patch:
             raise BadInput(
-                f"model {name}: pictures may have at most {most * patch * self.codec.factor} pixels a side,"
+                f"model {name}: images may have at most {most * patch * self.codec.factor} pixels a side,"
                 f" got {height * self.codec.factor}x{width * self.codec.factor}"
             )
         self._grid = height // patch, width // patch

@@ -47,10 +47,10 @@ class Report:
         localize_s: seconds of one localization by the family's default source.
         localize_ratio: ``localize_s / sample_s``.
         limit: what that may be.
-        decode_s: seconds of decoding one picture.
+        decode_s: seconds of decoding one image.
         weights_bytes: of all parts that are there.
         peak_bytes: most memory during the measurements: allocated on a CUDA device, resident on a CPU.
-        search_steps, search_images, search_nfe, search_rows, search_s: the whole LoTTS search: T, pictures, NFE,
+        search_steps, search_images, search_nfe, search_rows, search_s: the whole LoTTS search: T, images, NFE,
             network rows and seconds.
         mask_cells: cells of the latent inside its first mask.
     """
@@ -83,7 +83,7 @@ class Report:
 
 
 class Brightness:
-    """A verifier that costs nothing: the mean of the picture, 0..1."""
+    """A verifier that costs nothing: the mean of the image, 0..1."""
 
     name = "brightness"
     requirements: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def measure(
         making: how its model is made.
         timed: how many steps are timed; the shortest of as many localizations and decodings counts.
         steps: T of the search, None = the family's own.
-        images: pictures of the search.
+        images: images of the search.
         max_batch: network rows at once in the search.
     """
     with _memory(making.device) as peak, torch.inference_mode():

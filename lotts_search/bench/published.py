@@ -151,7 +151,7 @@ class Making:
 
     Attributes:
         device, dtype: where its weights are drawn, and in which precision.
-        size: height and width of the pictures in pixels; None = the published.
+        size: height and width of the images in pixels; None = the published.
         depth: double-stream blocks of FLUX, with twice as many single-stream blocks; None = the published 19.
         tied: all blocks of FLUX of one kind have the weights of its first: the published depth and work of a step, and
             a twentieth of the memory for weights.

@@ -43,7 +43,7 @@ app.add_typer(bench, name="bench")
 def explain(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
-    """A better picture for more compute: test-time search for text-to-image diffusion models.
+    """A better image for more compute: test-time search for text-to-image diffusion models.
 
     Start here, with the embedded model, which needs no download and no GPU:
 

@@ -30,8 +30,8 @@ from lotts_search.work.pool import Pool
 MODELS = tuple(registry.models())
 """The embedded models; the first of several gets as much time as all others together."""
 VERIFIER = "shapes-reward"
-PICTURES = 8
-"""The default budget of a search, in pictures from pure noise."""
+IMAGES = 8
+"""The default budget of a search, in images from pure noise."""
 TOGETHER = 4
 """Prompts under way at once: enough searches to fill a batch, few enough to end soon after one another."""
 
@@ -44,7 +44,7 @@ class Contest:
         strategies: the first is compared with the second.
         models: on each of them.
         prompts: at most so many for each model.
-        nfe: budget of one search, None = that of ``PICTURES`` pictures.
+        nfe: budget of one search, None = that of ``IMAGES`` images.
         seconds: for all searches together.
         seed: search i has the seed ``seed + i`` under every strategy.
     """
@@ -87,7 +87,7 @@ class Arena:
     Attributes:
         seconds: for these searches.
         finished: by the number of the prompt, one result a strategy.
-        failures: of searches that ended without a picture; their prompts do not count.
+        failures: of searches that ended without an image; their prompts do not count.
         spent: NFE of all trials so far.
     """
 
@@ -164,7 +164,7 @@ class Arena:
 
 
 def run(contest: Contest, compute: Compute, out: Path, json: bool) -> None:
-    """Run the contest, judge its pictures, write ``index.html`` and ``trials.parquet``, and say how it went.
+    """Run the contest, judge its images, write ``index.html`` and ``trials.parquet``, and say how it went.
 
     Raises:
         Failure: no prompt of any model was finished by both strategies.
@@ -214,13 +214,13 @@ def run(contest: Contest, compute: Compute, out: Path, json: bool) -> None:
 
 
 def _arena(contest: Contest, model: str, pool: Pool, live: Live) -> Arena:
-    nfe = contest.nfe or float(PICTURES * pool.info.defaults.steps)
+    nfe = contest.nfe or float(IMAGES * pool.info.defaults.steps)
     live.update(0.0, "", what=f"{model}: {' against '.join(contest.strategies)}, {nfe:g} NFE each")
     return Arena(contest, pool, scenes("test", contest.prompts), nfe, contest.share(model), live)
 
 
 def _judge(arena: Arena, names: Sequence[str]) -> dict[str, list[Judged]]:
-    """Let the oracle judge every picture that was the best of its search for a while."""
+    """Let the oracle judge every image that was the best of its search for a while."""
     judged: dict[str, list[Judged]] = {name: [] for name in names}
     for number in sorted(arena.finished):
         for name, result in zip(names, arena.finished[number], strict=True):
@@ -236,7 +236,7 @@ def _judge(arena: Arena, names: Sequence[str]) -> dict[str, list[Judged]]:
 
 
 def _bests(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials whose picture was better than all before it, in order."""
+    """The trials whose image was better than all before it, in order."""
     found: list[TrialRecord] = []
     for trial in trials:
         if trial.images and trial.score is not None and (not found or trial.score > (found[-1].score or 0.0)):
@@ -268,7 +268,7 @@ def _means(searches: Sequence[Judged]) -> dict[str, float]:
 
 def _print(judged: dict[str, dict[str, list[Judged]]], page: Path) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "strategy", "prompts", "reward", "oracle quality", "perfect", "NFE", "pictures"):
+    for heading in ("model", "strategy", "prompts", "reward", "oracle quality", "perfect", "NFE", "images"):
         table.add_column(heading, justify="left" if heading in ("model", "strategy") else "right")
     lines = []
     for model, contest in judged.items():

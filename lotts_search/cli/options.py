@@ -37,7 +37,7 @@ Verifier = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Decides all noise of the search.", rich_help_panel=SEARCH)]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Denoising steps of a picture [the model's].", rich_help_panel=SEARCH)
+    int | None, typer.Option("--steps", help="Denoising steps of an image [the model's].", rich_help_panel=SEARCH)
 ]
 Guidance = Annotated[
     float | None, typer.Option("--guidance", help="Guidance weight, 1 = none [the model's].", rich_help_panel=SEARCH)
@@ -70,7 +70,7 @@ Size = Annotated[
     typer.Option(
         "--size",
         metavar="WIDTHxHEIGHT",
-        help="Pixels of the pictures, or one number [the model's].",
+        help="Pixels of the images, or one number [the model's].",
         rich_help_panel=MODEL,
     ),
 ]
@@ -84,10 +84,10 @@ Lora = Annotated[
     ),
 ]
 VaeSlicing = Annotated[
-    bool, typer.Option("--vae-slicing", help="Decode pictures one by one: less memory.", rich_help_panel=MODEL)
+    bool, typer.Option("--vae-slicing", help="Decode images one by one: less memory.", rich_help_panel=MODEL)
 ]
 VaeTiling = Annotated[
-    bool, typer.Option("--vae-tiling", help="Decode large pictures in tiles: less memory.", rich_help_panel=MODEL)
+    bool, typer.Option("--vae-tiling", help="Decode large images in tiles: less memory.", rich_help_panel=MODEL)
 ]
 Offload = Annotated[
     str | None,
@@ -103,7 +103,7 @@ Preview = Annotated[
     typer.Option(
         "--preview",
         metavar="MODEL",
-        help="An AutoencoderTiny that decodes unfinished pictures for the verifier.",
+        help="An AutoencoderTiny that decodes unfinished images for the verifier.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -136,10 +136,10 @@ SetRewriter = Annotated[
 ]
 
 Nfe = Annotated[float | None, typer.Option("--nfe", help="Denoising steps.", rich_help_panel=BUDGET)]
-Images = Annotated[int | None, typer.Option("--images", help="Pictures.", rich_help_panel=BUDGET)]
+Images = Annotated[int | None, typer.Option("--images", help="Images.", rich_help_panel=BUDGET)]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Seconds.", rich_help_panel=BUDGET)]
 Target = Annotated[
-    float | None, typer.Option("--target", help="Stop at a picture with this score.", rich_help_panel=BUDGET)
+    float | None, typer.Option("--target", help="Stop at an image with this score.", rich_help_panel=BUDGET)
 ]
 
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.", rich_help_panel=COMPUTE)]
@@ -180,7 +180,7 @@ def loading(
     """
     given: dict[str, object] = {
         "dtype": dtype,
-        "size": None if size is None else picture_size(size),
+        "size": None if size is None else image_size(size),
         "lora": lora,
         "vae_slicing": vae_slicing,
         "vae_tiling": vae_tiling,
@@ -195,7 +195,7 @@ def loading(
     return kept
 
 
-def picture_size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """Height and width from ``WIDTHxHEIGHT`` or one number. Raises BadInput for another text."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):

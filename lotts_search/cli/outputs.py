@@ -24,7 +24,7 @@ def folder_name(prompt: str, strategy: str, seed: int) -> str:
 
 
 def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
-    """Write a picture [h, w, 3] with text metadata (PNG iTXt chunks), under a temporary name first."""
+    """Write an image [h, w, 3] with text metadata (PNG iTXt chunks), under a temporary name first."""
     info = PngInfo()
     for key, value in text.items():
         info.add_itxt(key, value)

@@ -89,4 +89,4 @@ class SearchProgress:
             (self.live.elapsed - self._begun) / budget.seconds if budget.seconds else 0.0,
         ]
         best = "" if trial.best_so_far is None else f"best {trial.best_so_far:.3f}  "
-        self.live.update(max(shares), f"{best}{trial.nfe_cum:g} NFE  {self.images} pictures")
+        self.live.update(max(shares), f"{best}{trial.nfe_cum:g} NFE  {self.images} images")

@@ -31,10 +31,10 @@ REWRITER = "shapes-rewriter"
 
 @dataclass
 class Request:
-    """What was asked for on the command line. Its fields are the recipe that goes with the picture.
+    """What was asked for on the command line. Its fields are the recipe that goes with the image.
 
     Attributes:
-        image, mask: files of a picture to begin from and of a mask.
+        image, mask: files of an image to begin from and of a mask.
         settings: of the strategy.
         rewriter: what revises prompts; none = the usual one, for strategies that ask for it.
         writing: settings of the rewriter.
@@ -139,7 +139,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
     Exits with 130 where Ctrl-C ended the search; what was done until then is written.
 
     Raises:
-        SearchFailed: not one picture was finished; the trials are written all the same.
+        SearchFailed: not one image was finished; the trials are written all the same.
     """
     budget = request.check()
     folder = out or Path("out") / folder_name(request.prompt, request.strategy, request.seed)
@@ -148,7 +148,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         Live(f"starting {compute}", quiet=json) as live,
         compute.pool(request.model, request.verifier, rewriters=rewriters) as pool,
     ):
-        image, given = pictures(request, pool)
+        image, given = images(request, pool)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
         try:
             result = request.run(pool, budget, live, image, given)
@@ -171,46 +171,46 @@ def _say(result: SearchResult, folder: Path) -> None:
         console.print("stopped; this is what was done until then:")
     if result.score is not None:
         ledger = result.ledger
-        console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} pictures")
+        console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} images")
         if ledger.stopped:
             console.print(f"saved {ledger.left}: {ledger.stopped}")
         if ledger.fallbacks:
             console.print(
                 f"[yellow]the original prompt stood in for {ledger.fallbacks} revised ones[/yellow] (why: column error)"
             )
-        console.print(f"picture  {folder / 'best.png'}", soft_wrap=True)
+        console.print(f"image  {folder / 'best.png'}", soft_wrap=True)
     console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
     console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)
 
 
-def pictures(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object]]:
-    """The picture to begin from, at the model's size, and the settings that hold the given mask.
+def images(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object]]:
+    """The image to begin from, at the model's size, and the settings that hold the given mask.
 
     Raises:
-        BadInput: a file that is missing or no picture.
+        BadInput: a file that is missing or no image.
     """
     if request.image is None:
         return None, {}
     height, width = pool.info.image
-    picture = _open(request.image).convert("RGB")
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    image = _open(request.image).convert("RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     if request.mask is None:
-        return np.asarray(picture), {}
+        return np.asarray(image), {}
     mask = _open(request.mask).convert("L").resize((width, height), Image.Resampling.NEAREST)
     if not np.asarray(mask).max() > 127:
         raise BadInput(f"the mask {request.mask} is black all over: what is white is drawn anew")
     buffer = io.BytesIO()
     mask.save(buffer, format="PNG")
-    return np.asarray(picture), {"mask": GivenMask(buffer.getvalue())}
+    return np.asarray(image), {"mask": GivenMask(buffer.getvalue())}
 
 
 def _open(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
-        picture.load()
+        image = Image.open(path)
+        image.load()
     except FileNotFoundError as error:
         raise BadInput(f"there is no file {path}") from error
     except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"{path} is not a picture that can be read") from error
-    return picture
+        raise BadInput(f"{path} is not an image that can be read") from error
+    return image

@@ -170,7 +170,7 @@ def _dry(
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "strategy", "budget", "searches", "NFE", "pictures", "time"):
+    for heading in ("model", "strategy", "budget", "searches", "NFE", "images", "time"):
         table.add_column(heading, justify="left" if heading in ("model", "strategy", "budget") else "right")
     for line in lines:
         numbers = ("?" if line[key] is None else f"{line[key]:,.0f}" for key in ("nfe", "images"))
@@ -197,7 +197,7 @@ def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | Non
             defaults = pool.info.defaults
             steps = max(PROBE_STEPS + 1, model.sampling.get("steps", defaults.steps))
             guidance = model.sampling.get("guidance", defaults.guidance)
-            sampling = Sampling("a picture", steps, guidance, embedded=pool.info.embedded_guidance)
+            sampling = Sampling("an image", steps, guidance, embedded=pool.info.embedded_guidance)
             count, taken = BATCH // (2 if sampling.guided else 1), 0.0
             for number in range(2):  # the first round warms up
                 began = time.perf_counter()
@@ -246,7 +246,7 @@ def _print(conducted: Conducted, path: Path, console: Console) -> None:
         budget = str(Budget(nfe=s["budget_nfe"], images=s["budget_images"]))
         groups.setdefault((s["model"], s["label"], budget), []).append(s)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", "NFE", "pictures")):
+    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", "NFE", "images")):
         table.add_column(heading, justify="left" if number < 3 else "right")
     for names, some in groups.items():
         means = [float(np.mean([s[key] for s in some])) for key in ("score", "nfe", "images")]

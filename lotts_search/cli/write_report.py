@@ -84,7 +84,7 @@ def run(wanted: Wanted, json: bool) -> None:
 
 
 def _sides(results: Results, found: Numbers, model: str, baseline: str | None) -> list[Arm]:
-    """What the gallery shows: the strongest strategy, the baseline at as many pictures, then the others."""
+    """What the gallery shows: the strongest strategy, the baseline at as many images, then the others."""
     lines = [line for line in found.lines if line.arm.model == model]
     arms = [line.arm for line in lines]
     base = base_of(results, arms, baseline)

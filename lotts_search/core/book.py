@@ -42,7 +42,7 @@ class Book:
         on_trial: called with each row as it is entered.
         trials: the rows.
         states, samplings: of each candidate, by key.
-        images: pictures [h, w, 3] by the id of the trial that made them.
+        images: images [h, w, 3] by the id of the trial that made them.
         located: masks with their stages, by the id of their trial.
         best: complete candidate with the highest guiding score, the first among equals.
         best_refined: the same among the refined alone.

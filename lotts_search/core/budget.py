@@ -17,7 +17,7 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Cost:
-    """A price: denoising steps (NFE, DESIGN §2) and complete pictures. Prices add and multiply: ``a + 2 * b``."""
+    """A price: denoising steps (NFE, DESIGN §2) and complete images. Prices add and multiply: ``a + 2 * b``."""
 
     nfe: float = 0.0
     images: int = 0
@@ -60,11 +60,11 @@ class Costs:
 
     @property
     def sample(self) -> Cost:
-        """A picture from pure noise."""
+        """An image from pure noise."""
         return self.trajectory(self.steps)
 
     def trajectory(self, steps: int) -> Cost:
-        """A picture from pure noise in ``steps`` steps."""
+        """An image from pure noise in ``steps`` steps."""
         return Cost(steps, 1)
 
     @property
@@ -92,8 +92,8 @@ class Budget:
 
     Attributes:
         nfe: denoising steps of one latent, localization pro rata.
-        images: complete pictures made.
-        seconds: wall-clock time. The search stops then, though not before its first picture.
+        images: complete images made.
+        seconds: wall-clock time. The search stops then, though not before its first image.
         target: guiding score at which the search stops.
     """
 
@@ -110,7 +110,7 @@ class Budget:
 
     @property
     def counted(self) -> bool:
-        """Whether NFE or pictures are limited, so that the number of trials is known beforehand."""
+        """Whether NFE or images are limited, so that the number of trials is known beforehand."""
         return self.nfe is not None or self.images is not None
 
     def count(self, cost: Cost) -> int | None:
@@ -135,20 +135,20 @@ class Budget:
         )
 
     def spent_of(self, whole: Budget) -> float:
-        """Share of ``whole`` that is gone where this is left, 0..1, by NFE or pictures, whichever is nearer its end."""
+        """Share of ``whole`` that is gone where this is left, 0..1, by NFE or images, whichever is nearer its end."""
         shares = [(self.nfe, whole.nfe), (self.images, whole.images)]
         return max((1 - left / all_ for left, all_ in shares if left is not None and all_), default=0.0)
 
     def __str__(self) -> str:
         parts = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
-        parts += [pictures(self.images)] if self.images is not None else []
+        parts += [count_images(self.images)] if self.images is not None else []
         parts += [f"{self.seconds:g} s"] if self.seconds is not None else []
         return " and ".join(parts) or "without limit"
 
 
-def pictures(count: int) -> str:
-    """``1 picture``, ``2 pictures``."""
-    return f"{count} picture{'' if count == 1 else 's'}"
+def count_images(count: int) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 @dataclass
@@ -209,7 +209,7 @@ class Ledger:
             BudgetExhausted: the budget does not cover it; nothing is reserved then.
         """
         if not self.left.pays(cost):
-            raise BudgetExhausted(f"{cost.nfe:g} NFE and {pictures(cost.images)} are not left of {self.limits}")
+            raise BudgetExhausted(f"{cost.nfe:g} NFE and {count_images(cost.images)} are not left of {self.limits}")
         self.reserved = self.reserved + cost
 
     def spend(self, usage: Usage) -> None:

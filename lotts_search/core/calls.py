@@ -35,7 +35,7 @@ from lotts_search.work.requests import (
 
 T = TypeVar("T")
 Next: TypeAlias = Callable[[Bytes], Score | Rewrite]
-"""What is asked for as soon as there is a picture."""
+"""What is asked for as soon as there is an image."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Calls:
     """Carries out the calls of one search.
 
     Args:
-        verifier: name of the guiding verifier; pictures are scored against ``prompt``.
+        verifier: name of the guiding verifier; images are scored against ``prompt``.
         rewriter: name of what revises prompts.
         journal: answers what it knows in the pool's place, and takes in what the pool returns.
     """
@@ -170,7 +170,7 @@ class Calls:
         return trial
 
     def rewrite(self, candidate: Candidate, count: int, last: bool = False) -> Trial[list[str]]:
-        """Revised prompts, by the picture of a complete candidate or by the x0 prediction of a partial one. A rewriter
+        """Revised prompts, by the image of a complete candidate or by the x0 prediction of a partial one. A rewriter
         that is lost does not end the branch: the original prompt stands in."""
         book, key = self._book, self._key(candidate.key, "rewrite", (count, last))
         digest = blake2b(repr((book.labels.search_seed, candidate.lineage, candidate.step)).encode(), digest_size=4)
@@ -209,7 +209,7 @@ class Calls:
         return Predict(state, self._book.samplings[candidate.key])
 
     def _keep_look(self, key: str, candidate: Candidate, last: bool, results: list[Result]) -> None:
-        """Keep the x0 prediction for the next step, and remember whose picture shows it."""
+        """Keep the x0 prediction for the next step, and remember whose image shows it."""
         if not results or results[0].state is None or results[0].image is None:
             return
         self._looks[candidate.key, last] = key
@@ -236,12 +236,12 @@ class Calls:
         return self._scheduler.call(cost.nfe, real, results, settle)
 
     async def _work(self, key: str, first: Future[Result], then: Next | None, results: list[Result]) -> None:
-        """What follows a picture is begun in real time, without waiting for the virtual order."""
+        """What follows an image is begun in real time, without waiting for the virtual order."""
         results.append(await self._answer(key, first))
         if then is not None:
             image = results[0].image
             if image is None:
-                raise Failure("the pool sent no picture")
+                raise Failure("the pool sent no image")
             work = then(image)
             name = f"{key} {type(work).__name__.lower()}"
             results.append(await self._answer(name, self._ask(name, work)))

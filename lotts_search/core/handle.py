@@ -42,9 +42,9 @@ class Search:
     :class:`~lotts_search.errors.BadInput` at the call and end the search.
 
     Attributes:
-        prompt: what is searched for; pictures are scored against it, whatever prompt they were made with.
+        prompt: what is searched for; images are scored against it, whatever prompt they were made with.
         seed: all noise is drawn from it.
-        image: a picture [h, w, 3] uint8 to begin from, for :meth:`encode`; None without one.
+        image: an image [h, w, 3] uint8 to begin from, for :meth:`encode`; None without one.
         rng: the only randomness that a strategy may use.
     """
 
@@ -117,7 +117,7 @@ class Search:
             noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
             stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
             prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
-                ``eta=0`` the start noise alone decides the picture.
+                ``eta=0`` the start noise alone decides the image.
         """
         own = self._sampling
         sampling = replace(
@@ -135,7 +135,7 @@ class Search:
         return self._segment("sample", work, None, (noise, stop, sampling))
 
     def encode(self, image: Bytes) -> Trial[Candidate]:
-        """A complete candidate from a picture [h, w, 3] uint8 of the model's size. Costs no NFE."""
+        """A complete candidate from an image [h, w, 3] uint8 of the model's size. Costs no NFE."""
         name, steps = image_hash(image), self.steps
         making = Making("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
         return self._calls.make(Encode(image, steps), making, (name,))
@@ -216,7 +216,7 @@ class Search:
         source = source if source is not None else self.defaults.mask
         sampling = self._book.samplings[candidate.key]
         cost = replace(self.costs, guided=sampling.guided).localize(source)
-        image = self._book.images[candidate.key] if source.needs_picture else None
+        image = self._book.images[candidate.key] if source.needs_image else None
         return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
 
     def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
@@ -232,7 +232,7 @@ class Search:
         return self._calls.judge(candidate, self._last(candidate, last))
 
     def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
-        """Revised prompts from the rewriter, which looks at a complete candidate's picture or a partial one's x0
+        """Revised prompts from the rewriter, which looks at a complete candidate's image or a partial one's x0
         prediction, and knows the search's own prompt. Where the rewriter fails, that prompt stands in.
 
         Costs what :meth:`score` costs, and nothing after it.

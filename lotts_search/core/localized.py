@@ -19,9 +19,9 @@ class Localized(Strategy):
 
     Attributes:
         mask: how the region is found; None = the model's default.
-        ratio: r, share of the picture inside the mask, above 0 to 1.
+        ratio: r, share of the image inside the mask, above 0 to 1.
         alpha: weight of the original prompt's attention.
-        level: training timestep at which the picture is looked at, 0..999.
+        level: training timestep at which the image is looked at, 0..999.
         high: quality template p+, with {} for the prompt.
         low: quality template p-, with {} for the prompt.
         original: False leaves out the original prompt's attention (ablation).
@@ -79,7 +79,7 @@ class Localized(Strategy):
         return (costs.defaults.t0 if self.start is None else self.start) if self.temporal else 0
 
     def root(self, search: Search, seed: int = 0) -> Trial[Candidate]:
-        """A complete candidate to begin from: the given picture, or a sample."""
+        """A complete candidate to begin from: the given image, or a sample."""
         return search.sample(seed) if search.image is None else search.encode(search.image)
 
     def refine(

@@ -2,7 +2,7 @@
 
     @dataclass
     class FirstOfTwo(Strategy):
-        "Two pictures, the better one wins."
+        "Two images, the better one wins."
 
         async def run(self, search: Search) -> None:
             await gather(search.sample(0), search.sample(1))
@@ -78,7 +78,7 @@ class Strategy(ABC):
     """Decides which trials to run. Subclasses are dataclasses; their fields are the strategy's settings.
 
     Attributes:
-        takes_image: whether it can begin from a given picture (``search.image``).
+        takes_image: whether it can begin from a given image (``search.image``).
         nested: whether a search under a small budget is the beginning of the one under a larger budget; a study then
             runs the largest alone.
         rewrites: whether it asks the rewriter (``search.rewrite``).
@@ -102,11 +102,11 @@ class Strategy(ABC):
         """What :meth:`run` is going to do, from pure noise, if nothing fails and no target stops it.
 
         Raises:
-            BadInput: the budget limits neither NFE nor pictures, and the strategy would use all it gets.
+            BadInput: the budget limits neither NFE nor images, and the strategy would use all it gets.
         """
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        """The smallest budget with which it can begin, from pure noise or from a given picture."""
+        """The smallest budget with which it can begin, from pure noise or from a given image."""
         return costs.sample
 
     def settings(self) -> dict[str, object]:
@@ -149,11 +149,11 @@ def check_noise(search: Search) -> None:
 
 
 def allowance(budget: Budget, costs: Costs) -> float:
-    """NFE that a budget gives to a strategy that decides itself how many go into a picture: without a limit in NFE, N
-    pictures stand for the steps of N samples.
+    """NFE that a budget gives to a strategy that decides itself how many go into an image: without a limit in NFE, N
+    images stand for the steps of N samples.
 
     Raises:
-        BadInput: it limits neither NFE nor pictures.
+        BadInput: it limits neither NFE nor images.
     """
     if budget.nfe is not None:
         return budget.nfe
@@ -168,5 +168,5 @@ def paid(budget: Budget, cost: Cost, most: int | None = None) -> int:
     """
     counts = [count for count in (budget.count(cost), most) if count is not None]
     if not counts:
-        raise BadInput("the number of trials needs a budget in NFE or pictures")
+        raise BadInput("the number of trials needs a budget in NFE or images")
     return min(counts)

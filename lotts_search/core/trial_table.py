@@ -38,7 +38,7 @@ class TrialRecord:
         rewrites, fallbacks: requests to the rewriter, and prompts that the original one stood in for (see ``error``).
         prompts: revised prompts.
         metrics: held-out scores, the columns ``metric_*``.
-        image: content hash of its picture, see :func:`image_hash`.
+        image: content hash of its image, see :func:`image_hash`.
         queue_s, started, finished: seconds waited, and when it ran, in seconds since the epoch.
         node, actor, attempts: where it ran and how often it was tried.
         status: done, failed (see ``error``) or cancelled, when the search stopped before it was finished.
@@ -93,7 +93,7 @@ _NAMES = [column.name for column in fields(TrialRecord)]
 
 
 def image_hash(image: Bytes) -> str:
-    """The content hash of a picture [h, w, 3]: 16 hexadecimal digits, the stem of its file name."""
+    """The content hash of an image [h, w, 3]: 16 hexadecimal digits, the stem of its file name."""
     return blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=8).hexdigest()
 
 

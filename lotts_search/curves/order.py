@@ -1,6 +1,6 @@
 """Best-of-N from one pool: the whole curve over N, without drawing subsets.
 
-Of n independent pictures sorted by the guiding score, the one of rank i (0 = worst) is the best of a random subset of
+Of n independent images sorted by the guiding score, the one of rank i (0 = worst) is the best of a random subset of
 k with probability C(i, k − 1) / C(n, k). Averaging any value with these weights is the unbiased order-statistics
 estimator: the mean over all subsets of size k, as in pass@k (Chen et al. 2021, "Evaluating Large Language Models
 Trained on Code", Eq. 1).
@@ -27,7 +27,7 @@ def sizes(most: int) -> Ints:
 
 
 def selection_weights(n: int, chosen: Ints) -> Doubles:
-    """Probabilities [sizes, n] with which the picture of rank i is the best of k drawn from n, for each ``chosen`` k."""
+    """Probabilities [sizes, n] with which the image of rank i is the best of k drawn from n, for each ``chosen`` k."""
     k = chosen.astype(np.float64)[:, None]
     ranks = np.arange(n - 1, 0, -1, dtype=np.float64)[None]
     # From the best down: w[n − 1] = k / n and w[i − 1] = w[i]·(i − k + 1) / i, which ends at 0 where i = k − 1.
@@ -37,7 +37,7 @@ def selection_weights(n: int, chosen: Ints) -> Doubles:
 
 
 def best_of_curve(guide: Doubles, value: Doubles, chosen: Ints | None = None) -> Doubles:
-    """Expected ``value`` of the picture that ``guide`` likes best among k, for many k and many pools at once.
+    """Expected ``value`` of the image that ``guide`` likes best among k, for many k and many pools at once.
 
     Equal guiding scores are equally likely to be chosen.
 

@@ -14,7 +14,7 @@ from lotts_search.curves.trials import Arm, Bools, Trials
 from lotts_search.errors import BadInput
 
 POINTS = 300
-"""Most points of a curve over a cost that is not counted in pictures or steps."""
+"""Most points of a curve over a cost that is not counted in images or steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def searched(trials: Trials, arm: Arm) -> Arm:
     whole = [i for i, a in enumerate(trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
     if not whole or arm.label not in trials.nested:
         raise BadInput(f"the table has no searches by {arm.label} on {arm.model} with a budget of {arm.budget}")
-    # The limits may be of another kind than those that were searched with, e.g. pictures of a budget in NFE.
+    # The limits may be of another kind than those that were searched with, e.g. images of a budget in NFE.
     return trials.arms[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.arm == i].sum())]
 
 
@@ -104,7 +104,7 @@ def _rows(trials: Trials, arm: Arm) -> tuple[Ints, Bools]:
 
 
 def spent(trials: Trials, arm: Arm, over: str) -> Doubles:
-    """What each search of an arm that found a picture cost in all [searches]."""
+    """What each search of an arm that found an image cost in all [searches]."""
     searches, rows = _rows(trials, arm)
     costs = np.zeros(len(trials.ids))
     np.maximum.at(costs, trials.search[rows], trials.cost(over)[rows])
@@ -113,30 +113,30 @@ def spent(trials: Trials, arm: Arm, over: str) -> Doubles:
 
 
 def best_so_far(trials: Trials, arm: Arm, of: str, over: str, *, refined: bool = False) -> Panel:
-    """The value ``of`` the picture that the guide likes best, of those made up to each cost.
+    """The value ``of`` the image that the guide likes best, of those made up to each cost.
 
     A search that ended keeps its last value, as it would be handed out. The first point is where every search has a
-    picture. Searches without any picture (all their trials failed) are left out.
+    image. Searches without any image (all their trials failed) are left out.
 
     Args:
         of: ``score`` or a metric.
         over: one of :data:`~lotts_search.curves.trials.AXES`.
-        refined: look at the refined pictures alone: "best of the refined" of the ablations.
+        refined: look at the refined images alone: "best of the refined" of the ablations.
 
     Raises:
-        BadInput: no search of this arm has a picture, or some best picture lacks the metric.
+        BadInput: no search of this arm has an image, or some best image lacks the metric.
     """
     searches, rows = _rows(trials, arm)
     if refined:
-        trials = replace(trials, picture=trials.picture & trials.refined)
+        trials = replace(trials, image=trials.image & trials.refined)
     leads = np.flatnonzero(rows & trials.leading)
     if not leads.size:
-        raise BadInput(f"no search by {arm.label} on {arm.model} has a {'refined ' * refined}picture")
+        raise BadInput(f"no search by {arm.label} on {arm.model} has a {'refined ' * refined}image")
     values, costs = trials.values(of)[leads], trials.cost(over)
     if (missing := int(np.isnan(values).sum())) > 0:
-        raise BadInput(f"{missing} of {leads.size} best pictures by {arm.label} have no {of}")
+        raise BadInput(f"{missing} of {leads.size} best images by {arm.label} have no {of}")
     searches = np.intersect1d(searches, trials.search[leads])
-    index = np.searchsorted(searches, trials.search[leads])  # of each leading picture's search among these
+    index = np.searchsorted(searches, trials.search[leads])  # of each leading image's search among these
     total = np.zeros(len(trials.ids))
     np.maximum.at(total, trials.search[rows], costs[rows])
     ends, begins = total[searches], np.full(len(searches), np.inf)
@@ -156,25 +156,25 @@ def best_so_far(trials: Trials, arm: Arm, of: str, over: str, *, refined: bool =
 
 
 def best_of_n(trials: Trials, arm: Arm, of: str, over: str = "images", most: int | None = None) -> Panel:
-    """The whole Best-of-N curve from the pools of independent pictures that an arm made, by the order-statistics
+    """The whole Best-of-N curve from the pools of independent images that an arm made, by the order-statistics
     estimator: expected value ``of`` the guide's best of N for N = 1 … ``most``, or the
     size of the smallest pool of a prompt.
 
-    All pictures of a prompt, whatever their seed, are one pool. N pictures cost N times a picture's mean cost.
+    All images of a prompt, whatever their seed, are one pool. N images cost N times an image's mean cost.
 
     Raises:
-        BadInput: the pictures are not independent samples, or lack the metric.
+        BadInput: the images are not independent samples, or lack the metric.
     """
     _, rows = _rows(trials, arm)
-    made = np.flatnonzero(rows & trials.picture & ~np.isnan(trials.columns["score"]))
+    made = np.flatnonzero(rows & trials.image & ~np.isnan(trials.columns["score"]))
     if not made.size or not trials.alone[made].all():
-        raise BadInput(f"{arm.label} on {arm.model} is no pool of independent samples: Best-of-N needs pictures from noise alone")  # fmt: skip
+        raise BadInput(f"{arm.label} on {arm.model} is no pool of independent samples: Best-of-N needs images from noise alone")  # fmt: skip
     if np.isnan(trials.values(of)[made]).any():
-        raise BadInput(f"some pictures by {arm.label} have no {of}: the pool needs the metric of every picture")
+        raise BadInput(f"some images by {arm.label} have no {of}: the pool needs the metric of every image")
     prompt = trials.prompt[trials.search[made]]
     made = made[np.argsort(prompt, kind="stable")]
     prompts, counts = np.unique(prompt, return_counts=True)
-    # Pools of one size are one matrix; there are few sizes, for pools differ by failed pictures only.
+    # Pools of one size are one matrix; there are few sizes, for pools differ by failed images only.
     chosen = sizes(int(min(counts.min(), most or counts.min())))
     y, begins = np.empty((len(prompts), chosen.size)), np.cumsum(counts) - counts
     for size in np.unique(counts):

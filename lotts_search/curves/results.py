@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 POOLED = frozenset({"best-of-n"})
-"""Strategies whose pictures are independent samples of one prompt each: one pool gives the curve for every N."""
+"""Strategies whose images are independent samples of one prompt each: one pool gives the curve for every N."""
 
 
 class Results:
@@ -141,7 +141,7 @@ class Results:
         return mean_interval(a.final - b.final)
 
     def win_rate(self, ours: Arm, theirs: Arm, of: str | None = None) -> WinRate:
-        """How often ``ours`` hands out the better picture of a prompt: of the pictures that were handed out."""
+        """How often ``ours`` hands out the better image of a prompt: of the images that were handed out."""
         a, b = common(*(best_so_far(self.trials, arm, of or self.main, "nfe") for arm in (ours, theirs)))
         return win_rate(a.final, b.final)
 

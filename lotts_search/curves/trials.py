@@ -1,4 +1,4 @@
-"""A trial table as arrays: searches, their running costs and their best pictures. No loop over rows anywhere."""
+"""A trial table as arrays: searches, their running costs and their best images. No loop over rows anywhere."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 AXES = {
-    "images": "pictures a prompt",
+    "images": "images a prompt",
     "nfe": "NFE a prompt",
     "rows": "network rows a prompt",
     "flops": "FLOPs a prompt",
     "device_s": "device seconds a prompt",
 }
 """What a curve may be drawn over, and how that is called."""
-PICTURES = ("sample", "encode", "refine", "advance")
+IMAGES = ("sample", "encode", "refine", "advance")
 """Kinds of trials that make candidates."""
 NEEDED = (
     "search_id", "prompt_id", "prompt", "model", "strategy", "search_seed", "kind", "parent_id", "score", "image", *AXES
@@ -62,8 +62,8 @@ class Trials:
         ids: of each search.
         first: [s + 1] where the rows of each search begin; they lie together, in virtual order.
         columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where there is none.
-        alone: whether each row is a picture from pure noise that has no parent [n].
-        picture: whether each row made a complete picture [n].
+        alone: whether each row is an image from pure noise that has no parent [n].
+        image: whether each row made a complete image [n].
         refined: whether that was by a refinement [n].
         order: where each row stands in the table [n].
         nested: labels whose search under a small budget is the beginning of that under a large one.
@@ -81,7 +81,7 @@ class Trials:
     first: Ints
     columns: Mapping[str, Doubles]
     alone: Bools
-    picture: Bools
+    image: Bools
     refined: Bools
     order: Ints
     nested: frozenset[str] = frozenset()
@@ -113,8 +113,8 @@ class Trials:
 
     @cached_property
     def leading(self) -> Bools:
-        """Whether each row's picture is the best of its search so far [n]; the first among equals leads."""
-        score = np.where(self.picture, np.nan_to_num(self.columns["score"], nan=-np.inf), -np.inf)
+        """Whether each row's image is the best of its search so far [n]; the first among equals leads."""
+        score = np.where(self.image, np.nan_to_num(self.columns["score"], nan=-np.inf), -np.inf)
         # One running maximum serves all searches: the ranks of a later search all lie above those of an earlier one.
         ranked = np.unique(score, return_inverse=True)[1] + self.search * (score.size + 1)
         before = np.concatenate([[-1], np.maximum.accumulate(ranked)[:-1]])
@@ -213,7 +213,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     for name in ["score", *(c for c in table.column_names if c.startswith("metric_"))]:
         columns[name] = _numbers(table, name)[order]
 
-    made = np.isin(kinds, [i for i, name in enumerate(kind_names) if name in PICTURES])
+    made = np.isin(kinds, [i for i, name in enumerate(kind_names) if name in IMAGES])
     seen, rootless = _given(table, "image"), ~_given(table, "parent_id")
     sampled = np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "sample"])
 
@@ -239,7 +239,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
         first=first,
         columns=columns,
         alone=(sampled & rootless)[order],
-        picture=(made & seen)[order],
+        image=(made & seen)[order],
         refined=np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "refine"])[order],
         order=order,
         nested=nested,

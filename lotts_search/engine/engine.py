@@ -53,15 +53,15 @@ from lotts_search.work.requests import (
 
 TEXT_BATCH = 4
 """Prompts in one text-encoder call when padded."""
-SMALL_PICTURE = 256 * 256
-"""Pictures of up to this many pixels are decoded several at a time, larger ones singly: a batch saves nothing there."""
+SMALL_IMAGE = 256 * 256
+"""Images of up to this many pixels are decoded several at a time, larger ones singly: a batch saves nothing there."""
 DECODE_BATCH = {"cpu": 4, "cuda": 16}
-"""Small pictures in one call by device."""
+"""Small images in one call by device."""
 CAPTURE_ROWS = {"cuda": 24}
 """Rows of one padded attention call by device: where a call costs much beside its rows, several localizations share
 one. Elsewhere a localization has a call of its own, without padding."""
 PATIENCE = 4
-"""Ticks that a picture waits for others to be decoded with, while no trajectory waits for it."""
+"""Ticks that an image waits for others to be decoded with, while no trajectory waits for it."""
 GRAPHS = False
 """Whether network calls on a CUDA device are recorded."""
 AHEAD = {"cuda": 2}
@@ -86,8 +86,8 @@ class _Job:
 
 
 @dataclass(eq=False)
-class _Picture:
-    """A latent [C, H, W] to decode for a job, and the state that goes with the picture; since which tick it waits."""
+class _Undecoded:
+    """A latent [C, H, W] to decode for a job, and the state that goes with the image; since which tick it waits."""
 
     job: _Job
     latent: Tensor
@@ -104,7 +104,7 @@ class Engine:
         backbone: the model.
         max_batch: most network rows in one call; guided sampling needs at least 2.
         pad: give every call exactly ``max_batch`` rows (and decode, encode and text calls their own fixed sizes).
-        decode_batch: pictures in one decoder or encoder call, None = 1 for large pictures, for small ones by device.
+        decode_batch: images in one decoder or encoder call, None = 1 for large images, for small ones by device.
         capture_rows: network rows in one padded attention call, None = by device; 0 = a localization's own number.
         graphs: record the network call as a CUDA graph (see :mod:`lotts_search.engine.cuda_graphs`), None = :data:`GRAPHS`; only
             with ``pad`` and on a CUDA device.
@@ -131,7 +131,7 @@ class Engine:
         kind = self._device.type
         pixels = backbone.info.image[0] * backbone.info.image[1]
         small = DECODE_BATCH.get(kind, DECODE_BATCH["cpu"])
-        self._decode_batch = decode_batch or min(max_batch, small if pixels <= SMALL_PICTURE else 1)
+        self._decode_batch = decode_batch or min(max_batch, small if pixels <= SMALL_IMAGE else 1)
         self._capture_rows = min(max_batch, CAPTURE_ROWS.get(kind, 0) if capture_rows is None else capture_rows)
         wanted = GRAPHS if graphs is None else graphs
         recorded = wanted and pad and kind == "cuda" and stays_put(backbone)
@@ -155,7 +155,7 @@ class Engine:
         self._segments: deque[_Job] = deque()
         self._probes: deque[tuple[_Job, PredictionRow]] = deque()
         self._captures: deque[_Job] = deque()
-        self._pictures: deque[_Picture] = deque()
+        self._images: deque[_Undecoded] = deque()
         self._encodes: deque[_Job] = deque()
 
     def submit(self, work: Generate) -> Future[Result]:
@@ -178,7 +178,7 @@ class Engine:
         self._ticks += 1
         took = self._take_in()
         landed = self._landings.settle()
-        operations = (self._encode_prompts, self._decode, self._encode_pictures, self._capture, self._network)
+        operations = (self._encode_prompts, self._decode, self._encode_images, self._capture, self._network)
         # Only when there is nothing else to do, the host waits for what is under way.
         return any(operation() for operation in operations) or self._landings.settle(0) or landed or took
 
@@ -189,7 +189,7 @@ class Engine:
         for queue in (self._inbox, self._quick, self._segments, self._captures, self._encodes):
             queue.clear()
         self._probes.clear()
-        self._pictures.clear()
+        self._images.clear()
         self._unread.clear()
         self._landings.clear()
         self._newcomers.clear()
@@ -349,44 +349,44 @@ class Engine:
         return True
 
     def _decode(self) -> bool:
-        count = min(len(self._pictures), self._decode_batch if self.pad else self.max_batch)
+        count = min(len(self._images), self._decode_batch if self.pad else self.max_batch)
         if not count:
             return False
-        if count < self._decode_batch and self._segments and self._ticks - self._pictures[0].tick < PATIENCE:
+        if count < self._decode_batch and self._segments and self._ticks - self._images[0].tick < PATIENCE:
             return False
 
-        def decode(batch: list[_Picture]) -> None:
+        def decode(batch: list[_Undecoded]) -> None:
             watch = Watch(self._device)
-            latents = [picture.latent for picture in batch]
+            latents = [image.latent for image in batch]
             latents += [latents[-1]] * (self._decode_batch - len(batch) if self.pad else 0)
             images = self._decoded(torch.stack(latents), not batch[0].state.complete)
             watch.stop()
             self._landings.then(lambda: self._developed(batch, images, watch.seconds / len(batch)))
 
-        batch = [self._pictures.popleft()]
-        while len(batch) < count and self._pictures[0].state.complete == batch[0].state.complete:
-            batch.append(self._pictures.popleft())
-        self._isolate(batch, decode, lambda picture: [picture.job])
+        batch = [self._images.popleft()]
+        while len(batch) < count and self._images[0].state.complete == batch[0].state.complete:
+            batch.append(self._images.popleft())
+        self._isolate(batch, decode, lambda image: [image.job])
         return True
 
     def _decoded(self, latents: Tensor, preview: bool) -> Callable[[], npt.NDArray[np.uint8]]:
-        """The pictures of clean latents, to be called for when they have landed."""
+        """The images of clean latents, to be called for when they have landed."""
         backbone: Any = self.backbone
-        if self._device.type == "cuda" and hasattr(backbone, "pictures"):
-            download = Download(backbone.pictures(latents, preview))
+        if self._device.type == "cuda" and hasattr(backbone, "decode_tensor"):
+            download = Download(backbone.decode_tensor(latents, preview))
             return lambda: download.arrays()[0]
         decode = backbone.preview if preview and hasattr(backbone, "preview") else backbone.decode
         images: npt.NDArray[np.uint8] = decode(latents)
         return lambda: images
 
-    def _developed(self, batch: list[_Picture], images: Callable[[], npt.NDArray[np.uint8]], seconds: float) -> None:
-        for picture, image in zip(batch, images(), strict=False):
-            picture.job.usage.decodes += 1
-            picture.job.usage.images += int(picture.state.complete)
-            picture.job.usage.device_s += seconds
-            self._finish(picture.job, picture.state, image.copy())
+    def _developed(self, batch: list[_Undecoded], images: Callable[[], npt.NDArray[np.uint8]], seconds: float) -> None:
+        for item, image in zip(batch, images(), strict=False):
+            item.job.usage.decodes += 1
+            item.job.usage.images += int(item.state.complete)
+            item.job.usage.device_s += seconds
+            self._finish(item.job, item.state, image.copy())
 
-    def _encode_pictures(self) -> bool:
+    def _encode_images(self) -> bool:
         if not self._encodes:
             return False
         count = min(len(self._encodes), self._decode_batch if self.pad else self.max_batch)
@@ -400,7 +400,7 @@ class Engine:
             share = (time.perf_counter() - began) / len(jobs)
             for job, work, latent in zip(jobs, works, latents, strict=False):
                 job.started, job.usage.device_s = now, share
-                # The picture itself, not its round trip: it is what a refinement must beat.
+                # The image itself, not its round trip: it is what a refinement must beat.
                 self._finish(job, State(latent.copy(), work.steps, work.steps), work.image)
 
         self._isolate([self._encodes.popleft() for _ in range(count)], encode, lambda job: [job])
@@ -635,7 +635,7 @@ class Engine:
             self._fail(job, Failure(f"the latent became NaN or infinite at {at}"))
 
     def _leave(self, arrived: Arrived) -> None:
-        """Finish the trajectories that have arrived, unless they broke; a picture is decoded first."""
+        """Finish the trajectories that have arrived, unless they broke; an image is decoded first."""
         for index, (member, state) in enumerate(zip(arrived.members, arrived.states(), strict=True)):
             job, calls = cast(_Job, member.owner), int(arrived.calls[index])
             if calls:
@@ -643,7 +643,7 @@ class Engine:
             if job.future.done():
                 continue
             if member.look or state.complete:
-                self._pictures.append(_Picture(job, arrived.latents[index], state, self._ticks))
+                self._images.append(_Undecoded(job, arrived.latents[index], state, self._ticks))
             else:
                 self._finish(job, state)
 
@@ -654,20 +654,20 @@ class Engine:
             self._finish(job, state)
 
     def _show(self, job: _Job, state: State, latent: Floats) -> None:
-        self._pictures.append(_Picture(job, upload(latent.copy(), self._device), state, self._ticks))
+        self._images.append(_Undecoded(job, upload(latent.copy(), self._device), state, self._ticks))
 
 
 def check(backbone: Backbone, work: Generate) -> None:
     """Refuse work that cannot be carried out.
 
     Raises:
-        BadInput: a step outside the schedule, a state of another schedule or of the wrong shape, a wrong picture.
+        BadInput: a step outside the schedule, a state of another schedule or of the wrong shape, a wrong image.
     """
     info = backbone.info
     if isinstance(work, Encode):
         if work.image.dtype != np.uint8 or work.image.shape != (*info.image, 3):
             size = "x".join(map(str, work.image.shape))
-            raise BadInput(f"a picture for {info.name} must be {info.image[0]}x{info.image[1]}x3 bytes, got {size}")
+            raise BadInput(f"an image for {info.name} must be {info.image[0]}x{info.image[1]}x3 bytes, got {size}")
         return
     steps = work.sampling.steps
     if not work.sampling.prompt.strip():

@@ -1,7 +1,7 @@
 """Disagreement between trajectories (LoTTS appendix F.2): where x0 predictions from different noise differ.
 
 On the latent re-noised to a level by different noise, ``V(u) = mean over channels of Var over draws of x̂0(u)``: low
-where the prompt and the rest of the picture settle what is there.
+where the prompt and the rest of the image settle what is there.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def begin(backbone: Backbone, work: Locate) -> Localization | Located:
         BadInput: the state is not complete, or a setting of the source does not fit the model.
     """
     if not work.state.complete:
-        raise BadInput(f"only a finished picture can be localized; this one is at step {work.state.step}")
+        raise BadInput(f"only a finished image can be localized; this one is at step {work.state.step}")
     size, patch = backbone.info.latent[1:], backbone.info.patch
     match work.source:
         case AttentionMask():

@@ -26,7 +26,7 @@ class AttentionRow:
         prompt: what it is told to draw.
         positions: text positions that count; empty where concepts are read.
         queries: whether the image queries are kept.
-        concepts: the prompts whose words run beside the picture: prompt, positions of its words, indices of those
+        concepts: the prompts whose words run beside the image: prompt, positions of its words, indices of those
             that count.
     """
 

@@ -1,14 +1,14 @@
-"""No-reference quality maps of a picture: statistics of its pixels, without a network and without training.
+"""No-reference quality maps of an image: statistics of its pixels, without a network and without training.
 
-Each takes a picture [h, w, 3] uint8 and returns a map [h, w], higher where it is worse:
+Each takes an image [h, w, 3] uint8 and returns a map [h, w], higher where it is worse:
 
 * ``sharpness``: local variance of the Laplacian, negated (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield
-  microscopy"): where there is little of it, the picture is blurred, or plain.
+  microscopy"): where there is little of it, the image is blurred, or plain.
 * ``grain``: local mean of the response to the difference of two Laplacians, which lines and planes leave at 0
   (Immerkær 1996, "Fast noise variance estimation").
 * ``mscn``: how far the statistics of mean-subtracted, contrast-normalised luminance stray from those of the whole
-  picture, as a Mahalanobis distance. The features are those of BRISQUE and NIQE (Mittal et al. 2012, 2013); NIQE's
-  corpus of pristine pictures is replaced by the picture itself, so damage is found where it is the exception.
+  image, as a Mahalanobis distance. The features are those of BRISQUE and NIQE (Mittal et al. 2012, 2013); NIQE's
+  corpus of pristine images is replaced by the image itself, so damage is found where it is the exception.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 _WINDOW = 7 / 6
 """Standard deviation of the Gaussian window of MSCN coefficients, in pixels (Mittal et al.)."""
 _PATCH = 1 / 32
-"""Standard deviation of the window over which statistics are taken, in shorter sides of the picture."""
+"""Standard deviation of the window over which statistics are taken, in shorter sides of the image."""
 
 
 def _windowed(values: Values) -> Values:
@@ -44,30 +44,30 @@ def _windowed(values: Values) -> Values:
     return mean
 
 
-def _luminance(picture: Bytes) -> Values:
-    grey: Values = picture.astype(np.float64) @ np.array(_LUMINANCE)
+def _luminance(image: Bytes) -> Values:
+    grey: Values = image.astype(np.float64) @ np.array(_LUMINANCE)
     return grey
 
 
-def sharpness(picture: Bytes) -> Values:
+def sharpness(image: Bytes) -> Values:
     """Negated logarithm of the local variance of the Laplacian."""
-    edges = ndimage.laplace(_luminance(picture))
+    edges = ndimage.laplace(_luminance(image))
     variance = np.maximum(_windowed(edges**2) - _windowed(edges) ** 2, 0)
     blurred: Values = -np.log1p(variance)
     return blurred
 
 
-def grain(picture: Bytes) -> Values:
+def grain(image: Bytes) -> Values:
     """Local standard deviation of noise, in grey levels: Immerkær's estimate within a window."""
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
-    response = _windowed(np.abs(ndimage.convolve(_luminance(picture), kernel)))
+    response = _windowed(np.abs(ndimage.convolve(_luminance(image), kernel)))
     noise: Values = np.sqrt(np.pi / 2) / 6 * response
     return noise
 
 
-def mscn(picture: Bytes) -> Values:
-    """Mahalanobis distance of local MSCN statistics from their mean over the picture."""
-    grey = _luminance(picture)
+def mscn(image: Bytes) -> Values:
+    """Mahalanobis distance of local MSCN statistics from their mean over the image."""
+    grey = _luminance(image)
     mean = ndimage.gaussian_filter(grey, _WINDOW)
     spread = np.sqrt(np.maximum(ndimage.gaussian_filter(grey**2, _WINDOW) - mean**2, 0))
     normal = (grey - mean) / (spread + 1)
@@ -103,15 +103,15 @@ def quality_map(name: str) -> QualityMap:
 
 
 def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Located:
-    """The worst part of the picture by a no-reference map, averaged over the cells of the latent.
+    """The worst part of the image by a no-reference map, averaged over the cells of the latent.
 
     Raises:
         BadInput: there is no such map, or it returned no map.
     """
-    picture, size = work.image, backbone.info.latent[1:]
-    if picture is None:
-        picture = backbone.decode(torch.from_numpy(work.state.latent)[None].to(device_of(backbone)))[0]
-    values = np.asarray(quality_map(source.map)(picture), dtype=np.float32)
+    image, size = work.image, backbone.info.latent[1:]
+    if image is None:
+        image = backbone.decode(torch.from_numpy(work.state.latent)[None].to(device_of(backbone)))[0]
+    values = np.asarray(quality_map(source.map)(image), dtype=np.float32)
     if values.ndim != 2:
         raise BadInput(f"quality map {source.map!r} must return a map [h, w], not an array of shape {values.shape}")
     heat = _shrink(values, (size[0], size[1]))

@@ -106,10 +106,10 @@ def given(png: bytes, size: tuple[int, int], patch: int = 1) -> Located:
         BadInput: not a PNG, or nothing in it is white.
     """
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            pixels = np.asarray(picture.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST))
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise BadInput("the mask is not a readable PNG picture") from error
+        raise BadInput("the mask is not a readable PNG image") from error
     mask = pixels >= 128
     if not mask.any():
         raise BadInput("the mask is empty: white marks what is to be resampled")

@@ -12,8 +12,8 @@ import numpy as np
 from lotts_search.api import SearchResult
 from lotts_search.curves.intervals import Doubles, Interval, interval
 from lotts_search.curves.steps import Steps, mean_curve
+from lotts_search.report.images import data_uri
 from lotts_search.report.page import number, write_page
-from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_page import best_so_far
 from lotts_search.report.search_tree import build
@@ -21,11 +21,11 @@ from lotts_search.report.search_tree import build
 
 @dataclass(frozen=True)
 class Judged:
-    """A search and what the held-out judge says of its pictures.
+    """A search and what the held-out judge says of its images.
 
     Attributes:
         result: the search; it has a winner.
-        quality: the metric, by trial id, of every picture that was the best for a while; at least of the winner.
+        quality: the metric, by trial id, of every image that was the best for a while; at least of the winner.
         perfect: whether the winner has no defect at all.
     """
 
@@ -35,18 +35,18 @@ class Judged:
 
     @property
     def winner(self) -> float:
-        """The metric of the picture that the search hands out."""
+        """The metric of the image that the search hands out."""
         assert self.result.best is not None
         return self.quality[self.result.best.trial_id]
 
     @property
     def reward(self) -> float:
-        """The guiding score of the picture that the search hands out."""
+        """The guiding score of the image that the search hands out."""
         assert self.result.score is not None
         return self.result.score
 
     def quality_so_far(self, over: str = "nfe_cum") -> Steps:
-        """The metric of the picture that would be handed out, had the search stopped there."""
+        """The metric of the image that would be handed out, had the search stopped there."""
         x, y, images, best = [], [], 0, -np.inf
         for trial in self.result.trials:
             images += trial.images
@@ -90,10 +90,10 @@ def write_demo_page(
     sections = [_section(model, contest, trees if i == 0 else 1) for i, (model, contest) in enumerate(contests.items())]
     view = SimpleNamespace(
         title=f"{first} against {' and '.join(others)}",
-        lead="Each strategy searches for the best picture of the same prompts, which no model was trained on, with the same "
+        lead="Each strategy searches for the best image of the same prompts, which no model was trained on, with the same "
         "seeds and the same budget a prompt. The verifier that guides them is a learned reward; the winners are then "
         "judged by an oracle that no search has seen.",
-        head=["reward of the winner", "oracle quality", "perfect", "NFE a prompt", "pictures a prompt"],
+        head=["reward of the winner", "oracle quality", "perfect", "NFE a prompt", "images a prompt"],
         sections=sections,
         command=command,
         how=how,
@@ -140,7 +140,7 @@ def _difference(name: str, other: str, ours: Sequence[Judged], theirs: Sequence[
 
 def _charts(contest: Mapping[str, Sequence[Judged]]) -> list[SimpleNamespace]:
     charts = []
-    for over, x_label in (("nfe_cum", "NFE a prompt"), ("images", "pictures a prompt")):
+    for over, x_label in (("nfe_cum", "NFE a prompt"), ("images", "images a prompt")):
         for y_label, of in (("reward", best_so_far), ("oracle quality", None)):
             series = []
             for index, (name, searches) in enumerate(contest.items()):
@@ -168,7 +168,7 @@ def _trees(contest: Mapping[str, Sequence[Judged]], index: int) -> SimpleNamespa
         result = judged.result
         note = (
             f"reward {judged.reward:.3f}, oracle {judged.winner:.3f}, {number(result.ledger.nfe)} NFE, "
-            f"{result.ledger.images} pictures"
+            f"{result.ledger.images} images"
         )
         best = result.best.trial_id if result.best is not None else None
         roots = build(result.trials, result.images, result.located, best)
@@ -187,7 +187,7 @@ def _gallery_item(contest: Mapping[str, Sequence[Judged]], index: int) -> Simple
         sides.append(
             SimpleNamespace(
                 name=name,
-                picture=data_uri(judged.result.image) if judged.result.image is not None else "",
+                image=data_uri(judged.result.image) if judged.result.image is not None else "",
                 reward=judged.reward,
                 quality=judged.winner,
                 perfect=judged.perfect,

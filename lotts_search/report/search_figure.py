@@ -1,4 +1,4 @@
-"""The tree of one search as a single SVG picture, for a README or a paper."""
+"""The tree of one search as a single SVG image, for a README or a paper."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from lotts_search.api import SearchResult
 
 SIDE, GAP, HEAD, FOOT = 104, 18, 34, 24
-"""Side of a picture, space between pictures, height of the headings and of the line under a picture."""
+"""Side of an image, space between images, height of the headings and of the line under an image."""
 INK, SOFT, LINE, WIN = "#1d1d22", "#63636e", "#c9c6bd", "#b7791f"
 
 
 def write_figure(result: SearchResult, path: Path | str, rows: int = 3) -> Path:
-    """Draw the first ``rows`` first pictures that were refined, each with its heat map, located region and children.
+    """Draw the first ``rows`` first images that were refined, each with its heat map, located region and children.
 
     Args:
         result: a search by a strategy that localizes and refines.
         path: the SVG file.
-        rows: at most so many first pictures.
+        rows: at most so many first images.
     """
     best = result.best.trial_id if result.best is not None else None
     roots = [n for n in build(result.trials, result.images, result.located, best) if n.regions and n.children][:rows]
@@ -37,7 +37,7 @@ def write_figure(result: SearchResult, path: Path | str, rows: int = 3) -> Path:
         f"<title>{escape(result.prompt)}</title>",
         f'<rect width="{width}" height="{height}" rx="12" fill="#ffffff"/>',
     ]
-    for column, heading in enumerate(("first picture", "what looks wrong", "located region", "drawn anew only there")):
+    for column, heading in enumerate(("first image", "what looks wrong", "located region", "drawn anew only there")):
         out.append(f'<text x="{_x(column)}" y="{HEAD - 12}" fill="{SOFT}">{heading}</text>')
     for row, node in enumerate(roots):
         y = HEAD + row * (SIDE + FOOT + GAP)

@@ -12,18 +12,18 @@ from markupsafe import Markup
 from lotts_search.api import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.curves.steps import Steps
+from lotts_search.report.images import data_uri
 from lotts_search.report.page import large, number, write_page
-from lotts_search.report.pictures import data_uri
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import DRAWN, build
 
 
 def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> Steps:
-    """The guiding score of the best complete picture so far, in virtual order.
+    """The guiding score of the best complete image so far, in virtual order.
 
     Args:
         trials: records of one search, in virtual order.
-        over: ``nfe_cum``, or ``images`` for the number of complete pictures.
+        over: ``nfe_cum``, or ``images`` for the number of complete images.
     """
     x, y, images = [], [], 0
     for trial in trials:
@@ -80,7 +80,7 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
     facts = [
         ("score", number(result.score, 4), ""),
         ("NFE", number(ledger.nfe), f"of {number(result.budget.nfe)}" if result.budget.nfe else ""),
-        ("pictures", str(ledger.images), ""),
+        ("images", str(ledger.images), ""),
         ("network rows", number(ledger.rows, 0), ""),
         ("device time", f"{ledger.device_s:.1f}", "s"),
         ("model", result.model.name, ""),
@@ -95,7 +95,7 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
     view = SimpleNamespace(
         strategy=result.strategy,
         prompt=result.prompt,
-        picture=data_uri(result.image) if result.image is not None else None,
+        image=data_uri(result.image) if result.image is not None else None,
         facts=facts,
         command=command,
         roots=build(trials, result.images, result.located, best),

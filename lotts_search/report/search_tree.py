@@ -1,4 +1,4 @@
-"""The tree of a search, ready to be laid out: pictures, located regions and scores under their parents."""
+"""The tree of a search, ready to be laid out: images, located regions and scores under their parents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lotts_search.core.trial_table import TrialRecord
-from lotts_search.report.pictures import area, colour_map, data_uri, outline
+from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.work.requests import Bytes, Located
 
 DRAWN = frozenset({"sample", "encode", "refine", "advance"})
@@ -43,7 +43,7 @@ class Node:
 
     Attributes:
         trial: its record.
-        uri: its picture, None where there is none (a partial candidate, a failed trial).
+        uri: its image, None where there is none (a partial candidate, a failed trial).
         winner: whether the search handed it out.
         gain: its score minus its parent's, None where either is missing.
     """
@@ -91,9 +91,9 @@ def build(
 
     Args:
         trials: the records of one search.
-        images: pictures by trial id.
+        images: images by trial id.
         located: localizations by the id of their trial.
-        best: id of the trial whose picture won.
+        best: id of the trial whose image won.
     """
     nodes: dict[str, Node] = {}
     roots: list[Node] = []

@@ -68,7 +68,7 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) ->
 
 
 def write_figures(found: Numbers, folder: Path) -> list[Path]:
-    """Write a PNG and a PDF for each model, with the main value and the guide's score over pictures and over NFE.
+    """Write a PNG and a PDF for each model, with the main value and the guide's score over images and over NFE.
 
     Raises:
         BadInput: matplotlib is not installed.

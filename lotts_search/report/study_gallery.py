@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lotts_search.api import SearchResult
 
 SIDE = 256
-"""Greatest side of a picture on a page; larger ones are made smaller."""
+"""Greatest side of an image on a page; larger ones are made smaller."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Winner:
 
     Attributes:
         label: of its strategy.
-        picture: as a data URI, None where the study did not keep it.
+        image: as a data URI, None where the study did not keep it.
         values: by name of value.
         ahead: whether it is the best of its prompt, alone, by the main value.
     """
 
     label: str
-    picture: str | None
+    image: str | None
     values: dict[str, float]
     ahead: bool
 
@@ -53,12 +53,12 @@ class Case:
 
 
 class Gallery:
-    """The pictures of a study.
+    """The images of a study.
 
     Args:
         results: of the study.
         table: its whole trial table, in the order in which ``results`` was made of it.
-        folders: where pictures lie, in ``images/``.
+        folders: where images lie, in ``images/``.
     """
 
     def __init__(self, results: Results, table: pa.Table, folders: Sequence[Path]) -> None:
@@ -70,7 +70,7 @@ class Gallery:
         Args:
             arms: what is shown; the gap is that of the first two. With one arm the gap is its value itself.
             main: the value that gaps are of.
-            values: what is shown of each picture.
+            values: what is shown of each image.
             count: of prompts at each end.
         """
         panels = [best_so_far(self.results.trials, arm, main, "nfe") for arm in arms[:2]]
@@ -87,7 +87,7 @@ class Gallery:
         best = max(of[main] for of in shown.values())
         alone = len(shown) > 1 and sum(of[main] == best for of in shown.values()) == 1
         winners = [
-            Winner(label, self.picture(rows[label]), found, alone and found[main] == best)
+            Winner(label, self.image(rows[label]), found, alone and found[main] == best)
             for label, found in shown.items()
         ]
         return Case(prompt, trials.texts[prompt], gap, winners)
@@ -101,7 +101,7 @@ class Gallery:
         return int(found[0]) if found.size else None
 
     def winner(self, arm: Arm, prompt: int) -> int | None:
-        """The row of the picture that this search handed out."""
+        """The row of the image that this search handed out."""
         search, trials = self.search(arm, prompt), self.results.trials
         if search is None:
             return None
@@ -113,15 +113,15 @@ class Gallery:
         leads = np.flatnonzero(inside)
         return int(first + leads[-1]) if leads.size else None
 
-    def picture(self, row: int) -> str | None:
-        """The picture of a row as a data URI; None where it was not kept."""
+    def image(self, row: int) -> str | None:
+        """The image of a row as a data URI; None where it was not kept."""
         name = self.table.column("image")[int(self.results.trials.order[row])].as_py()
         path = next((p for folder in self.folders if (p := folder / "images" / f"{name}.png").is_file()), None)
         return thumbnail(path) if path is not None else None
 
 
 def thumbnail(path: Path, side: int = SIDE) -> str:
-    """A picture file as a data URI: the file itself where it is small, else a smaller JPEG."""
+    """An image file as a data URI: the file itself where it is small, else a smaller JPEG."""
     with Image.open(path) as image:
         if max(image.size) <= side:
             return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -53,7 +53,7 @@ class Numbers:
     Attributes:
         main: the value that it judges by; ``values`` are all values, the main one first.
         lines, traces, against: the tables.
-        fits: saturation fits by model and label, over pictures or NFE.
+        fits: saturation fits by model and label, over images or NFE.
         notes: what could not be computed, and why.
     """
 

@@ -1,4 +1,4 @@
-"""``index.html`` of a study: its curves, tables, prompts, pictures and failures in one file."""
+"""``index.html`` of a study: its curves, tables, prompts, images and failures in one file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = 8
 """Colours of the style sheet, and so most lines of a chart."""
-HEAD = {"images": "pictures", "nfe": "NFE", "device_s": "device s"}
+HEAD = {"images": "images", "nfe": "NFE", "device_s": "device s"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
         ("prompts", number(len(results.trials.prompts), 0), ""),
         ("trials", number(len(table), 0), ""),
         ("NFE", number(total("nfe"), 0), ""),
-        ("pictures", number(total("images"), 0), ""),
+        ("images", number(total("images"), 0), ""),
         ("device time", f"{total('device_s') / 3600:.2f}", "h"),
         ("FLOPs", large(total("flops")), ""),
     ]

@@ -1,1 +1,1 @@
-"""What revises prompts by what a picture lacks; names are in :mod:`lotts_search.registry`."""
+"""What revises prompts by what an image lacks; names are in :mod:`lotts_search.registry`."""

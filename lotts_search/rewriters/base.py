@@ -9,7 +9,7 @@ from lotts_search.work.requests import Rewrite
 
 
 class PromptRewriter(Protocol):
-    """Writes revised prompts for half-made pictures. An implementation is a dataclass; its fields are its settings.
+    """Writes revised prompts for half-made images. An implementation is a dataclass; its fields are its settings.
 
     It may raise anything, and answer late, wrongly or too little:
     :class:`~lotts_search.rewriters.runner.RewriteRunner` lets the original prompt stand in and counts it.
@@ -27,4 +27,4 @@ class PromptRewriter(Protocol):
     timeout: float
 
     def rewrite(self, requests: Sequence[Rewrite]) -> Sequence[Sequence[str]]:
-        """For each request ``count`` revised prompts, by what its picture [h, w, 3] lacks of its prompt."""
+        """For each request ``count`` revised prompts, by what its image [h, w, 3] lacks of its prompt."""

@@ -28,7 +28,7 @@ def _setting(name: str, otherwise: str) -> Any:
 
 @dataclass
 class ChatRewriter:
-    """Asks ``POST {base_url}/chat/completions`` with the picture as a PNG.
+    """Asks ``POST {base_url}/chat/completions`` with the image as a PNG.
 
     The key is read from the environment variable ``LOTTS_REWRITER_KEY`` alone, so that it gets into no record.
 
@@ -39,7 +39,7 @@ class ChatRewriter:
         retries: further tries after a refused or lost connection, a timeout, or a status that may pass.
         temperature: of sampling, 0 or more.
         max_tokens: most tokens of a reply.
-        side: longer side to which larger pictures are brought, in pixels.
+        side: longer side to which larger images are brought, in pixels.
         parallel: requests under way at once.
         json_mode: ask for ``response_format`` JSON; left out once the endpoint refuses it.
     """
@@ -145,8 +145,8 @@ def _checked(answer: httpx.Response) -> httpx.Response:
 
 
 def _data_url(image: Bytes, side: int) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((side, side))
+    shown = Image.fromarray(image)
+    shown.thumbnail((side, side))
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    shown.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -7,14 +7,14 @@ from typing import Any
 
 from lotts_search.work.requests import Rewrite
 
-SYSTEM = """You improve prompts for a text-to-image diffusion model. You see a half-finished picture, so it may be blurred, \
-and the prompt that it should show. Find what of the prompt the picture misses or shows wrongly, and write revised \
-prompts that stress it. Each revised prompt describes the whole picture, keeps the meaning of the original, adds nothing \
+SYSTEM = """You improve prompts for a text-to-image diffusion model. You see a half-finished image, so it may be blurred, \
+and the prompt that it should show. Find what of the prompt the image misses or shows wrongly, and write revised \
+prompts that stress it. Each revised prompt describes the whole image, keeps the meaning of the original, adds nothing \
 that contradicts it, and is not much longer. Where nothing is missing, repeat the original prompt. Vary the prompts."""
 
 
 def question(work: Rewrite) -> str:
-    """The user's message that goes with the picture."""
+    """The user's message that goes with the image."""
     return (
         f"The prompt: {work.prompt}\n"
         f"Write {work.count} revised prompt{'s' if work.count > 1 else ''}. "

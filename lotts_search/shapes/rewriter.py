@@ -1,6 +1,6 @@
 """``shapes-rewriter``: revised prompts for the embedded models, without a language model.
 
-The learned reward says, cell by cell, how far a picture is as the prompt asks; the prompts put stress on the phrases that
+The learned reward says, cell by cell, how far an image is as the prompt asks; the prompts put stress on the phrases that
 it finds least satisfied. torch is imported when it first writes.
 """
 
@@ -27,7 +27,7 @@ class ShapesRewriter:
     """Stresses what shapes-reward finds least satisfied, with the quality words that the models were trained with.
 
     The first prompt calls the least satisfied object good (``top left good red circle``), the second the less satisfied
-    half of the objects, the third the whole picture (``A high-quality image of …``), the fourth all objects, and the
+    half of the objects, the third the whole image (``A high-quality image of …``), the fourth all objects, and the
     others one further object each. Prompts of other worlds are refused.
 
     Attributes:
@@ -44,7 +44,7 @@ class ShapesRewriter:
         self._reward: ShapesReward | None = None
 
     def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
-        """Revised prompts for pictures [64, 64, 3].
+        """Revised prompts for images [64, 64, 3].
 
         Raises:
             ValueError: a prompt is no caption of a shapes scene.

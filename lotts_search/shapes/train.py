@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.denoisers.base import Denoiser, train_denoiser
-from lotts_search.shapes.denoisers.store import Pictures, encode_store, render_store
+from lotts_search.shapes.denoisers.store import Images, encode_store, render_store
 from lotts_search.shapes.denoisers.vae import train_vae
 
 Describe = Callable[[str], None]
 EMBEDDED = Path(__file__).parent / "models"
-REWARD_PICTURES = 80_000
-"""Training pictures of the embedded reward."""
+REWARD_IMAGES = 80_000
+"""Training images of the embedded reward."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,26 @@ class Effort:
     """How much is put into a training.
 
     Attributes:
-        pictures: training pictures seen by the denoiser, or by the reward.
+        images: training images seen by the denoiser, or by the reward.
         minutes: train the denoiser for that long instead.
-        different: different training pictures.
-        batch: pictures of one step of the denoiser.
-        vae_pictures: training pictures seen by the autoencoder.
-        vae_batch: pictures of one step of the autoencoder.
+        different: different training images.
+        batch: images of one step of the denoiser.
+        vae_images: training images seen by the autoencoder.
+        vae_batch: images of one step of the autoencoder.
     """
 
-    pictures: int = 144_000
+    images: int = 144_000
     minutes: float | None = None
     different: int = 80_000
     batch: int = 32
-    vae_pictures: int = 80_000
+    vae_images: int = 80_000
     vae_batch: int = 32
 
     @classmethod
     def on(cls, name: str, device: str) -> Effort:
         """What is worth its time for a model: an hour or two of CPU cores, or minutes of a GPU."""
         if name == "shapes-reward":
-            return cls(pictures=REWARD_PICTURES)
+            return cls(images=REWARD_IMAGES)
         if torch.device(device).type == "cpu":
             return cls()
         return cls(2_000_000, None, 360_000, 256, 256_000, 128)
@@ -98,7 +98,7 @@ def train(
         effort: how much is put into it; None = what the device makes worth its time.
         vae: folder of a trained autoencoder to take over.
         start: folder of a trained model to begin from, with the last stage of training alone.
-        renders: folder of the training pictures, which several models may share; None = below ``out``.
+        renders: folder of the training images, which several models may share; None = below ``out``.
         device: torch device.
         describe: called with lines of progress.
 
@@ -110,17 +110,17 @@ def train(
         from lotts_search.shapes.reward.training import train_reward
 
         vae = vae or EMBEDDED / "shapes-sd" / "vae"
-        train_reward(out, pictures=effort.pictures, vae=vae, device=device, describe=describe)
+        train_reward(out, images=effort.images, vae=vae, device=device, describe=describe)
         return out
     if name not in RECIPES:
         raise unknown("embedded model", name, [*RECIPES, "shapes-reward"])
     recipe, work = RECIPES[name], out / "training"
-    describe(f"{effort.different} different training pictures")
-    pictures, captions = render_store(renders or work / "renders", effort.different, describe)
+    describe(f"{effort.different} different training images")
+    images, captions = render_store(renders or work / "renders", effort.different, describe)
     if vae is None and recipe.vae is not None:
         vae = EMBEDDED / recipe.vae / "vae"
-    coder = _vae(effort, pictures, work, vae, device, describe)
-    moments = encode_store(renders or work / "renders", coder.to(device), pictures, device, describe)
+    coder = _vae(effort, images, work, vae, device, describe)
+    moments = encode_store(renders or work / "renders", coder.to(device), images, device, describe)
     model: Denoiser = pkgutil.resolve_name(recipe.model)()
     if start is None and recipe.start is not None:
         start = EMBEDDED / recipe.start
@@ -133,7 +133,7 @@ def train(
             model.pretrain(work, device, describe)
     describe("denoiser and text encoders together")
     train_denoiser(
-        model, moments, captions, work / "denoiser", scale=coder.config.scaling_factor, count=effort.pictures,
+        model, moments, captions, work / "denoiser", scale=coder.config.scaling_factor, count=effort.images,
         batch=effort.batch, lr=recipe.lr / (1 if start is None else 2), started=start is not None, minutes=effort.minutes, device=device,
         describe=describe,
     )  # fmt: skip
@@ -155,7 +155,7 @@ def snapshot(name: str, training: Path, out: Path, vae: Path) -> int:
 
 
 def _vae(
-    effort: Effort, pictures: Pictures, work: Path, given: Path | None, device: str, describe: Describe
+    effort: Effort, images: Images, work: Path, given: Path | None, device: str, describe: Describe
 ) -> AutoencoderKL:
     """The autoencoder: one that is given, one that this run has trained before, or a new one."""
     folder = given or work / "vae"
@@ -163,10 +163,10 @@ def _vae(
         if given is not None:
             raise BadInput(f"there is no autoencoder in {given}")
         describe("autoencoder")
-        # The first pictures have few objects: the later ones show everything that there is to code.
-        late = pictures[len(pictures) // 2 :]
+        # The first images have few objects: the later ones show everything that there is to code.
+        late = images[len(images) // 2 :]
         train_vae(
-            late, work / "vae-state", count=effort.vae_pictures, batch=effort.vae_batch, device=device,
+            late, work / "vae-state", count=effort.vae_images, batch=effort.vae_batch, device=device,
             describe=describe,
         ).save_pretrained(folder)  # fmt: skip
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "models" / "shapes-reward"
 
 
 class ShapesReward:
-    """``shapes-reward``: the share of a picture, 0..1, that a small learned network believes to be as the prompt asks.
+    """``shapes-reward``: the share of an image, 0..1, that a small learned network believes to be as the prompt asks.
 
     Words that name no place, colour, shape or background are ignored, quality words among them.
     """
@@ -39,7 +39,7 @@ class ShapesReward:
         return cls(load_reward(FOLDER if folder is None else Path(folder)))
 
     def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores [B] in 0..1 of uint8 pictures [B, 64, 64, 3] for ``prompts`` [B]; rows do not affect each other."""
+        """Scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows do not affect each other."""
         from lotts_search.shapes.reward.net import predict, quality
 
         return quality(predict(self.net, prompts, images)).cpu().numpy().astype(np.float32)

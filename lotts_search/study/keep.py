@@ -1,4 +1,4 @@
-"""What a finished search leaves in the run folder: its pictures and its rows."""
+"""What a finished search leaves in the run folder: its images and its rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lotts_search.study.spec import Keep
 from lotts_search.work.requests import Bytes
 
 COMPRESSION = 4
-"""zlib's level for pictures: as small as at the usual 6, or smaller, in two thirds to a third of the time."""
+"""zlib's level for images: as small as at the usual 6, or smaller, in two thirds to a third of the time."""
 
 
 def keep(folder: RunFolder, task: Task, result: SearchResult, columns: Sequence[str], images: Keep) -> None:
-    """Write the pictures of a search that are to be kept, then its rows."""
+    """Write the images of a search that are to be kept, then its rows."""
     rows = {"all": complete(result.trials), "best": leaders(result.trials), "none": []}[images]
     for row in rows:
         path = folder.images / f"{row.image}.png"

@@ -1,4 +1,4 @@
-"""Held-out metrics: they judge the pictures of a finished search and never guide one.
+"""Held-out metrics: they judge the images of a finished search and never guide one.
 
 A verifier is asked through the pool. The oracle of the shapes world works in processes of its own, since it would hold up
 the driver.
@@ -24,7 +24,7 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Score
 
 COMPLETE = ("sample", "refine", "advance", "encode")
-"""Kinds of trials that make candidates; with a picture, complete ones."""
+"""Kinds of trials that make candidates; with an image, complete ones."""
 
 
 def columns_of(metrics: Sequence[str]) -> list[str]:
@@ -40,7 +40,7 @@ class Judges:
 
     Args:
         metrics: names of verifiers that the pool has, and :data:`~lotts_search.study.spec.ORACLE`.
-        judged: all complete pictures, or only those that were the best so far at some time.
+        judged: all complete images, or only those that were the best so far at some time.
         processes: of the oracle.
     """
 
@@ -59,8 +59,8 @@ class Judges:
             self._oracle = None
 
     async def judge(self, result: SearchResult, pool: Pool, everything: bool) -> None:
-        """Fill the metrics of the rows of a search's complete pictures. ``everything`` overrides ``judged``: a nested
-        search stands for smaller ones, whose best pictures are others.
+        """Fill the metrics of the rows of a search's complete images. ``everything`` overrides ``judged``: a nested
+        search stands for smaller ones, whose best images are others.
 
         Raises:
             LottsError: a verifier failed.
@@ -95,12 +95,12 @@ class Judges:
 
 
 def complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The rows that made complete pictures."""
+    """The rows that made complete images."""
     return [row for row in trials if row.image is not None and row.kind in COMPLETE]
 
 
 def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The rows of complete pictures that were the best so far at some time, and of the best refined one."""
+    """The rows of complete images that were the best so far at some time, and of the best refined one."""
     found: list[TrialRecord] = []
     refined: TrialRecord | None = None
     for row in complete(trials):
@@ -123,7 +123,7 @@ def _ignore_interrupts() -> None:
 
 
 def _judge(images: Bytes, prompt: str) -> list[tuple[float, float]]:
-    """The oracle's quality, 0..1, and whether a picture is perfect, 0 or 1, of each picture."""
+    """The oracle's quality, 0..1, and whether an image is perfect, 0 or 1, of each image."""
     from lotts_search.shapes.world.oracle import judge_many
     from lotts_search.shapes.world.scene import parse_caption
 

@@ -45,7 +45,7 @@ class Task:
 
     @property
     def image(self) -> bool:
-        """Whether it begins from the prompt's picture."""
+        """Whether it begins from the prompt's image."""
         return self.prompt.image is not None and self.entrant.strategy.takes_image
 
 
@@ -53,7 +53,7 @@ def tasks_of(study: Study) -> list[Task]:
     """The searches of a study, in its order.
 
     Raises:
-        BadInput: a budget does not pay for the first picture of a strategy.
+        BadInput: a budget does not pay for the first image of a strategy.
     """
     found: list[Task] = []
     for model in study.models:
@@ -85,7 +85,7 @@ def seed_of(seed: int, prompt: Prompt) -> int:
 
 
 def estimate(entrant: Entrant, limit: Limit, costs: Costs | None) -> tuple[float | None, int | None, float]:
-    """NFE and pictures that a search is going to take, and the NFE of its mean trial."""
+    """NFE and images that a search is going to take, and the NFE of its mean trial."""
     if costs is None:
         return limit.nfe, limit.images, limit.nfe or 0.0
     budget = limit.budget
@@ -114,14 +114,14 @@ def _limits(study: Study, model: ModelEntry, entrant: Entrant, costs: Costs | No
         for limit in entrant.limits:
             if not limit.budget.pays(least):
                 raise BadInput(
-                    f"{study.path}, line {limit.line}: a budget of {limit} does not pay for the first picture of "
+                    f"{study.path}, line {limit.line}: a budget of {limit} does not pay for the first image of "
                     f"{entrant.label} on {model.label}, which costs {least.nfe:g} NFE"
                 )
     if not entrant.nested or len(entrant.limits) == 1:
         return list(entrant.limits)
     if costs is not None:
         return [max(entrant.limits, key=lambda limit: limit.budget.count(costs.sample) or 0)]
-    # Without a price NFE and pictures cannot be compared: the largest of each.
+    # Without a price NFE and images cannot be compared: the largest of each.
     by_unit = {(limit.nfe is None, limit.images is None): limit for limit in sorted(entrant.limits, key=_size)}
     return list(by_unit.values())
 
@@ -131,10 +131,10 @@ def _size(limit: Limit) -> tuple[float, int]:
 
 
 def _name(study: Study, model: ModelEntry, entrant: Entrant, prompt: Prompt, search_seed: int, limit: Limit) -> str:
-    picture = image_hash(prompt.image) if prompt.image is not None and entrant.strategy.takes_image else None
+    image = image_hash(prompt.image) if prompt.image is not None and entrant.strategy.takes_image else None
     parts = [
         FORMAT, model.model, fingerprint(model.model), model.options, model.sampling, entrant.name, entrant.arguments,
-        study.guide, verifier_fingerprint(study.guide), prompt.text, picture, search_seed, limit.nfe, limit.images, study.workers,
+        study.guide, verifier_fingerprint(study.guide), prompt.text, image, search_seed, limit.nfe, limit.images, study.workers,
     ]  # fmt: skip
     if entrant.strategy.rewrites:
         parts += [study.rewriter, study.writing]

@@ -29,7 +29,7 @@ class Prompt:
         id: its name, e.g. ``drawbench-1f2e3d4c5b6a``.
         text: what to draw.
         fields: what else its set says about it, e.g. a category.
-        image: a picture [h, w, 3] to begin from, where the set has some.
+        image: an image [h, w, 3] to begin from, where the set has some.
     """
 
     id: str
@@ -56,7 +56,7 @@ _HUB = {
     "coco": _Hub("sayakpaul/coco-30-val-2014", "train", "caption", "COCO 2014: captions of the validation set."),
 }
 _SLICES = {"sparse": (0.2, False), "usual": (0.5, False), "dense": (0.95, False), "light": (0.0, True)}
-"""Start pictures of the shapes world: probability that an object is damaged, and whether the lighting is."""
+"""Start images of the shapes world: probability that an object is damaged, and whether the lighting is."""
 _FILES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
@@ -68,7 +68,7 @@ def prompt_sets() -> dict[str, str]:
     }
     for name, (rate, light) in _SLICES.items():
         what = "a lighting defect" if light else f"each object damaged with probability {rate:g}"
-        sets[f"shapes-test/{name}"] = f"The same with a picture to begin from: {what}."
+        sets[f"shapes-test/{name}"] = f"The same with an image to begin from: {what}."
     return sets | {name: hub.summary for name, hub in _HUB.items()}
 
 
@@ -174,10 +174,10 @@ def _shapes(source: str, count: int, seed: int | None, where: Mapping[str, Any])
         if not found:
             raise BadInput(f"{source} has no scene with {_say(where)}")
         drawn *= 2
-    return [_with_picture(prompt, slice_) for prompt in found] if slice_ else found
+    return [_with_image(prompt, slice_) for prompt in found] if slice_ else found
 
 
-def _with_picture(prompt: Prompt, slice_: str) -> Prompt:
+def _with_image(prompt: Prompt, slice_: str) -> Prompt:
     import numpy as np
 
     from lotts_search.shapes.denoisers.data import to_uint8
@@ -186,8 +186,8 @@ def _with_picture(prompt: Prompt, slice_: str) -> Prompt:
 
     rate, light = _SLICES[slice_]
     rng = np.random.default_rng(list(blake2b(prompt.id.encode(), digest_size=8).digest()))
-    picture = render(parse_caption(prompt.text), rng, damage=rate, light=light)
-    return Prompt(prompt.id, prompt.text, {**prompt.fields, "slice": slice_}, to_uint8(picture.image))
+    image = render(parse_caption(prompt.text), rng, damage=rate, light=light)
+    return Prompt(prompt.id, prompt.text, {**prompt.fields, "slice": slice_}, to_uint8(image.image))
 
 
 # The hub and files.
@@ -200,7 +200,7 @@ def _from_hub(name: str, column: str | None, split: str | None) -> Iterator[Prom
     except ImportError as error:
         raise Failure(f"prompts of {name} need the library datasets: pip install 'lotts-search[prompts]'") from error
     try:
-        # Streaming, and one column at first: the pictures that some sets hold are not fetched.
+        # Streaming, and one column at first: the images that some sets hold are not fetched.
         rows = datasets.load_dataset(hub.repository, split=split or hub.split, streaming=True)
         texts_only = [key for key, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "string"]
         rows = rows.select_columns(texts_only) if texts_only else rows

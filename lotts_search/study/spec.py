@@ -16,12 +16,12 @@ from lotts_search.study.prompts import Prompt
 Keep: TypeAlias = Literal["best", "all", "none"]
 
 ORACLE = "shapes-oracle"
-"""The metric that judges shapes pictures by rendering rules; it never guides."""
+"""The metric that judges shapes images by rendering rules; it never guides."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A budget of a study: NFE, pictures, or both. ``line`` is where the file says so."""
+    """A budget of a study: NFE, images, or both. ``line`` is where the file says so."""
 
     nfe: float | None = None
     images: int | None = None
@@ -96,9 +96,9 @@ class Study:
         source: where the prompts come from, for ``study.json``.
         guide: the verifier that guides.
         metrics: held-out verifiers, and :data:`ORACLE`.
-        judged: whether metrics judge all complete pictures, or only those that were the best so far.
+        judged: whether metrics judge all complete images, or only those that were the best so far.
         workers: virtual workers of each search.
-        keep: which pictures are kept as files.
+        keep: which images are kept as files.
         rewriter, writing: what revises prompts for strategies that ask for it, and its settings.
         at_once: searches under way at once; None = enough to keep all generators busy.
     """

@@ -25,11 +25,11 @@ class Standing:
 
     Attributes:
         done: finished before; nothing to do.
-        failed: finished without a picture; to be tried again.
+        failed: finished without an image; to be tried again.
         begun: have a journal.
         new: have nothing.
         aside: finished searches in the folder that the study does not ask for now.
-        lacking: metrics that the study asks for and pictures of finished searches do not have.
+        lacking: metrics that the study asks for and images of finished searches do not have.
         rate: NFE a second of device time in the rows that are there, by model label.
     """
 
@@ -86,7 +86,7 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
 
 
 def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    """Of each search: score (None without a picture), nfe, images, device_s, seconds, and the first error."""
+    """Of each search: score (None without an image), nfe, images, device_s, seconds, and the first error."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

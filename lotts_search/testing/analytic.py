@@ -45,7 +45,7 @@ FLOPS = 1000.0
 
 
 def analytic_info(steps: int = 8, guidance: float = 3.0, t0: int = 3, integrate: int = 1) -> ModelInfo:
-    """The model: 6×6 latents, pictures of 6×6 pixels; by default 8 guided steps."""
+    """The model: 6×6 latents, images of 6×6 pixels; by default 8 guided steps."""
     mask = ErrorContrastMask(levels=(400,), draws=1)
     defaults = Defaults(steps=steps, guidance=guidance, t0=t0, integrate=integrate, mask=mask)
     return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], FLOPS, defaults)
@@ -60,14 +60,14 @@ class Model(Protocol):
     def predict(self, latent: Floats, alpha: float, sigma: float) -> Floats:
         """``E[x0 | x]`` of a latent ``x = alpha·x0 + sigma·ε``."""
 
-    def picture(self, latent: Floats) -> Bytes:
-        """A clean latent as a picture [h, w, 3]."""
+    def image(self, latent: Floats) -> Bytes:
+        """A clean latent as an image [h, w, 3]."""
 
-    def latent(self, picture: Bytes) -> Floats:
-        """The clean latent of a picture."""
+    def latent(self, image: Bytes) -> Floats:
+        """The clean latent of an image."""
 
-    def score(self, picture: Bytes) -> float:
-        """What the verifier thinks of a picture, whatever the prompt."""
+    def score(self, image: Bytes) -> float:
+        """What the verifier thinks of an image, whatever the prompt."""
 
     def damage(self, latent: Floats) -> Floats:
         """How much each position [h, w] of a clean latent is worth resampling, 0..1."""
@@ -81,16 +81,16 @@ class Mixture:
     def predict(self, latent: Floats, alpha: float, sigma: float) -> Floats:
         return posterior(latent, alpha, sigma)[0].astype(np.float32)
 
-    def picture(self, latent: Floats) -> Bytes:
+    def image(self, latent: Floats) -> Bytes:
         """In grey: intact is light, damaged dark."""
         grey = np.clip(np.round(127.5 + 63.75 * latent[0]), 0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
 
-    def latent(self, picture: Bytes) -> Floats:
-        return np.asarray((picture[None, :, :, 0].astype(np.float32) - 127.5) / 63.75)
+    def latent(self, image: Bytes) -> Floats:
+        return np.asarray((image[None, :, :, 0].astype(np.float32) - 127.5) / 63.75)
 
-    def score(self, picture: Bytes) -> float:
-        return float(np.mean(picture[..., 0] > 127))
+    def score(self, image: Bytes) -> float:
+        return float(np.mean(image[..., 0] > 127))
 
     def damage(self, latent: Floats) -> Floats:
         """The probability that it is damaged, under the noise of the network's look."""
@@ -186,7 +186,7 @@ def answer(work: Work, model: Model) -> Result:
             known = work.state.predicted
             known = _predict(work.state, model) if known is None else known
             used = _used(work.nfe, work.sampling, decodes=1)
-            return Result(used, replace(work.state, predicted=known), image=model.picture(known))
+            return Result(used, replace(work.state, predicted=known), image=model.image(known))
         case Locate():
             return _locate(work, model)
         case Encode():
@@ -238,7 +238,7 @@ def _segment(work: Segment, model: Model) -> Result:
         if region is not None and i < steps - region.integrate:
             latent = np.where(region.mask, latent, _background(seed, region, i + 1, times))
         state = State(latent.astype(np.float32), i + 1, steps, previous=x0, region=region)
-    image = model.picture(state.latent) if state.complete else None
+    image = model.image(state.latent) if state.complete else None
     made = int(state.complete)
     return Result(_used(work.nfe, work.sampling, images=made, decodes=made), state, image=image)
 

@@ -41,8 +41,8 @@ class StrategyConformance:
     info = analytic_info()
     """The model that the strategy is tried on."""
 
-    pictures_are_steps = False
-    """Whether N pictures without NFE stand for the steps of N samples (:func:`lotts_search.core.strategy.allowance`)."""
+    images_are_steps = False
+    """Whether N images without NFE stand for the steps of N samples (:func:`lotts_search.core.strategy.allowance`)."""
 
     def strategy(self) -> Strategy:
         """A strategy to test, anew at each call."""
@@ -64,7 +64,7 @@ class StrategyConformance:
         return Costs.of(self.info, Sampling(PROMPT, defaults.steps, defaults.guidance))
 
     def budgets(self, count: int = 50) -> list[dict[str, Any]]:
-        """Random budgets from one sample to a dozen: NFE, pictures, or both."""
+        """Random budgets from one sample to a dozen: NFE, images, or both."""
         rng = random.Random(0)
         least = self.strategy().least(self.costs)
         found: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ class StrategyConformance:
                 assert shuffled.best is not None and expected.best is not None
                 assert shuffled.best.trial_id == expected.best.trial_id
 
-    def test_other_seeds_give_other_pictures(self) -> None:
+    def test_other_seeds_give_other_images(self) -> None:
         one, other = self.run(**self.budgets(1)[0], seed=1), self.run(**self.budgets(1)[0], seed=2)
         assert {t.image for t in one.trials if t.image}.isdisjoint({t.image for t in other.trials if t.image})
 
@@ -111,7 +111,7 @@ class StrategyConformance:
     def test_what_is_left_pays_for_nothing_more(self) -> None:
         for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
-            if self.pictures_are_steps and limits.nfe is None:
+            if self.images_are_steps and limits.nfe is None:
                 limits = Budget(nfe=allowance(limits, self.costs))
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
             spent = result.ledger

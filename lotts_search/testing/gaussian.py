@@ -41,15 +41,15 @@ class Gaussian:
         slope, start = self._line(alpha, sigma)
         return np.asarray(slope * latent.astype(np.float64) + start, np.float32)
 
-    def picture(self, latent: Floats) -> Bytes:
+    def image(self, latent: Floats) -> Bytes:
         """The four bytes of the number, so that nothing is lost: [1, 4, 3]."""
         return np.repeat(np.frombuffer(latent.tobytes(), np.uint8)[None, :, None], 3, axis=2)
 
-    def latent(self, picture: Bytes) -> Floats:
-        return np.frombuffer(picture[0, :, 0].tobytes(), np.float32).reshape(self.shape)
+    def latent(self, image: Bytes) -> Floats:
+        return np.frombuffer(image[0, :, 0].tobytes(), np.float32).reshape(self.shape)
 
-    def score(self, picture: Bytes) -> float:
-        x = float(self.latent(picture)[0, 0, 0])
+    def score(self, image: Bytes) -> float:
+        x = float(self.latent(image)[0, 0, 0])
         return self.slope * x + self.curve * x * x + self.offset
 
     def damage(self, latent: Floats) -> Floats:

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A strategy that makes pictures one after the other, each the best by the guide of ``speed`` unseen draws.
+    """A strategy that makes images one after the other, each the best by the guide of ``speed`` unseen draws.
 
-    After n pictures it is as good as Best-of-N of ``speed``·n: its speed-up over a strategy of speed 1 is ``speed``
-    at every quality, in pictures.
+    After n images it is as good as Best-of-N of ``speed``·n: its speed-up over a strategy of speed 1 is ``speed``
+    at every quality, in images.
 
     Attributes:
         strategy: name in the column ``strategy``.
-        pictures: pictures of each search.
-        speed: draws behind each picture, 1 or more.
-        nfe: NFE of each picture.
-        budget: whether ``pictures`` is written as the budget.
+        images: images of each search.
+        speed: draws behind each image, 1 or more.
+        nfe: NFE of each image.
+        budget: whether ``images`` is written as the budget.
     """
 
     strategy: str = "best-of-n"
-    pictures: int = 9
+    images: int = 9
     speed: int = 1
     nfe: float = 10.0
     budget: bool = True
@@ -71,7 +71,7 @@ def _arm(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    searches, n = len(ease) * seeds, arm.pictures
+    searches, n = len(ease) * seeds, arm.images
     drawn = np.zeros((searches, n))
     for _ in range(arm.speed):
         fresh = rng.normal(size=(searches, n))
@@ -80,8 +80,8 @@ def _arm(
     guide = own + drawn
     truth = own + fidelity * drawn + np.sqrt(1 - fidelity**2) * rng.normal(size=drawn.shape)
 
-    rows = searches * n * 2  # each picture and its scoring
-    picture = np.tile([True, False], rows // 2)
+    rows = searches * n * 2  # each image and its scoring
+    image = np.tile([True, False], rows // 2)
     search, position = np.repeat(np.arange(searches), 2 * n), np.tile(np.arange(2 * n), searches)
 
     def both(values: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _arm(
         return name(np.zeros(rows, dtype=np.int32), [value])
 
     def only(values: np.ndarray) -> pa.Array:
-        return pa.array(values, pa.float64(), mask=~picture)
+        return pa.array(values, pa.float64(), mask=~image)
 
     prompt, seed = search // seeds, search % seeds
     serial = pa.array(np.arange(rows)).cast(pa.string())
@@ -110,21 +110,21 @@ def _arm(
             "strategy_args": same("{}"),
             "search_seed": pa.array(seed),
             "trial_id": serial,
-            "parent_id": pc.if_else(pa.array(picture), pa.scalar(None, pa.string()), mate),
+            "parent_id": pc.if_else(pa.array(image), pa.scalar(None, pa.string()), mate),
             "kind": name(position % 2, ["sample", "score"]),
             "label": same(label),
             "budget_nfe": pa.nulls(rows, pa.float64()),
             "budget_images": pa.array(np.full(rows, n), pa.int64(), mask=np.full(rows, not arm.budget)),
-            "nfe": pa.array(np.where(picture, arm.nfe, 0.0)),
-            "rows": pa.array(np.where(picture, int(2 * arm.nfe), 0)),
-            "flops": pa.array(np.where(picture, arm.nfe * 1e9, 0.0)),
-            "images": pa.array(picture.astype(np.int64)),
-            "device_s": pa.array(np.where(picture, arm.nfe * 0.01, 0.001) * rng.lognormal(0, 0.1, rows)),
+            "nfe": pa.array(np.where(image, arm.nfe, 0.0)),
+            "rows": pa.array(np.where(image, int(2 * arm.nfe), 0)),
+            "flops": pa.array(np.where(image, arm.nfe * 1e9, 0.0)),
+            "images": pa.array(image.astype(np.int64)),
+            "device_s": pa.array(np.where(image, arm.nfe * 0.01, 0.001) * rng.lognormal(0, 0.1, rows)),
             "best_so_far": pa.array(both(np.maximum.accumulate(guide, axis=1))),
             "score": pa.array(both(guide)),
             "metric_truth": only(both(truth)),
             "image": pc.if_else(
-                pa.array(picture), pc.binary_join_element_wise(same(label), serial, "-"), pa.scalar(None, pa.string())
+                pa.array(image), pc.binary_join_element_wise(same(label), serial, "-"), pa.scalar(None, pa.string())
             ),
             "status": same("done"),
             "error": same(""),

@@ -1,4 +1,4 @@
-"""What scores pictures."""
+"""What scores images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class Verifier(Protocol):
-    """Scores pictures for prompts, higher is better. Only bytes and numpy arrays cross its border.
+    """Scores images for prompts, higher is better. Only bytes and numpy arrays cross its border.
 
     Attributes:
         name: registered name.
@@ -20,4 +20,4 @@ class Verifier(Protocol):
     requirements: tuple[str, ...]
 
     def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores [B] of pictures [B, h, w, 3] for ``prompts`` [B]."""
+        """Scores [B] of images [B, h, w, 3] for ``prompts`` [B]."""

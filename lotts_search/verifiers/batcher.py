@@ -33,7 +33,7 @@ class ScoreBatcher:
 
     Args:
         verifier: what scores.
-        max_batch: most pictures in one call, 1 or more.
+        max_batch: most images in one call, 1 or more.
         pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
             on how many others were waiting (numerical libraries choose their kernels by batch size).
     """
@@ -59,7 +59,7 @@ class ScoreBatcher:
         return future
 
     def tick(self) -> bool:
-        """Score up to ``max_batch`` waiting pictures in one call; False when none was waiting."""
+        """Score up to ``max_batch`` waiting images in one call; False when none was waiting."""
         batch = self._take()
         if not batch:
             return False
@@ -67,7 +67,7 @@ class ScoreBatcher:
         return True
 
     def _take(self) -> list[_Waiting]:
-        """The oldest waiting item and those after it whose pictures have the same shape; cancelled ones are dropped."""
+        """The oldest waiting item and those after it whose images have the same shape; cancelled ones are dropped."""
         batch: list[_Waiting] = []
         later: deque[_Waiting] = deque()
         with self._lock:

@@ -4,7 +4,7 @@ themselves live in :mod:`lotts_search.localization`.
 A kind of one's own is a frozen dataclass derived from :class:`MaskSource` that names its code; entry points of the
 group ``lotts_search.work.masks`` give it a name, and without one it is ``package.module:Class``.
 
-``level`` is the noise level at which the network looks at the finished picture, in training timesteps 0..999
+``level`` is the noise level at which the network looks at the finished image, in training timesteps 0..999
 (0 = the last timestep, the paper's choice). ``ratio`` is r, the share of the attention grid that the mask covers.
 """
 
@@ -35,17 +35,17 @@ class MaskSource(ABC):
         ratio: r, the share of the grid that the mask covers, above 0 to 1; the field that all kinds have.
         method: of plug-ins ``package.module:function``, called with (backbone, work, source) like
             :func:`lotts_search.localization.locate.begin` and with the same answers.
-        pictured: whether it looks at the decoded picture.
+        needs_decoded: whether it looks at the decoded image.
     """
 
     ratio: float
     method: ClassVar[str] = ""
-    pictured: ClassVar[bool] = False
+    needs_decoded: ClassVar[bool] = False
 
     @property
-    def needs_picture(self) -> bool:
-        """Whether the decoded picture must come with the work."""
-        return self.pictured
+    def needs_image(self) -> bool:
+        """Whether the decoded image must come with the work."""
+        return self.needs_decoded
 
     @abstractmethod
     def rows(self) -> int:
@@ -92,14 +92,14 @@ class AttentionMask(MaskSource):
 class ConceptMask(MaskSource):
     """MaskGen on a transformer of joint attention (FLUX), in the manner of ConceptAttention (Helbling et al. 2025).
 
-    The words of the three prompts run beside the picture through the double-stream blocks: they attend to themselves
-    and to the picture, which never sees them. A prompt's map is the dot product of the picture's and of its words'
+    The words of the three prompts run beside the image through the double-stream blocks: they attend to themselves
+    and to the image, which never sees them. A prompt's map is the dot product of the image's and of its words'
     attention outputs before projection. All three prompts fit in one network row.
 
     Attributes:
         ratio: r, share of the grid of image tokens, 0..1.
         alpha: weight of the original prompt's map, 0 or more.
-        level: training timestep at which the picture is looked at, 0..999.
+        level: training timestep at which the image is looked at, 0..999.
         noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
         draws: how many noise draws are averaged (1 where nothing is noised).
         blocks: how many of the last double-stream blocks are read; None = 10 of 19, or half of fewer.
@@ -135,7 +135,7 @@ class ErrorContrastMask(MaskSource):
     A likelihood ratio: where p− explains the re-noised latent better, it is probably damaged.
 
     With ``relative`` the errors are compared by their ratio. Then ``high="{}", low=""`` asks how much the prompt helps
-    to explain a region: it helps where the picture shows, unbroken, what the prompt asks for.
+    to explain a region: it helps where the image shows, unbroken, what the prompt asks for.
 
     Attributes:
         ratio: r, share of the grid, 0..1.
@@ -184,12 +184,12 @@ class WholeMask(MaskSource):
 
 @dataclass(frozen=True)
 class QualityMask(MaskSource):
-    """Absolute quality: a no-reference map of the decoded picture, without a network.
+    """Absolute quality: a no-reference map of the decoded image, without a network.
 
     Attributes:
         ratio: r, share of the latent grid.
         map: ``mscn``, ``sharpness`` or ``grain`` (see :mod:`lotts_search.localization.quality`), or
-            ``package.module:function``, which takes a picture [h, w, 3] uint8 and returns a map [h', w'] of any size,
+            ``package.module:function``, which takes an image [h, w, 3] uint8 and returns a map [h', w'] of any size,
             higher where it is worse.
         smooth: standard deviation, in cells of the latent, of the Gaussian that smooths the map.
     """
@@ -198,7 +198,7 @@ class QualityMask(MaskSource):
     map: str = "mscn"
     smooth: float = 1.0
 
-    pictured: ClassVar[bool] = True
+    needs_decoded: ClassVar[bool] = True
 
     def rows(self) -> int:
         return 0
@@ -208,7 +208,7 @@ class QualityMask(MaskSource):
 class DisagreementMask(MaskSource):
     """Disagreement between trajectories: the variance of x0 predictions over noise draws.
 
-    Where the prompt and the rest of the picture settle what is there, trajectories from the re-noised latent agree.
+    Where the prompt and the rest of the image settle what is there, trajectories from the re-noised latent agree.
 
     Attributes:
         ratio: r, share of the latent grid.
@@ -234,7 +234,7 @@ class FusionMask(MaskSource):
         ratio: r, share of the latent grid; the ratios of the sources do not matter.
         sources: what is fused, one or more.
         weights: one a source, 0 or more, in any unit; empty = all alike.
-        scale: ``rank`` replaces heat by its rank within the picture, ``range`` brings it to 0..1.
+        scale: ``rank`` replaces heat by its rank within the image, ``range`` brings it to 0..1.
     """
 
     ratio: float = 0.5
@@ -253,8 +253,8 @@ class FusionMask(MaskSource):
             raise unknown("scale", str(self.scale), ("rank", "range"))
 
     @property
-    def needs_picture(self) -> bool:
-        return any(source.needs_picture for source in self.sources)
+    def needs_image(self) -> bool:
+        return any(source.needs_image for source in self.sources)
 
     def rows(self) -> int:
         return sum(source.rows() for source in self.sources)
@@ -262,7 +262,7 @@ class FusionMask(MaskSource):
 
 @dataclass(frozen=True)
 class GivenMask(MaskSource):
-    """A mask that the user gives, as the PNG bytes of a black and white picture (white is resampled).
+    """A mask that the user gives, as the PNG bytes of a black and white image (white is resampled).
 
     As a setting it is the path of a file: ``--set mask=face.png``.
     """
@@ -284,7 +284,7 @@ _KINDS = [
     Entry(
         "error-contrast", "lotts_search.work.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."
     ),
-    Entry("quality", "lotts_search.work.masks:QualityMask", "No-reference quality map of the decoded picture."),
+    Entry("quality", "lotts_search.work.masks:QualityMask", "No-reference quality map of the decoded image."),
     Entry("disagreement", "lotts_search.work.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
     Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
     Entry("random", "lotts_search.work.masks:RandomMask", "A random choice of cells or blocks (ablation)."),

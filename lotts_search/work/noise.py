@@ -17,7 +17,7 @@ from lotts_search.work.requests import Floats, Fresh, Lineage, Mix, Near, Noise
 
 Purpose: TypeAlias = Literal["start", "step", "inside", "outside", "locate", "near", "mix"]
 """What noise is for: start noise, the solver's noise of a step, ε1 and ε2 of a refinement, noise under which a
-finished picture is looked at, and the directions of :class:`Near` and :class:`Mix`."""
+finished image is looked at, and the directions of :class:`Near` and :class:`Mix`."""
 
 
 class _Source(threading.local):

@@ -184,7 +184,7 @@ class Predict:
 
 @dataclass(frozen=True)
 class Locate:
-    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its picture, for sources that need it."""
+    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its image, for sources that need it."""
 
     search_seed: int
     lineage: Lineage
@@ -201,7 +201,7 @@ class Locate:
 
 @dataclass(frozen=True)
 class Encode:
-    """Encode a picture [h, w, 3] uint8 of the model's size to a complete state."""
+    """Encode an image [h, w, 3] uint8 of the model's size to a complete state."""
 
     image: Bytes
     steps: int
@@ -213,7 +213,7 @@ class Encode:
 
 @dataclass(frozen=True)
 class Score:
-    """Score pictures' agreement with a prompt; higher is better."""
+    """Score images' agreement with a prompt; higher is better."""
 
     verifier: str
     prompt: str
@@ -226,12 +226,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Write revised prompts, by what a picture of the original prompt lacks.
+    """Write revised prompts, by what an image of the original prompt lacks.
 
     Attributes:
         rewriter: its name.
         prompt: the original prompt.
-        image: [h, w, 3], what has come of it so far: a picture or a decoded x0 prediction.
+        image: [h, w, 3], what has come of it so far: an image or a decoded x0 prediction.
         count: how many revised prompts.
         seed: of what is random in the rewriter.
     """

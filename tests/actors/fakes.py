@@ -87,7 +87,7 @@ class FakeEngine:
 
 
 class FakeScorer:
-    """The brightness of a picture."""
+    """The brightness of an image."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Score, Future[Result]]] = []

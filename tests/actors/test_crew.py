@@ -288,7 +288,7 @@ def test_nfe_and_rows_of_each_kind_of_work() -> None:
     unguided, guided = Sampling("p", 6, 1.0), Sampling("p", 6, 3.0)
     latent = np.zeros(INFO.latent, dtype=np.float32)
     state = State(latent, 3, 6)
-    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
     expected: list[tuple[Generate | Score, float, int]] = [
         (segment(0), 6, 1),
         (Predict(state, guided), 1, 2),
@@ -297,7 +297,7 @@ def test_nfe_and_rows_of_each_kind_of_work() -> None:
         (Locate(0, ("seed 0",), state, unguided, AttentionMask()), 3, 3),
         (Locate(0, ("seed 0",), state, unguided, ErrorContrastMask()), 6, 4),
         (Locate(0, ("seed 0",), state, guided, RandomMask()), 0, 1),
-        (Encode(picture, 6), 0, 1),
-        (Score("v", "p", picture), 0, 1),
+        (Encode(image, 6), 0, 1),
+        (Score("v", "p", image), 0, 1),
     ]
     assert [(work.nfe, rows(work, batch=4)) for work, _, _ in expected] == [(n, r) for _, n, r in expected]

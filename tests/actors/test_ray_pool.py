@@ -71,10 +71,10 @@ def test_results_are_those_of_this_process_for_any_number_of_actors(ray_up: None
         assert {r.actor for r in results} == {f"generator-{i}" for i in range(generators)}
         assert all(r.attempts == 1 and r.usage.nfe_wasted == 0 and r.node and r.queue_s >= 0 for r in results)
         assert all(r.finished >= r.started > 0 for r in results)
-        picture = np.full((8, 8, 3), 9, dtype=np.uint8)
-        assert pool.submit(Score("brightness", "a square", picture)).result(WAIT).score == 9
+        image = np.full((8, 8, 3), 9, dtype=np.uint8)
+        assert pool.submit(Score("brightness", "a square", image)).result(WAIT).score == 9
         with pytest.raises(BadInput, match="unknown verifier 'brightnes'; did you mean 'brightness'"):
-            pool.submit(Score("brightnes", "a square", picture))
+            pool.submit(Score("brightnes", "a square", image))
 
 
 def test_failures_of_works_keep_their_type_and_are_not_retried(ray_up: None) -> None:
@@ -246,17 +246,17 @@ def test_workers_find_a_checkout_and_have_equal_threads(monkeypatch: pytest.Monk
 
 def test_rewriters_are_actors_that_end_nothing(ray_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOTTS_REWRITER_TEST", "told")
-    echo, picture = "tests.actors.fakes:Echo", np.zeros((8, 8, 3), dtype=np.uint8)
+    echo, image = "tests.actors.fakes:Echo", np.zeros((8, 8, 3), dtype=np.uint8)
     with make(rewriters={echo: {"word": "twice"}}, limits=Limits(attempts=1)) as pool:
-        futures = [pool.submit(Rewrite(echo, prompt, picture, 2, 0)) for prompt in ("a fox", "bad", "a cat")]
+        futures = [pool.submit(Rewrite(echo, prompt, image, 2, 0)) for prompt in ("a fox", "bad", "a cat")]
         fox, bad, cat = (future.result(WAIT) for future in futures)
         assert fox.prompts == ("a fox twice told",) * 2 and cat.prompts == ("a cat twice told",) * 2
         assert (fox.actor, fox.usage.rewrites, fox.usage.fallbacks) == (f"{echo}-0", 1, 0)
         assert (bad.prompts, bad.usage.fallbacks, bad.note) == (("bad", "bad"), 2, "ValueError: a bad reply")
         with pytest.raises(Failure, match="given up after 1 tries"):
-            pool.submit(Rewrite(echo, "kill", picture, 2, 0)).result(WAIT)
-        assert pool.submit(Rewrite(echo, "a fox", picture, 1, 0)).result(WAIT).prompts == ("a fox twice told",)
+            pool.submit(Rewrite(echo, "kill", image, 2, 0)).result(WAIT)
+        assert pool.submit(Rewrite(echo, "a fox", image, 1, 0)).result(WAIT).prompts == ("a fox twice told",)
         with pytest.raises(BadInput, match="unknown rewriter 'chat'"):
-            pool.submit(Rewrite("chat", "a fox", picture, 1, 0))
+            pool.submit(Rewrite("chat", "a fox", image, 1, 0))
     with pytest.raises(BadInput, match="needs a model: a folder or hub id"):
         make(rewriters={"transformers": {}})

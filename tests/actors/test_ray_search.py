@@ -53,7 +53,7 @@ def run(pool: Pool) -> lotts_search.SearchResult:
 
 
 def tree(found: lotts_search.SearchResult) -> list[Any]:
-    """All that must not depend on where and when trials ran; pictures by their hash."""
+    """All that must not depend on where and when trials ran; images by their hash."""
     return [
         (t.trial_id, t.parent_id, t.kind, t.lineage, t.start, t.stop, t.image, t.score, t.nfe, t.nfe_cum, t.best_so_far)
         for t in found.trials

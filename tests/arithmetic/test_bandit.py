@@ -33,7 +33,7 @@ def test_without_a_scale_everything_is_worth_a_try():
     assert nothing.sample(0.0) == one.sample(0.4) == one.refine("a", 0.4, 0.4) == math.inf
 
 
-def test_new_pictures_are_judged_by_those_seen():
+def test_new_images_are_judged_by_those_seen():
     seen = Beliefs(samples=[0.2, 0.4, 0.6])
     assert seen.sample(0.6) == pytest.approx(expected_improvement(0.4, 0.2 * math.sqrt(4 / 3), 0.6))
 
@@ -79,7 +79,7 @@ def test_units_of_the_score_do_not_matter(shift, scale):
     assert beliefs(shift, scale) == pytest.approx(beliefs(0.0, 1.0), rel=1e-6)
 
 
-def test_a_refined_new_picture_is_worth_more_where_refining_helps():
+def test_a_refined_new_image_is_worth_more_where_refining_helps():
     helps = Beliefs(samples=[0.2, 0.4, 0.6], gains=[("a", 0.4, 0.3), ("b", 0.4, 0.25)])
     harms = Beliefs(samples=[0.2, 0.4, 0.6], gains=[("a", 0.4, -0.3), ("b", 0.4, -0.25)])
     assert helps.refined_sample(0.7) > 2 * helps.sample(0.7)

@@ -48,7 +48,7 @@ class Family:
 
     Attributes:
         pipeline, backbone: a small pipeline, and the backbone over its modules.
-        image_to_image: diffusers' pipeline that re-denoises a picture.
+        image_to_image: diffusers' pipeline that re-denoises an image.
         network: name of the denoiser.
     """
 
@@ -284,18 +284,18 @@ def test_capturing_attention_leaves_the_pipelines_bits(family: Family) -> None:
     network = getattr(pipeline, family.network)
     sampling, lineage = Sampling("a red circle", 3, 4.0), ("seed 0",)
 
-    def picture() -> Any:
+    def image() -> Any:
         start = torch.from_numpy(draw(1, lineage, "start", 0, SHAPE))[None]
         options = {"latents": start, "height": 32, "width": 32, "output_type": "latent"}
         scheduler = pipeline.scheduler if family is SD3 else solver_of(pipeline, 1.0)
         return pipeline_run(pipeline, sampling, lineage, SHAPE, scheduler, **options)
 
-    before, processors = picture(), dict(network.attn_processors)
+    before, processors = image(), dict(network.attn_processors)
     rows: Any = [[1, 2, 3]] * 2, [True, False], (4, 4)
     with capture_sd3(network, *rows, 2) if family is SD3 else capture_unet(network, *rows) as record:
-        during = picture()
+        during = image()
     assert record.rows()[0].words.shape == (4, 4) and record.rows()[0].queries
-    assert torch.equal(before, during) and torch.equal(before, picture())
+    assert torch.equal(before, during) and torch.equal(before, image())
     after = network.attn_processors
     assert after.keys() == processors.keys() and all(after[name] is processors[name] for name in after)
 

@@ -293,15 +293,15 @@ def test_true_guidance_equals_the_pipelines() -> None:
     assert close(result, unpack(made, GRID)[0].numpy()) and result.usage.rows == 2 * STEPS
 
 
-def test_pictures_are_decoded_and_encoded_as_by_the_pipeline() -> None:
+def test_images_are_decoded_and_encoded_as_by_the_pipeline() -> None:
     pipeline = tiny_flux(use_dynamic_shifting=True)
     sampling = Sampling(PROMPT, STEPS, 1.0)
     scheduler = solver(pipeline, 1.0)
     scheduler.step = step_with_noise(scheduler, 0, 1.0)
-    picture = through_pipeline(pipeline, 0, sampling, scheduler, output_type="np")[0]
+    image = through_pipeline(pipeline, 0, sampling, scheduler, output_type="np")[0]
     engine = Engine(flux_of(pipeline, compat=True), 4)
     (result,) = run(engine, sample(0, sampling))
-    assert result.image is not None and np.abs(result.image - picture * 255).max() <= 0.51 + 0.05
+    assert result.image is not None and np.abs(result.image - image * 255).max() <= 0.51 + 0.05
     given = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     (encoded,) = run(engine, Encode(given, 9))
     with torch.no_grad():
@@ -345,7 +345,7 @@ def test_a_folder_gives_the_same_model(tmp_path: Path) -> None:
     direct, work = shared_flux(), sample(3, Sampling("a red circle", 3, 1.0))
     (a,), (b,) = run(Engine(loaded, 2), work), run(Engine(direct, 2), work)
     assert a.image is not None and np.array_equal(a.image, b.image)
-    # Offloaded weights give the same picture and the same maps.
+    # Offloaded weights give the same image and the same maps.
     assert a.state is not None
     found = Locate(0, (), a.state, work.sampling, ConceptMask())
     for how in ("model", "sequential"):

@@ -135,7 +135,7 @@ def test_slicing_changes_nothing_and_tiling_little(folder: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["model", "sequential"])
-def test_offloaded_weights_give_the_same_pictures(folder: str, how: str) -> None:
+def test_offloaded_weights_give_the_same_images(folder: str, how: str) -> None:
     work = sample(0, Sampling("a red circle", 3, 2.0))
     (want,) = run(Engine(load_backbone(folder, device="cpu"), 2), work)
     backbone: Any = load_backbone(folder, device="cpu", offload=how)
@@ -237,7 +237,7 @@ def test_offloaded_modules_take_turns_in_any_order() -> None:
     ]
 
 
-def test_a_tiny_decoder_shows_unfinished_pictures(folder: str, tmp_path: Path) -> None:
+def test_a_tiny_decoder_shows_unfinished_images(folder: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     blocks = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
     counts = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
@@ -312,6 +312,6 @@ def test_the_command_line_takes_them_and_repeats_them(folder: str, adapter: Path
         assert isinstance(pool, LocalPool) and pool.info.image == (32, 48)
     for text in ("big", "3x4x5", "-1"):
         with pytest.raises(BadInput, match="WIDTHxHEIGHT"):
-            cli.picture_size(text)
+            cli.image_size(text)
     with pytest.raises(BadInput, match="dtype"):
         cli.loading(dtype="half")

@@ -56,9 +56,9 @@ def test_a_sample_by_ddim_equals_the_pipeline(t5: bool, newer: bool, scheduler: 
         want = pipeline_run(pipeline, sampling, (), SHAPE, pipeline.scheduler, **options)[0].numpy()
         assert result.state is not None and close(result.state.latent, want)
     options |= {"latents": start(1), "output_type": "np"}
-    picture = pipeline_run(pipeline, settings[1], (), SHAPE, pipeline.scheduler, **options)[0]
+    image = pipeline_run(pipeline, settings[1], (), SHAPE, pipeline.scheduler, **options)[0]
     assert results[1].image is not None
-    assert np.abs(results[1].image - picture * 255).max() <= 0.51 + 0.05
+    assert np.abs(results[1].image - image * 255).max() <= 0.51 + 0.05
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.0])

@@ -53,9 +53,9 @@ def test_whole_samples_equal_the_pipeline(prediction: str, zero_empty: bool) -> 
         want = pipeline_sample(pipeline, sampling, seed, output_type="latent")[0].numpy()
         assert result.state is not None
         assert np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max())
-    picture = pipeline_sample(pipeline, settings[1], 1, output_type="np")[0]
+    image = pipeline_sample(pipeline, settings[1], 1, output_type="np")[0]
     assert results[1].image is not None
-    assert np.abs(results[1].image - picture * 255).max() <= 0.51 + 0.05
+    assert np.abs(results[1].image - image * 255).max() <= 0.51 + 0.05
 
 
 def test_the_empty_text_is_zeros_only_where_the_model_says_so() -> None:

@@ -71,9 +71,9 @@ def test_whole_samples_equal_the_pipeline(prediction: str) -> None:
         want = pipeline_latents(pipeline, sampling, seed, output_type="latent")[0].numpy()
         assert result.state is not None and result.image is not None
         assert np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max())
-    picture = pipeline_latents(pipeline, settings[1], 1, output_type="np")[0]
+    image = pipeline_latents(pipeline, settings[1], 1, output_type="np")[0]
     assert results[1].image is not None
-    assert np.abs(results[1].image - picture * 255).max() <= 0.51 + 0.05
+    assert np.abs(results[1].image - image * 255).max() <= 0.51 + 0.05
 
 
 def test_a_saved_folder_gives_the_same_model(folder: Path) -> None:
@@ -118,16 +118,16 @@ def test_reduced_precision_is_close(folder: Path) -> None:
         StableDiffusion.from_pretrained(str(folder), device="cpu", dtype="int8")
 
 
-def test_pictures_are_encoded_to_the_posterior_mean() -> None:
+def test_images_are_encoded_to_the_posterior_mean() -> None:
     pipeline = tiny_pipeline()
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    results = run(Engine(backbone_of(pipeline), 4), *(Encode(picture, 9) for picture in pictures))
-    for picture, result in zip(pictures, results, strict=True):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    results = run(Engine(backbone_of(pipeline), 4), *(Encode(image, 9) for image in images))
+    for image, result in zip(images, results, strict=True):
         with torch.no_grad():
-            posterior = pipeline.vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1).latent_dist
+            posterior = pipeline.vae.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1).latent_dist
         assert result.state is not None and result.state.complete and result.state.steps == 9
         assert np.allclose(result.state.latent, posterior.mean[0].numpy() * 0.5, atol=1e-5)
-        assert np.array_equal(result.image, picture)  # type: ignore[arg-type]
+        assert np.array_equal(result.image, image)  # type: ignore[arg-type]
 
 
 def test_flops_equal_a_count_by_hooks() -> None:

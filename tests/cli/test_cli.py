@@ -75,7 +75,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> AnalyticPool:
     return found
 
 
-def test_generate_writes_picture_trials_and_page(
+def test_generate_writes_image_trials_and_page(
     tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(tmp_path, "--nfe", "100", "--seed", "3", "--json") == 0
@@ -86,26 +86,26 @@ def test_generate_writes_picture_trials_and_page(
     assert said["images"] == sum(row["images"] for row in rows) > 5
     assert said["score"] == max(row["score"] for row in rows if row["score"] is not None)
     assert (said["best"], said["out"]) == (str(tmp_path / "best.png"), str(tmp_path))
-    with Image.open(tmp_path / "best.png") as picture:
-        # The analytic verifier's score can be read off the picture.
-        assert float(np.mean(np.asarray(picture)[..., 0] > 127)) == pytest.approx(said["score"])
-        recipe = json.loads(picture.text["recipe"])
+    with Image.open(tmp_path / "best.png") as image:
+        # The analytic verifier's score can be read off the image.
+        assert float(np.mean(np.asarray(image)[..., 0] > 127)) == pytest.approx(said["score"])
+        recipe = json.loads(image.text["recipe"])
     assert recipe["prompt"] == PROMPT and recipe["seed"] == 3 and recipe["score"] == said["score"]
     assert PROMPT in (tmp_path / "search.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"best.png", "trials.parquet", "search.html"}
 
 
-def test_the_command_in_the_picture_makes_it_again(tmp_path: Path, pool: AnalyticPool) -> None:
+def test_the_command_in_the_image_makes_it_again(tmp_path: Path, pool: AnalyticPool) -> None:
     words = ["--images", "7", "--seed", "5", "--steps", "6", "--guidance", "2.5", "--set", "refinements=3"]
     assert generate(tmp_path / "a", *words, "--negative", "it's dull") == 0
-    with Image.open(tmp_path / "a" / "best.png") as picture:
-        command = shlex.split(picture.text["command"])
-        first = np.asarray(picture)
+    with Image.open(tmp_path / "a" / "best.png") as image:
+        command = shlex.split(image.text["command"])
+        first = np.asarray(image)
     assert command[0] == "lotts-search"
     assert call(*command[1:], "--out", tmp_path / "b") == 0
-    with Image.open(tmp_path / "b" / "best.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), first)
-        assert shlex.split(picture.text["command"]) == command
+    with Image.open(tmp_path / "b" / "best.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), first)
+        assert shlex.split(image.text["command"]) == command
     columns = ["trial_id", "kind", "score", "nfe_cum", "best_so_far"]
     one, two = (pq.read_table(tmp_path / x / "trials.parquet").select(columns) for x in "ab")
     assert one.equals(two)
@@ -122,8 +122,8 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
 ) -> None:
     words = ["--strategy", "ttgen", "--rewriter", "chat", "--set-rewriter", "model=m", "--images", "2"]
     assert generate(tmp_path, *words) == 0
-    with Image.open(tmp_path / "best.png") as picture:
-        command = picture.text["command"]
+    with Image.open(tmp_path / "best.png") as image:
+        command = image.text["command"]
     assert "--rewriter chat" in command and "--set-rewriter model=m" in command
     rewrites = [row for row in pq.read_table(tmp_path / "trials.parquet").to_pylist() if row["kind"] == "rewrite"]
     assert rewrites and all(len(row["prompts"]) == 3 for row in rewrites)
@@ -248,14 +248,14 @@ class Masking(AnalyticPool):
         return answered
 
 
-def test_refine_begins_from_the_picture_inside_the_mask(
+def test_refine_begins_from_the_image_inside_the_mask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pool = Masking()
     use(monkeypatch, pool)
-    picture = np.full((6, 6, 3), 60, dtype=np.uint8)
-    picture[:, :3] = 190
-    Image.fromarray(picture).save(tmp_path / "in.png")
+    image = np.full((6, 6, 3), 60, dtype=np.uint8)
+    image[:, :3] = 190
+    Image.fromarray(image).save(tmp_path / "in.png")
     mask = np.zeros((6, 6), dtype=np.uint8)
     mask[:, 3:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -265,7 +265,7 @@ def test_refine_begins_from_the_picture_inside_the_mask(
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert [row["kind"] for row in rows if row["parent_id"] is None] == ["encode"]
     assert {row["mask_ratio"] for row in rows if row["kind"] == "refine"} == {0.5}
-    assert said["score"] >= 0.5  # the picture itself takes part
+    assert said["score"] >= 0.5  # the image itself takes part
     with Image.open(tmp_path / "out" / "best.png") as best:
         # Light on the left it was and must stay: outside the mask nothing is drawn anew.
         np.testing.assert_allclose(np.asarray(best)[:, :3].astype(int), 190, atol=1)
@@ -274,12 +274,12 @@ def test_refine_begins_from_the_picture_inside_the_mask(
 
 @pytest.mark.parametrize(
     ("image", "mask", "said"),
-    [("none.png", None, "no file"), ("text.png", None, "not a picture"), ("in.png", "black.png", "black all over")],
+    [("none.png", None, "no file"), ("text.png", None, "not an image"), ("in.png", "black.png", "black all over")],
 )
 def test_refine_says_what_is_wrong_with_a_file(
     image: str, mask: str | None, said: str, tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     for name in ("in.png", "black.png"):
         Image.new("RGB", (6, 6)).save(tmp_path / name)
     more = [] if mask is None else ["--mask", tmp_path / mask]
@@ -288,7 +288,7 @@ def test_refine_says_what_is_wrong_with_a_file(
 
 
 class Painting(AnalyticPool):
-    """The analytic model with pictures of the shapes world in the place of its own."""
+    """The analytic model with images of the shapes world in the place of its own."""
 
     def __init__(self) -> None:
         super().__init__(replace(analytic_info(), image=(64, 64)))
@@ -313,7 +313,7 @@ def test_demo_compares_and_judges(
     assert said["prompts"] == 3 and said["nfe"] == 8 * SAMPLE
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     winners: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:  # in virtual order: the last picture that was better than all before it wins
+    for row in rows:  # in virtual order: the last image that was better than all before it wins
         key = row["strategy"], row["prompt"]
         if row["metric_oracle"] is not None and row["score"] > winners.get(key, {"score": -1.0})["score"]:
             winners[key] = row
@@ -324,7 +324,7 @@ def test_demo_compares_and_judges(
         spent = sum(row["nfe"] for row in rows if row["strategy"] == name)
         assert said["strategies"][name]["nfe"] == pytest.approx(spent / 3)
         assert spent / 3 <= said["nfe"]
-    # Same seed, same first picture: the strategies begin alike.
+    # Same seed, same first image: the strategies begin alike.
     first = {
         (r["strategy"], r["prompt"]): r["image"] for r in reversed(rows) if r["lineage"] == ["seed 0"] and r["image"]
     }
@@ -378,17 +378,17 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return out
 
     monkeypatch.setattr(shapes_train, "train", train)
-    options = ["--pictures", "64", "--batch", "8", "--start", tmp_path, "--device", "cuda"]
+    options = ["--images", "64", "--batch", "8", "--start", tmp_path, "--device", "cuda"]
     assert call("train", "shapes-sd", "--out", tmp_path, *options) == 0
     assert call("train", "shapes-reward") == 0
     assert call("train", "shapes-flux", "--minutes", "2.5") == 0
-    effort = replace(Effort.on("shapes-sd", "cuda"), pictures=64, batch=8)
+    effort = replace(Effort.on("shapes-sd", "cuda"), images=64, batch=8)
     assert asked[0] == ("shapes-sd", tmp_path, {"effort": effort, "start": tmp_path, "renders": None, "device": "cuda"})
     name, out, given = asked[1]
     assert (name, out, given["effort"]) == ("shapes-reward", Path("out/shapes-reward"), Effort.on(name, "cpu"))
     by_the_clock = asked[2][2]["effort"]
     assert isinstance(by_the_clock, Effort) and by_the_clock.minutes == 2.5
-    assert by_the_clock.pictures > 10**12  # the clock ends it, not the count
+    assert by_the_clock.images > 10**12  # the clock ends it, not the count
 
 
 @pytest.mark.parametrize(

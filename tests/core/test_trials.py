@@ -31,7 +31,7 @@ DESIGN_COLUMNS = (
 )
 
 
-def picture(result, **columns):
+def image(result, **columns):
     (row,) = [t for t in result.trials if all(getattr(t, name) == value for name, value in columns.items())]
     return result.images[row.trial_id]
 
@@ -44,7 +44,7 @@ def test_a_sample_in_parts_equals_the_sample_in_one():
         await search.sample(3)
 
     result = run(script)
-    assert np.array_equal(picture(result, kind="advance", stop=8), picture(result, kind="sample", stop=8))
+    assert np.array_equal(image(result, kind="advance", stop=8), image(result, kind="sample", stop=8))
     assert result.ledger.nfe == 16 and result.ledger.images == 2
 
 
@@ -58,7 +58,7 @@ def test_a_refinement_in_parts_equals_the_refinement_in_one():
         assert rest.refined and rest.nfe == whole.nfe == 13
 
     result = run(script)
-    assert np.array_equal(picture(result, kind="refine", stop=8), picture(result, kind="advance"))
+    assert np.array_equal(image(result, kind="refine", stop=8), image(result, kind="advance"))
 
 
 def test_branches_share_their_noise_up_to_their_own_seed():
@@ -89,7 +89,7 @@ def test_scoring_a_partial_candidate_pays_for_its_next_step_once():
         ("sample", 5), ("score", 1), ("advance", 2), ("advance", 2)
     ]  # fmt: skip
     whole = run(lambda search: search.sample(3))
-    assert np.array_equal(picture(result, kind="advance", lineage=("seed 3",)), whole.image)
+    assert np.array_equal(image(result, kind="advance", lineage=("seed 3",)), whole.image)
 
 
 def test_a_prediction_under_another_prompt_is_not_reused():
@@ -187,7 +187,7 @@ def test_ctrl_c_returns_what_was_computed():
     assert result.ledger.nfe == 24
 
 
-def test_ctrl_c_before_the_first_picture_returns_an_empty_result():
+def test_ctrl_c_before_the_first_image_returns_an_empty_result():
     result = run(lambda search: search.sample(0), stopping(0, lambda: signal.raise_signal(signal.SIGINT)))
     assert (result.status, result.image, result.score, result.best) == ("interrupted", None, None, None)
 
@@ -223,7 +223,7 @@ def test_search_works_inside_a_running_loop():
         ({"steps": 0}, "steps must be 1 or more"),
         ({"eta": -1.0}, "eta must be a number of 0 or more"),
         ({"verifier": "x", "strategy": BestOfN(), "settings": {"n": 2}}, "this strategy has its own"),
-        ({"image": np.zeros((6, 6, 3), np.uint8), "strategy": "best-of-n"}, "cannot begin from a picture"),
+        ({"image": np.zeros((6, 6, 3), np.uint8), "strategy": "best-of-n"}, "cannot begin from an image"),
         ({"image": np.zeros((7, 6, 3), np.uint8)}, r"must be uint8 \[6, 6, 3\] for analytic, not uint8 \[7, 6, 3\]"),
     ],
 )
@@ -235,13 +235,13 @@ def test_bad_input_is_refused_before_any_work(arguments, message):
 
 
 def test_budget_too_small_names_both_figures():
-    with AnalyticPool() as pool, pytest.raises(BudgetTooSmall, match=r"7.5 NFE does not pay .* 8 NFE and 1 picture"):
+    with AnalyticPool() as pool, pytest.raises(BudgetTooSmall, match=r"7.5 NFE does not pay .* 8 NFE and 1 image"):
         search("red star", pool=pool, nfe=7.5)
-    with AnalyticPool() as pool, pytest.raises(BudgetTooSmall, match="a budget of 0 pictures"):
+    with AnalyticPool() as pool, pytest.raises(BudgetTooSmall, match="a budget of 0 images"):
         search("red star", pool=pool, images=0)
 
 
-def test_without_a_budget_it_is_nine_pictures():
+def test_without_a_budget_it_is_nine_images():
     with AnalyticPool() as pool:
         assert search("red star", strategy="best-of-n", pool=pool).ledger.images == 9
 

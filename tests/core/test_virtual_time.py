@@ -117,7 +117,7 @@ def test_a_refusal_is_raised_in_its_branch_and_reserves_nothing():
     async def script(search):
         refused = search.sample(0, steps=20)
         assert search.budget.remaining == 10
-        with pytest.raises(BudgetExhausted, match="20 NFE and 1 picture are not left of 10 NFE"):
+        with pytest.raises(BudgetExhausted, match="20 NFE and 1 image are not left of 10 NFE"):
             await refused
         await search.sample(1)
         assert (search.budget.remaining, search.budget.cost_of("refine", 6)) == (2, 2)
@@ -217,7 +217,7 @@ def test_a_failed_trial_ends_its_branch_alone():
     assert result.ledger.nfe == 32 and len(result.images) == 3
 
 
-def test_a_failed_score_keeps_the_picture():
+def test_a_failed_score_keeps_the_image():
     async def script(search):
         await gather(search.sample(0), search.sample(1))
 
@@ -232,7 +232,7 @@ def test_a_failed_score_keeps_the_picture():
     assert len(result.images) == 2
 
 
-def test_a_search_without_a_picture_fails_with_what_there_is():
+def test_a_search_without_a_image_fails_with_what_there_is():
     async def script(search):
         await gather(search.sample(0), search.sample(1))
 

@@ -48,7 +48,7 @@ def test_held_out_value_follows_the_guides_choice() -> None:
     )
     trials = from_table(table)
     panel = best_so_far(trials, trials.arms[0], "truth", "nfe")
-    # Search a changes at 10 and 30, search b begins at 5 and ends at 25; both have a picture from 10 on.
+    # Search a changes at 10 and 30, search b begins at 5 and ends at 25; both have an image from 10 on.
     np.testing.assert_array_equal(panel.x, [10, 25, 30])
     np.testing.assert_array_equal(panel.y, [[0.9, 0.9, 0.3], [0.5, 0.5, 0.5]])
     np.testing.assert_array_equal(panel.spent, [30, 25])
@@ -71,7 +71,7 @@ def test_seeds_are_averaged_within_their_prompt() -> None:
 
 
 def test_running_costs_agree_with_an_addition_row_by_row() -> None:
-    table = simulate({"a": Simulated(pictures=3), "b": Simulated("lotts", 2)}, 3, 2, rng=np.random.default_rng(0))
+    table = simulate({"a": Simulated(images=3), "b": Simulated("lotts", 2)}, 3, 2, rng=np.random.default_rng(0))
     shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
     for found in (table, shuffled):
         trials = from_table(found)
@@ -95,7 +95,7 @@ def test_a_search_of_the_program_gives_its_own_curve() -> None:
 
 
 def test_the_pool_is_unbiased_and_agrees_with_the_searches() -> None:
-    table = simulate({"base": Simulated(pictures=12)}, 300, 2, rng=np.random.default_rng(3), difficulty=0.0)
+    table = simulate({"base": Simulated(images=12)}, 300, 2, rng=np.random.default_rng(3), difficulty=0.0)
     trials = from_table(table)
     pool, plain = (make(trials, trials.arms[0], "truth", "images") for make in (best_of_n, best_so_far))
     truth = np.array([0.8 * expected_best(n) for n in range(1, 13)])
@@ -126,7 +126,7 @@ def test_the_interval_covers_the_truth_in_93_to_97_of_100_studies() -> None:
 def test_the_curve_of_whole_studies_covers_the_truth() -> None:
     rng, held = np.random.default_rng(12), []
     for _ in range(200):
-        trials = from_table(simulate({"base": Simulated(pictures=6)}, 30, 2, rng=rng))
+        trials = from_table(simulate({"base": Simulated(images=6)}, 30, 2, rng=rng))
         curve = best_of_n(trials, trials.arms[0], "truth").up_to(6).curve(resamples=500)
         truth = np.array([0.8 * expected_best(n) for n in range(1, 7)])
         held.append((curve.low <= truth) & (truth <= curve.high))
@@ -135,7 +135,7 @@ def test_the_curve_of_whole_studies_covers_the_truth() -> None:
 
 def test_a_planted_speed_up_is_recovered() -> None:
     rng, held, ratios = np.random.default_rng(13), 0, []
-    arms = {"base": Simulated(pictures=120), "ours": Simulated("lotts", 9, speed=3)}
+    arms = {"base": Simulated(images=120), "ours": Simulated("lotts", 9, speed=3)}
     for _ in range(60):
         results = Results(from_table(simulate(arms, 100, rng=rng)))
         base, ours = results.find("base"), results.find("ours")
@@ -148,10 +148,10 @@ def test_a_planted_speed_up_is_recovered() -> None:
 
 
 def test_a_planted_speed_up_in_nfe_at_a_given_quality() -> None:
-    arms = {"base": Simulated(pictures=40, nfe=10.0), "ours": Simulated("lotts", 10, speed=3, nfe=8.0)}
+    arms = {"base": Simulated(images=40, nfe=10.0), "ours": Simulated("lotts", 10, speed=3, nfe=8.0)}
     results = Results(from_table(simulate(arms, 600, 4, rng=np.random.default_rng(5))))
     base, ours = results.find("base"), results.find("ours")
-    # Each picture of ours is worth three of the base and costs 0.8 of one.
+    # Each image of ours is worth three of the base and costs 0.8 of one.
     found = results.speed_up(base, ours, "truth", "nfe", quality=0.8 * expected_best(12))
     assert found.ratio == pytest.approx(3 / 0.8, rel=0.12)
     assert found.low < 3 / 0.8 < found.high
@@ -220,7 +220,7 @@ def test_the_saturation_fit_finds_its_own_curve() -> None:
 
 
 def _nested() -> Results:
-    table = simulate({"base": Simulated(pictures=12), "ours": Simulated("lotts", 9)}, 8, rng=np.random.default_rng(0))
+    table = simulate({"base": Simulated(images=12), "ours": Simulated("lotts", 9)}, 8, rng=np.random.default_rng(0))
     budgets = [{"nfe": None, "images": n} for n in (4, 12)]
     about = {"metrics": ["truth"], "strategies": [{"label": "base", "nested": True, "budgets": budgets}]}
     return Results(from_table(table, about), about)
@@ -240,9 +240,9 @@ def test_smaller_budgets_of_a_nested_strategy_are_beginnings() -> None:
 
 
 def test_a_budget_between_two_pools_is_told_by_the_larger() -> None:
-    """As in the paper's tables: nine pictures in one run; 1, 8 and 12 as beginnings of 12 in another."""
+    """As in the paper's tables: nine images in one run; 1, 8 and 12 as beginnings of 12 in another."""
     rng = np.random.default_rng(0)
-    five, twelve = (simulate({"base": Simulated(pictures=n)}, 8, rng=rng) for n in (5, 12))
+    five, twelve = (simulate({"base": Simulated(images=n)}, 8, rng=rng) for n in (5, 12))
     names = [f"{name}-five" for name in five["search_id"].to_pylist()]
     five = five.set_column(five.schema.get_field_index("search_id"), "search_id", pa.array(names))
     budgets = [{"nfe": None, "images": n} for n in (1, 8, 12)]
@@ -258,7 +258,7 @@ def test_names_that_do_not_fit_are_answered_with_those_that_do() -> None:
     assert results.main == "truth"
     with pytest.raises(BadInput, match="base"):
         results.find("bas")
-    with pytest.raises(BadInput, match="no ours fits; there is simulated with 9 pictures"):
+    with pytest.raises(BadInput, match="no ours fits; there is simulated with 9 images"):
         results.find("ours", images=7)
     with pytest.raises(BadInput, match="truth"):
         results.value(results.find("ours"), "truht")
@@ -300,7 +300,7 @@ def test_a_run_folder_without_trials_is_refused(tmp_path: Path) -> None:
 def test_failed_searches_are_left_out_and_missing_metrics_are_named() -> None:
     table = _hand([("a", "p", 1.0, 0.5, 0.3), ("b", "q", 1.0, 0.5, None)])
     trials = from_table(table)
-    with pytest.raises(BadInput, match="1 of 2 best pictures by best-of-n have no truth"):
+    with pytest.raises(BadInput, match="1 of 2 best images by best-of-n have no truth"):
         best_so_far(trials, trials.arms[0], "truth", "nfe")
     failed = table.set_column(table.column_names.index("image"), "image", pa.array(["0", None]))
     trials = from_table(failed)

@@ -94,18 +94,18 @@ def test_solver_and_eta_reach_every_segment(arguments: dict[str, Any], expected:
         search("red star", pool=pool, solver="euler")  # type: ignore[arg-type]
 
 
-def test_solvers_make_other_pictures_and_the_command_says_which(
+def test_solvers_make_other_images_and_the_command_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with AnalyticPool() as pool:
         use(monkeypatch, pool)
-        pictures = []
+        images = []
         for words in ([], ["--solver", "ddim", "--eta", "0.5"]):
             assert call("generate", "a red circle", "--images", "3", "--out", tmp_path, *words) == 0
-            with Image.open(tmp_path / "best.png") as picture:
-                pictures.append(np.asarray(picture))
-                command = shlex.split(picture.text["command"])
-        assert not np.array_equal(*pictures)
+            with Image.open(tmp_path / "best.png") as image:
+                images.append(np.asarray(image))
+                command = shlex.split(image.text["command"])
+        assert not np.array_equal(*images)
         assert command[-4:] == ["--solver", "ddim", "--eta", "0.5"]
         capsys.readouterr()
         assert call("generate", "a red circle", "--solver", "dpmm") == 2

@@ -271,7 +271,7 @@ def test_a_failing_call_is_repeated_without_what_makes_it_fail() -> None:
     assert engine.outstanding_nfe == 0
 
 
-def test_failing_prompts_and_pictures_fail_alone(finished: State) -> None:
+def test_failing_prompts_and_images_fail_alone(finished: State) -> None:
     watched = Watched(tiny_backbone())
     watched.poison = 7.0
     poison = State(np.full((4, 8, 8), 7.0, np.float32), 6, 6)
@@ -336,7 +336,7 @@ def test_localizations_that_share_a_padded_call_equal_each_alone(finished: State
         assert result.usage.rows == 3 and result.usage.nfe == 1.5
 
 
-def test_pictures_wait_for_each_other_only_while_no_trajectory_waits_for_them() -> None:
+def test_images_wait_for_each_other_only_while_no_trajectory_waits_for_them() -> None:
     watched = Watched(tiny_backbone())
     short, long = replace(BLUE, steps=2), replace(BLUE, steps=3)
     run(Engine(watched, 2, decode_batch=2), *(sample(seed, (short, long)[seed % 2]) for seed in range(4)))
@@ -400,7 +400,7 @@ def test_bad_work_is_refused_with_a_message(finished: State) -> None:
         (sample(0, replace(RED, eta=-1.0)), "eta must be a number of 0 or more"),
         (Predict(finished, RED), "nothing to predict"),
         (Encode(np.zeros((31, 32, 3), np.uint8), 6), "must be 32x32x3 bytes, got 31x32x3"),
-        (Locate(0, (), part, RED, WholeMask()), "only a finished picture"),
+        (Locate(0, (), part, RED, WholeMask()), "only a finished image"),
         (Locate(0, (), finished, RED, AttentionMask(grid=3)), "grid must be one of 4, 8, got 3"),
     ]
     futures = [engine.submit(work) for work, _ in cases]
@@ -417,7 +417,7 @@ def test_bad_work_is_refused_with_a_message(finished: State) -> None:
 
 
 class Brightness:
-    """A verifier that answers with the mean of the picture, or breaks."""
+    """A verifier that answers with the mean of the image, or breaks."""
 
     name = "brightness"
     requirements = ()

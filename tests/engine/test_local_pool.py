@@ -51,7 +51,7 @@ def test_plan_equals_ledger_and_searches_side_by_side_do_not_touch_each_other(po
     assert alone.score == max(float(image[..., 0].mean()) for image in alone.images.values())
 
 
-def test_a_picture_of_a_search_can_be_refined_in_another(pool):
+def test_a_image_of_a_search_can_be_refined_in_another(pool):
     common = {"verifier": "redness", "pool": pool} | SETTINGS
     first = search("a red star", strategy="best-of-n", images=1, **common)
     result = search("a red star", strategy=STRATEGY, nfe=12, image=first.image, **common)

@@ -94,8 +94,8 @@ def test_children_share_their_parents_prediction_and_differ_inside_the_mask_alon
     (predicted,) = {id(w.state.predicted) for w in went_on}
     assert predicted is not None and [t.nfe for t in result.trials if t.kind == "advance"] == [2.0] * 3
     (located,) = result.located.values()
-    pictures = [image(result, child) for child in kept["children"]]
-    for one, other in pairwise(pictures):
+    images = [image(result, child) for child in kept["children"]]
+    for one, other in pairwise(images):
         assert not np.array_equal(one, other)
         assert np.array_equal(one[~located.mask], other[~located.mask])
         assert np.array_equal(one[~located.mask], image(result, kept["parent"])[~located.mask])

@@ -108,7 +108,7 @@ def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:
 
 
 def _page(out: Path, speeds: dict[str, int]) -> list[dict]:
-    """The findings of a made-up run in which each label makes the best of so many draws a picture."""
+    """The findings of a made-up run in which each label makes the best of so many draws an image."""
     rng, parts = np.random.default_rng(0), []
     sizes = {"Best-of-N": (9, 64), "LoTTS": (3, 6, 9), "Particle": (9, 18)}
     for label, speed in speeds.items():
@@ -134,13 +134,13 @@ def test_findings_follow_the_truth(tmp_path: Path) -> None:
               "LoTTS, r = 0.2": 1, "LoTTS, r = 0.8": 40, "LoTTS, k = 1": 40, "LoTTS, k = 8": 40}  # fmt: skip
     found = {(f["claim"], f["where"]): f for f in _page(tmp_path, speeds)}
     verdicts = {claim: f["verdict"] for (claim, _), f in found.items()}
-    # Five times as good a picture, against the paper's 2.8 times the pictures and 4.1 times the steps.
-    assert verdicts["Best-of-N needs several times the pictures of LoTTS for its quality"] == "holds"
-    assert verdicts["LoTTS is better than all others at nine pictures"] == "holds"
+    # Five times as good an image, against the paper's 2.8 times the images and 4.1 times the steps.
+    assert verdicts["Best-of-N needs several times the images of LoTTS for its quality"] == "holds"
+    assert verdicts["LoTTS is better than all others at nine images"] == "holds"
     assert verdicts["k = 2 refinements are better than 1 and 8 at equal NFE"] == "does not hold"
     assert verdicts["A middle mask ratio, r = 0.5, is best"] == "in part"
     assert verdicts["Every component of the attention mask helps"] == "not run"
-    assert verdicts["LoTTS scales with the number of pictures"] == "holds"
+    assert verdicts["LoTTS scales with the number of images"] == "holds"
     told = "Not run on this model: Tables 1 and 13, Table 5, Table 6, Table 7, Table 8, Table 11."
     for page in ("findings.md", "index.html"):
         text = (tmp_path / page).read_text()
@@ -157,7 +157,7 @@ def test_several_models_are_shown_side_by_side(tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in text.partition("## ")[0].splitlines()]
     (head,) = [row for row in rows if row[0] == "| finding"]
     assert head[2:] == ["shapes-flux", "shapes-sd |"] and "<h2>All models</h2>" in page
-    for what in ("pictures of Best-of-N / pictures of LoTTS", "LoTTS − Best-of-N", "6 − 3 pictures"):
+    for what in ("images of Best-of-N / images of LoTTS", "LoTTS − Best-of-N", "6 − 3 images"):
         (row,) = [row for row in rows if len(row) > 1 and row[1] == what]
         for cell, model in zip(row[2:], models, strict=True):
             lines = [line for finding in model["findings"] for line in finding["lines"]]

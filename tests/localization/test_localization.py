@@ -296,10 +296,10 @@ def test_random_masks_depend_on_the_lineage_and_cover_blocks(finished: State) ->
 
 def test_whole_and_given_masks(finished: State) -> None:
     assert locate(tiny_backbone(), work(finished, WholeMask())).mask.all()
-    picture = np.zeros((32, 32), np.uint8)
-    picture[8:16, 4:] = 255
+    image = np.zeros((32, 32), np.uint8)
+    image[8:16, 4:] = 255
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
+    Image.fromarray(image).save(stream, "PNG")
     mask = locate(tiny_backbone(), work(finished, GivenMask(stream.getvalue()))).mask
     want = np.zeros((8, 8), np.bool_)
     want[2:4, 1:] = True

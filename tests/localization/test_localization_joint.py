@@ -134,7 +134,7 @@ def test_maps_of_concepts_are_explicit_softmaxes(finished: State, blocks: int | 
 
 
 def test_words_that_are_the_whole_text_are_the_text(finished: State) -> None:
-    """The text itself attends to the text and the picture, so as a concept it must follow its own path."""
+    """The text itself attends to the text and the image, so as a concept it must follow its own path."""
     backbone = shared_flux()
     hooks = Hooks(backbone, finished.latent, 300.0, PROMPTS[0])
     (text,) = backbone.encode_prompts(PROMPTS[:1])
@@ -150,7 +150,7 @@ def test_words_that_are_the_whole_text_are_the_text(finished: State) -> None:
     assert torch.allclose(row.words[0].flatten(), want, rtol=1e-4, atol=1e-4)
 
 
-def test_probabilities_are_an_explicit_softmax_over_text_and_picture(finished: State) -> None:
+def test_probabilities_are_an_explicit_softmax_over_text_and_image(finished: State) -> None:
     backbone = shared_flux()
     located = locate(backbone, work(finished, AttentionMask(level=500, noised=True)))
     alpha, sigma = backbone.train_level(500)

@@ -61,7 +61,7 @@ def work(state: State, source: MaskSource, image: Bytes | None = None) -> Locate
     return Locate(5, LINEAGE, state, SAMPLING, source, image)
 
 
-def whole_picture() -> Bytes:
+def whole_image() -> Bytes:
     """An undamaged scene, in which objects differ as they do."""
     scene = scenes("tune", 1)[0]
     return (render(scene, np.random.default_rng(0), damage=0.0).image * 255).round().astype(np.uint8)
@@ -78,10 +78,10 @@ def grainy(cell: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("measure", "damage"), [(sharpness, blurred), (grain, grainy), (mscn, grainy)], ids=["sharpness", "grain", "mscn"]
 )
-def test_a_quality_map_rises_where_the_picture_is_spoilt(
+def test_a_quality_map_rises_where_the_image_is_spoilt(
     measure: Callable[[Bytes], np.ndarray], damage: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    before, after = whole_picture(), whole_picture()
+    before, after = whole_image(), whole_image()
     after[cell_box(4)] = damage(after[cell_box(4)])
     assert measure(before).shape == (64, 64)
     change = measure(after)[cell_box(4)].mean() - measure(before)[cell_box(4)].mean()
@@ -93,34 +93,34 @@ def test_grain_is_the_deviation_of_the_noise() -> None:
     """Immerkær's estimate on a ramp, which it must not see, with noise of a known size."""
     ramp = np.add.outer(np.arange(80.0), np.arange(80.0)) + 40
     noise = np.random.default_rng(0).normal(0, 8, ramp.shape)
-    picture = np.repeat((ramp + noise).round().astype(np.uint8)[:, :, None], 3, axis=2)
-    assert grain(picture).mean() == pytest.approx(8, rel=0.05)
+    image = np.repeat((ramp + noise).round().astype(np.uint8)[:, :, None], 3, axis=2)
+    assert grain(image).mean() == pytest.approx(8, rel=0.05)
     assert grain(np.repeat(ramp.astype(np.uint8)[:, :, None], 3, axis=2)).max() < 0.5
 
 
-def test_a_flat_picture_has_flat_maps() -> None:
+def test_a_flat_image_has_flat_maps() -> None:
     for measure in MAPS.values():
         values = measure(np.full((64, 64, 3), 90, np.uint8))
         assert np.isfinite(values).all() and np.ptp(values) < 1e-6
 
 
-def brightness(picture: Bytes) -> np.ndarray:
-    """A map of one's own: half the picture's size, which is averaged to the latent's."""
-    return picture[::2, ::2].mean(-1)
+def brightness(image: Bytes) -> np.ndarray:
+    """A map of one's own: half the image's size, which is averaged to the latent's."""
+    return image[::2, ::2].mean(-1)
 
 
-def test_a_quality_mask_looks_at_the_picture_that_comes_with_the_work(finished: State) -> None:
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[8:16, 4:] = 200
+def test_a_quality_mask_looks_at_the_image_that_comes_with_the_work(finished: State) -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:16, 4:] = 200
     source = QualityMask(ratio=14 / 64, map=f"{__name__}:brightness", smooth=0)
-    found = locate(tiny_backbone(), work(finished, source, picture))
+    found = locate(tiny_backbone(), work(finished, source, image))
     want = np.zeros((8, 8), np.bool_)
     want[2:4, 1:] = True
     assert np.array_equal(found.mask, want) and found.confidence == pytest.approx(1)
     decoded = tiny_backbone().decode(torch.from_numpy(finished.latent)[None])[0]
     own, given = (locate(tiny_backbone(), work(finished, QualityMask(), image)) for image in (None, decoded))
     assert np.array_equal(own.heat, given.heat)
-    (answer,) = run(Engine(tiny_backbone(), 2), work(finished, source, picture))
+    (answer,) = run(Engine(tiny_backbone(), 2), work(finished, source, image))
     assert answer.located is not None and np.array_equal(answer.located.mask, want)
     assert (answer.usage.rows, answer.usage.nfe) == (0, 0)
     with pytest.raises(BadInput, match=r"unknown quality map 'blur'.*grain, mscn"):
@@ -176,7 +176,7 @@ def test_fusion_is_the_weighted_mean_of_its_parts(finished: State, scale: Any) -
 
 def test_a_part_that_fails_fails_the_fusion_alone(finished: State) -> None:
     engine = Engine(tiny_backbone(), 8)
-    bad = engine.submit(work(finished, FusionMask(sources=(ErrorContrastMask(), GivenMask(b"no picture")))))
+    bad = engine.submit(work(finished, FusionMask(sources=(ErrorContrastMask(), GivenMask(b"no image")))))
     good = engine.submit(work(finished, FusionMask(sources=(RandomMask(), FusionMask(sources=(WholeMask(),))))))
     while engine.tick():
         pass
@@ -208,7 +208,7 @@ def test_nested_masks_survive_json() -> None:
 
 @dataclass(frozen=True)
 class LargestErrorMask(MaskSource):
-    """A plug-in's kind: where one prediction strays most from the picture.
+    """A plug-in's kind: where one prediction strays most from the image.
 
     Attributes:
         ratio: share of the latent.
@@ -270,7 +270,7 @@ def test_a_png_is_a_mask_setting(tmp_path: Path) -> None:
         registry.make_strategy("lotts", {"mask": str(tmp_path / "gone.png")})
 
 
-def test_a_search_gives_the_picture_to_sources_that_look_at_it() -> None:
+def test_a_search_gives_the_image_to_sources_that_look_at_it() -> None:
     seen: list[Locate] = []
 
     async def script(search: Any) -> None:
@@ -283,7 +283,7 @@ def test_a_search_gives_the_picture_to_sources_that_look_at_it() -> None:
     pool = AnalyticPool()
     result = search_by(script, pool)
     seen = [asked for asked in pool.asked if isinstance(asked, Locate)]
-    (picture,) = result.images.values()
+    (image,) = result.images.values()
     assert [asked.image is not None for asked in seen] == [True, False, True]
-    assert np.array_equal(seen[0].image, picture)  # type: ignore[arg-type]
+    assert np.array_equal(seen[0].image, image)  # type: ignore[arg-type]
     assert replace(seen[0], image=None).nfe == 0

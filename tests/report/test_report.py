@@ -1,4 +1,4 @@
-"""The pages to look at: their numbers, their pictures and, in a browser, what is really drawn."""
+"""The pages to look at: their numbers, their images and, in a browser, what is really drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.steps import Steps, mean_curve
 from lotts_search.report import Judged, write_demo_page, write_search_page
-from lotts_search.report.pictures import area, colour_map, data_uri, outline
+from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
@@ -41,7 +41,7 @@ def test_steps_hold_their_value_until_the_next() -> None:
     np.testing.assert_array_equal(steps.at(np.array([1.9, 2.0, 4.9, 5.0, 99.0])), [np.nan, 0.1, 0.1, 0.7, 0.7])
 
 
-def test_mean_curve_begins_where_all_searches_have_a_picture() -> None:
+def test_mean_curve_begins_where_all_searches_have_a_image() -> None:
     one = Steps(np.array([1.0, 4.0]), np.array([0.0, 1.0]))
     two = Steps(np.array([2.0, 3.0]), np.array([0.5, 0.7]))
     curve = mean_curve([one, two])
@@ -82,7 +82,7 @@ def test_mask_paths_follow_the_mask() -> None:
     assert horizontal + vertical == sides
 
 
-def test_pictures_survive_as_data_uris() -> None:
+def test_images_survive_as_data_uris() -> None:
     image = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     uri = data_uri(image)
     assert uri.startswith("data:image/png;base64,")
@@ -115,7 +115,7 @@ def test_tree_has_regions_and_children_under_their_parents() -> None:
     assert [s.name for s in stages] == ["ori", "pos", "neg", "contrast", "propagated", "reweighted"]
 
 
-def test_best_so_far_counts_localization_and_pictures() -> None:
+def test_best_so_far_counts_localization_and_images() -> None:
     result = made_up_search("lotts")
     over_nfe, over_images = best_so_far(result.trials), best_so_far(result.trials, "images")
     assert over_nfe.x[-1] == result.ledger.nfe == 3 * 16 + 3 * 1.5 + 6 * 9
@@ -237,14 +237,14 @@ def test_browser_draws_the_search(tmp_path: Path) -> None:
     assert _holds(shot, np.kron(result.image.astype(int), np.ones((3, 3, 1), dtype=int))[12:-12, 12:-12])
 
 
-def _holds(shot: np.ndarray, picture: np.ndarray) -> bool:
-    """Whether ``picture`` stands somewhere in the upper left of a screenshot, give or take one step of a byte."""
-    h, w, _ = picture.shape
+def _holds(shot: np.ndarray, image: np.ndarray) -> bool:
+    """Whether ``image`` stands somewhere in the upper left of a screenshot, give or take one step of a byte."""
+    h, w, _ = image.shape
     off = np.zeros((400 - h, 400 - w))
     for y, x in np.random.default_rng(0).integers(0, (h, w), (200, 2)):
-        off = np.maximum(off, np.abs(shot[y : y + off.shape[0], x : x + off.shape[1]] - picture[y, x]).max(axis=-1))
+        off = np.maximum(off, np.abs(shot[y : y + off.shape[0], x : x + off.shape[1]] - image[y, x]).max(axis=-1))
     y, x = np.unravel_index(off.argmin(), off.shape)
-    return bool(np.abs(shot[y : y + h, x : x + w] - picture).max() <= 1)
+    return bool(np.abs(shot[y : y + h, x : x + w] - image).max() <= 1)
 
 
 @pytest.mark.browser

@@ -36,8 +36,8 @@ ABOUT = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A study with a planted speed-up of 3, the pictures of its LoTTS arm, and two failed trials."""
-    arms = {"best-of-n": Simulated(pictures=40), "ours": Simulated("lotts", 9, speed=3)}
+    """A study with a planted speed-up of 3, the images of its LoTTS arm, and two failed trials."""
+    arms = {"best-of-n": Simulated(images=40), "ours": Simulated("lotts", 9, speed=3)}
     table = simulate(arms, 20, rng=np.random.default_rng(2))
     broken = {
         "status": ["failed", "failed"],
@@ -141,11 +141,11 @@ def test_cases_are_the_prompts_with_the_greatest_gaps(run: Path) -> None:
         assert case.gap == pytest.approx(gaps[case.text])
         ours = case.winners[0]
         assert ours.values["score"] == best["ours", case.text][0]
-        assert ours.picture == thumbnail(run / "images" / f"{best['ours', case.text][2]}.png")
-        assert case.winners[1].picture is None  # the study did not keep it
+        assert ours.image == thumbnail(run / "images" / f"{best['ours', case.text][2]}.png")
+        assert case.winners[1].image is None  # the study did not keep it
 
 
-def test_large_pictures_are_made_small(tmp_path: Path) -> None:
+def test_large_images_are_made_small(tmp_path: Path) -> None:
     save_png(tmp_path / "a.png", np.zeros((600, 300, 3), dtype=np.uint8), {})
     assert thumbnail(tmp_path / "a.png").startswith("data:image/jpeg;base64,")
 

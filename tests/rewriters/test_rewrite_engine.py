@@ -32,7 +32,7 @@ class Brightness:
 
 @dataclass
 class Writer:
-    """Writes what it is told, and keeps the pictures that it saw."""
+    """Writes what it is told, and keeps the images that it saw."""
 
     write: Callable[[Rewrite], Sequence[str]]
     batch: int = 4
@@ -66,7 +66,7 @@ def test_one_original_prompt_is_plain_sampling(solver: dict[str, Any]) -> None:
 
 
 def test_the_rewriter_sees_the_prediction_whose_score_won() -> None:
-    """Looks cost no network row, and the picture that won a step is the one that the next revision is made by."""
+    """Looks cost no network row, and the image that won a step is the one that the next revision is made by."""
     writer = Writer(lambda request: [f"a {colour} square" for colour in ("green", "blue", "red")])
     result = ttgen(writer, TTGen(injection=3), solver="ddim", eta=0.0)
     assert result.ledger.nfe == 5 + 3 * 2 and result.ledger.rows == 22

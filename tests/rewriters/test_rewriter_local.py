@@ -26,7 +26,7 @@ from lotts_search.rewriters.local import TransformersRewriter
 from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.work.requests import Rewrite
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }} {% for part in message.content %}"
     "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def work(prompt: str = "red fox", count: int = 2) -> Rewrite:
-    return Rewrite("transformers", prompt, PICTURE, count, 3)
+    return Rewrite("transformers", prompt, IMAGE, count, 3)
 
 
 def rewriter(model: Path, **settings: Any) -> TransformersRewriter:
@@ -78,12 +78,12 @@ def rewriter(model: Path, **settings: Any) -> TransformersRewriter:
 
 
 def test_it_writes_what_the_model_writes(folder: Path) -> None:
-    """Against a call of the network by hand, with the picture and the text put together here."""
+    """Against a call of the network by hand, with the image and the text put together here."""
     mine = rewriter(folder / "random", temperature=0.0)
     network = LlavaForConditionalGeneration.from_pretrained(folder / "random").eval()
     processor = LlavaProcessor.from_pretrained(folder / "random")
     text = f"system {SYSTEM} user <image> {question(work())} assistant"
-    inputs = processor(text=text, images=Image.fromarray(PICTURE), return_tensors="pt")
+    inputs = processor(text=text, images=Image.fromarray(IMAGE), return_tensors="pt")
     written = network.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     (reply,) = mine._replies([work()])
     assert reply == processor.decode(written, skip_special_tokens=True) and len(reply.split()) > 1

@@ -25,12 +25,12 @@ from lotts_search.shapes.world.render import cell_box, render
 from lotts_search.shapes.world.scene import parse_caption, scenes
 from lotts_search.work.requests import Result, Rewrite
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 WAIT = 60
 
 
 def work(prompt: str = "a red fox", count: int = 2, rewriter: str = "chat") -> Rewrite:
-    return Rewrite(rewriter, prompt, PICTURE, count, seed=7)
+    return Rewrite(rewriter, prompt, IMAGE, count, seed=7)
 
 
 @dataclass
@@ -100,7 +100,7 @@ def answer(rewriter: Any, *works: Rewrite) -> list[Result]:
         runner.close()
 
 
-def test_the_model_sees_picture_prompt_and_number(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_sees_image_prompt_and_number(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOTTS_REWRITER_KEY", "secret")
     endpoint.reply('{"prompts": ["a red fox, its tail", "a vivid red fox"]}')
     (result,) = answer(ChatRewriter(endpoint.url, temperature=0.1), work())
@@ -110,14 +110,14 @@ def test_the_model_sees_picture_prompt_and_number(endpoint: Endpoint, monkeypatc
     assert endpoint.keys == ["Bearer secret"]
     assert (asked["model"], asked["seed"], asked["temperature"]) == ("first-model", 7, 0.1)
     assert asked["response_format"] == {"type": "json_object"}
-    text, picture = asked["messages"][1]["content"]
+    text, image = asked["messages"][1]["content"]
     assert "a red fox" in text["text"] and "2 revised prompts" in text["text"]
-    data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), PICTURE)
+    data = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), IMAGE)
     assert "secret" not in repr(ChatRewriter(endpoint.url))
 
 
-def test_large_pictures_are_made_smaller(endpoint: Endpoint) -> None:
+def test_large_images_are_made_smaller(endpoint: Endpoint) -> None:
     endpoint.reply('["a", "b"]')
     answer(ChatRewriter(endpoint.url, model="m", side=6), work())
     url = endpoint.asked[0]["messages"][1]["content"][1]["image_url"]["url"]
@@ -286,18 +286,18 @@ def test_a_closed_runner_answers_no_more() -> None:
 def damaged(cell: int) -> tuple[str, np.ndarray[Any, Any]]:
     """A caption with nine objects and its undamaged render, in which one object is scrambled."""
     scene = next(scene for scene in scenes("tune", 60) if len(scene.objects) == 9)
-    picture = (render(scene, np.random.default_rng(0), damage=0.0).image * 255).round().astype(np.uint8)
+    image = (render(scene, np.random.default_rng(0), damage=0.0).image * 255).round().astype(np.uint8)
     rows, columns = cell_box(cell)
-    box = picture[rows, columns].reshape(-1, 3)
-    picture[rows, columns] = np.random.default_rng(1).permutation(box).reshape(picture[rows, columns].shape)
-    return scene.caption, picture
+    box = image[rows, columns].reshape(-1, 3)
+    image[rows, columns] = np.random.default_rng(1).permutation(box).reshape(image[rows, columns].shape)
+    return scene.caption, image
 
 
 @pytest.mark.parametrize("cell", [0, 3, 7])
 def test_the_shapes_rewriter_stresses_what_is_least_satisfied(cell: int) -> None:
     """The left cells are named as the end of others' names: ``top left`` and ``left``."""
-    caption, picture = damaged(cell)
-    request = Rewrite("shapes-rewriter", caption, picture, 12, 0)
+    caption, image = damaged(cell)
+    request = Rewrite("shapes-rewriter", caption, image, 12, 0)
     (result,) = answer(registry.load_rewriter("shapes-rewriter"), request)
     first, half, whole, everything, *single = result.prompts
     phrase = parse_caption(caption).objects[cell].phrase
@@ -315,8 +315,8 @@ def test_the_shapes_rewriter_stresses_what_is_least_satisfied(cell: int) -> None
 
 def test_the_shapes_rewriter_refuses_other_worlds() -> None:
     rewriter = registry.load_rewriter("shapes-rewriter")
-    caption, picture = damaged(4)
-    requests = [Rewrite("shapes-rewriter", prompt, picture, 1, 0) for prompt in ("a red fox", caption)]
+    caption, image = damaged(4)
+    requests = [Rewrite("shapes-rewriter", prompt, image, 1, 0) for prompt in ("a red fox", caption)]
     fox, shapes = answer(rewriter, *requests)
     assert fox.prompts == ("a red fox",) and "not a shapes caption" in fox.note
     assert shapes.usage.fallbacks == 0

@@ -48,7 +48,7 @@ def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
     chosen = scenes("test", 4, 11)
     # FLUX's pipeline pads to 512 words by itself, and attends to the padding.
     words = {"max_sequence_length": TEXT_LENGTH} if name == "shapes-flux" else {}
-    pictures = pipeline(
+    images = pipeline(
         [scene.caption for scene in chosen],
         num_inference_steps=10,
         guidance_scale=3.0,
@@ -58,7 +58,7 @@ def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
         output_type="np",
         **words,
     ).images
-    verdicts = judge_many((pictures * 255).round().astype(np.uint8), chosen)
+    verdicts = judge_many((images * 255).round().astype(np.uint8), chosen)
     assert np.mean([v.right[v.expected].mean() for v in verdicts]) >= 0.9
 
 
@@ -78,19 +78,19 @@ def test_the_default_mask_finds_flaws_and_a_refinement_repairs_more_than_it_harm
     source = pool.info.defaults.mask
     assert roc(pool, renders, source) >= 0.8
     assert abs(roc(pool, renders, RandomMask()) - 0.5) < 0.2
-    pictures = [group[0] for group in sample(pool, scenes("tune", 16, 14), 1)]
-    masks = [found.mask for found in locate(pool, pictures, source)]
+    images = [group[0] for group in sample(pool, scenes("tune", 16, 14), 1)]
+    masks = [found.mask for found in locate(pool, images, source)]
     defaults = pool.info.defaults
-    after = refine(pool, pictures, masks, start=defaults.t0, integrate=defaults.integrate)
-    assert np.mean([b.verdict.quality - a.verdict.quality for a, b in zip(pictures, after, strict=True)]) > 0.03
+    after = refine(pool, images, masks, start=defaults.t0, integrate=defaults.integrate)
+    assert np.mean([b.verdict.quality - a.verdict.quality for a, b in zip(images, after, strict=True)]) > 0.03
 
 
 def test_tuning_asks_for_the_attention_that_the_model_has(pool: LocalPool) -> None:
-    pictures = damaged_renders(pool, "tune", 1, seed=15)
+    images = damaged_renders(pool, "tune", 1, seed=15)
     sides = set()
     for name, source in candidates(pool.info.family).items():
         if name.startswith("attention") and name.endswith("level 0"):
-            (found,) = locate(pool, pictures, source)
+            (found,) = locate(pool, images, source)
             sides.add(found.heat.shape)
             assert found.heat.std() > 0
     assert sides == ({(8, 8)} if pool.info.family == "flux" else {(16, 16), (8, 8)})

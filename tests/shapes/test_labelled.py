@@ -1,4 +1,4 @@
-"""The oracle against a person: 16 generated pictures with 120 objects, labelled by eye before the verdicts were seen."""
+"""The oracle against a person: 16 generated images with 120 objects, labelled by eye before the verdicts were seen."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DATA = Path(__file__).parent / "data"
 
 def test_the_oracle_agrees_with_a_person_on_generated_objects() -> None:
     sheet = np.asarray(Image.open(DATA / "labelled.png").convert("RGB"))
-    pictures = sheet.reshape(4, 64, 4, 64, 3).swapaxes(1, 2).reshape(16, 64, 64, 3)
+    images = sheet.reshape(4, 64, 4, 64, 3).swapaxes(1, 2).reshape(16, 64, 64, 3)
     labels = json.loads((DATA / "labelled.json").read_text())
     scenes = [parse_caption(label["caption"]) for label in labels]
     agreed = objects = 0
-    for scene, label, verdict in zip(scenes, labels, judge_many(pictures, scenes), strict=True):
+    for scene, label, verdict in zip(scenes, labels, judge_many(images, scenes), strict=True):
         for o in scene.objects:
             objects += 1
             agreed += bool(verdict.flawed[o.cell]) == (o.cell in label["damaged"])

@@ -1,4 +1,4 @@
-"""The oracle, against the truth of renders and against pictures made by hand."""
+"""The oracle, against the truth of renders and against images made by hand."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lotts_search.shapes.world.oracle_check import check
 from lotts_search.shapes.world.render import cell_box, render
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 SCENE = Scene(tuple(Object(c, list(COLOURS)[c % 8], SHAPES[c % 7]) for c in range(8)), "gray")
 """Objects in all cells but the last."""
 
 
-def drawn(scene: Scene = SCENE, seed: int = 0) -> Picture:
+def drawn(scene: Scene = SCENE, seed: int = 0) -> Image:
     return to_uint8(render(scene, np.random.default_rng(seed)).image)
 
 
-def soften(pictures: Picture) -> Picture:
+def soften(images: Image) -> Image:
     """What an autoencoder does, roughly: soft edges and a little grain."""
-    soft = ndimage.gaussian_filter(pictures.astype(np.float32), (0, 0.7, 0.7, 0))
+    soft = ndimage.gaussian_filter(images.astype(np.float32), (0, 0.7, 0.7, 0))
     grain = np.random.default_rng(0).normal(0, 4, soft.shape)
     return np.asarray((soft + grain).clip(0, 255), dtype=np.uint8)
 
@@ -46,10 +46,10 @@ def figures() -> dict[str, float]:
         ("wrong captions, only the wrong object judged wrong", 0.98),
         ("damaged renders, damaged objects found", 0.95),
         ("damaged renders, correlation of damaged area per object", 0.9),
-        ("damaged renders, correlation of damaged area per picture", 0.9),
+        ("damaged renders, correlation of damaged area per image", 0.9),
         ("round trip, verdicts unchanged", 0.97),
         ("round trip, correlation of damaged area per object", 0.9),
-        ("round trip, correlation of damaged area per picture", 0.9),
+        ("round trip, correlation of damaged area per image", 0.9),
     ],
 )
 def test_verdicts_agree_with_the_truth_of_held_out_renders(name: str, least: float) -> None:
@@ -61,7 +61,7 @@ def test_intact_objects_are_not_taken_for_damaged_ones() -> None:
     assert figures()["round trip, undamaged objects taken for damaged or wrong"] <= 0.02
 
 
-def test_a_perfect_picture() -> None:
+def test_a_perfect_image() -> None:
     verdict = judge(drawn(), SCENE)
     assert verdict.perfect and verdict.quality > 0.99 and not verdict.flawed.any()
     assert verdict.found == (*((o.colour, o.shape) for o in SCENE.objects), None)
@@ -71,9 +71,9 @@ def test_a_perfect_picture() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_told_from_every_other(shape: str) -> None:
-    picture = drawn(Scene(tuple(Object(c, "blue", shape) for c in range(9)), "white"), seed=4)
+    image = drawn(Scene(tuple(Object(c, "blue", shape) for c in range(9)), "white"), seed=4)
     for asked in SHAPES:
-        verdict = judge(picture, Scene(tuple(Object(c, "blue", asked) for c in range(9)), "white"))
+        verdict = judge(image, Scene(tuple(Object(c, "blue", asked) for c in range(9)), "white"))
         assert (verdict.shape_right == (asked == shape)).all() and verdict.colour_right.all()
         assert verdict.quality > 0.99 if asked == shape else verdict.quality == 0
 
@@ -97,9 +97,9 @@ def test_missing_and_spurious_objects() -> None:
 
 def test_half_an_object_is_about_half_damaged() -> None:
     scene = Scene((Object(4, "red", "square"),), "black")
-    picture = drawn(scene)
-    picture[:, 32:43] = BACKGROUNDS["black"]
-    verdict = judge(picture, scene)
+    image = drawn(scene)
+    image[:, 32:43] = BACKGROUNDS["black"]
+    verdict = judge(image, scene)
     assert verdict.right[4] and verdict.damaged[4]
     assert verdict.damage[4] == pytest.approx(0.5, abs=0.1)
     assert verdict.quality == pytest.approx((8 + 0.5) / 9, abs=0.02)
@@ -110,11 +110,11 @@ def test_half_an_object_is_about_half_damaged() -> None:
 
 def test_a_speck_is_no_damage_and_a_hole_is() -> None:
     scene = Scene((Object(4, "yellow", "circle"),), "brown")
-    picture = drawn(scene)
-    picture[32, 32] = COLOURS["blue"]
-    assert judge(picture, scene).damage[4] == 0
-    picture[28:36, 28:36] = COLOURS["blue"]
-    verdict = judge(picture, scene)
+    image = drawn(scene)
+    image[32, 32] = COLOURS["blue"]
+    assert judge(image, scene).damage[4] == 0
+    image[28:36, 28:36] = COLOURS["blue"]
+    verdict = judge(image, scene)
     assert verdict.right[4] and verdict.damage[4] > DAMAGED_SHARE
     assert verdict.area[4] == pytest.approx(64, abs=8)
 
@@ -128,9 +128,9 @@ def test_a_blurred_object_is_damaged_and_a_soft_one_is_not() -> None:
 
 
 def test_a_small_drift_of_colour_is_forgiven_and_darkness_is_not() -> None:
-    picture = drawn().astype(np.float32)
-    assert judge((picture * 0.94).astype(np.uint8), SCENE).perfect
-    dark = judge((picture * 0.4).astype(np.uint8), SCENE)
+    image = drawn().astype(np.float32)
+    assert judge((image * 0.94).astype(np.uint8), SCENE).perfect
+    dark = judge((image * 0.4).astype(np.uint8), SCENE)
     assert not dark.perfect and dark.quality < 0.5
 
 
@@ -150,11 +150,11 @@ def test_noise_and_emptiness_have_no_quality() -> None:
 
 def test_a_verdict_does_not_depend_on_its_company() -> None:
     scenes = [SCENE, replace(SCENE, background="black"), replace(SCENE, objects=SCENE.objects[:3])]
-    pictures = np.stack([drawn(s, seed) for seed, s in enumerate(scenes)])
-    pictures[1, 10:20] = 200
-    together = judge_many(pictures, scenes)
-    for picture, scene, verdict in zip(pictures, scenes, together, strict=True):
-        alone = judge(picture, scene)
+    images = np.stack([drawn(s, seed) for seed, s in enumerate(scenes)])
+    images[1, 10:20] = 200
+    together = judge_many(images, scenes)
+    for image, scene, verdict in zip(images, scenes, together, strict=True):
+        alone = judge(image, scene)
         assert np.array_equal(alone.region, verdict.region)
         assert _facts(alone) == _facts(verdict)
 
@@ -164,17 +164,17 @@ def _facts(v: Verdict) -> tuple[object, ...]:
 
 
 def test_cells_are_judged_where_they_are() -> None:
-    picture = drawn()
+    image = drawn()
     for cell in range(8):
-        broken = picture.copy()
+        broken = image.copy()
         broken[cell_box(cell)] = np.random.default_rng(cell).integers(0, 256, broken[cell_box(cell)].shape)
         assert np.flatnonzero(judge(broken, SCENE).flawed).tolist() == [cell]
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"uint8 pictures \[N, 64, 64, 3\]"):
+    with pytest.raises(BadInput, match=r"uint8 images \[N, 64, 64, 3\]"):
         judge_many(np.zeros((1, 32, 32, 3), dtype=np.uint8), [SCENE])
     with pytest.raises(BadInput, match="uint8"):
         judge_many(np.zeros((1, 64, 64, 3), dtype=np.float32), [SCENE])
-    with pytest.raises(BadInput, match="1 pictures for 2 scenes"):
+    with pytest.raises(BadInput, match="1 images for 2 scenes"):
         judge_many(np.zeros((1, 64, 64, 3), dtype=np.uint8), [SCENE, SCENE])

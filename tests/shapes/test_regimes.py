@@ -1,4 +1,4 @@
-"""What local and global trials did, read off the pictures of a run."""
+"""What local and global trials did, read off the images of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lotts_search.cli import main
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
 from lotts_search.shapes.denoisers.data import to_uint8
 from lotts_search.shapes.measure import regimes
-from lotts_search.shapes.measure.common import Picture, cell_means
+from lotts_search.shapes.measure.common import JudgedImage, cell_means
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.render import cell_box, render
 from lotts_search.shapes.world.scene import BACKGROUNDS, Scene, scenes
@@ -27,19 +27,19 @@ MASK = np.zeros((16, 16), bool)
 MASK[:8] = True
 
 
-def picture(scene: Scene, seed: int, damage: float):
+def rendered(scene: Scene, seed: int, damage: float):
     return to_uint8(render(scene, np.random.default_rng(seed), damage=damage).image)
 
 
 def mended(before, scene: Scene, cells: list[int]):
-    """The picture with other, undamaged renders in some cells."""
-    image, clean = before.copy(), picture(scene, 99, 0.0)
+    """The image with other, undamaged renders in some cells."""
+    image, clean = before.copy(), rendered(scene, 99, 0.0)
     for cell in cells:
         image[cell_box(cell)] = clean[cell_box(cell)]
     return image
 
 
-def test_what_was_resampled_is_read_off_the_pictures():
+def test_what_was_resampled_is_read_off_the_images():
     rng = np.random.default_rng(0)
     before = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
     after = before.copy()
@@ -53,14 +53,14 @@ def test_what_was_resampled_is_read_off_the_pictures():
 def test_slices_are_told_apart():
     scene = scenes("tune", 1, seed=3)[0]
     other = replace(scene, background=next(b for b in BACKGROUNDS if b != scene.background))
-    pictures = [picture(scene, 0, 0.0), picture(scene, 0, 1.0), picture(other, 0, 0.0)]
-    names = [regimes.slice_of(judge(image, scene)) for image in pictures]
-    assert names == ["sparse defects", "dense defects", "defect of the whole picture"]
+    images = [rendered(scene, 0, 0.0), rendered(scene, 0, 1.0), rendered(other, 0, 0.0)]
+    names = [regimes.slice_of(judge(image, scene)) for image in images]
+    assert names == ["sparse defects", "dense defects", "defect of the whole image"]
 
 
 def test_a_change_sums_to_the_change_of_quality():
     scene = scenes("tune", 1, seed=3)[0]
-    before = picture(scene, 0, 1.0)
+    before = rendered(scene, 0, 1.0)
     one, other = judge(before, scene), judge(mended(before, scene, [0, 1, 2]), scene)
     change = regimes.change(one, other, cell_means(MASK) >= 0.5)
     assert change.gain == pytest.approx(other.quality - one.quality) and change.gain > 0
@@ -68,7 +68,7 @@ def test_a_change_sums_to_the_change_of_quality():
 
 
 def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
-    """A run in which refinements mend the top row of pictures with four damaged objects or so, and no other sample is
+    """A run in which refinements mend the top row of images with four damaged objects or so, and no other sample is
     better than the first."""
     rows = []
     (folder / "images").mkdir(parents=True)
@@ -81,9 +81,9 @@ def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
         rows.append(TrialRecord(*shared, trial_id=trial, kind=kind, **{"parent_id": None, "lineage": ()} | more))
 
     for index, scene in enumerate(scenes("tune", count, seed=3)):
-        before = picture(scene, index, 0.5)
+        before = rendered(scene, index, 0.5)
         row(index, scene, "a", "sample", before, nfe=12.0)
-        row(index, scene, "b", "sample", picture(scene, 100 + index, 0.5), nfe=12.0)
+        row(index, scene, "b", "sample", rendered(scene, 100 + index, 0.5), nfe=12.0)
         row(index, scene, "m", "localize", parent_id="a", nfe=2.0)
         row(index, scene, "c", "refine", mended(before, scene, [0, 1, 2]), parent_id="a", nfe=10.0, mask_ratio=0.33)
     write_parquet(to_table(rows), folder / "trials.parquet")
@@ -121,7 +121,7 @@ def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
     run = run_of(tmp_path / "bare", 1)
     for file in (run / "images").iterdir():
         file.unlink()
-    with pytest.raises(BadInput, match="no pictures"):
+    with pytest.raises(BadInput, match="no images"):
         regimes.from_run(run)
     with pytest.raises(SystemExit) as done:
         main(["theory"])
@@ -129,17 +129,17 @@ def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
 
 
 def test_every_slice_gets_its_local_and_global_trials(monkeypatch):
-    """Renders stand in for what a model would make: refinements mend the top row, new pictures are all damaged."""
+    """Renders stand in for what a model would make: refinements mend the top row, new images are all damaged."""
     chosen = scenes("tune", 3, seed=3)
 
-    def of(images, shown=chosen) -> list[Picture]:
-        return [Picture(s, 0, None, image, judge(image, s)) for s, image in zip(shown, images, strict=True)]
+    def of(images, shown=chosen) -> list[JudgedImage]:
+        return [JudgedImage(s, 0, None, image, judge(image, s)) for s, image in zip(shown, images, strict=True)]
 
     def sampled(pool, shown, seeds):
-        groups = [of([picture(s, 50 + i, 1.0) for s in shown], shown) for i in range(seeds)]
+        groups = [of([rendered(s, 50 + i, 1.0) for s in shown], shown) for i in range(seeds)]
         return [list(group) for group in zip(*groups, strict=True)]
 
-    monkeypatch.setattr(regimes, "damaged_renders", lambda *_, **__: of([picture(s, 7, 1.0) for s in chosen]))
+    monkeypatch.setattr(regimes, "damaged_renders", lambda *_, **__: of([rendered(s, 7, 1.0) for s in chosen]))
     monkeypatch.setattr(regimes, "scenes", lambda *_, **__: chosen)
     monkeypatch.setattr(regimes, "sample", sampled)
     monkeypatch.setattr(regimes, "locate", lambda pool, shown, source: [Located(MASK, MASK.astype("f4"))] * len(shown))

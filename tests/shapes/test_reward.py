@@ -47,7 +47,7 @@ def test_altered_captions_are_wrong_where_they_say() -> None:
     assert wrong > 60
 
 
-def test_training_truth_is_reproducible_and_matches_the_pictures() -> None:
+def test_training_truth_is_reproducible_and_matches_the_images() -> None:
     data, again = truths(40, 3), truths(40, 3)
     assert np.array_equal(data.images, again.images) and np.array_equal(data.quality, again.quality)
     assert data.quality.min() >= 0 and data.quality.max() <= 1 and 0.4 < data.quality.mean() < 0.9
@@ -66,7 +66,7 @@ def test_areas_are_those_of_the_shapes() -> None:
     assert AREAS["square"] == pytest.approx(16.4**2, rel=0.01)
 
 
-def test_a_mirrored_scene_is_the_scene_of_the_mirrored_picture() -> None:
+def test_a_mirrored_scene_is_the_scene_of_the_mirrored_image() -> None:
     scene = Scene((Object(0, "red", "circle"), Object(4, "blue", "square"), Object(8, "cyan", "ring")), "black")
     mirrored = _mirrored(scene)
     assert [(o.cell, o.colour) for o in mirrored.objects] == [(2, "red"), (4, "blue"), (6, "cyan")]
@@ -88,7 +88,7 @@ def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     def losses(out: str, *parts: int) -> None:
         for seen in parts:
-            train_reward(tmp_path / out, pictures=seen, distinct=24, batch=8, state=tmp_path / f"{out}.state",
+            train_reward(tmp_path / out, images=seen, distinct=24, batch=8, state=tmp_path / f"{out}.state",
                          measure_on=0, describe=lines.append)  # fmt: skip
 
     losses("whole", 8 * 24)
@@ -105,9 +105,9 @@ def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = RewardNet(RewardConfig(width=32, features=64, channels=(8, 16, 16))).eval()
     save_reward(net, tmp_path)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     prompts = ["top red ring on gray", "left blue star on white", ""]
-    assert torch.equal(predict(net, prompts, pictures), predict(load_reward(tmp_path), prompts, pictures))
+    assert torch.equal(predict(net, prompts, images), predict(load_reward(tmp_path), prompts, images))
 
 
 def test_missing_and_broken_models_are_named(tmp_path: Path) -> None:
@@ -133,18 +133,18 @@ def test_the_model_tells_held_out_renders_apart(verifier: ShapesReward) -> None:
 def test_scores_are_shares_and_rows_are_independent(verifier: ShapesReward) -> None:
     wanted = scenes("test", 5)
     rng = np.random.default_rng(0)
-    pictures = np.stack([to_uint8(render(s, rng, damage=0.4).image) for s in wanted])
+    images = np.stack([to_uint8(render(s, rng, damage=0.4).image) for s in wanted])
     prompts = [s.caption for s in wanted]
-    together = verifier.score(prompts, pictures)
+    together = verifier.score(prompts, images)
     assert together.dtype == np.float32 and together.shape == (5,)
     assert (together >= 0).all() and (together <= 1).all() and np.ptp(together) > 0.01
     for i in range(5):
-        alone = verifier.score(prompts[i : i + 1], pictures[i : i + 1])
+        alone = verifier.score(prompts[i : i + 1], images[i : i + 1])
         assert alone[0] == pytest.approx(together[i], abs=1e-6)
     # in a call of the same size, company changes nothing at all
-    others = np.concatenate([pictures[:1], np.zeros_like(pictures[1:])])
+    others = np.concatenate([images[:1], np.zeros_like(images[1:])])
     assert verifier.score([prompts[0], "", "", "", ""], others)[0] == together[0]
-    quality_words = verifier.score([HIGH.format(p) for p in prompts], pictures)
+    quality_words = verifier.score([HIGH.format(p) for p in prompts], images)
     assert np.array_equal(quality_words, together)
 
 
@@ -152,17 +152,17 @@ def test_more_damage_and_more_mistakes_score_lower(verifier: ShapesReward) -> No
     wanted = scenes("test", 40)
     means = []
     for damage in (0.0, 0.3, 0.8):
-        pictures = np.stack([to_uint8(render(s, np.random.default_rng(i), damage=damage).image)
+        images = np.stack([to_uint8(render(s, np.random.default_rng(i), damage=damage).image)
                              for i, s in enumerate(wanted)])  # fmt: skip
-        means.append(float(verifier.score([s.caption for s in wanted], pictures).mean()))
+        means.append(float(verifier.score([s.caption for s in wanted], images).mean()))
     assert means[0] > 0.9 and means[0] > means[1] + 0.1 > means[2] + 0.2
     clean = np.stack([to_uint8(render(s, np.random.default_rng(i)).image) for i, s in enumerate(wanted)])
-    fewer = [replace(s, objects=s.objects[2:]).caption for s in wanted]  # the picture then has two objects too many
+    fewer = [replace(s, objects=s.objects[2:]).caption for s in wanted]  # the image then has two objects too many
     other_ground = [replace(s, background="white" if s.background != "white" else "black").caption for s in wanted]
     for prompts in (fewer, other_ground):
         assert float((verifier.score(prompts, clean) < verifier.score([s.caption for s in wanted], clean)).mean()) > 0.9
 
 
-def test_pictures_of_another_size_are_refused(verifier: ShapesReward) -> None:
-    with pytest.raises(BadInput, match=r"uint8 pictures \[64, 64, 3\]"):
+def test_images_of_another_size_are_refused(verifier: ShapesReward) -> None:
+    with pytest.raises(BadInput, match=r"uint8 images \[64, 64, 3\]"):
         verifier.score(["top red ring on gray"], np.zeros((1, 32, 32, 3), dtype=np.uint8))

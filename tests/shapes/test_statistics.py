@@ -6,8 +6,8 @@ import pytest
 from lotts_search.shapes.measure.statistics import pair_area, within_group_spearman
 
 
-def test_pairs_are_counted_within_pictures_alone() -> None:
-    # In each picture the flawed object scores higher, though not higher than the other picture's intact ones.
+def test_pairs_are_counted_within_images_alone() -> None:
+    # In each image the flawed object scores higher, though not higher than the other image's intact ones.
     scores = [np.array([1.0, 0.0]), np.array([10.0, 9.0, 9.5])]
     flawed = [np.array([True, False]), np.array([True, False, False])]
     assert pair_area(scores, flawed) == (1.0, 3)

@@ -40,7 +40,7 @@ def run(one: strategies.Job) -> tuple[list[Record], AnalyticPool]:
     return standings.read(one.folder), pool
 
 
-def test_each_record_is_a_search_of_its_own_though_best_of_n_shares_its_pictures(tmp_path):
+def test_each_record_is_a_search_of_its_own_though_best_of_n_shares_its_images(tmp_path):
     records, _ = run(job(tmp_path))
     assert len({r.key for r in records}) == len(records) == 2 * 2 * 4
     for record in records:

@@ -1,4 +1,4 @@
-"""Training of the embedded denoisers: the store of pictures, warm starts, and that a run can be continued."""
+"""Training of the embedded denoisers: the store of images, warm starts, and that a run can be continued."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def vae() -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(SD / "vae", torch_dtype=torch.float32).eval()
 
 
-def test_the_store_renders_each_picture_once_and_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, captions = render_store(folder, 200)
-    assert pictures.shape == (200, 64, 64, 3) and len(captions) == 200
+def test_the_store_renders_each_image_once_and_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, captions = render_store(folder, 200)
+    assert images.shape == (200, 64, 64, 3) and len(captions) == 200
     made = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
     again, _ = render_store(folder, 200)
-    assert (again == pictures).all() and {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == made
-    # Another number of pictures in the same folder has files of its own.
-    assert len(render_store(folder, 100)[1]) == 100 and (render_store(folder, 200)[0] == pictures).all()
+    assert (again == images).all() and {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == made
+    # Another number of images in the same folder has files of its own.
+    assert len(render_store(folder, 100)[1]) == 100 and (render_store(folder, 200)[0] == images).all()
     # The parts of the stages are where their scenes are.
     counts = [len(parse_caption(c.replace(" good ", " ").replace(" bad ", " ")).objects) for c in captions]
     first = 0
@@ -53,13 +53,11 @@ def test_the_store_renders_each_picture_once_and_by_its_number(folder: Path, mon
         first = end
 
 
-def test_latents_are_those_of_the_pictures_and_come_from_the_stage_of_training(
-    folder: Path, vae: AutoencoderKL
-) -> None:
-    pictures, _ = render_store(folder, 200)
-    moments = encode_store(folder, vae, pictures, "cpu")
+def test_latents_are_those_of_the_images_and_come_from_the_stage_of_training(folder: Path, vae: AutoencoderKL) -> None:
+    images, _ = render_store(folder, 200)
+    moments = encode_store(folder, vae, images, "cpu")
     with torch.no_grad():
-        expected = vae.encode(to_tensor(pictures[:4])).latent_dist
+        expected = vae.encode(to_tensor(images[:4])).latent_dist
     assert np.allclose(moments[:4, :8], expected.mean.numpy(), atol=0.1)
     numbers = torch.arange(200)
     kept = LatentStore(moments, numbers, 2.0, "cpu")
@@ -71,7 +69,7 @@ def test_latents_are_those_of_the_pictures_and_come_from_the_stage_of_training(
     assert LatentStore(moments, numbers, 1.0, "cpu", last=True).take(0.0, 64)[1].min() >= 80
 
 
-def test_stages_share_out_all_pictures_and_all_of_training() -> None:
+def test_stages_share_out_all_images_and_all_of_training() -> None:
     assert sum(stage.share for stage in STAGES) == pytest.approx(1) and STAGES[-1].until == 1
     assert store._bounds(1000)[-1] == (400, 1000)
 

@@ -165,7 +165,7 @@ def test_the_lighting_defect_is_global_and_no_local_damage() -> None:
     assert steps < 0.05  # a smooth ramp
 
 
-def test_words_about_the_picture_are_right_about_as_often_as_stated() -> None:
+def test_words_about_the_image_are_right_about_as_often_as_stated() -> None:
     rng = np.random.default_rng(5)
     drawn = [example(rng) for _ in range(1600)]
     shares = []

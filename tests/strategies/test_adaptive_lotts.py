@@ -47,7 +47,7 @@ def kinds(result: SearchResult) -> Counter[str]:
     return Counter(t.kind for t in result.trials if t.kind != "score")
 
 
-def test_one_picture_is_plain_sampling():
+def test_one_image_is_plain_sampling():
     assert np.array_equal(run(AdaptiveLoTTS(), images=1, seed=5).image, run(BestOfN(), images=1, seed=5).image)
 
 
@@ -71,7 +71,7 @@ def test_it_refines_the_refined_inside_fresh_masks_of_their_own():
 
 
 class Spoiler(AnalyticPool):
-    """Refinements bring nothing: their pictures are dark, and score 0."""
+    """Refinements bring nothing: their images are dark, and score 0."""
 
     def submit(self, work):
         future = super().submit(work)
@@ -82,15 +82,15 @@ class Spoiler(AnalyticPool):
         return future
 
 
-def test_the_budget_goes_to_new_pictures_where_refining_brings_nothing():
+def test_the_budget_goes_to_new_images_where_refining_brings_nothing():
     usual = kinds(run(AdaptiveLoTTS(worth=0.0), nfe=200))
     vain = kinds(run(AdaptiveLoTTS(worth=0.0), Spoiler(), nfe=200))
     assert vain["sample"] > 2 * usual["sample"]
     assert vain["refine"] < usual["refine"] / 2
 
 
-def test_new_pictures_are_not_wanted_where_they_cannot_win():
-    """Refined pictures are far better here than new ones."""
+def test_new_images_are_not_wanted_where_they_cannot_win():
+    """Refined images are far better here than new ones."""
     found = kinds(run(AdaptiveLoTTS(worth=0.0, initial=2), nfe=200))
     assert found["sample"] <= 5 and found["refine"] > 20
 
@@ -120,7 +120,7 @@ def test_survivors_become_fewer():
         assert rows[trial.parent_id].score >= before[1]
 
 
-def test_a_given_picture_is_refined_and_nothing_else():
+def test_a_given_image_is_refined_and_nothing_else():
     given = run(BestOfN(), images=1, seed=4)
     result = run(AdaptiveLoTTS(worth=0.0), nfe=40, image=given.image, seed=1)
     assert kinds(result)["sample"] == 0 and kinds(result)["encode"] == 1 and kinds(result)["refine"] >= 5
@@ -157,5 +157,5 @@ def test_refinements_as_dear_as_samples_are_planned_for():
     costs = Costs(8, True, analytic_info().defaults)
     assert AdaptiveLoTTS(temporal=False).plan(Budget(images=4), costs).nfe == 4 * 9
     assert AdaptiveLoTTS().plan(Budget(nfe=50), costs).nfe == 50
-    with pytest.raises(BadInput, match="budget in NFE or pictures"):
+    with pytest.raises(BadInput, match="budget in NFE or images"):
         AdaptiveLoTTS().plan(Budget(seconds=4), costs)

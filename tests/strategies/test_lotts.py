@@ -58,7 +58,7 @@ def refinements(pool: AnalyticPool) -> list[Segment]:
     return [w for w in pool.asked if isinstance(w, Segment) and w.renoise is not None]
 
 
-def test_nine_pictures_are_three_branches_of_one_and_two():
+def test_nine_images_are_three_branches_of_one_and_two():
     result, _ = run(LoTTS(), images=9)
     kinds = Counter(t.kind for t in result.trials)
     assert kinds == {"sample": 3, "localize": 3, "refine": 6, "score": 9}
@@ -75,7 +75,7 @@ def test_refining_mends_what_sampling_damaged():
     assert np.mean(gains) > 0.1 and min(gains) >= 0
 
 
-def test_leftover_goes_into_the_best_located_picture():
+def test_leftover_goes_into_the_best_located_image():
     result, _ = run(LoTTS(), nfe=2 * 19 + 2 * 5 + 4)
     samples = [t for t in result.trials if t.kind == "sample"]
     best = max(samples, key=lambda t: t.score)
@@ -136,7 +136,7 @@ def test_a_setting_that_the_mask_does_not_have_is_refused():
         LoTTS(refinements=0)
 
 
-def test_a_given_picture_is_refined_and_competes():
+def test_a_given_image_is_refined_and_competes():
     given, _ = run(LoTTS(), images=1, seed=4)
     result, _ = run(LoTTS(), nfe=23, image=given.image, seed=1)
     assert Counter(t.kind for t in result.trials if t.kind != "score") == {"encode": 1, "localize": 1, "refine": 4}

@@ -71,7 +71,7 @@ def bases(made: list[Noise]) -> list[Noise]:
     ],
 )
 def test_one_of_everything_is_plain_sampling(strategy, eta):
-    """One picture, or as many as there are where a walk goes nowhere."""
+    """One image, or as many as there are where a walk goes nowhere."""
     images = {"images": 1} if isinstance(strategy, SearchOverPaths) else {}
     found, _ = run(strategy, seed=7, **images)
     plain, _ = run(RandomSearch(first=1, rounds=1), seed=7, eta=eta)
@@ -79,7 +79,7 @@ def test_one_of_everything_is_plain_sampling(strategy, eta):
     assert np.array_equal(found.image, plain.image)
 
 
-def test_random_search_grows_by_rounds_and_makes_the_pictures_of_best_of_n():
+def test_random_search_grows_by_rounds_and_makes_the_images_of_best_of_n():
     result, made = run(RandomSearch(first=2, growth=2, rounds=3))
     assert [work.noise for work in made] == [Fresh(i) for i in range(2 + 4 + 8)]
     best, _ = run(RandomSearch(first=14, rounds=1))
@@ -153,7 +153,7 @@ def test_paths_start_later_round_by_round_from_the_survivors():
     assert result.score == max(t.score for t in rows)
 
 
-def test_after_the_last_round_new_pictures_come_in():
+def test_after_the_last_round_new_images_come_in():
     _, made = run(SearchOverPaths(), nfe=60 + 16)
     assert [work.noise for work in made[-2:]] == [Fresh(14), Fresh(15)]
 
@@ -173,5 +173,5 @@ def test_bad_settings_are_told():
         run(ZeroOrder(eta=-1.0))
     costs = TestRandomSearch().costs
     for strategy in (RandomSearch(), ZeroOrder(), Evolutionary(), SearchOverPaths()):
-        with pytest.raises(BadInput, match="budget in NFE or pictures"):
+        with pytest.raises(BadInput, match="budget in NFE or images"):
             strategy.plan(Budget(seconds=3), costs)

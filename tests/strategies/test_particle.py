@@ -166,7 +166,7 @@ def test_a_particle_that_fails_is_left_out():
     assert sum(t.status == "failed" for t in result.trials) == 1
 
 
-def test_a_given_picture_is_steered_inside_its_mask():
+def test_a_given_image_is_steered_inside_its_mask():
     with AnalyticPool() as pool:
         given = search("red star", strategy="resampling", pool=pool, nfe=8, seed=4)
         result = search("red star", strategy="particle", pool=pool, nfe=21, image=given.image)

@@ -30,7 +30,7 @@ class TestMoreSteps(StrategyConformance):
         return Cost(1.0)
 
     def test_what_is_left_pays_for_nothing_more(self) -> None:
-        """Pictures without NFE stand for their steps, so NFE alone can be left over."""
+        """Images without NFE stand for their steps, so NFE alone can be left over."""
         for budget in (b for b in self.budgets() if "nfe" in b):
             assert budget["nfe"] - self.run(**budget).ledger.nfe < 1
 
@@ -42,7 +42,7 @@ def test_all_steps_go_into_one_trajectory():
     assert (work.sampling.steps, work.stop, result.ledger.nfe) == (29, 29, 29)
 
 
-def test_pictures_stand_for_their_steps_up_to_the_most():
+def test_images_stand_for_their_steps_up_to_the_most():
     with AnalyticPool() as pool:
         assert search("red star", strategy="more-steps", pool=pool, images=9).ledger.nfe == 72
         assert search("red star", strategy=MoreSteps(most=50), pool=pool, images=9).ledger.nfe == 50
@@ -50,5 +50,5 @@ def test_pictures_stand_for_their_steps_up_to_the_most():
 
 def test_time_alone_says_nothing_about_the_number_of_steps():
     costs = TestMoreSteps().costs
-    with pytest.raises(BadInput, match="budget in NFE or pictures"):
+    with pytest.raises(BadInput, match="budget in NFE or images"):
         MoreSteps().plan(Budget(seconds=3), costs)

@@ -73,7 +73,7 @@ class TestBeamsOnTheWholeImage(FewBudgets):
 
 
 class TestSVDD(StrategyConformance):
-    pictures_are_steps = True
+    images_are_steps = True
 
     def strategy(self) -> Strategy:
         return SVDD(children=5)
@@ -101,7 +101,7 @@ class TestTreeOfAllSteps(FewBudgets, TestDiffusionTreeSearch):
 
 
 class TestRolloverBudget(StrategyConformance):
-    pictures_are_steps = True
+    images_are_steps = True
 
     def strategy(self) -> Strategy:
         return RolloverBudget()
@@ -163,7 +163,7 @@ def test_the_best_beams_go_on_with_all_their_children() -> None:
     assert all(w.state.region is not None and w.state.region.integrate == 1 for w in made if w.stop == 8 and w.state)
 
 
-def test_leftover_becomes_beams_on_the_best_picture() -> None:
+def test_leftover_becomes_beams_on_the_best_image() -> None:
     result, _ = run(BeamInMask(initial=2, interval=2), nfe=2 * 29 + 13, seed=1)
     samples = sorted((t for t in result.trials if t.kind == "sample"), key=lambda t: t.score or 0.0)
     assert samples[0].score != samples[1].score
@@ -172,7 +172,7 @@ def test_leftover_becomes_beams_on_the_best_picture() -> None:
     assert len({t.lineage for t in result.trials if t.kind == "refine"}) == 10
 
 
-def test_a_given_picture_gets_all_beams() -> None:
+def test_a_given_image_gets_all_beams() -> None:
     given, _ = run(Resampling(), nfe=8, seed=4)
     result, _ = run(BeamInMask(), nfe=1 + 5 * 6, image=given.image)
     kinds = Counter(t.kind for t in result.trials)
@@ -206,11 +206,11 @@ def test_what_whole_chains_leave_goes_into_a_smaller_one() -> None:
 def test_descents_use_the_budget_and_branch_where_values_are_high() -> None:
     result, _ = run(DiffusionTreeSearch(interval=2), nfe=160)
     grown = families(result)
-    pictures = [t for children in grown.values() for t in children if t.stop == 8]
-    assert len(pictures) > 160 / 8 * 1.3, "descents must branch late as well"
-    assert result.ledger.nfe > 160 - 2 and len({t.image for t in pictures}) == len(pictures)
+    images = [t for children in grown.values() for t in children if t.stop == 8]
+    assert len(images) > 160 / 8 * 1.3, "descents must branch late as well"
+    assert result.ledger.nfe > 160 - 2 and len({t.image for t in images}) == len(images)
     branching = [[t for t in children if t.stop != 8] for children in grown.values()]
-    assert max(map(len, branching)) >= 3 and len(pictures) < 160 / 2
+    assert max(map(len, branching)) >= 3 and len(images) < 160 / 2
     assert result.score == max(t.score for t in result.trials if t.stop == 8)
 
 
@@ -284,5 +284,5 @@ def test_time_alone_goes_on_until_it_is_over(monkeypatch: pytest.MonkeyPatch) ->
             clock_of(pool, monkeypatch)
             result = search("red star", strategy=strategy, pool=pool, seconds=600)
         assert result.status == "seconds" and result.ledger.images >= 2, strategy
-    with pytest.raises(BadInput, match="budget in NFE or pictures"):
+    with pytest.raises(BadInput, match="budget in NFE or images"):
         SVDD().plan(Budget(seconds=3), TestSVDD().costs)

@@ -19,7 +19,7 @@ from lotts_search.testing import AnalyticPool, analytic_info
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.requests import Predict, Result, Rewrite, Score, Segment, Usage, Work
 
-# On the analytic model T is 8: a picture with 4 injected steps of 3 prompts costs 8 + 4·2 = 16 NFE.
+# On the analytic model T is 8: an image with 4 injected steps of 3 prompts costs 8 + 4·2 = 16 NFE.
 
 
 class TestTTGen(StrategyConformance):
@@ -84,8 +84,8 @@ def test_with_the_original_prompt_it_is_plain_sampling(settings: dict[str, Any])
         result = search("red star", strategy=TTGen(n=2, **settings), pool=pool, images=2)
     with AnalyticPool() as pool:
         plain = search("red star", strategy="best-of-n", settings={"n": 2}, pool=pool, images=2)
-    pictures = {image_hash(result.images[t.trial_id]) for t in result.trials if t.images}
-    assert pictures == {t.image for t in plain.trials if t.images} and len(pictures) == 2
+    images = {image_hash(result.images[t.trial_id]) for t in result.trials if t.images}
+    assert images == {t.image for t in plain.trials if t.images} and len(images) == 2
     assert result.score == plain.score and result.ledger.nfe == plain.ledger.nfe == 16
 
 
@@ -158,7 +158,7 @@ def test_a_closed_pool_is_no_rewriter_that_fails() -> None:
         search("red star", strategy=TTGen(n=1, injection=2), pool=pool, images=1)
 
 
-def test_what_is_left_pays_for_a_picture_with_fewer_revisions() -> None:
+def test_what_is_left_pays_for_a_image_with_fewer_revisions() -> None:
     costs = Costs(8, True, analytic_info().defaults)
     for nfe, whole, rest in ((16, 1, None), (23, 1, None), (24, 1, 0), (27, 1, 1), (31, 1, 3), (8, 0, 0), (15, 0, 3)):
         plan = TTGen().plan(Budget(nfe=nfe), costs)
@@ -167,7 +167,7 @@ def test_what_is_left_pays_for_a_picture_with_fewer_revisions() -> None:
         assert plan.trials.get("rewrite", 0) == sum(lengths)
     assert TTGen(injection=50).plan(Budget(images=1), costs).trials["rewrite"] == 6
     assert TTGen(n=3).plan(Budget(seconds=1), costs).trials["sample"] == 3
-    with pytest.raises(BadInput, match="needs a budget in NFE or pictures"):
+    with pytest.raises(BadInput, match="needs a budget in NFE or images"):
         TTGen().plan(Budget(seconds=1), costs)
 
 

@@ -9,7 +9,7 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 
 @dataclass
 class Faulty(Strategy):
-    """Divides by zero after its first picture."""
+    """Divides by zero after its first image."""
 
     async def run(self, search: Search) -> None:
         await search.sample(0)

@@ -51,7 +51,7 @@ def test_dry_run_counts_and_starts_nothing_that_searches(
     said = json.loads(capsys.readouterr().out)
     assert (said["searches"], said["todo"], said["reused"]) == (15, 15, 0)
     by_label = {line["label"]: line for line in said["lines"]}
-    # 3 prompts × 5 pictures of 8 NFE, once, at the larger budget; LoTTS: 3 × what fits into 24 and into 40.
+    # 3 prompts × 5 images of 8 NFE, once, at the larger budget; LoTTS: 3 × what fits into 24 and into 40.
     assert (by_label["best-of-n"]["searches"], by_label["best-of-n"]["nfe"], by_label["best-of-n"]["images"]) == (
         3,
         120,

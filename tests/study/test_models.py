@@ -27,7 +27,7 @@ def loaded(model: str, **sampling: Any) -> Costs:
     """What trials cost, told by the model itself."""
     info = load_backbone(model).info
     chosen = {"steps": info.defaults.steps, "guidance": info.defaults.guidance} | sampling
-    return Costs.of(info, Sampling("a picture", **chosen, embedded=info.embedded_guidance))
+    return Costs.of(info, Sampling("an image", **chosen, embedded=info.embedded_guidance))
 
 
 @pytest.mark.parametrize(

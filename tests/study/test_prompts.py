@@ -17,7 +17,7 @@ from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import parse_caption, scenes
 from lotts_search.study.prompts import load_prompts, prompt_sets, texts
 
-LINES = [f"a picture of {n} birds" for n in range(40)]
+LINES = [f"an image of {n} birds" for n in range(40)]
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -79,7 +79,7 @@ def test_shapes_sets_are_their_splits(tmp_path: Path) -> None:
         load_prompts("shapes-test", count=1, where={"objects": 12})
 
 
-def test_slices_come_with_pictures_that_are_damaged_so_much() -> None:
+def test_slices_come_with_images_that_are_damaged_so_much() -> None:
     damaged = {}
     for name in ("sparse", "dense"):
         prompts = load_prompts(f"shapes-test/{name}", count=6)

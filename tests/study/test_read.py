@@ -66,7 +66,7 @@ budgets:
     assert [entrant.nested for entrant in study.entrants[-2:]] == [False, True]
     assert study.seeds == (0, 1, 2)
     tasks = tasks_of(study)
-    # The nested one runs once a seed, at the budget that buys most pictures: 100 NFE pay ten of 10 steps.
+    # The nested one runs once a seed, at the budget that buys most images: 100 NFE pay ten of 10 steps.
     assert [task.limit for task in tasks if task.entrant.label == "best-of-n"] == [Limit(100.0)] * 3
     assert len(tasks) == 3 * (7 * 3 + 1)
 
@@ -127,7 +127,7 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
             r"line 7: depth of strategy 'lotts' must be an integer, not 'deep'",
         ),
         (MINIMAL.replace("{images: 9}", "{images: 9, nfes: 3}"), r"line 3: unknown key of budgets: 'nfes'; did you mean"),
-        (MINIMAL.replace("{images: 9}", "{images: [9, 9]}"), r"line 3: the budget of 9 pictures is there 2 times"),
+        (MINIMAL.replace("{images: 9}", "{images: [9, 9]}"), r"line 3: the budget of 9 images is there 2 times"),
         (MINIMAL.replace("{images: 9}", "{images: 0}"), r"line 3: images must be an integer of 1 or more, not 0"),
         (MINIMAL.replace("[a, b]", "shapes-tests"), r"line 2: unknown prompt set 'shapes-tests'; did you mean 'shapes-test'"),
         (MINIMAL.replace("[a, b]", "none.txt"), r"line 2: there is no file none.txt"),

@@ -83,7 +83,7 @@ def test_the_prefix_of_a_nested_search_is_the_search_with_the_smaller_budget(tmp
     )
 
 
-def test_pictures_are_kept_by_their_hash(tmp_path: Path) -> None:
+def test_images_are_kept_by_their_hash(tmp_path: Path) -> None:
     for keep in ("all", "best", "none"):
         run(world(tmp_path, YAML + f"images: {keep}\n"), tmp_path / keep)
     rows = lasting(tmp_path / "all")
@@ -94,12 +94,12 @@ def test_pictures_are_kept_by_their_hash(tmp_path: Path) -> None:
     assert kept["all"] == made and kept["none"] == set()
     assert best <= kept["best"] < made
     for path in (tmp_path / "all" / "images").iterdir():
-        picture = Image.open(path)
-        assert image_hash(np.asarray(picture)) == path.stem
-        assert json.loads(picture.text["recipe"])["verifier"] == "shapes-reward"
+        image = Image.open(path)
+        assert image_hash(np.asarray(image)) == path.stem
+        assert json.loads(image.text["recipe"])["verifier"] == "shapes-reward"
 
 
-def test_metrics_judge_complete_pictures_and_no_search_changes_by_them(tmp_path: Path) -> None:
+def test_metrics_judge_complete_images_and_no_search_changes_by_them(tmp_path: Path) -> None:
     metrics = "metrics: [tests.actors.fakes:Brightness]\n"
     for name, more in {"none": "", "all": metrics, "best": metrics + "judge: best\n"}.items():
         run(world(tmp_path, YAML + more), tmp_path / name)

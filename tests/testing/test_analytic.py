@@ -46,7 +46,7 @@ class InClosedForm:
         return output
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        return np.stack([self.model.picture(latent.numpy()) for latent in latents])
+        return np.stack([self.model.image(latent.numpy()) for latent in latents])
 
 
 def works(shape: tuple[int, int, int]) -> list[Segment]:
@@ -105,13 +105,13 @@ def test_the_pool_in_closed_form_does_what_the_engine_does(model: Model, info: M
         assert one.usage.nfe == other.usage.nfe == STEPS - result.state.step - 1
 
 
-def test_the_number_of_a_gaussian_survives_its_picture() -> None:
+def test_the_number_of_a_gaussian_survives_its_image() -> None:
     model = Gaussian(slope=2.0, curve=-1.0, offset=0.25)
     latent = np.array([[[-1.2345678]]], np.float32)
-    picture = model.picture(latent)
-    assert picture.shape == (1, 4, 3) and np.array_equal(model.latent(picture), latent)
+    image = model.image(latent)
+    assert image.shape == (1, 4, 3) and np.array_equal(model.latent(image), latent)
     x = float(latent[0, 0, 0])
-    assert model.score(picture) == pytest.approx(2 * x - x**2 + 0.25)
+    assert model.score(image) == pytest.approx(2 * x - x**2 + 0.25)
 
 
 def test_tilts_agree_with_numerical_integration() -> None:

@@ -14,7 +14,7 @@ from lotts_search.work.requests import Result, Score
 
 
 class Recorder:
-    """Scores a picture by its mean plus the length of its prompt, and keeps what it was asked."""
+    """Scores an image by its mean plus the length of its prompt, and keeps what it was asked."""
 
     name = "recorder"
     requirements: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Recorder:
         return np.where([p == "nan" for p in prompts], np.nan, scores).astype(np.float32)
 
 
-def picture(level: int, size: int = 4) -> npt.NDArray[np.uint8]:
+def image(level: int, size: int = 4) -> npt.NDArray[np.uint8]:
     return np.full((size, size, 3), level, dtype=np.uint8)
 
 
@@ -41,7 +41,7 @@ def ask(batcher: ScoreBatcher, prompt: str, image: npt.NDArray[np.uint8]) -> Fut
 def test_one_call_for_all_that_wait_and_each_gets_its_own_score() -> None:
     verifier = Recorder()
     batcher = ScoreBatcher(verifier, max_batch=4)
-    futures = [ask(batcher, "p" * i, picture(10 * i)) for i in range(6)]
+    futures = [ask(batcher, "p" * i, image(10 * i)) for i in range(6)]
     assert batcher.outstanding == 6
     assert batcher.tick() and batcher.outstanding == 2
     assert batcher.tick() and batcher.outstanding == 0
@@ -56,8 +56,8 @@ def test_padding_repeats_own_rows_and_can_be_switched_off() -> None:
     for pad, prompts in [(True, ["a", "b", "a", "b"]), (False, ["a", "b"])]:
         verifier = Recorder()
         batcher = ScoreBatcher(verifier, max_batch=4, pad=pad)
-        ask(batcher, "a", picture(1))
-        ask(batcher, "b", picture(2))
+        ask(batcher, "a", image(1))
+        ask(batcher, "b", image(2))
         batcher.tick()
         assert verifier.calls[0][0] == prompts
         assert verifier.calls[0][1][:, 0, 0, 0].tolist() == [ord(p) - ord("a") + 1 for p in prompts]
@@ -65,7 +65,7 @@ def test_padding_repeats_own_rows_and_can_be_switched_off() -> None:
 
 def test_device_time_of_a_call_is_shared_out() -> None:
     batcher = ScoreBatcher(Recorder(), max_batch=3)
-    results = [ask(batcher, "p", picture(i)) for i in range(3)]
+    results = [ask(batcher, "p", image(i)) for i in range(3)]
     batcher.tick()
     shares = [f.result(0).usage.device_s for f in results]
     first = results[0].result(0)
@@ -75,7 +75,7 @@ def test_device_time_of_a_call_is_shared_out() -> None:
 
 def test_an_exception_fails_only_the_one_that_caused_it() -> None:
     batcher = ScoreBatcher(Recorder(), max_batch=4)
-    good, bad, other = (ask(batcher, p, picture(5)) for p in ("fine", "explode", "good"))
+    good, bad, other = (ask(batcher, p, image(5)) for p in ("fine", "explode", "good"))
     batcher.tick()
     assert good.result(0).score == 9 and other.result(0).score == 9
     with pytest.raises(Failure, match=r"'recorder' failed: OSError: out of ink"):
@@ -84,17 +84,17 @@ def test_an_exception_fails_only_the_one_that_caused_it() -> None:
 
 def test_a_nan_score_fails_only_its_own_future() -> None:
     batcher = ScoreBatcher(Recorder(), max_batch=4)
-    good, bad = ask(batcher, "fine", picture(5)), ask(batcher, "nan", picture(5))
+    good, bad = ask(batcher, "fine", image(5)), ask(batcher, "nan", image(5))
     batcher.tick()
     assert good.result(0).score == 9
     with pytest.raises(Failure, match="nan"):
         bad.result(0)
 
 
-def test_pictures_of_another_size_go_into_another_call_in_order() -> None:
+def test_images_of_another_size_go_into_another_call_in_order() -> None:
     verifier = Recorder()
     batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
-    futures = [ask(batcher, "p", picture(i, size)) for i, size in enumerate([4, 8, 4, 8])]
+    futures = [ask(batcher, "p", image(i, size)) for i, size in enumerate([4, 8, 4, 8])]
     assert batcher.tick() and batcher.tick() and not batcher.tick()
     assert [images.shape for _, images in verifier.calls] == [(2, 4, 4, 3), (2, 8, 8, 3)]
     assert [f.result(0).score for f in futures] == [1, 2, 3, 4]
@@ -103,8 +103,8 @@ def test_pictures_of_another_size_go_into_another_call_in_order() -> None:
 def test_cancelled_work_is_dropped() -> None:
     verifier = Recorder()
     batcher = ScoreBatcher(verifier, max_batch=2, pad=False)
-    ask(batcher, "gone", picture(0)).cancel()
-    kept = ask(batcher, "kept", picture(0))
+    ask(batcher, "gone", image(0)).cancel()
+    kept = ask(batcher, "kept", image(0))
     assert batcher.tick() and kept.result(0).score == 4
     assert verifier.calls[0][0] == ["kept"]
 
@@ -115,7 +115,7 @@ def test_a_wrong_number_of_scores_is_a_failure() -> None:
             return np.zeros(3, dtype=np.float32)
 
     batcher = ScoreBatcher(Broken(), max_batch=2)
-    future = ask(batcher, "p", picture(0))
+    future = ask(batcher, "p", image(0))
     batcher.tick()
     with pytest.raises(Failure, match=r"shape \(3,\), not \(2,\)"):
         future.result(0)

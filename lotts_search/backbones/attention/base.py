@@ -59,7 +59,7 @@ class Attentive(Backbone, Protocol):
 
 @dataclass(frozen=True)
 class Concept:
-    """A prompt whose words run beside the picture.
+    """A prompt whose words run beside the image.
 
     Attributes:
         conditioning: of the prompt, as :meth:`Backbone.encode_prompts` gives it.

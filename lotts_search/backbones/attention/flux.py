@@ -45,7 +45,7 @@ class Recorder(Protocol):
             block: the FluxTransformerBlock.
             image, text: normalised hidden states [B, N, D] and [B, L, D].
             rotary: cosines and sines [L + N, d].
-            outputs: the picture's attention outputs before projection, [B, N, D].
+            outputs: the image's attention outputs before projection, [B, N, D].
         """
 
 
@@ -86,10 +86,10 @@ class JointRecorder:
 
 
 class ConceptRecorder:
-    """Maps of P prompts a row: mean dot products of the picture's and of their words' attention outputs.
+    """Maps of P prompts a row: mean dot products of the image's and of their words' attention outputs.
 
     The words start as the text encoder gives them. In each block they attend to the words of their own prompt and to
-    the picture, under the modulation of their own prompt, and go through the block's text side; nothing attends to
+    the image, under the modulation of their own prompt, and go through the block's text side; nothing attends to
     them.
 
     Args:
@@ -115,11 +115,11 @@ class ConceptRecorder:
         self._grid, self._read = grid, read
         self._wanted = [row for row, wanted in enumerate(queries) if wanted]
         batch, prompts, count = valid.shape
-        # A word sees the words of its own prompt, and the whole picture.
+        # A word sees the words of its own prompt, and the whole image.
         same = torch.eye(prompts, dtype=torch.bool, device=valid.device).repeat_interleave(count, 0)
         own = same.repeat_interleave(count, 1) & valid.view(batch, 1, -1)
-        picture = own.new_ones(batch, prompts * count, grid[0] * grid[1])
-        self._mask = torch.cat([own, picture], dim=-1)[:, None]
+        image = own.new_ones(batch, prompts * count, grid[0] * grid[1])
+        self._mask = torch.cat([own, image], dim=-1)[:, None]
         self._maps: Tensor | None = None
         self._queries: list[Tensor] = []
 
@@ -197,7 +197,7 @@ class _Watching:
         self.outputs: Tensor | None = None
 
     def note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keep what goes into the picture's output projection."""
+        """Keep what goes into the image's output projection."""
         self.outputs = inputs[0]
 
     def __call__(
@@ -254,7 +254,7 @@ def _split(attn: Any, flat: Tensor) -> Tensor:
 
 
 def _image_parts(attn: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, N, heads, d] of the picture, before rotation."""
+    """Queries, keys and values [B, N, heads, d] of the image, before rotation."""
     query, key = attn.norm_q(_split(attn, attn.to_q(image))), attn.norm_k(_split(attn, attn.to_k(image)))
     return query, key, _split(attn, attn.to_v(image))
 

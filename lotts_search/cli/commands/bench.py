@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lotts_search.cli.options import Json, picture_size
+from lotts_search.cli.options import Json, image_size
 from lotts_search.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def families(
     ] = True,
     timed: Annotated[int, typer.Option("--timed", min=1, help="How many steps are timed.")] = 3,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="T of the search [the family's].")] = None,
-    images: Annotated[int, typer.Option("--images", min=3, help="Pictures of the search.")] = 9,
+    images: Annotated[int, typer.Option("--images", min=3, help="Images of the search.")] = 9,
     batch: Annotated[int, typer.Option("--batch", min=2, help="Network rows at once in the search.")] = 8,
     json: Json = False,
 ) -> None:
@@ -69,7 +69,7 @@ def families(
             raise unknown("family", name, FAMILIES)
     if dtype not in DTYPES:
         raise BadInput(f"dtype must be {', '.join(DTYPES)}, not {dtype!r}")
-    pixels = None if size is None else picture_size(size)
+    pixels = None if size is None else image_size(size)
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -93,14 +93,14 @@ def _show(report: Report) -> None:
     height, width = report.image
     table = Table(box=None, pad_edge=False, show_header=False, title=f"{report.model}, {report.dtype}, {report.device}")
     rows = {
-        "pictures": f"{width}x{height}, latent {'x'.join(map(str, report.latent))}, grid {report.grid[0]}x{report.grid[1]}",
+        "images": f"{width}x{height}, latent {'x'.join(map(str, report.latent))}, grid {report.grid[0]}x{report.grid[1]}",
         "network": f"{report.parameters / 1e9:.2f} B parameters, {report.flops_per_row / 1e12:.2f} TFLOP a row",
         "a step": f"{report.step_s:.3f} s ({report.rows} {'rows' if report.rows > 1 else 'row'})",
         "a sample": f"{report.sample_s:.2f} s for {report.steps} steps, and {report.decode_s:.3f} s of decoding",
         "a localization": f"{report.localize_s:.3f} s, {report.localize_ratio:.1%} of a sample (at most {report.limit:.0%})",
         "memory": f"{report.peak_bytes / 2**30:.1f} GiB at most, {report.weights_bytes / 2**30:.1f} GiB of weights",
         "a search": (
-            f"{report.search_images} pictures of {report.search_steps} steps, {report.search_nfe:g} NFE,"
+            f"{report.search_images} images of {report.search_steps} steps, {report.search_nfe:g} NFE,"
             f" {report.search_rows} rows, {report.search_s:.1f} s, {report.mask_cells} cells in a mask"
         ),
     }

@@ -16,7 +16,7 @@ def demo(
     ] = 48,
     nfe: Annotated[
         float | None,
-        typer.Option("--nfe", help="Denoising steps a search [8 pictures' worth].", rich_help_panel=o.BUDGET),
+        typer.Option("--nfe", help="Denoising steps a search [8 images' worth].", rich_help_panel=o.BUDGET),
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", help="Seconds for all searches together.", rich_help_panel=o.BUDGET)

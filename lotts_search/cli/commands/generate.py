@@ -44,10 +44,10 @@ def generate(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Search for the best picture of PROMPT that a budget pays for.
+    """Search for the best image of PROMPT that a budget pays for.
 
     Writes `best.png` (with the command that makes it again in its metadata), `trials.parquet` and `search.html`.
-    Ctrl-C keeps what was done. Without a budget it makes 9 pictures.
+    Ctrl-C keeps what was done. Without a budget it makes 9 images.
 
     Examples:
 

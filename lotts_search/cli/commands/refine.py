@@ -11,13 +11,13 @@ from lotts_search.cli import options as o
 
 
 def refine(
-    image: Annotated[Path, typer.Argument(help="The picture to mend.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="The image to mend.", show_default=False)],
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", help="What it should show.", show_default=False, rich_help_panel=o.SEARCH)
     ],
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", help="Black and white picture: white is drawn anew [found].", rich_help_panel=o.SEARCH),
+        typer.Option("--mask", help="Black and white image: white is drawn anew [found].", rich_help_panel=o.SEARCH),
     ] = None,
     model: o.Model = "shapes-sd",
     strategy: o.Strategy = "lotts",
@@ -50,16 +50,16 @@ def refine(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Mend IMAGE: draw its defective region anew, again and again, and keep the best picture.
+    """Mend IMAGE: draw its defective region anew, again and again, and keep the best image.
 
-    The region is found, or given by --mask. The picture is brought to the model's size. It takes part itself, so by the
+    The region is found, or given by --mask. The image is brought to the model's size. It takes part itself, so by the
     verifier the result is never worse. Without a budget 9 refinements are made.
 
     Examples:
 
-        lotts-search refine picture.png --prompt "$PROMPT"
+        lotts-search refine image.png --prompt "$PROMPT"
 
-        lotts-search refine picture.png --prompt "$PROMPT" --mask mask.png --images 16
+        lotts-search refine image.png --prompt "$PROMPT" --mask mask.png --images 16
     """
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_search import Request, run

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 def theory(
     run: Annotated[
         Path | None,
-        typer.Argument(help="Folder of a study with a shapes model and its pictures.", show_default=False),
+        typer.Argument(help="Folder of a study with a shapes model and its images.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Measure this shapes model instead, slice by slice.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=2, help="Pictures of each slice, with --model.")] = 60,
+    images: Annotated[int, typer.Option(min=2, help="Images of each slice, with --model.")] = 60,
     device: Annotated[str, typer.Option(help="Torch device, with --model.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Should local search beat global search here, by the theory of LoTTS's appendix G, and did it?
 
     The theory knows a mask by its precision and recall, and local and global trials by how often they repair a defective
-    place (q) and harm an intact one (h). All of these are estimated from the pictures, as shapes-oracle judges them, in
-    slices from sparse to dense defects and for defects of the whole picture. Then its condition is compared with the gain
+    place (q) and harm an intact one (h). All of these are estimated from the images, as shapes-oracle judges them, in
+    slices from sparse to dense defects and for defects of the whole image. Then its condition is compared with the gain
     in quality per NFE that was measured: with every trial accepted, as in the theory, and with the better one of parent
     and child kept, as in a search.
 
@@ -40,7 +40,7 @@ def theory(
 
         lotts-search theory runs/my-study
 
-        lotts-search theory --model shapes-sd --pictures 40
+        lotts-search theory --model shapes-sd --images 40
     """
     if (run is None) == (model is None):
         raise BadInput("give either the folder RUN of a study, or --model NAME")
@@ -56,7 +56,7 @@ def theory(
 
         assert model is not None
         with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
-            slices = regimes.measured(pool, pictures)
+            slices = regimes.measured(pool, images)
             defaults = pool.info.defaults
             told = pool.info.embedded_guidance
             costs = Costs.of(pool.info, Sampling("any", defaults.steps, defaults.guidance, embedded=told))

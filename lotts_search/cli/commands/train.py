@@ -18,20 +18,20 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the model [default: out/NAME].", show_default=False)
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         int | None,
-        typer.Option("--pictures", min=1, help="Training pictures seen; what the device makes worth its time."),
+        typer.Option("--images", min=1, help="Training images seen; what the device makes worth its time."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0.1, help="Train the denoiser for that long instead.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures of one step of the denoiser.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of one step of the denoiser.")] = None,
     start: Annotated[
         Path | None, typer.Option("--start", help="Folder of a trained model to begin from.", show_default=False)
     ] = None,
     renders: Annotated[
         Path | None,
-        typer.Option("--renders", help="Folder of the training pictures, which models may share [default: below OUT]."),
+        typer.Option("--renders", help="Folder of the training images, which models may share [default: below OUT]."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Torch device, e.g. cpu or cuda.")] = "cpu",
 ) -> None:
@@ -50,8 +50,8 @@ def train(
 
     folder = out or Path("out") / name
     own = Effort.on(name, device)
-    if pictures is None:
-        pictures = own.pictures if minutes is None else sys.maxsize
-    effort = replace(own, pictures=pictures, minutes=minutes, batch=batch or own.batch)
+    if images is None:
+        images = own.images if minutes is None else sys.maxsize
+    effort = replace(own, images=images, minutes=minutes, batch=batch or own.batch)
     written = run(name, folder, effort=effort, start=start, renders=renders, device=device)
     print(f"{name} is in {written}")

@@ -101,15 +101,15 @@ def train_denoiser(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> None:
-    """Train a denoiser and its text encoders on ``count`` pictures (or for ``minutes``); it ends with averaged weights.
+    """Train a denoiser and its text encoders on ``count`` images (or for ``minutes``); it ends with averaged weights.
 
     Args:
-        moments, captions: of the different training pictures, see :mod:`lotts_search.shapes.denoisers.store`.
+        moments, captions: of the different training images, see :mod:`lotts_search.shapes.denoisers.store`.
         folder: of the checkpoints.
         scale: the autoencoder's scaling factor.
-        batch: pictures of one step.
+        batch: images of one step.
         lr: peak learning rate.
-        started: the model draws already: only pictures of the last stage are shown.
+        started: the model draws already: only images of the last stage are shown.
     """
     model.to(device)
     for part in model.settled():

@@ -1,4 +1,4 @@
-"""Training pictures of the shapes world: renders with independent damage and noisy quality captions."""
+"""Training images of the shapes world: renders with independent damage and noisy quality captions."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ TEMPLATES = ((HIGH, LOW), (GOOD, BAD))
 """Both of the paper's pairs of templates: the ones that training captions carry."""
 
 DAMAGE, MILD_DAMAGE = (0.38, 0.74), (0.16, 0.55)
-"""Probabilities that an object is damaged in a good picture and in a bad one: in the world as it is, and in the milder
+"""Probabilities that an object is damaged in a good image and in a bad one: in the world as it is, and in the milder
 one that training begins with."""
 DENSE_DAMAGE = 0.95
 """The same on the slice of dense damage."""
 WORD_SHARE, WORD_RIGHT = 0.5, 0.7
-"""Share of the captions that speak of quality, and how often a word about the whole picture is right."""
+"""Share of the captions that speak of quality, and how often a word about the whole image is right."""
 OBJECT_SHARE, OBJECT_WORDS, OBJECT_RIGHT = 0.5, 0.5, 0.85
-"""Share of those captions that speak of single objects instead of the picture, how many objects they speak of, and how
+"""Share of those captions that speak of single objects instead of the image, how many objects they speak of, and how
 often they are right. Without them a quality word says little about any one place, and attention to it says nothing."""
 DENSE_SHARE, LIGHT_SHARE = 0.03, 0.04
-"""Shares of the training pictures from the two slices: dense damage, and the global lighting defect."""
+"""Shares of the training images from the two slices: dense damage, and the global lighting defect."""
 
 
 @dataclass
 class Example:
-    """A training picture, its caption with or without a quality word, and its truth."""
+    """A training image, its caption with or without a quality word, and its truth."""
 
     scene: Scene
     caption: str
@@ -47,7 +47,7 @@ def example(
 ) -> Example:
     """Draw one training example.
 
-    A picture is good or bad with equal odds, and its objects are damaged independently at that class's rate. A caption
+    An image is good or bad with equal odds, and its objects are damaged independently at that class's rate. A caption
     may name that class by a quality template, right in ``WORD_RIGHT`` of the cases, or call single objects good or bad,
     right in ``OBJECT_RIGHT`` of the cases.
     """
@@ -80,5 +80,5 @@ def _caption(rng: np.random.Generator, scene: Scene, good: bool, drawn: Render) 
 
 
 def to_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """A picture in 0..1 as bytes."""
+    """An image in 0..1 as bytes."""
     return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

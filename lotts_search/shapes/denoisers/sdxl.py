@@ -28,7 +28,7 @@ WIDTH, WIDTH_2 = 128, 64
 TIME_WIDTH = 32
 """Numbers that each of the six time ids becomes."""
 SIZES = (SIZE, SIZE, 0, 0, SIZE, SIZE)
-"""The time ids of an uncropped picture: original size, crop corner, target size."""
+"""The time ids of an uncropped image: original size, crop corner, target size."""
 
 
 _LAST = ("to_out.0.weight", "to_out.0.bias", "ff.net.2.weight", "ff.net.2.bias")

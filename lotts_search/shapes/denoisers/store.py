@@ -1,4 +1,4 @@
-"""The training pictures of the denoisers: rendered once by all processors, kept on disk, encoded once by a model's own
+"""The training images of the denoisers: rendered once by all processors, kept on disk, encoded once by a model's own
 autoencoder and kept as latents on the training device."""
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from lotts_search.shapes.denoisers.data import DAMAGE, MILD_DAMAGE, example, to_uint8
-from lotts_search.shapes.denoisers.vae import encode_pictures
+from lotts_search.shapes.denoisers.vae import encode_images
 from lotts_search.shapes.world.render import SIZE
 
-Pictures = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 CHUNK = 2000
-"""Pictures in one file."""
+"""Images in one file."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training: up to which share of it, share of the different pictures, range of objects a scene, damage in
-    good and in bad pictures."""
+    """A stage of training: up to which share of it, share of the different images, range of objects a scene, damage in
+    good and in bad images."""
 
     until: float
     share: float
@@ -49,36 +49,36 @@ STAGES: tuple[Stage, ...] = (
 
 
 def _bounds(count: int) -> list[tuple[int, int]]:
-    """First and last picture of each stage's part of ``count`` pictures."""
+    """First and last image of each stage's part of ``count`` images."""
     ends = np.round(np.cumsum([s.share for s in STAGES]) * count).astype(int).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _file(folder: Path, number: int, count: int) -> Path:
-    """Where a file of pictures is; another ``count`` has other pictures under the same number."""
+    """Where a file of images is; another ``count`` has other images under the same number."""
     return folder / f"{count}-{number:04}.npy"
 
 
 def _render(folder: Path, number: int, count: int) -> int:
-    """One file of pictures and one of their captions; a pure function of its number and of ``count``."""
+    """One file of images and one of their captions; a pure function of its number and of ``count``."""
     bounds = _bounds(count)
-    pictures, captions = [], []
+    images, captions = [], []
     for index in range(number * CHUNK, min((number + 1) * CHUNK, count)):
         stage = STAGES[next(i for i, (_, end) in enumerate(bounds) if index < end)]
         made = example(np.random.default_rng([17, index]), objects=stage.objects, damage=stage.damage)
-        pictures.append(to_uint8(made.render.image))
+        images.append(to_uint8(made.render.image))
         captions.append(made.caption)
     path = _file(folder, number, count)
     path.with_suffix(".json").write_text(json.dumps(captions))
-    # The pictures come last and by renaming, so that a file that is there is whole.
+    # The images come last and by renaming, so that a file that is there is whole.
     part = path.with_suffix(".part.npy")
-    np.save(part, np.stack(pictures))
+    np.save(part, np.stack(images))
     os.replace(part, path)
-    return len(pictures)
+    return len(images)
 
 
-def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Pictures, list[str]]:
-    """``count`` training pictures [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
+def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Images, list[str]]:
+    """``count`` training images [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
 
     Files that are there already are not made again; models may share one folder.
     """
@@ -93,31 +93,31 @@ def render_store(folder: Path, count: int, describe: Callable[[str], None] = pri
                 done += future.result()
                 if time.monotonic() - shown > 10:
                     shown = time.monotonic()
-                    describe(f"rendered {done} of {len(missing) * CHUNK} pictures")
-    pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
+                    describe(f"rendered {done} of {len(missing) * CHUNK} images")
+    images = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions: list[str] = []
     for number in numbers:
         path = _file(folder, number, count)
         part = np.load(path, allow_pickle=False)
-        pictures[number * CHUNK : number * CHUNK + len(part)] = part
+        images[number * CHUNK : number * CHUNK + len(part)] = part
         captions += json.loads(path.with_suffix(".json").read_text())
-    return pictures, captions
+    return images, captions
 
 
 def encode_store(
-    folder: Path, vae: AutoencoderKL, pictures: Pictures, device: str, describe: Callable[[str], None] = print
+    folder: Path, vae: AutoencoderKL, images: Images, device: str, describe: Callable[[str], None] = print
 ) -> npt.NDArray[np.float16]:
-    """Posterior mean and standard deviation of each picture [N, 2C, H, W], unscaled; kept in ``folder`` for the next
+    """Posterior mean and standard deviation of each image [N, 2C, H, W], unscaled; kept in ``folder`` for the next
     model with the same autoencoder."""
     weights = blake2b(digest_size=6)
     for tensor in vae.state_dict().values():
         weights.update(tensor.float().cpu().numpy().tobytes())
-    path = folder / f"latents-{weights.hexdigest()}-{len(pictures)}.npy"
+    path = folder / f"latents-{weights.hexdigest()}-{len(images)}.npy"
     if not path.exists():
         parts = []
-        for start in range(0, len(pictures), 4000):
-            parts.append(encode_pictures(vae, pictures[start : start + 4000], device=device).half().numpy())
-            describe(f"encoded {start + len(parts[-1])} of {len(pictures)} pictures")
+        for start in range(0, len(images), 4000):
+            parts.append(encode_images(vae, images[start : start + 4000], device=device).half().numpy())
+            describe(f"encoded {start + len(parts[-1])} of {len(images)} images")
         part = path.with_suffix(".part.npy")
         np.save(part, np.concatenate(parts))
         os.replace(part, path)
@@ -126,7 +126,7 @@ def encode_store(
 
 
 class LatentStore:
-    """Latents and token ids of all training pictures, on the training device.
+    """Latents and token ids of all training images, on the training device.
 
     Args:
         moments: of :func:`encode_store`, in the order of :data:`STAGES`.

@@ -31,9 +31,9 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-def to_tensor(pictures: npt.NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+def to_tensor(images: npt.NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """[B, 64, 64, 3] bytes as [B, 3, 64, 64] float32 in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_vae(
-    pictures: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8],
     folder: Path,
     *,
     count: int,
@@ -51,7 +51,7 @@ def train_vae(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> AutoencoderKL:
-    """Train the autoencoder on ``count`` pictures drawn from ``pictures`` [N, 64, 64, 3].
+    """Train the autoencoder on ``count`` images drawn from ``images`` [N, 64, 64, 3].
 
     The loss is L1 + MSE + L1 of the differences between neighbours, plus ``kl`` times the mean KL divergence of a
     latent number. The latents' inverse standard deviation becomes the ``scaling_factor``.
@@ -61,7 +61,7 @@ def train_vae(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([7, step])
-        x = to_tensor(pictures[rng.integers(len(pictures), size=batch)], device)
+        x = to_tensor(images[rng.integers(len(images), size=batch)], device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample
@@ -77,7 +77,7 @@ def train_vae(
     trainer.run(loss)
     trained = trainer.averaged()
     assert isinstance(trained, AutoencoderKL)
-    moments = encode_pictures(trained, pictures[:2000], device=device)
+    moments = encode_images(trained, images[:2000], device=device)
     mean, std = moments.float().chunk(2, dim=1)
     spread = (mean.var() + std.square().mean()).sqrt()
     trained.register_to_config(scaling_factor=round(float(1 / spread), 5))
@@ -85,13 +85,11 @@ def train_vae(
 
 
 @torch.no_grad()
-def encode_pictures(
-    vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], *, batch: int = 64, device: str = "cpu"
-) -> Tensor:
-    """Posterior mean and standard deviation of each picture: [N, 2 * channels, 16, 16] bfloat16, unscaled."""
+def encode_images(vae: AutoencoderKL, images: npt.NDArray[np.uint8], *, batch: int = 64, device: str = "cpu") -> Tensor:
+    """Posterior mean and standard deviation of each image: [N, 2 * channels, 16, 16] bfloat16, unscaled."""
     out = []
-    for start in range(0, len(pictures), batch):
-        x = to_tensor(pictures[start : start + batch], device)
+    for start in range(0, len(images), batch):
+        x = to_tensor(images[start : start + batch], device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], dim=1).to("cpu", torch.bfloat16))

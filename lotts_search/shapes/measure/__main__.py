@@ -70,17 +70,17 @@ def repairs(
 
 @app.command()
 def tune(
-    model: Model = "shapes-sd", out: Out = Path("out/tune.json"), pictures: Prompts = 64, guidance: Guidance = None,
+    model: Model = "shapes-sd", out: Out = Path("out/tune.json"), images: Prompts = 64, guidance: Guidance = None,
     only: Annotated[str, typer.Option(help="only candidates whose name contains this")] = "", device: Device = None,
 ) -> None:  # fmt: skip
     """Object-level ROC area of every candidate mask setting, on tuning scenes."""
     pool = _open(model, device, None, guidance)
-    _measure(pool, lambda: localization.tune(pool, pictures=pictures, only=only), out)
+    _measure(pool, lambda: localization.tune(pool, images=images, only=only), out)
 
 
 @app.command()
 def localize(
-    model: Model = "shapes-sd", out: Out = Path("out/localize.json"), pictures: Prompts = 200,
+    model: Model = "shapes-sd", out: Out = Path("out/localize.json"), images: Prompts = 200,
     level: Annotated[int, typer.Option(help="level of the attention mask")] = 300,
     grid: Annotated[int, typer.Option(help="grid of the attention mask")] = 16,
     draws: Annotated[int, typer.Option(help="noise draws of the attention mask")] = 4,
@@ -93,23 +93,23 @@ def localize(
     attention = localization.attention_of(
         pool.info.family, grid, alpha=alpha, level=level, noised=level > 0, draws=draws, word_only=word
     )
-    _measure(pool, lambda: localization.test(pool, attention, pictures=pictures), out)
+    _measure(pool, lambda: localization.test(pool, attention, images=images), out)
 
 
 @app.command("slices")
 def measure_slices(
-    model: Model = "shapes-sd", out: Out = Path("out/slices.json"), pictures: Prompts = 60, device: Device = None
+    model: Model = "shapes-sd", out: Out = Path("out/slices.json"), images: Prompts = 60, device: Device = None
 ) -> None:
-    """What a local and a global trial gain on sparse, usual and dense damage and on a defect of the whole picture."""
+    """What a local and a global trial gain on sparse, usual and dense damage and on a defect of the whole image."""
     pool = _open(model, device)
-    _measure(pool, lambda: slices.gains(pool, pictures=pictures), out)
+    _measure(pool, lambda: slices.gains(pool, images=images), out)
 
 
 @app.command()
 def compare(
     model: Model = "shapes-sd", out: Out = Path("out/compare.json"), prompts: Prompts = 200,
     split: Annotated[str, typer.Option(help="test, or tune while choosing settings")] = "test",
-    initial: Annotated[int, typer.Option(help="first pictures of LoTTS")] = 3,
+    initial: Annotated[int, typer.Option(help="first images of LoTTS")] = 3,
     settings: Annotated[list[str] | None, typer.Option("--set", help="settings of LoTTS, key=value")] = None,
     only: Annotated[int | None, typer.Option(help="only the first so many contestants")] = None,
     guidance: Guidance = None, steps: Steps = None, device: Device = None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.order import best_of
-from lotts_search.shapes.measure.common import Picture, cell_means, locate, refine, sample, scores
+from lotts_search.shapes.measure.common import JudgedImage, cell_means, locate, refine, sample, scores
 from lotts_search.shapes.measure.statistics import within_group_spearman
 from lotts_search.shapes.world.scene import scenes
 from lotts_search.work.pool import Pool
@@ -42,11 +42,11 @@ def best_of_n(pool: Pool, *, prompts: int = 100, seed: int = 0, verifier: str = 
     }
 
 
-def object_shares(pictures: list[Picture]) -> dict[str, float]:
+def object_shares(images: list[JudgedImage]) -> dict[str, float]:
     """Shares of the objects asked for that have the right identity, and of those, that are damaged."""
-    expected = np.stack([p.verdict.expected for p in pictures])
-    right = np.stack([p.verdict.right for p in pictures])[expected]
-    damaged = np.stack([p.verdict.damaged for p in pictures])[expected]
+    expected = np.stack([p.verdict.expected for p in images])
+    right = np.stack([p.verdict.right for p in images])[expected]
+    damaged = np.stack([p.verdict.damaged for p in images])[expected]
     return {"right": float(right.mean()), "damaged_of_right": float(damaged[right].mean())}
 
 
@@ -57,23 +57,23 @@ def repairs(pool: Pool, *, prompts: int = 100, seeds: int = 2, seed: int = 1) ->
     afterwards; ``harm``: an intact one is. ``whole`` refines everything; ``mask`` refines the region that the model's
     own mask source finds, and is counted over all objects and over those at least half inside the mask.
     """
-    pictures = [p for group in sample(pool, scenes("tune", prompts, seed), seeds) for p in group]
+    images = [p for group in sample(pool, scenes("tune", prompts, seed), seeds) for p in group]
     defaults = pool.info.defaults
     everything = np.ones(pool.info.latent[1:], dtype=bool)
-    masks = [found.mask for found in locate(pool, pictures, defaults.mask)]
+    masks = [found.mask for found in locate(pool, images, defaults.mask)]
     table: dict[str, object] = {}
     for start in range(2, defaults.steps, 2):
-        whole = refine(pool, pictures, [everything] * len(pictures), start=start, integrate=defaults.integrate)
-        local = refine(pool, pictures, masks, start=start, integrate=defaults.integrate)
+        whole = refine(pool, images, [everything] * len(images), start=start, integrate=defaults.integrate)
+        local = refine(pool, images, masks, start=start, integrate=defaults.integrate)
         table[str(start)] = {
-            "whole": _rates(pictures, whole),
-            "mask": _rates(pictures, local),
-            "mask_selected": _rates(pictures, local, masks),
+            "whole": _rates(images, whole),
+            "mask": _rates(images, local),
+            "mask_selected": _rates(images, local, masks),
         }
-    return {"pictures": len(pictures), "steps": defaults.steps, "by_start": table}
+    return {"images": len(images), "steps": defaults.steps, "by_start": table}
 
 
-def _rates(before: list[Picture], after: list[Picture], masks: list[Bools] | None = None) -> dict[str, float]:
+def _rates(before: list[JudgedImage], after: list[JudgedImage], masks: list[Bools] | None = None) -> dict[str, float]:
     damaged, intact, repaired, harmed, change = 0, 0, 0, 0, 0.0
     for index, (a, b) in enumerate(zip(before, after, strict=True)):
         counted = a.verdict.expected & a.verdict.right

@@ -34,8 +34,8 @@ from lotts_search.work.requests import (
 
 
 @dataclass
-class Picture:
-    """A finished picture of a scene with its clean state and the oracle's verdict."""
+class JudgedImage:
+    """A finished image of a scene with its clean state and the oracle's verdict."""
 
     scene: Scene
     seed: int
@@ -64,71 +64,71 @@ def sampling_of(pool: Pool, prompt: str, steps: int | None = None, guidance: flo
 def sample(
     pool: Pool, scenes: Sequence[Scene], seeds: int, *, steps: int | None = None, guidance: float | None = None,
     template: str = "{}", title: str = "sampling",
-) -> list[list[Picture]]:  # fmt: skip
+) -> list[list[JudgedImage]]:  # fmt: skip
     """``seeds`` plain samples of each scene."""
     work: list[Generate | Score] = []
     for scene in scenes:
         settings = sampling_of(pool, template.format(scene.caption), steps, guidance)
         work += [Segment(0, settings, (f"seed {s}",), settings.steps, noise=Fresh(s)) for s in range(seeds)]
     flat = judged(run_all(pool, work, title), [s for s in scenes for _ in range(seeds)])
-    for index, picture in enumerate(flat):
-        picture.seed = index % seeds
+    for index, image in enumerate(flat):
+        image.seed = index % seeds
     return [flat[i * seeds : (i + 1) * seeds] for i in range(len(scenes))]
 
 
-def judged(results: Sequence[Result], scenes: Sequence[Scene]) -> list[Picture]:
+def judged(results: Sequence[Result], scenes: Sequence[Scene]) -> list[JudgedImage]:
     """Complete results with the oracle's verdicts."""
     images = [r.image for r in results if r.image is not None]
     states = [r.state for r in results if r.state is not None]
     verdicts = judge_many(np.stack(images), scenes)
     return [
-        Picture(scene, 0, state, image, verdict)
+        JudgedImage(scene, 0, state, image, verdict)
         for scene, state, image, verdict in zip(scenes, states, images, verdicts, strict=True)
     ]
 
 
-def scores(pool: Pool, pictures: Sequence[Picture], verifier: str) -> npt.NDArray[np.float64]:
-    """The verifier's scores of pictures for their captions."""
-    work: list[Generate | Score] = [Score(verifier, p.scene.caption, p.image) for p in pictures]
+def scores(pool: Pool, images: Sequence[JudgedImage], verifier: str) -> npt.NDArray[np.float64]:
+    """The verifier's scores of images for their captions."""
+    work: list[Generate | Score] = [Score(verifier, p.scene.caption, p.image) for p in images]
     return np.array([r.score for r in run_all(pool, work, "scoring")], dtype=np.float64)
 
 
-def locate(pool: Pool, pictures: Sequence[Picture], source: MaskSource, title: str = "localizing") -> list[Located]:
-    """The region that ``source`` finds in each picture."""
+def locate(pool: Pool, images: Sequence[JudgedImage], source: MaskSource, title: str = "localizing") -> list[Located]:
+    """The region that ``source`` finds in each image."""
     work: list[Generate | Score] = [
         Locate(
             0, (f"seed {p.seed}",), p.state, sampling_of(pool, p.scene.caption), source,
-            p.image if source.needs_picture else None,
+            p.image if source.needs_image else None,
         )
-        for p in pictures
+        for p in images
     ]  # fmt: skip
     found = [r.located for r in run_all(pool, work, title)]
     return [f for f in found if f is not None]
 
 
 def refine(
-    pool: Pool, pictures: Sequence[Picture], masks: Sequence[npt.NDArray[np.bool_]], *, start: int, integrate: int,
+    pool: Pool, images: Sequence[JudgedImage], masks: Sequence[npt.NDArray[np.bool_]], *, start: int, integrate: int,
     seed: int = 0,
-) -> list[Picture]:  # fmt: skip
-    """One refinement of each picture, from step ``start``, inside its mask."""
+) -> list[JudgedImage]:  # fmt: skip
+    """One refinement of each image, from step ``start``, inside its mask."""
     work: list[Generate | Score] = []
-    for p, mask in zip(pictures, masks, strict=True):
+    for p, mask in zip(images, masks, strict=True):
         settings = sampling_of(pool, p.scene.caption)
         lineage = (f"seed {p.seed}", f"refine@{start} {seed}")
         region = Region(mask, p.state.latent, lineage, integrate)
         work.append(Segment(0, settings, lineage, settings.steps, state=p.state, renoise=start, region=region))
-    return judged(run_all(pool, work, f"refining from {start}"), [p.scene for p in pictures])
+    return judged(run_all(pool, work, f"refining from {start}"), [p.scene for p in images])
 
 
 def cell_means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Mean of a map [h, w] over the whole picture in each of the nine cells; of a mask, the share that it covers."""
+    """Mean of a map [h, w] over the whole image in each of the nine cells; of a mask, the share that it covers."""
     scale = SIZE // values.shape[0]
     full = values.repeat(scale, axis=0).repeat(scale, axis=1)
     return np.array([full[cell_box(c)].mean() for c in range(9)])
 
 
 def object_heat(heat: Floats, scene: Scene) -> npt.NDArray[np.float64]:
-    """Mean heat [objects] over the cell of each object of the scene; ``heat`` is [h, w] over the whole picture."""
+    """Mean heat [objects] over the cell of each object of the scene; ``heat`` is [h, w] over the whole image."""
     return cell_means(heat)[[o.cell for o in scene.objects]]
 
 

@@ -25,7 +25,7 @@ from lotts_search.work.requests import Bytes, Sampling
 
 @dataclass(frozen=True)
 class Contestant:
-    """A strategy with its budget: NFE, or pictures; ``first`` looks only at its so many first pictures."""
+    """A strategy with its budget: NFE, or images; ``first`` looks only at its so many first images."""
 
     strategy: Strategy
     nfe: float | None = None
@@ -34,14 +34,14 @@ class Contestant:
 
 
 def field(info: ModelInfo, initial: int, lotts: Mapping[str, object]) -> dict[str, Contestant]:
-    """LoTTS with ``initial`` branches, and the baselines at its strict NFE and at its number of pictures."""
+    """LoTTS with ``initial`` branches, and the baselines at its strict NFE and at its number of images."""
     strategy = LoTTS(initial=initial, **lotts)  # type: ignore[arg-type]
     costs = Costs.of(info, Sampling("any", info.defaults.steps, info.defaults.guidance))
     branch = costs.sample.nfe + strategy.localization(costs).nfe
     branch += strategy.refinements * strategy.refinement(costs).nfe
     nfe, images = initial * branch, initial * (1 + strategy.refinements)
     plain, quality, paid = BestOfN(), BestOfN(template=HIGH_QUALITY), int(nfe // costs.sample.nfe)
-    # Equal NFE and equal images share one pool of pictures.
+    # Equal NFE and equal images share one pool of images.
     most = max(images, paid)
     return {
         "LoTTS": Contestant(strategy, nfe),
@@ -54,7 +54,7 @@ def field(info: ModelInfo, initial: int, lotts: Mapping[str, object]) -> dict[st
 
 
 def winner(result: SearchResult, first: int | None = None) -> tuple[Bytes, float, float, int]:
-    """Picture, guiding score, NFE and pictures of a search, or of the seeds below ``first`` of a Best-of-N search."""
+    """Image, guiding score, NFE and images of a search, or of the seeds below ``first`` of a Best-of-N search."""
     if first is None:
         assert result.image is not None and result.score is not None
         return result.image, result.score, result.ledger.spent.nfe, result.ledger.spent.images
@@ -108,14 +108,14 @@ def compare(
 ) -> dict[str, object]:
     """Oracle quality of each contestant's winner, and paired differences of the first one to the others.
 
-    Prompt i is searched with seed ``seed + i`` by everybody, so that the first pictures are the same.
+    Prompt i is searched with seed ``seed + i`` by everybody, so that the first images are the same.
     """
     chosen = scenes(split, prompts, seed=6)
     results = asyncio.run(_all(pool, contestants, chosen, seed, tick))
     quality: dict[str, Doubles] = {}
     rows: dict[str, object] = {}
     for name, found in results.items():
-        images, rewards, nfe, pictures = zip(*(winner(r, contestants[name].first) for r in found), strict=True)
+        images, rewards, nfe, counts = zip(*(winner(r, contestants[name].first) for r in found), strict=True)
         verdicts = judge_many(np.stack(images), chosen)
         quality[name] = np.array([v.quality for v in verdicts])
         rows[name] = {
@@ -123,7 +123,7 @@ def compare(
             "perfect": float(np.mean([v.perfect for v in verdicts])),
             "reward": float(np.mean(rewards)),
             "nfe": float(np.mean(nfe)),
-            "images": float(np.mean(pictures)),
+            "images": float(np.mean(counts)),
         }
     first = next(iter(quality))
     differences = {name: str(interval(quality[first] - other)) for name, other in quality.items() if name != first}

@@ -1,4 +1,4 @@
-"""Does a mask source find the flawed objects? Object-level ROC area within a picture."""
+"""Does a mask source find the flawed objects? Object-level ROC area within an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lotts_search.shapes.denoisers.data import to_uint8
-from lotts_search.shapes.measure.common import Picture, judged, locate, object_heat, run_all, sample
+from lotts_search.shapes.measure.common import JudgedImage, judged, locate, object_heat, run_all, sample
 from lotts_search.shapes.measure.statistics import pair_area
 from lotts_search.shapes.world.render import render
 from lotts_search.shapes.world.scene import Split, scenes
@@ -28,8 +28,8 @@ from lotts_search.work.requests import Encode
 
 def damaged_renders(
     pool: Pool, split: Split, count: int, rate: float = 0.4, seed: int = 2, *, light: bool = False
-) -> list[Picture]:
-    """Renders with independently damaged objects, encoded; their verdict is the oracle's on the decoded picture."""
+) -> list[JudgedImage]:
+    """Renders with independently damaged objects, encoded; their verdict is the oracle's on the decoded image."""
     rng = np.random.default_rng([seed, count])
     chosen = scenes(split, count, seed)
     images = [to_uint8(render(s, rng, damage=rate, light=light).image) for s in chosen]
@@ -37,11 +37,11 @@ def damaged_renders(
     return judged(results, chosen)
 
 
-def roc(pool: Pool, pictures: list[Picture], source: MaskSource) -> float:
-    """ROC area of ``source`` over pairs of a flawed and an intact object of one picture."""
-    found = locate(pool, pictures, source)
-    heats = [object_heat(f.heat, p.scene) for p, f in zip(pictures, found, strict=True)]
-    flawed = [p.verdict.flawed[[o.cell for o in p.scene.objects]] for p in pictures]
+def roc(pool: Pool, images: list[JudgedImage], source: MaskSource) -> float:
+    """ROC area of ``source`` over pairs of a flawed and an intact object of one image."""
+    found = locate(pool, images, source)
+    heats = [object_heat(f.heat, p.scene) for p, f in zip(images, found, strict=True)]
+    flawed = [p.verdict.flawed[[o.cell for o in p.scene.objects]] for p in images]
     return pair_area(heats, flawed)[0]
 
 
@@ -98,17 +98,17 @@ def fusions() -> dict[str, MaskSource]:
     }
 
 
-def tune(pool: Pool, *, pictures: int = 64, only: str = "") -> dict[str, object]:
+def tune(pool: Pool, *, images: int = 64, only: str = "") -> dict[str, object]:
     """ROC area of every candidate setting (those whose name contains ``only``) on tuning scenes: renders and generated
-    pictures."""
-    renders = damaged_renders(pool, "tune", pictures)
-    generated = [group[0] for group in sample(pool, scenes("tune", pictures, 3), 1)]
+    images."""
+    renders = damaged_renders(pool, "tune", images)
+    generated = [group[0] for group in sample(pool, scenes("tune", images, 3), 1)]
     sources = {name: source for name, source in candidates(pool.info.family).items() if only in name}
-    return {"pictures": pictures, "roc": _areas(pool, renders, generated, sources)}
+    return {"images": images, "roc": _areas(pool, renders, generated, sources)}
 
 
 def _areas(
-    pool: Pool, renders: list[Picture], generated: list[Picture], sources: dict[str, MaskSource]
+    pool: Pool, renders: list[JudgedImage], generated: list[JudgedImage], sources: dict[str, MaskSource]
 ) -> dict[str, dict[str, float]]:
     """ROC areas by name; a source that has several names, as a model's default may, is measured once."""
     areas = {
@@ -149,9 +149,9 @@ def ablations(attention: AttentionMask | ConceptMask) -> dict[str, MaskSource]:
     }
 
 
-def test(pool: Pool, attention: AttentionMask | ConceptMask, *, pictures: int = 200) -> dict[str, object]:
-    """ROC areas on held-out renders and on generated pictures of test scenes."""
-    renders = damaged_renders(pool, "test", pictures)
-    generated = [group[0] for group in sample(pool, scenes("test", pictures, 4), 1)]
+def test(pool: Pool, attention: AttentionMask | ConceptMask, *, images: int = 200) -> dict[str, object]:
+    """ROC areas on held-out renders and on generated images of test scenes."""
+    renders = damaged_renders(pool, "test", images)
+    generated = [group[0] for group in sample(pool, scenes("test", images, 4), 1)]
     sources = {"the model's default": pool.info.defaults.mask} | ablations(attention)
-    return {"pictures": pictures, "roc": _areas(pool, renders, generated, sources)}
+    return {"images": images, "roc": _areas(pool, renders, generated, sources)}

@@ -1,4 +1,4 @@
-"""Changes by local and global trials of a shapes model, for :mod:`lotts_search.arithmetic.dominance`: from a run's pictures or measured.
+"""Changes by local and global trials of a shapes model, for :mod:`lotts_search.arithmetic.dominance`: from a run's images or measured.
 
 The patches are the nine cells; the oracle says which are flawed. It judges here what was done, and guides nothing.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from lotts_search.arithmetic.dominance import Bools, Change, Regime, estimate
 from lotts_search.curves.intervals import Interval, interval
 from lotts_search.errors import BadInput
-from lotts_search.shapes.measure.common import Picture, cell_means, locate, refine, sample
+from lotts_search.shapes.measure.common import JudgedImage, cell_means, locate, refine, sample
 from lotts_search.shapes.measure.localization import damaged_renders
 from lotts_search.shapes.measure.slices import SLICES
 from lotts_search.shapes.world.oracle import Verdict, judge_many
@@ -34,7 +34,7 @@ SELECTED = 0.5
 
 @dataclass
 class Trials:
-    """Local and global trials of the pictures of one slice."""
+    """Local and global trials of the images of one slice."""
 
     local: list[Change] = field(default_factory=list)
     anew: list[Change] = field(default_factory=list)
@@ -87,15 +87,15 @@ def find(trials: Trials, cost_local: float, cost_global: float) -> Finding:
 
 
 def slice_of(verdict: Verdict) -> str:
-    """Which slice a picture belongs to, by the oracle."""
+    """Which slice an image belongs to, by the oracle."""
     if not verdict.background_right:
-        return "defect of the whole picture"
+        return "defect of the whole image"
     share = verdict.flawed.sum() / max(1, verdict.expected.sum())
     return "sparse defects" if share <= 1 / 3 else "usual defects" if share <= 3 / 4 else "dense defects"
 
 
 def changed_mask(before: Bytes, after: Bytes, ratio: float) -> Bools:
-    """[h, w] blocks that changed most between two pictures, as many as a mask of that ratio has: what was resampled."""
+    """[h, w] blocks that changed most between two images, as many as a mask of that ratio has: what was resampled."""
     difference = np.abs(before.astype(np.float64) - after.astype(np.float64)).mean(axis=2)
     height, width = (side // BLOCK for side in difference.shape)
     blocks = difference.reshape(height, BLOCK, width, BLOCK).mean(axis=(1, 3)).ravel()
@@ -104,18 +104,18 @@ def changed_mask(before: Bytes, after: Bytes, ratio: float) -> Bools:
     return mask.reshape(height, width)
 
 
-def measured(pool: Pool, pictures: int = 60, split: Split = "test") -> dict[str, Trials]:
+def measured(pool: Pool, images: int = 60, split: Split = "test") -> dict[str, Trials]:
     """One local and one global trial of damaged renders of each slice, and of plain samples."""
     defaults = pool.info.defaults
     found: dict[str, Trials] = {}
     for name, (rate, light) in SLICES.items():
-        found[name] = _both(pool, damaged_renders(pool, split, pictures, rate, light=light), defaults)
-    plain = [group[0] for group in sample(pool, scenes(split, pictures, seed=2), 1)]
+        found[name] = _both(pool, damaged_renders(pool, split, images, rate, light=light), defaults)
+    plain = [group[0] for group in sample(pool, scenes(split, images, seed=2), 1)]
     found["plain samples"] = _both(pool, plain, defaults, seed=1)
     return found
 
 
-def _both(pool: Pool, before: list[Picture], defaults: Any, seed: int = 0) -> Trials:
+def _both(pool: Pool, before: list[JudgedImage], defaults: Any, seed: int = 0) -> Trials:
     masks = [found.mask for found in locate(pool, before, defaults.mask)]
     local = refine(pool, before, masks, start=defaults.t0, integrate=defaults.integrate)
     anew = [group[seed] for group in sample(pool, [p.scene for p in before], seed + 1)]
@@ -133,10 +133,10 @@ def from_run(run: Path) -> tuple[dict[str, Trials], float, float]:
     """The trials in a run folder of a shapes model, by slice, with the mean NFE of a local and of a global one.
 
     Local are refinements inside a mask, the first localization's cost shared among its siblings. Global is another plain
-    sample of the same search in the place of the first. The mask is read off the pictures, see :func:`changed_mask`.
+    sample of the same search in the place of the first. The mask is read off the images, see :func:`changed_mask`.
 
     Raises:
-        BadInput: no trials, no pictures, or prompts that are no shapes captions.
+        BadInput: no trials, no images, or prompts that are no shapes captions.
     """
     rows = _rows(run)
     by_search: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -164,7 +164,7 @@ def from_run(run: Path) -> tuple[dict[str, Trials], float, float]:
             refined += 1
     if not refined or not sample_nfe:
         raise BadInput(
-            f"{run} has {refined} refinements and {len(sample_nfe)} samples with pictures; the theory needs both"
+            f"{run} has {refined} refinements and {len(sample_nfe)} samples with images; the theory needs both"
         )
     return dict(found), local_nfe / refined, float(np.mean(sample_nfe))
 
@@ -181,13 +181,13 @@ def _rows(run: Path) -> list[Mapping[str, Any]]:
 
 
 def _verdicts(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[Bytes, Verdict]]:
-    """Pictures and verdicts of complete plain samples and refinements, by search and trial."""
+    """Images and verdicts of complete plain samples and refinements, by search and trial."""
     wanted = [r for r in rows if r["kind"] in ("sample", "refine") and r["image"]]
     files = {r["image"]: run / "images" / f"{r['image']}.png" for r in wanted}
     kept = [r for r in wanted if files[r["image"]].is_file()]
     if not kept:
         raise BadInput(
-            f"there are no pictures of samples or refinements in {run / 'images'}; let the study keep all pictures"
+            f"there are no images of samples or refinements in {run / 'images'}; let the study keep all images"
         )
     try:
         shown = [parse_caption(r["prompt"]) for r in kept]

@@ -1,4 +1,4 @@
-"""The slices on which local search should lose: dense damage, and a defect of the whole picture."""
+"""The slices on which local search should lose: dense damage, and a defect of the whole image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from lotts_search.curves.intervals import interval
 from lotts_search.shapes.denoisers.data import DENSE_DAMAGE
-from lotts_search.shapes.measure.common import Picture, locate, refine, sample
+from lotts_search.shapes.measure.common import JudgedImage, locate, refine, sample
 from lotts_search.shapes.measure.localization import damaged_renders
 from lotts_search.shapes.world.scene import Split
 from lotts_search.work.pool import Pool
@@ -17,18 +17,18 @@ SLICES: dict[str, tuple[float, bool]] = {
     "dense damage": (DENSE_DAMAGE, False),
     "lighting defect": (0.0, True),
 }
-"""Probability that an object is damaged, and whether the whole picture has the lighting defect."""
+"""Probability that an object is damaged, and whether the whole image has the lighting defect."""
 
 
-def gains(pool: Pool, *, pictures: int = 60, split: Split = "test") -> dict[str, object]:
+def gains(pool: Pool, *, images: int = 60, split: Split = "test") -> dict[str, object]:
     """Change of the oracle's quality by one local and by one global trial, from renders of each slice.
 
-    ``local`` refines the located region; ``global`` draws a new picture of the same prompt. 95 % intervals.
+    ``local`` refines the located region; ``global`` draws a new image of the same prompt. 95 % intervals.
     """
     defaults = pool.info.defaults
     table: dict[str, object] = {}
     for name, (rate, light) in SLICES.items():
-        before = damaged_renders(pool, split, pictures, rate, light=light)
+        before = damaged_renders(pool, split, images, rate, light=light)
         masks = [found.mask for found in locate(pool, before, defaults.mask)]
         local = refine(pool, before, masks, start=defaults.t0, integrate=defaults.integrate)
         anew = [group[0] for group in sample(pool, [p.scene for p in before], 1)]
@@ -37,8 +37,8 @@ def gains(pool: Pool, *, pictures: int = 60, split: Split = "test") -> dict[str,
             "local": _change(before, local),
             "global": _change(before, anew),
         }
-    return {"pictures": pictures, "slices": table}
+    return {"images": images, "slices": table}
 
 
-def _change(before: list[Picture], after: list[Picture]) -> str:
+def _change(before: list[JudgedImage], after: list[JudgedImage]) -> str:
     return str(interval([b.verdict.quality - a.verdict.quality for a, b in zip(before, after, strict=True)]))

@@ -121,7 +121,7 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
         for budget in budgets:
             here = [row for row in mine if row["budget"] == budget]
             text += [f"### {model}, {budget:g} NFE, {max(int(str(r['prompts'])) for r in here)} prompts\n"]
-            heads = ["strategy", "quality", *(f"− {rival}" for rival in RIVALS), "perfect", "reward", "NFE", "pictures"]
+            heads = ["strategy", "quality", *(f"− {rival}" for rival in RIVALS), "perfect", "reward", "NFE", "images"]
             text.append(_table(heads, [_cells(row) for row in here]))
             text += [f"{r['strategy']}: {r['failed']} searches failed: {r['error']}\n" for r in here if "failed" in r]
     return "\n".join(text)

@@ -12,11 +12,11 @@ from lotts_search.curves.intervals import Doubles
 
 
 def pair_area(scores: Sequence[Doubles], flawed: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int]:
-    """ROC area over pairs of a flawed and an intact object of the same picture, and the number of such pairs.
+    """ROC area over pairs of a flawed and an intact object of the same image, and the number of such pairs.
 
     Args:
-        scores: per picture, one score an object; a good source scores flawed objects higher.
-        flawed: per picture, which objects are flawed.
+        scores: per image, one score an object; a good source scores flawed objects higher.
+        flawed: per image, which objects are flawed.
     """
     wins, pairs = 0.0, 0
     for score, flaw in zip(scores, flawed, strict=True):

@@ -29,8 +29,8 @@ from lotts_search.work.requests import Bytes
 SAMPLES = (4.25, 8.5, 17.0)
 """The default budgets in samples' worth of NFE: 42.5, 85 and 170 NFE where T = 10."""
 QUALITY_BASELINE = f"best-of-n template={shlex.quote(HIGH_QUALITY)}"
-SAME_PICTURES = {"random-search": "best-of-n"}
-"""Strategies that make the pictures of another one; they are left out unless asked for."""
+SAME_IMAGES = {"random-search": "best-of-n"}
+"""Strategies that make the images of another one; they are left out unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ Judge = Callable[[Bytes, Scene], tuple[float, bool]]
 
 
 def oracle(image: Bytes, scene: Scene) -> tuple[float, bool]:
-    """Quality 0..1 and whether the picture is perfect."""
+    """Quality 0..1 and whether the image is perfect."""
     from lotts_search.shapes.world.oracle import judge
 
     verdict = judge(image, scene)
@@ -80,9 +80,9 @@ def oracle(image: Bytes, scene: Scene) -> tuple[float, bool]:
 
 
 def default_entries() -> list[str]:
-    """All strategies of the package that make pictures of their own, and Best-of-N with p+ as its prompt."""
+    """All strategies of the package that make images of their own, and Best-of-N with p+ as its prompt."""
     own = [e.name for e in registry.strategies().values() if e.target.startswith("lotts_search.")]
-    return [*(name for name in own if name not in SAME_PICTURES), QUALITY_BASELINE]
+    return [*(name for name in own if name not in SAME_IMAGES), QUALITY_BASELINE]
 
 
 def with_settings(entries: Sequence[str], settings: Sequence[str]) -> list[str]:
@@ -156,7 +156,7 @@ async def searches(pool: Pool, job: Job, judge: Judge = oracle, verifier: str = 
         work = []
         for number in job.numbers:
             for entry in job.entries:
-                # The pictures of a smaller Best-of-N are the first ones of a larger.
+                # The images of a smaller Best-of-N are the first ones of a larger.
                 shared = [budgets] if shlex.split(entry)[0] == "best-of-n" else [(b,) for b in budgets]
                 work += [one(out.write, entry, nfe, number) for nfe in shared]
         try:
@@ -172,7 +172,7 @@ def _over(job: Job) -> bool:
 
 
 def _first(result: SearchResult, budget: float, shared: int) -> int | None:
-    """How many of the pictures count when several budgets share a search."""
+    """How many of the images count when several budgets share a search."""
     return max(1, int(budget / result.sampling.steps + 1e-9)) if shared > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Training pictures of ``shapes-reward``: renders, damaged and deformed, with the truth of every cell.
+"""Training images of ``shapes-reward``: renders, damaged and deformed, with the truth of every cell.
 
 Diffusion models make other mistakes than the four damages: objects half-way between two, bits of an object where none
 should be, wobbly outlines. So cells are blended, partly replaced and warped here, and the share of what was changed is
@@ -20,7 +20,7 @@ from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object
 
 Array = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-Pictures = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 
 AREAS: dict[str, float] = {shape: float(coverage(shape, Pose(), *cell_grid(4)).sum()) for shape in SHAPES}
 """Pixels that each shape covers."""
@@ -33,36 +33,36 @@ _CHANGED = 0.12
 
 @dataclass
 class Truths:
-    """Pictures with what is true of them.
+    """Images with what is true of them.
 
     Attributes:
         images: [N, 64, 64, 3] uint8.
-        scenes: the scene that each picture should show.
+        scenes: the scene that each image should show.
         quality: [N, 9] float32 in 0..1: how much of each cell is as it should be.
     """
 
-    images: Pictures
+    images: Images
     scenes: list[Scene]
     quality: Array
 
 
 def truths(count: int, seed: int, describe: Callable[[str], None] = print) -> Truths:
-    """``count`` training pictures of scenes of the train split; a pure function of ``count`` and ``seed``."""
+    """``count`` training images of scenes of the train split; a pure function of ``count`` and ``seed``."""
     images = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     quality = np.empty((count, 9), dtype=np.float32)
     wanted: list[Scene] = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         wanted.append(random_scene(rng, "train", (4, 9)))
-        picture, quality[i] = _picture(wanted[-1], rng)
-        images[i] = to_uint8(picture)
+        image, quality[i] = _image(wanted[-1], rng)
+        images[i] = to_uint8(image)
         if i % 2000 == 1999:
-            describe(f"rendered {i + 1} of {count} pictures")
+            describe(f"rendered {i + 1} of {count} images")
     return Truths(images, wanted, quality)
 
 
-def _picture(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A picture of a scene and each cell's quality."""
+def _image(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
+    """An image of a scene and each cell's quality."""
     light = rng.random() < _LIGHT_SHARE
     poses, damage = int(rng.integers(2**31)), float(rng.choice(_DAMAGE_RATES))
     drawn = render(scene, np.random.default_rng(poses), damage=damage, light=light)
@@ -94,7 +94,7 @@ def _beyond_neighbourhood(image: Array, reference: Array) -> Bools:
 
 
 def _morph(image: Array, scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Blend, partly replace or warp some cells; returns the picture and each cell's replaced share [9], 0..1."""
+    """Blend, partly replace or warp some cells; returns the image and each cell's replaced share [9], 0..1."""
     rate = float(rng.choice(_MORPH_RATES))
     chosen = rng.random(9) < rate
     replaced = np.zeros(9, dtype=np.float32)
@@ -145,7 +145,7 @@ def _smooth(rng: np.random.Generator, count: int) -> Array:
 
 
 def _warp(image: Array, rng: np.random.Generator) -> Array:
-    """The picture with wobbly outlines."""
+    """The image with wobbly outlines."""
     shift = _smooth(rng, 2) * rng.uniform(0.3, 2.0)
     where = np.mgrid[:SIZE, :SIZE] + shift
     channels = [ndimage.map_coordinates(image[..., c], where, order=1, mode="nearest") for c in range(3)]
@@ -153,7 +153,7 @@ def _warp(image: Array, rng: np.random.Generator) -> Array:
 
 
 def altered(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Bools, bool]:
-    """A scene of the train split that is right about a picture of ``scene`` except in some cells.
+    """A scene of the train split that is right about an image of ``scene`` except in some cells.
 
     Returns:
         The scene; [9] which cells are still right; whether the background is still right.

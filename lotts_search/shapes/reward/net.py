@@ -1,4 +1,4 @@
-"""``shapes-reward``: a small network that says how much of a picture is as its prompt asks.
+"""``shapes-reward``: a small network that says how much of an image is as its prompt asks.
 
 A text tower turns the prompt into one query a cell; a convolutional tower turns each cell's pixels into features; a
 small head compares the two. It is trained on renders with known truth (:mod:`lotts_search.shapes.reward.training`).
@@ -77,8 +77,8 @@ class _TextTower(nn.Module):
         return encoded
 
 
-class _PictureTower(nn.Module):
-    """Pictures [B, 3, 64, 64] in -1..1 → features [B, 9, features], each cell by itself."""
+class _ImageTower(nn.Module):
+    """Images [B, 3, 64, 64] in -1..1 → features [B, 9, features], each cell by itself."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -91,28 +91,28 @@ class _PictureTower(nn.Module):
             nn.Linear(config.features, config.features),
         )  # fmt: skip
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        padded = functional.pad(pictures, (_MARGIN, _CROP - _MARGIN) * 2, mode="replicate")
+    def forward(self, images: Tensor) -> Tensor:
+        padded = functional.pad(images, (_MARGIN, _CROP - _MARGIN) * 2, mode="replicate")
         crops = torch.stack([padded[..., y : y + _CROP, x : x + _CROP] for y in EDGES[:3] for x in EDGES[:3]], dim=1)
         features: Tensor = self.net(crops.flatten(0, 1))
-        return features.reshape(len(pictures), 9, -1)
+        return features.reshape(len(images), 9, -1)
 
 
 class RewardNet(nn.Module):
-    """Pictures [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell, and the
+    """Images [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell, and the
     background, is as the words say."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
         self.config = config
-        self.text, self.picture = _TextTower(config), _PictureTower(config)
+        self.text, self.image = _TextTower(config), _ImageTower(config)
         width = config.features
         self.common = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, 160), nn.SiLU(), nn.Linear(160, 1))
 
-    def towers(self, pictures: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def towers(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the cells [B, 9, F] and queries [B, TARGETS, F]."""
-        return self.picture(pictures), self.text(ids)
+        return self.image(images), self.text(ids)
 
     def match(self, features: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, TARGETS]; each cell also sees the mean of all, the background only that."""
@@ -121,8 +121,8 @@ class RewardNet(nn.Module):
         logits: Tensor = self.head(torch.cat([seen, queries, seen * queries], dim=-1))
         return logits[..., 0].float()
 
-    def forward(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        return self.match(*self.towers(pictures, ids))
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        return self.match(*self.towers(images, ids))
 
 
 def quality(logits: Tensor) -> Tensor:
@@ -156,10 +156,10 @@ def load_reward(folder: Path) -> RewardNet:
 
 
 def predict(net: RewardNet, prompts: Sequence[str], images: npt.NDArray[np.uint8]) -> Tensor:
-    """Logits [B, TARGETS] for pictures [B, 64, 64, 3]."""
+    """Logits [B, TARGETS] for images [B, 64, 64, 3]."""
     if images.dtype != np.uint8 or images.shape != (len(prompts), SIZE, SIZE, 3):
         raise BadInput(
-            f"shapes-reward wants {len(prompts)} uint8 pictures [64, 64, 3], not {images.dtype} {list(images.shape)}"
+            f"shapes-reward wants {len(prompts)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
         )
     device = next(net.parameters()).device
     ids = torch.from_numpy(np.stack([word_ids(p) for p in prompts])).to(device)

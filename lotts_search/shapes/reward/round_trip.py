@@ -1,4 +1,4 @@
-"""Pictures through the autoencoder and back."""
+"""Images through the autoencoder and back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from lotts_search.shapes.denoisers.data import to_uint8
 
-Pictures = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 
 
 class RoundTrip:
-    """Encodes pictures [N, 64, 64, 3] to the posterior's mean and decodes them again.
+    """Encodes images [N, 64, 64, 3] to the posterior's mean and decodes them again.
 
     Args:
         folder: a diffusers folder of an AutoencoderKL.
@@ -27,15 +27,15 @@ class RoundTrip:
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, pictures: Pictures, *, wobble: float = 0.0, seed: int = 0) -> Pictures:
-        """The decoded pictures; with ``wobble``, half of the latents first take Gaussian noise of up to that many of
+    def __call__(self, images: Images, *, wobble: float = 0.0, seed: int = 0) -> Images:
+        """The decoded images; with ``wobble``, half of the latents first take Gaussian noise of up to that many of
         their standard deviations, as a sampler may leave it."""
         from lotts_search.shapes.denoisers.vae import to_tensor
 
         random = torch.Generator().manual_seed(seed)
-        out = np.empty_like(pictures)
-        for start in range(0, len(pictures), 32):
-            z = self.vae.encode(to_tensor(pictures[start : start + 32], self.device)).latent_dist.mean
+        out = np.empty_like(images)
+        for start in range(0, len(images), 32):
+            z = self.vae.encode(to_tensor(images[start : start + 32], self.device)).latent_dist.mean
             if wobble:
                 amount = (2 * torch.rand(len(z), 1, 1, 1, generator=random) - 1).clamp(min=0) * wobble
                 z = z + (amount * torch.randn(z.shape, generator=random)).to(z) * z.std()

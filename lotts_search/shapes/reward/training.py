@@ -35,7 +35,7 @@ _COLOUR, _SHAPE = ({name: i + 1 for i, name in enumerate(names)} for names in (C
 _GROUND = {name: i for i, name in enumerate(BACKGROUNDS)}
 _MIRROR = [2, 1, 0, 5, 4, 3, 8, 7, 6]
 _ROUND_TRIPS = 0.75
-"""Share of the training pictures that go through the autoencoder: what a search scores always has."""
+"""Share of the training images that go through the autoencoder: what a search scores always has."""
 
 
 class _Pupil(nn.Module):
@@ -52,7 +52,7 @@ class _Pupil(nn.Module):
 def train_reward(
     out: Path,
     *,
-    pictures: int = 80_000,
+    images: int = 80_000,
     distinct: int = 10_000,
     batch: int = 32,
     lr: float = 1.5e-3,
@@ -67,9 +67,9 @@ def train_reward(
 
     Args:
         out: folder of the finished model.
-        pictures: pictures seen in training, each time with another caption.
+        images: images seen in training, each time with another caption.
         distinct: how many of them are rendered.
-        vae: folder of an AutoencoderKL; most pictures pass through it, some with a perturbed latent.
+        vae: folder of an AutoencoderKL; most images pass through it, some with a perturbed latent.
         state: folder of checkpoints, by default beside ``out``.
         measure_on: scenes to measure on when done, 0 for none.
         describe: called with lines of progress.
@@ -78,10 +78,10 @@ def train_reward(
         The figures of :func:`measure` on scenes of the tune split.
     """
     state = out.with_name(out.name + ".training") if state is None else state
-    data = _pictures(distinct, seed, vae, state, device, describe)
+    data = _images(distinct, seed, vae, state, device, describe)
     torch.manual_seed(seed)
     pupil = _Pupil(RewardNet(RewardConfig())).to(device)
-    trainer = Trainer(pupil, state, pictures // batch, lr, ema=0.998, describe=describe)
+    trainer = Trainer(pupil, state, images // batch, lr, ema=0.998, describe=describe)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn = _batch(data, np.random.default_rng([seed, 1, step]), batch, device)
@@ -136,7 +136,7 @@ class _Batch:
 
 
 def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _Batch:
-    """Pictures with captions that are right or wrong about them in known cells."""
+    """Images with captions that are right or wrong about them in known cells."""
     chosen = rng.integers(len(data.images), size=batch)
     pixels = data.images[chosen].astype(np.float32) / 255
     target = np.ones((batch, TARGETS), dtype=np.float32)
@@ -151,7 +151,7 @@ def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _
         asked.append(_names(caption))
         grounds.append([_GROUND[scene.background], _GROUND[caption.background]])
         words.append(word_ids(str(rng.choice(["{}", HIGH, LOW])).format(caption.caption)))
-    # small changes of light and grain leave a picture as good as it was
+    # small changes of light and grain leave an image as good as it was
     pixels *= rng.normal(1, 0.02, (batch, 1, 1, 3)).astype(np.float32)
     grain = 0.03 * rng.random((batch, 1, 1, 1), dtype=np.float32)
     pixels += grain * rng.standard_normal(pixels.shape, dtype=np.float32)
@@ -167,11 +167,11 @@ def _mirrored(scene: Scene) -> Scene:
     return Scene(tuple(sorted(Object(_MIRROR[o.cell], o.colour, o.shape) for o in scene.objects)), scene.background)
 
 
-def _pictures(
+def _images(
     count: int, seed: int, vae: Path | None, state: Path, device: str, describe: Callable[[str], None]
 ) -> Truths:
-    """The training pictures, from ``state`` when they are already there."""
-    kept = state / f"pictures-{count}-{seed}-{'plain' if vae is None else 'vae'}.npz"
+    """The training images, from ``state`` when they are already there."""
+    kept = state / f"images-{count}-{seed}-{'plain' if vae is None else 'vae'}.npz"
     if kept.is_file():
         stored = np.load(kept, allow_pickle=False)
         return Truths(stored["images"], _scenes_of(stored["names"], stored["grounds"]), stored["quality"])
@@ -182,7 +182,7 @@ def _pictures(
         for start in range(0, len(through), 1000):
             some = through[start : start + 1000]
             data.images[some] = trip(data.images[some], wobble=0.125, seed=seed + start)
-            describe(f"passed {start + len(some)} of {len(through)} pictures through the autoencoder")
+            describe(f"passed {start + len(some)} of {len(through)} images through the autoencoder")
     state.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(".part.npz")
     np.savez(part, images=data.images, quality=data.quality, names=np.stack([_names(s) for s in data.scenes]),
@@ -246,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--vae", type=Path)
-    parser.add_argument("--pictures", type=int, default=80_000)
+    parser.add_argument("--images", type=int, default=80_000)
     parser.add_argument("--distinct", type=int, default=10_000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--measure", action="store_true", help="only measure the model in OUT, on the test split")
@@ -255,7 +255,7 @@ def main() -> None:
         figures = measure(load_reward(args.out), split="test", vae=args.vae)
     else:
         figures = train_reward(
-            args.out, pictures=args.pictures, distinct=args.distinct, vae=args.vae, device=args.device,
+            args.out, images=args.images, distinct=args.distinct, vae=args.vae, device=args.device,
             describe=lambda line: print(line, flush=True),
         )  # fmt: skip
     for name, value in figures.items():

@@ -1,6 +1,6 @@
 """The four ways in which an object of the shapes world can be damaged.
 
-Each takes the cell's undamaged picture [h, w, 3] in 0..1, the background colour [3] and a generator, and
+Each takes the cell's undamaged image [h, w, 3] in 0..1, the background colour [3] and a generator, and
 returns a damaged copy. All keep most of the object's colour and rough outline, so that what the object is gets
 decided early in denoising and whether it is damaged late.
 """

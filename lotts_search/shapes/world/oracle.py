@@ -1,8 +1,8 @@
-"""``shapes-oracle``: an independent judge of shapes pictures, by analysis through synthesis.
+"""``shapes-oracle``: an independent judge of shapes images, by analysis through synthesis.
 
-It explains each cell of a picture by a rendered template (shape, pose, palette colour) and counts the pixels that the
+It explains each cell of an image by a rendered template (shape, pose, palette colour) and counts the pixels that the
 best explanation leaves over. Nothing in it is learned, and nothing that guides a search or trains a model may use it.
-Pictures are uint8 arrays of shape [64, 64, 3].
+Images are uint8 arrays of shape [64, 64, 3].
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GROUND_SHIFT = 0.2
 """How far a background's colour may drift for the objects on it to be judged as usual; beyond ``_COLOUR_SHIFT`` it is
 no longer the right background."""
 _KNOWN_SHARE = 0.04
-"""Share of the picture that must show a background's colour for it to be recognised."""
+"""Share of the image that must show a background's colour for it to be recognised."""
 _CHUNK = 64
 _FINE = 12
 """Lattice points a pixel: all cells' pixel centres, offsets and their quarter-pixel shifts lie on the lattice."""
@@ -68,17 +68,17 @@ _STEP = np.array((0.25, 0.25, 0.025, 0.03), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracle sees in a picture that should show a scene. Arrays have one entry a cell, in reading order.
+    """What the oracle sees in an image that should show a scene. Arrays have one entry a cell, in reading order.
 
     Attributes:
         expected: [9] bool, the scene has an object there.
-        present: [9] bool, the picture has something there.
+        present: [9] bool, the image has something there.
         colour_right, shape_right: [9] bool, of expected and present objects.
         damage: [9] float32 in 0..1, damaged area over the object's area; of expected and present objects.
         area: [9] int, damaged pixels of those objects.
         region: [64, 64] bool, the pixels that the best explanation leaves over.
         found: what each cell shows, as (colour, shape), None where it is empty.
-        background: name of the background that the picture shows.
+        background: name of the background that the image shows.
         background_right: whether it is the scene's, in its own colour.
     """
 
@@ -168,30 +168,30 @@ def _lattice() -> Array:
 
 
 def judge(image: npt.NDArray[np.uint8], scene: Scene) -> Verdict:
-    """Judge one picture [64, 64, 3] against the scene it should show."""
+    """Judge one image [64, 64, 3] against the scene it should show."""
     return judge_many(image[None], [scene])[0]
 
 
 def judge_many(images: npt.NDArray[np.uint8], scenes: Sequence[Scene]) -> list[Verdict]:
-    """Judge pictures [N, 64, 64, 3] against their scenes; each verdict is independent of the others.
+    """Judge images [N, 64, 64, 3] against their scenes; each verdict is independent of the others.
 
     Raises:
-        BadInput: pictures of another shape or type, or not one scene a picture.
+        BadInput: images of another shape or type, or not one scene an image.
     """
     if images.shape[1:] != (SIZE, SIZE, 3) or images.dtype != np.uint8:
-        raise BadInput(f"the oracle judges uint8 pictures [N, 64, 64, 3], not {images.dtype} {list(images.shape)}")
+        raise BadInput(f"the oracle judges uint8 images [N, 64, 64, 3], not {images.dtype} {list(images.shape)}")
     if len(images) != len(scenes):
-        raise BadInput(f"{len(images)} pictures for {len(scenes)} scenes")
+        raise BadInput(f"{len(images)} images for {len(scenes)} scenes")
     verdicts: list[Verdict] = []
     for start in range(0, len(images), _CHUNK):
-        pictures = images[start : start + _CHUNK].astype(np.float32) / np.float32(255)
-        verdicts += _judge_chunk(pictures, scenes[start : start + _CHUNK])
+        chunk = images[start : start + _CHUNK].astype(np.float32) / np.float32(255)
+        verdicts += _judge_chunk(chunk, scenes[start : start + _CHUNK])
     return verdicts
 
 
-def _judge_chunk(pictures: Array, scenes: Sequence[Scene]) -> list[Verdict]:
-    count = len(pictures)
-    kinds, grounds = _backgrounds(pictures, scenes)
+def _judge_chunk(images: Array, scenes: Sequence[Scene]) -> list[Verdict]:
+    count = len(images)
+    kinds, grounds = _backgrounds(images, scenes)
     wanted = np.full((count, 9, 2), -1)
     for n, scene in enumerate(scenes):
         for o in scene.objects:
@@ -199,11 +199,11 @@ def _judge_chunk(pictures: Array, scenes: Sequence[Scene]) -> list[Verdict]:
     seen = np.empty((count, 9, 2), dtype=np.int64)
     present = np.empty((count, 9), dtype=bool)
     sizes = np.ones((count, 9), dtype=np.float32)
-    unfocused = np.zeros(pictures.shape[:3], dtype=bool)
-    fitted = np.broadcast_to(grounds[:, None, None], pictures.shape).copy()
+    unfocused = np.zeros(images.shape[:3], dtype=bool)
+    fitted = np.broadcast_to(grounds[:, None, None], images.shape).copy()
     for cell in range(9):
         box = (slice(None), *cell_box(cell))
-        patch = pictures[box]
+        patch = images[box]
         height, width = patch.shape[1:3]
         pixels = patch.reshape(count, height * width, 3)
         off = np.abs(pixels - grounds[:, None]).max(axis=-1) > _STRONG
@@ -215,7 +215,7 @@ def _judge_chunk(pictures: Array, scenes: Sequence[Scene]) -> list[Verdict]:
         shown = cover[..., None] * (colours - grounds)[:, None] + grounds[:, None]
         fitted[box] = shown.reshape(patch.shape)
         unfocused[box] = _is_unfocused(patch, cover.reshape(patch.shape[:3]), colours, grounds)[:, None, None]
-    region = _leftover(pictures, fitted, unfocused)
+    region = _leftover(images, fitted, unfocused)
     area = np.stack([region[(slice(None), *cell_box(c))].sum(axis=(1, 2)) for c in range(9)], axis=1)
     expected = wanted[..., 0] >= 0
     both = expected & present
@@ -233,13 +233,13 @@ def _judge_chunk(pictures: Array, scenes: Sequence[Scene]) -> list[Verdict]:
     ]  # fmt: skip
 
 
-def _backgrounds(pictures: Array, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Array]:
-    """Which background each picture shows, and its exact colour there (the palette's, up to a small drift)."""
-    flat = pictures.reshape(len(pictures), -1, 3)
+def _backgrounds(images: Array, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Array]:
+    """Which background each image shows, and its exact colour there (the palette's, up to a small drift)."""
+    flat = images.reshape(len(images), -1, 3)
     near = np.stack([np.abs(flat - ground).max(axis=-1) < _GROUND_SHIFT for ground in _GROUNDS], axis=1)
     votes = near.sum(axis=-1)
     kinds = votes.argmax(axis=1)
-    colours = np.empty((len(pictures), 3), dtype=np.float32)
+    colours = np.empty((len(images), 3), dtype=np.float32)
     for n, scene in enumerate(scenes):
         if votes[n, kinds[n]] < _KNOWN_SHARE * flat.shape[1]:
             kinds[n] = list(BACKGROUNDS).index(scene.background)
@@ -338,14 +338,14 @@ def _is_unfocused(patch: Array, cover: Array, colours: Array, grounds: Array) ->
     return np.asarray(blurred < sharp, dtype=bool)
 
 
-def _leftover(pictures: Array, fitted: Array, unfocused: Bools) -> Bools:
+def _leftover(images: Array, fitted: Array, unfocused: Bools) -> Bools:
     """[N, 64, 64] pixels that the fit does not explain; outlines may be a little soft and a pixel off."""
     low = ndimage.minimum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
     high = ndimage.maximum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
-    strong = np.maximum(low - pictures, pictures - high).max(axis=-1) > _STRONG
+    strong = np.maximum(low - images, images - high).max(axis=-1) > _STRONG
     company = ndimage.uniform_filter(strong.astype(np.float32), size=(1, 3, 3), mode="constant")
     strong &= company > 2.5 / 9  # specks without company are not damage
-    weak = np.abs(pictures - fitted).max(axis=-1) > _WEAK
+    weak = np.abs(images - fitted).max(axis=-1) > _WEAK
     grow = np.ones((1, 3, 3), dtype=bool)
     region = ndimage.binary_dilation(strong, grow, iterations=_REACH, mask=weak | strong)
     return np.asarray(region | (weak & unfocused), dtype=bool)

@@ -42,7 +42,7 @@ def check(count: int = 300, *, split: Split = "tune", seed: int = 0, trip: Trip 
         "wrong captions, only the wrong object judged wrong": _pinpointed(judge_many(clean, [a for a, _ in altered]),
                                                                           [cell for _, cell in altered]),
         **_damage_figures("damaged renders", on_damaged, truth, area),
-        "pictures per second": speed,
+        "images per second": speed,
     }  # fmt: skip
     if trip is not None:
         clean_after, damaged_after = judge_many(trip(clean), wanted), judge_many(trip(damaged), wanted)
@@ -72,7 +72,7 @@ def _damage_figures(
         f"{where}, damaged objects found": found[truth].mean(),
         f"{where}, undamaged objects taken for damaged or wrong": found[expected & ~truth].mean(),
         f"{where}, correlation of damaged area per object": np.corrcoef(judged[expected], area[expected])[0, 1],
-        f"{where}, correlation of damaged area per picture": np.corrcoef(judged.sum(axis=1), area.sum(axis=1))[0, 1],
+        f"{where}, correlation of damaged area per image": np.corrcoef(judged.sum(axis=1), area.sum(axis=1))[0, 1],
     }
 
 
@@ -87,7 +87,7 @@ def _same(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, help="folder of an AutoencoderKL for the round trip")
-    parser.add_argument("--pictures", type=int, default=300, help="how many undamaged and damaged renders each")
+    parser.add_argument("--images", type=int, default=300, help="how many undamaged and damaged renders each")
     parser.add_argument("--split", choices=("train", "tune", "test"), default="tune")
     args = parser.parse_args()
     trip: Trip | None = None
@@ -95,7 +95,7 @@ def main() -> None:
         from lotts_search.shapes.reward.round_trip import RoundTrip
 
         trip = RoundTrip(args.vae)
-    for name, value in check(args.pictures, split=args.split, trip=trip).items():
+    for name, value in check(args.images, split=args.split, trip=trip).items():
         print(f"{value:8.4f}  {name}")
 
 

@@ -1,6 +1,6 @@
 """Antialiased rendering of scenes by signed distance, with damage per object.
 
-Pictures are float32 arrays of shape [64, 64, 3] in 0..1.
+Images are float32 arrays of shape [64, 64, 3] in 0..1.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Pose:
 
 @dataclass
 class Render:
-    """A picture with its truth.
+    """An image with its truth.
 
     Attributes:
         image: [64, 64, 3] float32 in 0..1.
         damaged: [9] bool, which cells hold a damaged object.
         region: [64, 64] bool, the pixels that damage changed.
-        light: whether the whole picture has the lighting defect.
+        light: whether the whole image has the lighting defect.
     """
 
     image: Array
@@ -56,7 +56,7 @@ class Render:
 
 
 def cell_box(cell: int) -> tuple[slice, slice]:
-    """Rows and columns of a cell in the picture."""
+    """Rows and columns of a cell in the image."""
     r, c = divmod(cell, 3)
     return slice(EDGES[r], EDGES[r + 1]), slice(EDGES[c], EDGES[c + 1])
 
@@ -128,7 +128,7 @@ _GRIDS = [cell_grid(c) for c in range(9)]
 
 
 def _shade(rng: np.random.Generator) -> Array:
-    """The lighting defect: a ramp from full light to near darkness across the whole picture."""
+    """The lighting defect: a ramp from full light to near darkness across the whole image."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-1, 1, SIZE)
     ramp = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]

@@ -1,4 +1,4 @@
-"""Pictures, heat maps and mask outlines as text that a page can hold: data URIs and SVG paths."""
+"""Images, heat maps and mask outlines as text that a page can hold: data URIs and SVG paths."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DIVERGING: Stops = ((38, 92, 168), (136, 178, 220), (240, 240, 236), (236, 156, 
 
 
 def png(image: Bytes) -> bytes:
-    """The PNG file of a picture [h, w, 3] uint8."""
+    """The PNG file of an image [h, w, 3] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
 def data_uri(image: Bytes) -> str:
-    """A picture [h, w, 3] uint8 as ``data:image/png;base64,…``."""
+    """An image [h, w, 3] uint8 as ``data:image/png;base64,…``."""
     return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
 
 
@@ -52,7 +52,7 @@ def colour_map(values: Floats) -> Bytes:
 
 def outline(mask: Bools) -> str:
     """The SVG path, in units of cells, of the border of a mask [h, w]: one segment for each run of cell edges that
-    part masked from unmasked cells. The picture's own border counts as unmasked."""
+    part masked from unmasked cells. The image's own border counts as unmasked."""
     padded = np.pad(mask, 1).astype(np.int8)
     parts: list[str] = []
     # An edge lies on the horizontal line y where the cells above and below it differ; runs of such edges join.
