@@ -7,7 +7,7 @@ from typing import Any
 
 from lotts_search.actors.host import Ticking
 from lotts_search.actors.shell import Shell
-from lotts_search.backbones.base import ModelInfo
+from lotts_search.work.model import ModelInfo
 
 ENGINE = "lotts_search.actors.generator:make_engine"
 

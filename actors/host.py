@@ -33,7 +33,7 @@ class Ready:
     """What a host tells once it is loaded.
 
     Attributes:
-        info: what the factory said about itself, e.g. a :class:`lotts_search.backbones.base.ModelInfo`.
+        info: what the factory said about itself, e.g. a :class:`lotts_search.work.model.ModelInfo`.
         name: of the worker.
         node: host name of its machine.
         pid: of its process.

@@ -24,12 +24,12 @@ from lotts_search.actors.host import Ready
 from lotts_search.actors.remote import RemoteWorker
 from lotts_search.actors.rewriter import REWRITER, RewriterActor
 from lotts_search.actors.verifier import SCORER, VerifierActor
-from lotts_search.backbones.base import ModelInfo
 from lotts_search.errors import BadInput, PoolClosed, unknown
 from lotts_search.plugins import Entry
 from lotts_search.registry import models
 from lotts_search.registry import rewriters as known_rewriters
 from lotts_search.registry import verifiers as known_verifiers
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Generate, Result, Rewrite, Score, Work
 
 TEND_S = 1.0

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.engine.engine import Engine
+from lotts_search.work.model import Defaults, ModelInfo, Schedule
 from lotts_search.work.requests import Fresh, Region, Sampling, Segment, State
 
 

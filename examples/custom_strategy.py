@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 import lotts_search
-from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather_completed
 
 
 @dataclass
@@ -23,9 +23,9 @@ class RefineBest(Strategy):
             await search.refine(image, await search.localize(image), seed=0)
 
         trials = self.plan(search.budget.left, search.costs).trials
-        images = await gather(*(search.sample(seed) for seed in range(trials["sample"])))
+        images = await gather_completed(*(search.sample(seed) for seed in range(trials["sample"])))
         images.sort(key=lambda image: image.score or 0.0, reverse=True)
-        await gather(*(mend(image) for image in images[: trials.get("refine", 0)]))
+        await gather_completed(*(mend(image) for image in images[: trials.get("refine", 0)]))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         mending = costs.localize() + costs.refine()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather, paid, repeat
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed, paid, repeat
 
 
 @dataclass
@@ -21,7 +21,7 @@ class SecondChance(Strategy):
     images: int = 4
 
     async def run(self, search: Search) -> None:
-        await gather(*(search.sample(seed) for seed in range(self.images)))
+        await gather_completed(*(search.sample(seed) for seed in range(self.images)))
         best, costs = search.best, search.costs
         if best is None or not search.budget.left.pays(costs.localize() + costs.refine()):
             return

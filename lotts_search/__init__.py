@@ -9,19 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lotts_search.api import Interrupted, SearchFailed, SearchResult, asearch, search
+    from lotts_search.api import asearch, search
     from lotts_search.core.budget import Budget
     from lotts_search.core.candidate import Candidate, Mask
     from lotts_search.core.handle import Search
+    from lotts_search.core.result import Interrupted, SearchFailed, SearchResult
     from lotts_search.core.strategy import Plan, Strategy
-    from lotts_search.core.virtual_time import gather, repeat
+    from lotts_search.core.virtual_time import gather_completed, repeat
     from lotts_search.engine.local_pool import LocalPool
     from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
 
 _HOME = {
-    "Interrupted": "api",
-    "SearchFailed": "api",
-    "SearchResult": "api",
+    "Interrupted": "core.result",
+    "SearchFailed": "core.result",
+    "SearchResult": "core.result",
     "asearch": "api",
     "search": "api",
     "Budget": "core.budget",
@@ -36,7 +37,7 @@ _HOME = {
     "LocalPool": "engine.local_pool",
     "Plan": "core.strategy",
     "Strategy": "core.strategy",
-    "gather": "core.virtual_time",
+    "gather_completed": "core.virtual_time",
     "repeat": "core.virtual_time",
 }
 
@@ -57,7 +58,7 @@ __all__ = [
     "SearchResult",
     "Strategy",
     "asearch",
-    "gather",
+    "gather_completed",
     "repeat",
     "search",
 ]

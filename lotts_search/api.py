@@ -4,118 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, get_args
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from lotts_search import registry
-from lotts_search.backbones.base import ModelInfo
 from lotts_search.core.book import Book, Labels
 from lotts_search.core.budget import Budget, Costs, Ledger, count_images
 from lotts_search.core.calls import Calls
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
+from lotts_search.core.result import Interrupted, SearchFailed, SearchResult, Status
 from lotts_search.core.strategy import Strategy
-from lotts_search.core.trial_table import TrialRecord, image_hash, to_table
+from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
-from lotts_search.engine.solver import check_eta
-from lotts_search.errors import BadInput, BudgetTooSmall, Failure, unknown
+from lotts_search.errors import BadInput, BudgetTooSmall
 from lotts_search.work.masks import MaskSource, mask_to_dict
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
-from lotts_search.work.requests import Bytes, Located, Sampling, Solver
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from lotts_search.work.requests import Bytes, Sampling, Solver
 
 P = ParamSpec("P")
-Status: TypeAlias = Literal["done", "target", "seconds", "interrupted"]
 DEFAULT_IMAGES = 9
 """Images of a search that is given no budget at all: the paper's N."""
-
-
-@dataclass(repr=False)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        prompt, model, strategy, verifier, seed, sampling, budget: what was searched, how, and for how much.
-        settings: the strategy's settings.
-        status: done; target or seconds, when that ended it; interrupted, by Ctrl-C or cancellation.
-        ledger: what was spent.
-        trials: all trials in virtual order.
-        images: images [h, w, 3] uint8 by the id of the trial that made them.
-        located: masks with their stages, by the id of their trial.
-        best: the trial with the highest guiding score, None where nothing was finished.
-        best_refined: the same among the refined alone.
-        rewriter: what revised prompts; "" where the strategy asked for none.
-    """
-
-    prompt: str
-    model: ModelInfo
-    strategy: str
-    settings: dict[str, object]
-    verifier: str
-    seed: int
-    sampling: Sampling
-    budget: Budget
-    status: Status
-    ledger: Ledger
-    trials: list[TrialRecord]
-    images: dict[str, Bytes]
-    located: dict[str, Located]
-    best: TrialRecord | None
-    best_refined: TrialRecord | None
-    rewriter: str = ""
-
-    @property
-    def image(self) -> Bytes | None:
-        """The best image [h, w, 3] uint8."""
-        return self.images[self.best.trial_id] if self.best is not None else None
-
-    @property
-    def score(self) -> float | None:
-        """The best image's guiding score."""
-        return self.best.score if self.best is not None else None
-
-    def __repr__(self) -> str:
-        spent = f"{self.ledger.nfe:g} NFE, {count_images(self.ledger.images)}"
-        return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
-
-    def to_table(self) -> pa.Table:
-        """The trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""
-        return to_table(self.trials)
-
-
-class SearchFailed(Failure):
-    """A search that ended without a single image.
-
-    Attributes:
-        result: what there is of it.
-    """
-
-    def __init__(self, message: str, result: SearchResult):
-        super().__init__(message)
-        self.result = result
-
-
-class Interrupted(asyncio.CancelledError):
-    """A search that was cancelled.
-
-    Attributes:
-        result: what was computed until then.
-    """
-
-    def __init__(self, result: SearchResult):
-        super().__init__("the search was interrupted")
-        self.result = result
 
 
 async def asearch(
@@ -193,7 +110,9 @@ async def asearch(
     if not chosen.rewrites:
         rewriter = ""
     with _pool(pool, model, verifier, rewriter) as where, ExitStack() as opened:
-        sampling = _sampling(where.info, prompt, steps, guidance, negative, eta, solver)
+        sampling = Sampling.of(
+            where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
+        )
         costs = Costs.of(where.info, sampling)
         _check(chosen, name, budget, costs, where.info, image)
         arguments = plain_settings(chosen)
@@ -291,34 +210,6 @@ def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterat
     verifiers = {verifier: registry.load_verifier(verifier)}
     with LocalPool(registry.load_backbone(model), verifiers, rewriters=rewriters) as made:
         yield made
-
-
-def _sampling(
-    info: ModelInfo,
-    prompt: str,
-    steps: int | None,
-    guidance: float | None,
-    negative: str,
-    eta: float | None,
-    solver: Solver | None,
-) -> Sampling:
-    defaults = info.defaults
-    steps = defaults.steps if steps is None else steps
-    guidance = defaults.guidance if guidance is None else guidance
-    solver = defaults.solver if solver is None else solver
-    if solver not in get_args(Solver):
-        raise unknown("solver", str(solver), get_args(Solver))
-    if eta is None:
-        # The model's eta was chosen for its own solver.
-        eta = defaults.eta if solver == defaults.solver else 1.0
-    if steps < 1:
-        raise BadInput(f"steps must be 1 or more, not {steps}")
-    if not math.isfinite(guidance):
-        raise BadInput(f"guidance must be a finite number, not {guidance}")
-    check_eta(eta, solver)
-    if info.embedded_guidance and negative:
-        raise BadInput(f"{info.name} takes no negative prompt: its guidance is built into the network")
-    return Sampling(prompt, steps, guidance, negative, eta, solver, info.embedded_guidance)
 
 
 def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 
 from lotts_search.arithmetic.bandit import Arm, Beliefs, score_of, survivors
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Trial, gather, paid
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Trial, gather_completed, paid
 from lotts_search.errors import BadInput
 
 
@@ -45,7 +45,7 @@ class AdaptiveLoTTS(Localized):
     async def run(self, search: Search) -> None:
         tree, whole = _Tree(search, self), search.budget.left
         initial = self._initial(whole, search.costs) if search.image is None else 1
-        await gather(*(tree.begin() for _ in range(initial)))
+        await gather_completed(*(tree.begin() for _ in range(initial)))
 
         async def worker() -> None:
             while not search.budget.stopped and (arms := tree.arms(initial, whole)):
@@ -53,9 +53,9 @@ class AdaptiveLoTTS(Localized):
                     search.budget.stop(f"no trial is expected to improve the score by {self.worth:g} of its spread")
                     return
                 best = max(arms, key=lambda arm: (arm.rate, arm.parent is not None))
-                await gather(tree.begin() if best.parent is None else tree.refine(best.parent))
+                await gather_completed(tree.begin() if best.parent is None else tree.refine(best.parent))
 
-        await gather(*(worker() for _ in range(self.width)))
+        await gather_completed(*(worker() for _ in range(self.width)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         dearest = max(costs.sample.nfe, (self.localization(costs) + self.refinement(costs)).nfe)
@@ -108,12 +108,12 @@ class _Tree:
         """One more refinement of an image; its mask is located before the first."""
         if parent.key not in self.masks:
             self.masks[parent.key] = self.how.locate(self.search, parent)
-        masks = await gather(self.masks[parent.key])
+        masks = await gather_completed(self.masks[parent.key])
         if not masks or masks[0].confidence < self.how.unsure:
             self.closed.add(parent.key)
             return
         self.beliefs.pending.append(parent.key)
-        made = await gather(self.how.refine(self.search, parent, masks[0], next(self.refinements)))
+        made = await gather_completed(self.how.refine(self.search, parent, masks[0], next(self.refinements)))
         self.beliefs.pending.remove(parent.key)
         self.found += made
         self.beliefs.gains += [(parent.key, score_of(parent), score_of(one) - score_of(parent)) for one in made]

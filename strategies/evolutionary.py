@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather, paid
+from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather_completed, paid
 from lotts_search.errors import BadInput
 from lotts_search.work.requests import Noise
 
@@ -54,7 +54,9 @@ class Evolutionary(Strategy):
             made: Candidate = await search.sample(noise, eta=self.eta)
             return made.score or 0.0, noise
 
-        born = await gather(*(image(search.fresh(seed)) for seed in range(self._size(search, self.population))))
+        born = await gather_completed(
+            *(image(search.fresh(seed)) for seed in range(self._size(search, self.population)))
+        )
         alive, done = self._ranked(born), 0
         while alive and (self.generations is None or done < self.generations):
             size = self._size(search, self.population - self.elites)
@@ -65,7 +67,7 @@ class Evolutionary(Strategy):
                 drawn = search.rng.integers(len(alive), size=self.tournament)
                 # Alive is ranked: the lowest number won.
                 noises.append(search.mix(alive[int(drawn.min())][1], self.beta, done * self.population + seed))
-            born = await gather(*(image(noise) for noise in noises))
+            born = await gather_completed(*(image(noise) for noise in noises))
             alive, done = self._ranked(alive[: self.elites] + born), done + 1
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
 from lotts_search.errors import BadInput
 
 
@@ -45,7 +45,7 @@ class RandomSearch(Strategy):
         made, vain = 0, 0
         for size in self._sizes(search.budget.left, search.costs):
             before = search.best
-            await gather(*(search.sample(seed) for seed in range(made, made + size)))
+            await gather_completed(*(search.sample(seed) for seed in range(made, made + size)))
             made, vain = made + size, 0 if search.best is not before else vain + 1
             if self.patience is not None and vain >= self.patience:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, Strategy, gather_completed
 from lotts_search.errors import BadInput
 from lotts_search.work.masks import WholeMask
 
@@ -53,13 +53,13 @@ class SearchOverPaths(Strategy):
         seed = 0
         for start, count in self._rounds(search.budget.left, search.costs):
             if start is None:
-                made = await gather(*(search.sample(seed + i) for i in range(count)))
+                made = await gather_completed(*(search.sample(seed + i) for i in range(count)))
             elif alive:
                 # The whole image is the same region on every candidate, and costs nothing.
-                whole = whole or await gather(search.localize(alive[0], WholeMask()))
+                whole = whole or await gather_completed(search.localize(alive[0], WholeMask()))
                 if not whole:
                     return
-                made = await gather(*(path(alive[i % len(alive)], start, seed + i) for i in range(count)))
+                made = await gather_completed(*(path(alive[i % len(alive)], start, seed + i) for i in range(count)))
             else:
                 made = []
             seed += count

@@ -16,7 +16,7 @@ from lotts_search.core.strategy import (
     Strategy,
     allowance,
     check_noise,
-    gather,
+    gather_completed,
     repeat,
     scored,
 )
@@ -54,7 +54,7 @@ class SVDD(Strategy):
             await repeat(lambda seed: self.chain(search, seed, self._whole(search.costs)), None)
             return
         chains = self._chains(search.budget.left, search.costs)
-        await gather(*(self.chain(search, seed, nfe) for seed, nfe in enumerate(chains)))
+        await gather_completed(*(self.chain(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
     async def chain(self, search: Search, seed: int, nfe: int) -> Candidate | None:
         """One image for so many NFE; None where all children of a step failed."""

@@ -14,7 +14,7 @@ from lotts_search.core.strategy import (
     Strategy,
     allowance,
     check_noise,
-    gather,
+    gather_completed,
     repeat,
 )
 from lotts_search.errors import BadInput
@@ -61,7 +61,9 @@ class DiffusionTreeSearch(Strategy):
         async def walk(walker: int) -> None:
             while path := self._select(search, root, sum(promised.values(), Cost())):
                 promised[walker] = search.costs.segment(path[-1].step, search.steps)
-                await gather(self._branch(search, path, promised, walker))  # where it fails, the next descent begins
+                await gather_completed(
+                    self._branch(search, path, promised, walker)
+                )  # where it fails, the next descent begins
                 del promised[walker]
 
         await repeat(walk, self.walkers)

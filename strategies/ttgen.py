@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather, repeat
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather_completed, repeat
 from lotts_search.errors import BadInput
 
 
@@ -67,7 +67,7 @@ class TTGen(Strategy):
             return await search.score(child, last=True), child
 
         prompts = dict.fromkeys([*revised, search.prompt] if self.original else revised)
-        tried = await gather(*(attempt(prompt) for prompt in prompts))
+        tried = await gather_completed(*(attempt(prompt) for prompt in prompts))
         if not tried:
             return await search.advance(parent, parent.step + 1, prompt=search.prompt)
         return max(tried, key=lambda one: one[0])[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather, paid
+from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, Strategy, gather_completed, paid
 from lotts_search.errors import BadInput
 from lotts_search.work.requests import Noise
 
@@ -51,7 +51,7 @@ class ZeroOrder(Strategy):
             return await search.sample(noise, eta=self.eta), noise
 
         pivot: Noise = search.fresh(self.start)
-        found = await gather(image(pivot))
+        found = await gather_completed(image(pivot))
         score = found[0][0].score if found else None
         done = 0
         while self.iterations is None or done < self.iterations:
@@ -60,7 +60,7 @@ class ZeroOrder(Strategy):
             if not count:
                 return
             seeds = range(done * self.neighbours, done * self.neighbours + count)
-            found = await gather(*(image(search.near(pivot, self.tau, seed)) for seed in seeds))
+            found = await gather_completed(*(image(search.near(pivot, self.tau, seed)) for seed in seeds))
             done += 1
             if found:
                 best, noise = max(found, key=lambda pair: pair[0].score or 0.0)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from lotts_search.api import SearchResult
-from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.core.budget import Budget, Costs, Ledger
+from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.shapes.world.render import Render, render
 from lotts_search.shapes.world.scene import Scene, parse_caption, scenes
+from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Bytes, Located, Sampling, Usage
 
 PROMPT = scenes("test", 1)[0].caption

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from lotts_search import BadInput, registry
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, mask_from_dict, mask_kinds, mask_to_dict
 
@@ -26,7 +26,7 @@ class FirstOfTwo(Strategy):
     widths: tuple[int, ...] = (1, 2)
 
     async def run(self, search: Search) -> None:
-        await gather(search.sample(0), search.sample(1))
+        await gather_completed(search.sample(0), search.sample(1))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         return Plan.of(("sample", 2, costs.sample))

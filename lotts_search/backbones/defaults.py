@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, get_args
 
-from lotts_search.backbones.base import Defaults
 from lotts_search.errors import BadInput, unknown
 from lotts_search.work.masks import ConceptMask, mask_from_dict
+from lotts_search.work.model import Defaults
 from lotts_search.work.requests import Solver
 
 STABLE_DIFFUSION = Defaults(steps=50, guidance=7.5, t0=25, integrate=5)

@@ -8,8 +8,8 @@ import diffusers
 import numpy as np
 from diffusers import DPMSolverMultistepScheduler
 
-from lotts_search.backbones.base import Schedule
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Schedule
 
 _OTHER_PROCESSES = ("EDM", "Flow", "CMStochastic", "Cosine", "Karras", "ScoreSde", "VQ", "SCM")
 """Beginnings of the names of schedulers whose noise levels are not those of a table of betas."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from lotts_search.backbones.base import Schedule
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Schedule
 
 
 class FlowTime:

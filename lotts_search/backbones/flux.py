@@ -21,12 +21,12 @@ from lotts_search.backbones.attention.flux import (
     default_blocks,
     embed_concepts,
 )
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Defaults, ModelInfo, Schedule
 
 SCHNELL_WORDS, DEV_WORDS = 256, 512
 """T5 tokens of a prompt, padding included, as the two models were trained."""

@@ -14,13 +14,13 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet_sd3 import capture_sd3
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import clip_tokens
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Defaults, ModelInfo, Schedule
 
 WORDS = 256
 """T5 tokens of a prompt, as StableDiffusion3Pipeline has them."""

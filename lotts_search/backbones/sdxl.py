@@ -10,12 +10,12 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lotts_search.backbones.base import Defaults
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_XL
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import UNetBackbone, clip_tokens
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Defaults
 
 
 @dataclass(frozen=True)

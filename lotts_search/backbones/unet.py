@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet_sd3 import capture_unet, unet_grids
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Defaults, ModelInfo, Schedule
 
 
 class UNetBackbone(Coded):

@@ -110,8 +110,7 @@ def measure(
         backbone = FAMILIES[family](making)
         engine = Engine(backbone, max_batch=8, pad=False)
         defaults = backbone.info.defaults
-        told = backbone.info.embedded_guidance
-        sampling = Sampling(PROMPT, defaults.steps, defaults.guidance, embedded=told)
+        sampling = Sampling.of(backbone.info, PROMPT)
         first = Segment(0, sampling, ("seed 0",), 1, noise=Fresh(0))
         started = _run(engine, first, making.device)[0]  # prompts are encoded, and whatever else is done once
         state = started.state

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lotts_search import registry
-from lotts_search.api import Interrupted, SearchResult, asearch
+from lotts_search.api import asearch
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
 from lotts_search.core.budget import Budget
+from lotts_search.core.result import Interrupted, SearchResult
 from lotts_search.core.trial_table import TrialRecord, to_table, write_parquet
 from lotts_search.curves.intervals import interval
 from lotts_search.errors import BadInput, Failure

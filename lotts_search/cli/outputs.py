@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import write_parquet
 from lotts_search.report import write_search_page
 from lotts_search.work.requests import Bytes

@@ -15,12 +15,13 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
 from lotts_search import registry
-from lotts_search.api import DEFAULT_IMAGES, SearchFailed, SearchResult, search
+from lotts_search.api import DEFAULT_IMAGES, search
 from lotts_search.cli.options import loading_words
 from lotts_search.cli.outputs import folder_name, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.core.budget import Budget
+from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.errors import BadInput, unknown
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool

@@ -196,8 +196,7 @@ def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | Non
         with Compute(local=True, device=compute.device).pool(model.model, **_options(model)) as pool:
             defaults = pool.info.defaults
             steps = max(PROBE_STEPS + 1, model.sampling.get("steps", defaults.steps))
-            guidance = model.sampling.get("guidance", defaults.guidance)
-            sampling = Sampling("an image", steps, guidance, embedded=pool.info.embedded_guidance)
+            sampling = Sampling.of(pool.info, "an image", steps=steps, guidance=model.sampling.get("guidance"))
             count, taken = BATCH // (2 if sampling.guided else 1), 0.0
             for number in range(2):  # the first round warms up
                 began = time.perf_counter()

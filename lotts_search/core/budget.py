@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.errors import BadInput, BudgetExhausted
 from lotts_search.work.masks import MaskSource
+from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Sampling, Usage
 
 EPSILON = 1e-9

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lotts_search.backbones.base import Defaults
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Cost, Costs, Ledger, scaled
 from lotts_search.core.calls import Calls, Making
 from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.trial_table import image_hash
 from lotts_search.core.virtual_time import Trial
-from lotts_search.engine.solver import check_eta
 from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource
+from lotts_search.work.model import Defaults
 from lotts_search.work.noise import lineage_of
 from lotts_search.work.requests import (
     Background,
@@ -31,6 +30,7 @@ from lotts_search.work.requests import (
     Sampling,
     Segment,
     State,
+    check_eta,
 )
 
 

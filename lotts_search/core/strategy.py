@@ -5,7 +5,7 @@
         "Two images, the better one wins."
 
         async def run(self, search: Search) -> None:
-            await gather(search.sample(0), search.sample(1))
+            await gather_completed(search.sample(0), search.sample(1))
 
         def plan(self, budget: Budget, costs: Costs) -> Plan:
             return Plan({"sample": 2}, 2 * costs.sample.nfe)
@@ -25,7 +25,7 @@ from typing import ClassVar
 from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.handle import Search
-from lotts_search.core.virtual_time import Trial, gather, repeat
+from lotts_search.core.virtual_time import Trial, gather_completed, repeat
 from lotts_search.errors import BadInput
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "Trial",
     "allowance",
     "check_noise",
-    "gather",
+    "gather_completed",
     "paid",
     "repeat",
     "scored",
@@ -95,7 +95,7 @@ class Strategy(ABC):
 
     @abstractmethod
     async def run(self, search: Search) -> None:
-        """Search. May await the calls of ``search``, :func:`gather` and :func:`repeat`, and nothing else."""
+        """Search. May await the calls of ``search``, :func:`gather_completed` and :func:`repeat`, and nothing else."""
 
     @abstractmethod
     def plan(self, budget: Budget, costs: Costs) -> Plan:
@@ -135,7 +135,7 @@ async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[tup
         candidate = await trial
         return place, candidate, await search.score(candidate)
 
-    return await gather(*(one(place, trial) for place, trial in enumerate(trials)))
+    return await gather_completed(*(one(place, trial) for place, trial in enumerate(trials)))
 
 
 def check_noise(search: Search) -> None:

@@ -1,6 +1,6 @@
 """Virtual time: the order in which results reach a strategy, whatever the order in which they are really finished.
 
-A strategy is a coroutine that awaits :class:`Trial` objects and :func:`gather`, and nothing else. Each trial gets a
+A strategy is a coroutine that awaits :class:`Trial` objects and :func:`gather_completed`, and nothing else. Each trial gets a
 virtual start and a virtual duration (its NFE) on a fixed number of virtual workers, in the order of the calls;
 strategies go on by virtual finish, ties by the order of the calls. The real work begins at the call and runs under
 asyncio, so that many searches share one pool.
@@ -97,7 +97,7 @@ def _error(task: asyncio.Task[None]) -> LottsError | None:
     return failure
 
 
-async def gather(*branches: Awaitable[T]) -> list[T]:
+async def gather_completed(*branches: Awaitable[T]) -> list[T]:
     """Run branches of a strategy side by side and wait for all of them.
 
     A branch whose trial was refused or failed ends alone. Any other error ends the other branches too.
@@ -112,7 +112,7 @@ async def repeat(branch: Callable[[int], Awaitable[object]], count: int | None, 
     """Run ``branch(0)``, ``branch(1)``, … ``count`` of them side by side; None = ``width`` at a time without end,
     for budgets that limit nothing but time."""
     if count is not None:
-        await gather(*(branch(i) for i in range(count)))
+        await gather_completed(*(branch(i) for i in range(count)))
         return
     numbers = itertools.count()
 
@@ -120,7 +120,7 @@ async def repeat(branch: Callable[[int], Awaitable[object]], count: int | None, 
         while True:
             await branch(next(numbers))
 
-    await gather(*(worker() for _ in range(width)))
+    await gather_completed(*(worker() for _ in range(width)))
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
@@ -283,7 +283,7 @@ class Scheduler:
                     self._start(child)
             else:
                 branch.coroutine.close()
-                branch.error = TypeError(f"a strategy may await only its search and gather, not {wanted!r}")
+                branch.error = TypeError(f"a strategy may await only its search and gather_completed, not {wanted!r}")
                 self._end(branch)
 
     def _end(self, branch: _Branch) -> None:

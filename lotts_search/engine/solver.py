@@ -28,27 +28,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.backbones.base import Schedule
-from lotts_search.errors import BadInput
-from lotts_search.work.requests import Solver
+from lotts_search.work.model import Schedule
+from lotts_search.work.requests import Solver, check_eta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LATENT, X0, PREVIOUS, NOISE = range(4)
 """Columns of the coefficients."""
-
-
-def check_eta(eta: float, solver: Solver) -> None:
-    """Refuse a noise amount that the solver does not have.
-
-    Raises:
-        BadInput: ``eta`` is not a number of 0 or more, or for DDIM not within 0..1.
-    """
-    if solver == "ddim" and not 0 <= eta <= 1:
-        raise BadInput(f"eta of DDIM must be within 0..1, got {eta}")
-    if not 0 <= eta < np.inf:
-        raise BadInput(f"eta must be a number of 0 or more, got {eta}")
 
 
 def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.NDArray[np.float64]:
@@ -58,7 +45,7 @@ def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.
     ``sigma = 0`` returns the x0 prediction itself: (0, 1, 0, 0).
 
     Raises:
-        BadInput: ``eta`` is none of the solver's, see :func:`check_eta`.
+        BadInput: ``eta`` is none of the solver's, see :func:`~lotts_search.work.requests.check_eta`.
     """
     check_eta(eta, solver)
     if solver == "ddim":

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Backbone, Schedule, device_of
+from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.engine.noise_rows import Draw, Drawing
 from lotts_search.engine.solver import NOISE, coefficients, step
 from lotts_search.engine.transfer import Download, upload
+from lotts_search.work.model import Schedule
 from lotts_search.work.noise import draw, start_noise
 from lotts_search.work.requests import Floats, Lineage, Predict, Region, Sampling, Segment, Solver, State
 

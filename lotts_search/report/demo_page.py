@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.curves.intervals import Doubles, Interval, interval
 from lotts_search.curves.steps import Steps, mean_curve
 from lotts_search.report.images import data_uri

@@ -11,7 +11,7 @@ from markupsafe import escape
 from lotts_search.report.search_tree import Node, Region, build
 
 if TYPE_CHECKING:
-    from lotts_search.api import SearchResult
+    from lotts_search.core.result import SearchResult
 
 SIDE, GAP, HEAD, FOOT = 104, 18, 34, 24
 """Side of an image, space between images, height of the headings and of the line under an image."""

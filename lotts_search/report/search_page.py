@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from markupsafe import Markup
 
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.curves.steps import Steps
 from lotts_search.report.images import data_uri

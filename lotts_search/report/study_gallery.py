@@ -19,7 +19,7 @@ from lotts_search.errors import BadInput
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lotts_search.api import SearchResult
+    from lotts_search.core.result import SearchResult
 
 SIDE = 256
 """Greatest side of an image on a page; larger ones are made smaller."""

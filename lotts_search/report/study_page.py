@@ -21,7 +21,7 @@ from lotts_search.report.study_numbers import Against, Line, Numbers, Trace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lotts_search.api import SearchResult
+    from lotts_search.core.result import SearchResult
 
 COLOURS = 8
 """Colours of the style sheet, and so most lines of a chart."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import complete, leaders
 from lotts_search.study.plan import Task

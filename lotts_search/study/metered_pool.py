@@ -7,8 +7,8 @@ import time
 from collections import deque
 from concurrent.futures import Future
 
-from lotts_search.backbones.base import ModelInfo
 from lotts_search.errors import PoolClosed
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Result, Rewrite, Score, Work
 

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import Failure
 from lotts_search.study.spec import ORACLE

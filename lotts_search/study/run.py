@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from lotts_search.api import SearchFailed, SearchResult, asearch
-from lotts_search.backbones.base import ModelInfo
-from lotts_search.core.budget import Costs, scaled
+from lotts_search.api import asearch
+from lotts_search.core.budget import Costs
 from lotts_search.core.journal import Broken, Journal
+from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import PoolClosed
 from lotts_search.study.folder import RunFolder
@@ -24,7 +24,9 @@ from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
 from lotts_search.study.plan import Task, estimate, longest_first
 from lotts_search.study.spec import ORACLE, ModelEntry, Study
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Sampling
 
 MERGE_S = 60.0
 """Seconds between updates of ``trials.parquet`` while a study runs, and :data:`MERGE_TIMES` as long as one takes."""
@@ -181,10 +183,8 @@ class Runner:
     def _price(self, tasks: Sequence[Task], info: ModelInfo) -> None:
         """Now that the model is loaded, what its searches cost is known for sure."""
         for task in tasks:
-            sampling = task.model.sampling
-            steps = sampling.get("steps", info.defaults.steps)
-            guided = sampling.get("guidance", info.defaults.guidance) > 1 and not info.embedded_guidance
-            price = estimate(task.entrant, task.limit, Costs(steps, guided, scaled(info.defaults, steps)))[0] or 0.0
+            costs = Costs.of(info, Sampling.of(info, task.prompt.text, **task.model.sampling))
+            price = estimate(task.entrant, task.limit, costs)[0] or 0.0
             self.progress.planned += price - (task.nfe or 0.0)
             self._prices[task.search_id] = price
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from lotts_search.backbones.base import ModelInfo
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import columns_of
 from lotts_search.study.plan import Task
 from lotts_search.study.spec import Limit, ModelEntry, Study
+from lotts_search.work.model import ModelInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa

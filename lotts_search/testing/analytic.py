@@ -15,11 +15,11 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.backbones.base import Defaults, ModelInfo, Schedule
 from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.errors import BadInput, Failure
 from lotts_search.testing.mixture import posterior, schedule
 from lotts_search.work.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
+from lotts_search.work.model import Defaults, ModelInfo, Schedule
 from lotts_search.work.noise import draw, start_noise
 from lotts_search.work.requests import (
     Bytes,
@@ -156,7 +156,7 @@ class AnalyticPool:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._waiting or self._closed)
-                # A short wait lets questions gather, so that there is something to shuffle.
+                # A short wait lets questions gather_completed, so that there is something to shuffle.
                 self._wake.wait_for(lambda: self._closed, timeout=0.0005)
                 if self._closed:
                     return

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from lotts_search.api import SearchResult, asearch, search
+from lotts_search.api import asearch, search
 from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.journal import Journal
+from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Plan, Strategy, allowance
 from lotts_search.errors import BudgetTooSmall
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
@@ -60,8 +61,7 @@ class StrategyConformance:
     @property
     def costs(self) -> Costs:
         """What its trials cost on the analytic model."""
-        defaults = self.info.defaults
-        return Costs.of(self.info, Sampling(PROMPT, defaults.steps, defaults.guidance))
+        return Costs.of(self.info, Sampling.of(self.info, PROMPT))
 
     def budgets(self, count: int = 50) -> list[dict[str, Any]]:
         """Random budgets from one sample to a dozen: NFE, images, or both."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.mixture import schedule
 from lotts_search.work.masks import WholeMask
+from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Bytes, Floats, Solver
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.backbones.base import Schedule
+from lotts_search.work.model import Schedule
 from lotts_search.work.requests import Floats
 
 INTACT, VARIANCE = 0.7, 0.04

@@ -6,7 +6,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Protocol
 
-from lotts_search.backbones.base import ModelInfo
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Result, Work
 
 

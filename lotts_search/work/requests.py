@@ -5,13 +5,18 @@ Shapes: ``C, H, W`` are the channels, height and width of the latent; latents ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from lotts_search.errors import BadInput, unknown
 from lotts_search.work.masks import MaskSource
+
+if TYPE_CHECKING:
+    from lotts_search.work.model import ModelInfo
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -53,6 +58,18 @@ Solver: TypeAlias = Literal["dpm", "ddim"]
 """SDE-DPM-Solver++(2M), or DDIM; see :mod:`lotts_search.engine.solver`."""
 
 
+def check_eta(eta: float, solver: Solver) -> None:
+    """Refuse a noise amount that the solver does not have.
+
+    Raises:
+        BadInput: ``eta`` is not a number of 0 or more, or for DDIM not within 0..1.
+    """
+    if solver == "ddim" and not 0 <= eta <= 1:
+        raise BadInput(f"eta of DDIM must be within 0..1, got {eta}")
+    if not 0 <= eta < math.inf:
+        raise BadInput(f"eta must be a number of 0 or more, got {eta}")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a trajectory is carried out. Equal settings mean that segments can continue each other.
@@ -76,6 +93,44 @@ class Sampling:
     eta: float = 1.0
     solver: Solver = "dpm"
     embedded: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        info: ModelInfo,
+        prompt: str,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str = "",
+        eta: float | None = None,
+        solver: Solver | None = None,
+    ) -> Self:
+        """The settings of a model, or others where they are given.
+
+        Args:
+            eta: None = the model's own with the model's own solver, 1 with another.
+
+        Raises:
+            BadInput: a setting out of its range, an unknown solver, or a negative prompt where guidance is embedded.
+        """
+        defaults = info.defaults
+        steps = defaults.steps if steps is None else steps
+        guidance = defaults.guidance if guidance is None else guidance
+        solver = defaults.solver if solver is None else solver
+        if solver not in get_args(Solver):
+            raise unknown("solver", str(solver), get_args(Solver))
+        if eta is None:
+            # The model's eta was chosen for its own solver.
+            eta = defaults.eta if solver == defaults.solver else 1.0
+        if steps < 1:
+            raise BadInput(f"steps must be 1 or more, not {steps}")
+        if not math.isfinite(guidance):
+            raise BadInput(f"guidance must be a finite number, not {guidance}")
+        check_eta(eta, solver)
+        if info.embedded_guidance and negative:
+            raise BadInput(f"{info.name} takes no negative prompt: its guidance is built into the network")
+        return cls(prompt, steps, guidance, negative, eta, solver, info.embedded_guidance)
 
     @property
     def guided(self) -> bool:

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.backbones.base import Defaults, ModelInfo
 from lotts_search.errors import BadInput, Failure
+from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
 
 INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))

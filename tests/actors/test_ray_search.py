@@ -16,10 +16,10 @@ pytest.importorskip("ray")
 
 import lotts_search
 from lotts_search.actors.pool import RayPool
-from lotts_search.backbones.base import ModelInfo
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Generate, Result, Score
 from tests.actors.fakes import Brightness

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lotts_search import BadInput, Budget, BudgetTooSmall, Interrupted, asearch, search
-from lotts_search.backbones.base import Defaults
 from lotts_search.core.budget import Cost, Costs, scaled
-from lotts_search.core.strategy import gather
+from lotts_search.core.strategy import gather_completed
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.mixture import INTACT, VARIANCE, posterior, schedule
 from lotts_search.work.masks import AttentionMask, WholeMask
+from lotts_search.work.model import Defaults
 from lotts_search.work.requests import Predict, Score, Segment
 from tests.scripted import Scripted, run
 
@@ -136,7 +136,7 @@ def test_scores_are_asked_for_without_waiting_for_the_virtual_order():
                 self._answer(*self.late)
             return future
 
-    result = run(lambda search: gather(search.sample(0), search.sample(1)), FirstLast())
+    result = run(lambda search: gather_completed(search.sample(0), search.sample(1)), FirstLast())
     assert [t.lineage for t in result.trials if t.kind == "sample"] == [("seed 0",), ("seed 1",)]
 
 
@@ -175,7 +175,7 @@ async def six(search):
         for seed in range(start, start + 3):
             await search.sample(seed)
 
-    await gather(branch(0), branch(3))
+    await gather_completed(branch(0), branch(3))
 
 
 def test_ctrl_c_returns_what_was_computed():

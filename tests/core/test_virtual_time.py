@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from lotts_search import BadInput, BudgetExhausted, Failure, SearchFailed, asearch, search
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import StrategyConformance, tree
 from lotts_search.work.requests import Generate, Result, Score, Segment
@@ -44,7 +44,7 @@ def test_continuations_run_by_virtual_finish_not_by_real_order():
             await search.sample(seed, steps=steps)
             order.append((seed, search.budget.nfe))
 
-        await gather(branch(0, 9), branch(1, 5), branch(2, 5), branch(3, 7))
+        await gather_completed(branch(0, 9), branch(1, 5), branch(2, 5), branch(3, 7))
 
     run(script, LastFirst(4))
     assert order == [(1, 5), (2, 10), (3, 17), (0, 26)]
@@ -59,7 +59,7 @@ def test_trials_wait_for_a_virtual_worker():
             await search.sample(seed, steps=steps)
             order.append(steps)
 
-        await gather(*(branch(seed, steps) for seed, steps in enumerate((6, 4, 3, 2))))
+        await gather_completed(*(branch(seed, steps) for seed, steps in enumerate((6, 4, 3, 2))))
 
     run(script, workers=2)
     assert order == [4, 6, 3, 2]
@@ -81,7 +81,7 @@ class Greedy(Strategy):
                 child = await search.refine(parent, mask, start=start, seed=step)
                 parent = max(parent, child, key=lambda c: c.score or 0.0)
 
-        await gather(*(branch(seed) for seed in range(3)))
+        await gather_completed(*(branch(seed) for seed in range(3)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         raise NotImplementedError
@@ -103,9 +103,11 @@ def test_gather_returns_the_branches_that_were_not_refused_in_order():
     seen = {}
 
     async def script(search):
-        seen["all"] = await gather(*(search.sample(seed, steps=steps) for seed, steps in enumerate((8, 20, 4))))
-        seen["none"] = await gather(search.sample(5), search.sample(6))
-        seen["empty"] = await gather()
+        seen["all"] = await gather_completed(
+            *(search.sample(seed, steps=steps) for seed, steps in enumerate((8, 20, 4)))
+        )
+        seen["none"] = await gather_completed(search.sample(5), search.sample(6))
+        seen["empty"] = await gather_completed()
 
     result = run(script, nfe=15)
     assert [c.lineage for c in seen["all"]] == [("seed 0",), ("seed 2",)]
@@ -133,9 +135,9 @@ def test_nested_gathers_and_one_trial_awaited_twice():
             return (await shared).score
 
         async def pair():
-            return await gather(score(), score())
+            return await gather_completed(score(), score())
 
-        (one, two), (three,) = await gather(pair(), gather(score()))
+        (one, two), (three,) = await gather_completed(pair(), gather_completed(score()))
         assert one == two == three == search.best.score
 
     assert run(script).ledger.images == 1
@@ -156,7 +158,7 @@ def test_an_error_of_the_strategy_ends_the_search_and_its_branches():
         async def bystander():
             try:
                 await search.sample(1)
-                await gather(search.sample(2))
+                await gather_completed(search.sample(2))
             finally:
                 ended.append(True)
 
@@ -164,12 +166,12 @@ def test_an_error_of_the_strategy_ends_the_search_and_its_branches():
             await search.sample(0, steps=4)
             raise ZeroDivisionError("a slip")
 
-        await gather(bystander(), culprit())
+        await gather_completed(bystander(), culprit())
 
     with pytest.raises(ZeroDivisionError, match="a slip"):
         run(script)
     assert ended == [True]
-    with pytest.raises(TypeError, match="may await only its search and gather"):
+    with pytest.raises(TypeError, match="may await only its search and gather_completed"):
         run(lambda search: asyncio.sleep(0))
 
 
@@ -208,7 +210,7 @@ def test_a_failed_trial_ends_its_branch_alone():
         return isinstance(work, Segment) and work.lineage == ("seed 2",)
 
     async def script(search):
-        assert len(await gather(*(search.sample(seed) for seed in range(4)))) == 3
+        assert len(await gather_completed(*(search.sample(seed) for seed in range(4)))) == 3
 
     result = run(script, AnalyticPool(fail=fail_when(third)))
     (failed,) = [t for t in result.trials if t.status == "failed"]
@@ -219,7 +221,7 @@ def test_a_failed_trial_ends_its_branch_alone():
 
 def test_a_failed_score_keeps_the_image():
     async def script(search):
-        await gather(search.sample(0), search.sample(1))
+        await gather_completed(search.sample(0), search.sample(1))
 
     seen = []
 
@@ -234,7 +236,7 @@ def test_a_failed_score_keeps_the_image():
 
 def test_a_search_without_a_image_fails_with_what_there_is():
     async def script(search):
-        await gather(search.sample(0), search.sample(1))
+        await gather_completed(search.sample(0), search.sample(1))
 
     with pytest.raises(SearchFailed, match="2 of 2 trials failed, the first because: the latent is NaN") as caught:
         run(script, AnalyticPool(fail=fail_when(lambda work: True)))

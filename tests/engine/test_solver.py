@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from lotts_search.backbones.base import Schedule
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.engine.solver import coefficients, step
 from lotts_search.errors import BadInput
+from lotts_search.work.model import Schedule
 from lotts_search.work.noise import draw, lineage_of, start_noise
 from lotts_search.work.requests import Fresh, Mix, Near, Solver
 from tests.tiny import scheduler_config

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from lotts_search import search
-from lotts_search.api import SearchResult
 from lotts_search.cli import main
 from lotts_search.cli.outputs import save_png
+from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import write_parquet
 from lotts_search.curves import load
 from lotts_search.curves.results import load_whole

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from lotts_search import search
-from lotts_search.api import SearchResult
+from lotts_search.core.result import SearchResult
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.strategies.ttgen import TTGen
 from lotts_search.work.requests import Bytes, Rewrite

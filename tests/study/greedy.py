@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Greedy(Strategy):
             if await search.score(partial) > 0.5:
                 await search.advance(partial)
 
-        await gather(*(branch(seed) for seed in range(3)))
+        await gather_completed(*(branch(seed) for seed in range(3)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         raise NotImplementedError

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import ModelInfo, Schedule
 from lotts_search.engine.engine import Engine
 from lotts_search.testing.analytic import AnalyticPool, Mixture, Model, analytic_info
 from lotts_search.testing.gaussian import Gaussian
 from lotts_search.testing.mixture import schedule
+from lotts_search.work.model import ModelInfo, Schedule
 from lotts_search.work.requests import Fresh, Predict, Region, Sampling, Segment, State
 from tests.tiny import run
 

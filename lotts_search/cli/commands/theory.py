@@ -57,9 +57,7 @@ def theory(
         assert model is not None
         with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
             slices = regimes.measured(pool, images)
-            defaults = pool.info.defaults
-            told = pool.info.embedded_guidance
-            costs = Costs.of(pool.info, Sampling("any", defaults.steps, defaults.guidance, embedded=told))
+            costs = Costs.of(pool.info, Sampling.of(pool.info, "any"))
         local, anew = (costs.localize() + costs.refine()).nfe, costs.sample.nfe
     found = {name: regimes.find(trials, local, anew) for name, trials in slices.items()}
     if json:

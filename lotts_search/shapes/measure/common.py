@@ -56,9 +56,7 @@ def run_all(pool: Pool, work: Sequence[Generate | Score], title: str) -> list[Re
 
 def sampling_of(pool: Pool, prompt: str, steps: int | None = None, guidance: float | None = None) -> Sampling:
     """The model's own settings for a prompt."""
-    defaults = pool.info.defaults
-    return Sampling(prompt, steps or defaults.steps, defaults.guidance if guidance is None else guidance,
-                    eta=defaults.eta, solver=defaults.solver)  # fmt: skip
+    return Sampling.of(pool.info, prompt, steps=steps, guidance=guidance)
 
 
 def sample(

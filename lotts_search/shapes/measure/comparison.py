@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lotts_search.api import SearchResult, asearch
-from lotts_search.backbones.base import ModelInfo
+from lotts_search.api import asearch
 from lotts_search.core.budget import Costs
+from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Strategy
 from lotts_search.curves.intervals import Doubles, interval
 from lotts_search.shapes.world.oracle import judge_many
@@ -19,6 +19,7 @@ from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.strategies.more_steps import MoreSteps
 from lotts_search.work.masks import HIGH_QUALITY
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling
 
@@ -36,7 +37,7 @@ class Contestant:
 def field(info: ModelInfo, initial: int, lotts: Mapping[str, object]) -> dict[str, Contestant]:
     """LoTTS with ``initial`` branches, and the baselines at its strict NFE and at its number of images."""
     strategy = LoTTS(initial=initial, **lotts)  # type: ignore[arg-type]
-    costs = Costs.of(info, Sampling("any", info.defaults.steps, info.defaults.guidance))
+    costs = Costs.of(info, Sampling.of(info, "any"))
     branch = costs.sample.nfe + strategy.localization(costs).nfe
     branch += strategy.refinements * strategy.refinement(costs).nfe
     nfe, images = initial * branch, initial * (1 + strategy.refinements)

@@ -17,7 +17,8 @@ import typer
 from rich.progress import Progress, TimeElapsedColumn
 
 from lotts_search import registry
-from lotts_search.api import SearchResult, asearch
+from lotts_search.api import asearch
+from lotts_search.core.result import SearchResult
 from lotts_search.errors import BadInput
 from lotts_search.shapes.measure.comparison import winner
 from lotts_search.shapes.measure.standings import Record, line, markdown, read, standings

@@ -1,0 +1,95 @@
+"""What a search found, and how one that ended early says so."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from lotts_search.core.budget import Budget, Ledger, count_images
+from lotts_search.core.trial_table import TrialRecord, to_table
+from lotts_search.errors import Failure
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Bytes, Located, Sampling
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Status: TypeAlias = Literal["done", "target", "seconds", "interrupted"]
+
+
+@dataclass(repr=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        prompt, model, strategy, verifier, seed, sampling, budget: what was searched, how, and for how much.
+        settings: the strategy's settings.
+        status: done; target or seconds, when that ended it; interrupted, by Ctrl-C or cancellation.
+        ledger: what was spent.
+        trials: all trials in virtual order.
+        images: images [h, w, 3] uint8 by the id of the trial that made them.
+        located: masks with their stages, by the id of their trial.
+        best: the trial with the highest guiding score, None where nothing was finished.
+        best_refined: the same among the refined alone.
+        rewriter: what revised prompts; "" where the strategy asked for none.
+    """
+
+    prompt: str
+    model: ModelInfo
+    strategy: str
+    settings: dict[str, object]
+    verifier: str
+    seed: int
+    sampling: Sampling
+    budget: Budget
+    status: Status
+    ledger: Ledger
+    trials: list[TrialRecord]
+    images: dict[str, Bytes]
+    located: dict[str, Located]
+    best: TrialRecord | None
+    best_refined: TrialRecord | None
+    rewriter: str = ""
+
+    @property
+    def image(self) -> Bytes | None:
+        """The best image [h, w, 3] uint8."""
+        return self.images[self.best.trial_id] if self.best is not None else None
+
+    @property
+    def score(self) -> float | None:
+        """The best image's guiding score."""
+        return self.best.score if self.best is not None else None
+
+    def __repr__(self) -> str:
+        spent = f"{self.ledger.nfe:g} NFE, {count_images(self.ledger.images)}"
+        return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
+
+    def to_table(self) -> pa.Table:
+        """The trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""
+        return to_table(self.trials)
+
+
+class SearchFailed(Failure):
+    """A search that ended without a single image.
+
+    Attributes:
+        result: what there is of it.
+    """
+
+    def __init__(self, message: str, result: SearchResult):
+        super().__init__(message)
+        self.result = result
+
+
+class Interrupted(asyncio.CancelledError):
+    """A search that was cancelled.
+
+    Attributes:
+        result: what was computed until then.
+    """
+
+    def __init__(self, result: SearchResult):
+        super().__init__("the search was interrupted")
+        self.result = result

@@ -1,0 +1,75 @@
+"""What a search must know of a model: plain data that both wings speak, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lotts_search.work.masks import AttentionMask, MaskSource
+from lotts_search.work.requests import Solver
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A model's own settings (DESIGN §6.3): used wherever a caller does not choose.
+
+    Attributes:
+        steps: T.
+        guidance: guidance weight.
+        t0: step a refinement starts from.
+        integrate: tg, last unmasked steps.
+        eta: noise amount of the solver.
+        solver: the sampler, ``dpm`` (SDE-DPM-Solver++(2M)) or ``ddim``.
+        mask: how the region is found.
+    """
+
+    steps: int
+    guidance: float
+    t0: int
+    integrate: int
+    eta: float = 1.0
+    solver: Solver = "dpm"
+    mask: MaskSource = field(default_factory=AttentionMask)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a search must know of a model; plain data.
+
+    Attributes:
+        name: as the user named it.
+        family: e.g. ``stable-diffusion``.
+        latent: (C, H, W).
+        image: (height, width) in pixels.
+        flops_per_row: floating-point operations of one network row.
+        defaults: the model's own settings.
+        embedded_guidance: the network is told the guidance weight, so a step takes one row at any weight; otherwise
+            guidance is classifier-free.
+        patch: latent cells to a side of one token of the network; masks are made of whole tokens.
+    """
+
+    name: str
+    family: str
+    latent: tuple[int, int, int]
+    image: tuple[int, int]
+    flops_per_row: float
+    defaults: Defaults
+    embedded_guidance: bool = False
+    patch: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of T steps. Arrays are float64.
+
+    Attributes:
+        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0).
+        sigma: [T + 1].
+        timestep: [T], what the network is told at step i.
+    """
+
+    alpha: npt.NDArray[np.float64]
+    sigma: npt.NDArray[np.float64]
+    timestep: npt.NDArray[np.float64]
