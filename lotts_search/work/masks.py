@@ -2,7 +2,7 @@
 themselves live in :mod:`lotts_search.localization`.
 
 A kind of one's own is a frozen dataclass derived from :class:`MaskSource` that names its code; entry points of the
-group ``lotts_search.work.masks`` give it a name, and without one it is ``package.module:Class``.
+group ``lotts_search.masks`` give it a name, and without one it is ``package.module:Class``.
 
 ``level`` is the noise level at which the network looks at the finished image, in training timesteps 0..999
 (0 = the last timestep, the paper's choice). ``ratio`` is r, the share of the attention grid that the mask covers.
@@ -295,7 +295,7 @@ _KINDS = [
 
 def mask_kinds() -> dict[str, Entry]:
     """The kinds that have a name, those of other packages among them."""
-    return with_plugins("lotts_search.work.masks", _KINDS)
+    return with_plugins("lotts_search.masks", _KINDS)
 
 
 def mask_kind(name: str) -> type[MaskSource]:

@@ -234,7 +234,7 @@ class LargestError:
 
 
 def test_a_package_adds_a_kind(finished: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("largest-error", f"{__name__}:LargestErrorMask", "lotts_search.work.masks")
+    point = EntryPoint("largest-error", f"{__name__}:LargestErrorMask", "lotts_search.masks")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
     plugins._plugins.cache_clear()
     try:
