@@ -29,10 +29,10 @@ def main() -> int:
     parser.add_argument("--demand", type=float, default=10.0, help="seconds")
     options = parser.parse_args()
 
-    arms = {"base": Simulated(images=64), "ours": Simulated("lotts", 16, speed=3)}
-    rows = 2 * sum(arm.images for arm in arms.values()) * options.prompts  # an image and its scoring are two rows
+    strategies = {"base": Simulated(images=64), "ours": Simulated("lotts", 16, speed=3)}
+    rows = 2 * sum(one.images for one in strategies.values()) * options.prompts  # an image and its scoring are two rows
     seeds = max(options.rows // rows, 1)
-    table = simulate(arms, options.prompts, seeds, rng=np.random.default_rng(0))
+    table = simulate(strategies, options.prompts, seeds, rng=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         path = write_parquet(table, Path(folder) / "trials.parquet")
         began, used = time.perf_counter(), time.process_time()
@@ -42,8 +42,8 @@ def main() -> int:
         curves = 0
         for over in AXES:
             for of in ("score", "truth"):
-                for arm in (base, ours):
-                    results.panel(arm, of, over).curve()
+                for setup in (base, ours):
+                    results.panel(setup, of, over).curve()
                     curves += 1
         drawn = time.perf_counter()
         faster = results.speed_up(base, ours, over="images", quality=1.2)

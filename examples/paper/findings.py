@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lotts_search.curves import Arm, Interval, Panel, Results, SpeedUp, load, speed_up
+from lotts_search.curves import Interval, Panel, Results, Setup, SpeedUp, load, speed_up
 from lotts_search.errors import BadInput
 from lotts_search.report.page import write_page
 from lotts_search.report.study_page import machine
@@ -73,25 +73,25 @@ class Paper:
         self.date = time.strftime("%Y-%m-%d", time.gmtime(float(about.get("started") or 0)))
         self.machine = machine(about)
 
-    def arm(self, label: str, images: int | None = 9) -> Arm:
-        """The arm of a label with so many images, or with a budget in NFE; with None that of the largest budget.
+    def setup(self, label: str, images: int | None = 9) -> Setup:
+        """The setup of a label with so many images, or with a budget in NFE; with None that of the largest budget.
 
         Raises:
             BadInput: there is none.
         """
-        arms = self.results.find_label(label)
+        setups = self.results.find_label(label)
         if images is not None:
-            arms = [a for a in arms if a.images in (images, None)]
-        if not arms:
+            setups = [a for a in setups if a.images in (images, None)]
+        if not setups:
             raise BadInput(f"no searches by {label} with {images} images")
-        return max(arms, key=lambda a: (a.images or 0, a.nfe or 0.0))
+        return max(setups, key=lambda a: (a.images or 0, a.nfe or 0.0))
 
     def more(self, ours: str, theirs: str, *, refined: bool = False, what: str = "") -> Line:
         """Whether ``ours`` is better than ``theirs``."""
         name = what or f"{ours} − {theirs}"
 
         def compare() -> Line:
-            gap = self.results.difference(self.arm(ours), self.arm(theirs), refined=refined)
+            gap = self.results.difference(self.setup(ours), self.setup(theirs), refined=refined)
             if gap.low == gap.high == 0.0:  # e.g. a t0 of the table that is the model's own
                 return Line(name, "the same setting", MISSING)
             verdict = HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
@@ -104,7 +104,7 @@ class Paper:
         name = f"{ours} − {theirs}, within ±{ALIKE:g}"
 
         def compare() -> Line:
-            gap = self.results.difference(self.arm(ours), self.arm(theirs))
+            gap = self.results.difference(self.setup(ours), self.setup(theirs))
             inside, outside = gap.low >= -ALIKE and gap.high <= ALIKE, gap.low > ALIKE or gap.high < -ALIKE
             return Line(name, gap.signed, HOLDS if inside else FAILS if outside else OPEN)
 
@@ -116,7 +116,7 @@ class Paper:
         name = f"{cost} of {slow} / {cost} of {fast}; paper's LoTTS {least:g}×"
 
         def compare() -> Line:
-            found: SpeedUp = speed_up(self._curve(slow, over), self.results.panel(self.arm(fast), over=over))
+            found: SpeedUp = speed_up(self._curve(slow, over), self.results.panel(self.setup(fast), over=over))
             low = min(found.low, found.limit) if math.isinf(found.ratio) else found.low
             verdict = HOLDS if low >= least else FAILS if found.high < least else OPEN
             return Line(name, str(found), verdict)
@@ -125,10 +125,10 @@ class Paper:
 
     def _curve(self, label: str, over: str) -> Panel:
         """A label's curve: of its largest search, or one point a budget."""
-        arms = [a for a in self.results.trials.arms if a.label == label]
-        if len(arms) > 1 and not self.results.pooled(arms[0]):
-            return self.results.budgets(arms, over=over)
-        return self.results.panel(self.arm(label, images=None), over=over)
+        setups = [a for a in self.results.trials.setups if a.label == label]
+        if len(setups) > 1 and not self.results.pooled(setups[0]):
+            return self.results.budgets(setups, over=over)
+        return self.results.panel(self.setup(label, images=None), over=over)
 
     def findings(self) -> list[Finding]:
         """All of them."""
@@ -171,13 +171,13 @@ class Paper:
         ]  # fmt: skip
 
     def _starts(self) -> list[str]:
-        found = {a.label for a in self.results.arms if a.label.startswith("LoTTS, t0 = ")}
+        found = {a.label for a in self.results.setups if a.label.startswith("LoTTS, t0 = ")}
         return ["LoTTS w/o temporal", *sorted(found, key=lambda label: int(label.rsplit(" ", 1)[1]))]
 
     def _scaling(self) -> list[Line]:
         def step(few: int, many: int) -> Line:
             def compare() -> Line:
-                gap = self.results.difference(self.arm("LoTTS", many), self.arm("LoTTS", few))
+                gap = self.results.difference(self.setup("LoTTS", many), self.setup("LoTTS", few))
                 return Line(
                     f"{many} − {few} images", gap.signed, HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
                 )
@@ -187,15 +187,15 @@ class Paper:
         return [step(3, 6), step(6, 9)]
 
     def table(self) -> list[tuple[str, str, Interval, float, float]]:
-        """Label, budget, quality, images and NFE of every arm."""
+        """Label, budget, quality, images and NFE of every setup."""
         rows = []
-        for arm in self.results.arms:
+        for setup in self.results.setups:
             try:
-                quality = self.results.value(arm)
+                quality = self.results.value(setup)
             except BadInput:
                 continue
-            costs = (self.results.spent(arm, over) for over in ("images", "nfe"))
-            rows.append((arm.label, str(arm.budget), quality, *costs))
+            costs = (self.results.spent(setup, over) for over in ("images", "nfe"))
+            rows.append((setup.label, setup.budget, quality, *costs))
         return rows  # type: ignore[return-value]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lotts_search.curves import Arm, Results
+from lotts_search.curves import Results, Setup
 from lotts_search.curves.results import load_whole
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.report.study_files import write_figures, write_tables
@@ -56,8 +56,8 @@ def run(wanted: Wanted, json: bool) -> None:
     folders = [path if path.is_dir() else path.parent for path in wanted.runs]
     gallery = Gallery(results, table, folders)
     cases: dict[str, list[Case]] = {}
-    sides: dict[str, list[Arm]] = {}
-    for model in dict.fromkeys(line.arm.model for line in found.lines):
+    sides: dict[str, list[Setup]] = {}
+    for model in dict.fromkeys(line.setup.model for line in found.lines):
         sides[model] = _sides(results, found, model, wanted.baseline)
         values = list(dict.fromkeys([found.main, "score"]))
         cases[model] = gallery.cases(sides[model], found.main, values, wanted.prompts)
@@ -78,34 +78,34 @@ def run(wanted: Wanted, json: bool) -> None:
         print(json_module.dumps({"report": str(page), "files": [str(f) for f in files], "results": _plain(found)}))
         return
     for against in found.against:
-        console.print(f"{against.arm.label} on {against.arm.model}, {against.arm.budget}, against {against.base.label}: "
+        console.print(f"{against.setup.label} on {against.setup.model}, {against.setup.budget}, against {against.base.label}: "
                       f"{found.main} {against.difference.signed}, {against.faster['nfe']} in NFE")  # fmt: skip
     console.print(f"report: {page}")
 
 
-def _sides(results: Results, found: Numbers, model: str, baseline: str | None) -> list[Arm]:
+def _sides(results: Results, found: Numbers, model: str, baseline: str | None) -> list[Setup]:
     """What the gallery shows: the strongest strategy, the baseline at as many images, then the others."""
-    lines = [line for line in found.lines if line.arm.model == model]
-    arms = [line.arm for line in lines]
-    base = base_of(results, arms, baseline)
-    others = [line for line in lines if base is None or line.arm.label != base.label]
-    others.sort(key=lambda line: (results.strategy(line.arm) != "lotts", -line.values[found.main].mean))
-    chosen: list[Arm] = []
+    lines = [line for line in found.lines if line.setup.model == model]
+    setups = [line.setup for line in lines]
+    base = base_of(results, setups, baseline)
+    others = [line for line in lines if base is None or line.setup.label != base.label]
+    others.sort(key=lambda line: (results.strategy(line.setup) != "lotts", -line.values[found.main].mean))
+    chosen: list[Setup] = []
     for line in others:
-        if line.arm.label not in [a.label for a in chosen]:
-            chosen.append(line.arm)
-    rival = next((a.base for a in found.against if chosen and a.arm == chosen[0]), base)
+        if line.setup.label not in [a.label for a in chosen]:
+            chosen.append(line.setup)
+    rival = next((a.base for a in found.against if chosen and a.setup == chosen[0]), base)
     return ([*chosen[:1], rival, *chosen[1:]] if rival is not None else chosen)[:SIDES]
 
 
 def _trees(
-    gallery: Gallery, results: Results, cases: Sequence[Case], arms: Sequence[Arm], wanted: Wanted, console: Console
+    gallery: Gallery, results: Results, cases: Sequence[Case], setups: Sequence[Setup], wanted: Wanted, console: Console
 ) -> list[Shown]:
     """The searches of the first and last cases, made again."""
     from lotts_search import registry
 
     about = results.about
-    model = next((m["model"] for m in about.get("models", ()) if m["label"] == arms[0].model), None)
+    model = next((m["model"] for m in about.get("models", ()) if m["label"] == setups[0].model), None)
     count = wanted.trees
     if count is None:
         count = 2 if model in registry.models() else 0
@@ -118,20 +118,20 @@ def _trees(
         Again(about, wanted.device) as again,
     ):
         for case in picked:
-            for arm in (arm for arm in arms if not results.pooled(arm)):
-                search = gallery.search(arm, case.prompt)
+            for setup in (setup for setup in setups if not results.pooled(setup)):
+                search = gallery.search(setup, case.prompt)
                 if search is None:
                     continue
                 prompt_id, seed = results.trials.prompts[case.prompt], int(results.trials.seed[search])
                 try:
-                    result = again.search(arm, case.text, prompt_id, seed)
+                    result = again.search(setup, case.text, prompt_id, seed)
                 except LottsError as error:  # a report without trees is still a report
                     console.print(f"no trees: {error}")
                     return shown
                 title = (
                     "Gains most" if case.gap > 0 and case is picked[0] else "Loses most" if case.gap < 0 else "A search"
                 )
-                shown.append(Shown(title, f"{arm.label} on {arm.model}, {case.gap:+.3f}", result))
+                shown.append(Shown(title, f"{setup.label} on {setup.model}, {case.gap:+.3f}", result))
     return shown
 
 
@@ -145,7 +145,7 @@ def _command(wanted: Wanted) -> str:
 
 def _plain(found: Numbers) -> list[dict[str, object]]:
     return [
-        {"model": line.arm.model, "label": line.arm.label, "budget": str(line.arm.budget),
+        {"model": line.setup.model, "label": line.setup.label, "budget": line.setup.budget,
          **{of: [i.mean, i.low, i.high] for of, i in line.values.items()}, **line.costs}
         for line in found.lines
     ]  # fmt: skip

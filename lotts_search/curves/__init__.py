@@ -13,11 +13,11 @@ from lotts_search.curves.results import Results, load
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
 from lotts_search.curves.steps import Curve, Steps, mean_curve
-from lotts_search.curves.trials import AXES, Arm, Trials, from_table
+from lotts_search.curves.trials import AXES, Setup, Trials, from_table
 from lotts_search.curves.wins import WinRate, win_rate
 
 __all__ = [
-    "AXES", "Arm", "Curve", "Interval", "Panel", "Results", "Saturation", "SpeedUp", "Steps", "Trials", "WinRate",
+    "AXES", "Curve", "Interval", "Panel", "Results", "Saturation", "Setup", "SpeedUp", "Steps", "Trials", "WinRate",
     "best_of", "best_of_curve", "best_of_n", "best_so_far", "fit", "from_table", "interval", "load", "mean_curve",
     "mean_interval", "speed_up", "win_rate",
 ]  # fmt: skip

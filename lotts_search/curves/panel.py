@@ -10,7 +10,7 @@ from lotts_search.curves.bootstrap import RESAMPLES, percentile_interval, resamp
 from lotts_search.curves.intervals import Doubles, Interval, Ints
 from lotts_search.curves.order import best_of_curve, sizes
 from lotts_search.curves.steps import Curve
-from lotts_search.curves.trials import Arm, Bools, Trials
+from lotts_search.curves.trials import Bools, Setup, Trials
 from lotts_search.errors import BadInput
 
 POINTS = 300
@@ -75,44 +75,44 @@ def common(a: Panel, b: Panel) -> tuple[Panel, Panel]:
     return a.among(prompts), b.among(prompts)
 
 
-def searched(trials: Trials, arm: Arm) -> Arm:
-    """The arm whose searches an arm is read from: itself, or the largest of its label, whose beginnings it is.
+def searched(trials: Trials, setup: Setup) -> Setup:
+    """The setup whose searches a setup is read from: itself, or the largest of its label, whose beginnings it is.
 
     Raises:
         BadInput: there is none.
     """
-    if arm in trials.arms:
-        return arm
-    whole = [i for i, a in enumerate(trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
-    if not whole or arm.label not in trials.nested:
-        raise BadInput(f"the table has no searches by {arm.label} on {arm.model} with a budget of {arm.budget}")
+    if setup in trials.setups:
+        return setup
+    whole = [i for i, a in enumerate(trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
+    if not whole or setup.label not in trials.nested:
+        raise BadInput(f"the table has no searches by {setup.label} on {setup.model} with a budget of {setup.budget}")
     # The limits may be of another kind than those that were searched with, e.g. images of a budget in NFE.
-    return trials.arms[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.arm == i].sum())]
+    return trials.setups[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.setup == i].sum())]
 
 
-def _rows(trials: Trials, arm: Arm) -> tuple[Ints, Bools]:
-    """The searches of an arm, and which rows [n] belong to it: those within its budget, where it is the beginning of
+def _rows(trials: Trials, setup: Setup) -> tuple[Ints, Bools]:
+    """The searches of a setup, and which rows [n] belong to it: those within its budget, where it is the beginning of
     the searches of a larger one."""
-    whole = searched(trials, arm)
-    inside = trials.arm == trials.arms.index(whole)
+    whole = searched(trials, setup)
+    inside = trials.setup == trials.setups.index(whole)
     rows = inside[trials.search]
-    if whole != arm:
-        for over, limit in (("nfe", arm.nfe), ("images", arm.images)):
+    if whole != setup:
+        for over, limit in (("nfe", setup.nfe), ("images", setup.images)):
             if limit is not None:
                 rows &= trials.cost(over) <= limit + 1e-9
     return np.flatnonzero(inside), rows
 
 
-def spent(trials: Trials, arm: Arm, over: str) -> Doubles:
-    """What each search of an arm that found an image cost in all [searches]."""
-    searches, rows = _rows(trials, arm)
+def spent(trials: Trials, setup: Setup, over: str) -> Doubles:
+    """What each search of a setup that found an image cost in all [searches]."""
+    searches, rows = _rows(trials, setup)
     costs = np.zeros(len(trials.ids))
     np.maximum.at(costs, trials.search[rows], trials.cost(over)[rows])
     found = np.unique(trials.search[rows & trials.leading])
     return np.asarray(costs[np.intersect1d(searches, found)])
 
 
-def best_so_far(trials: Trials, arm: Arm, of: str, over: str, *, refined: bool = False) -> Panel:
+def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bool = False) -> Panel:
     """The value ``of`` the image that the guide likes best, of those made up to each cost.
 
     A search that ended keeps its last value, as it would be handed out. The first point is where every search has a
@@ -124,17 +124,17 @@ def best_so_far(trials: Trials, arm: Arm, of: str, over: str, *, refined: bool =
         refined: look at the refined images alone: "best of the refined" of the ablations.
 
     Raises:
-        BadInput: no search of this arm has an image, or some best image lacks the metric.
+        BadInput: no search of this setup has an image, or some best image lacks the metric.
     """
-    searches, rows = _rows(trials, arm)
+    searches, rows = _rows(trials, setup)
     if refined:
         trials = replace(trials, image=trials.image & trials.refined)
     leads = np.flatnonzero(rows & trials.leading)
     if not leads.size:
-        raise BadInput(f"no search by {arm.label} on {arm.model} has a {'refined ' * refined}image")
+        raise BadInput(f"no search by {setup.label} on {setup.model} has a {'refined ' * refined}image")
     values, costs = trials.values(of)[leads], trials.cost(over)
     if (missing := int(np.isnan(values).sum())) > 0:
-        raise BadInput(f"{missing} of {leads.size} best images by {arm.label} have no {of}")
+        raise BadInput(f"{missing} of {leads.size} best images by {setup.label} have no {of}")
     searches = np.intersect1d(searches, trials.search[leads])
     index = np.searchsorted(searches, trials.search[leads])  # of each leading image's search among these
     total = np.zeros(len(trials.ids))
@@ -155,8 +155,8 @@ def best_so_far(trials: Trials, arm: Arm, of: str, over: str, *, refined: bool =
     return _by_prompt(trials.prompt[searches], grid, held, ends, over, of)
 
 
-def best_of_n(trials: Trials, arm: Arm, of: str, over: str = "images", most: int | None = None) -> Panel:
-    """The whole Best-of-N curve from the pools of independent images that an arm made, by the order-statistics
+def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most: int | None = None) -> Panel:
+    """The whole Best-of-N curve from the pools of independent images that a setup made, by the order-statistics
     estimator: expected value ``of`` the guide's best of N for N = 1 … ``most``, or the
     size of the smallest pool of a prompt.
 
@@ -165,12 +165,12 @@ def best_of_n(trials: Trials, arm: Arm, of: str, over: str = "images", most: int
     Raises:
         BadInput: the images are not independent samples, or lack the metric.
     """
-    _, rows = _rows(trials, arm)
+    _, rows = _rows(trials, setup)
     made = np.flatnonzero(rows & trials.image & ~np.isnan(trials.columns["score"]))
     if not made.size or not trials.alone[made].all():
-        raise BadInput(f"{arm.label} on {arm.model} is no pool of independent samples: Best-of-N needs images from noise alone")  # fmt: skip
+        raise BadInput(f"{setup.label} on {setup.model} is no pool of independent samples: Best-of-N needs images from noise alone")  # fmt: skip
     if np.isnan(trials.values(of)[made]).any():
-        raise BadInput(f"some images by {arm.label} have no {of}: the pool needs the metric of every image")
+        raise BadInput(f"some images by {setup.label} have no {of}: the pool needs the metric of every image")
     prompt = trials.prompt[trials.search[made]]
     made = made[np.argsort(prompt, kind="stable")]
     prompts, counts = np.unique(prompt, return_counts=True)

@@ -1,4 +1,4 @@
-"""A study's results by name: the arms that were compared, their curves and comparisons."""
+"""A study's results by name: the setups that were compared, their curves and comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lotts_search.curves.intervals import Interval
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, searched, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
-from lotts_search.curves.trials import Arm, Trials, from_table, join, load_table
+from lotts_search.curves.trials import Setup, Trials, from_table, join, load_table
 from lotts_search.curves.wins import WinRate, win_rate
 from lotts_search.errors import BadInput, unknown
 
@@ -41,9 +41,9 @@ class Results:
         self.trials, self.about = trials, about or {}
 
     @property
-    def arms(self) -> list[Arm]:
-        """What was compared: the arms of the table, and the smaller budgets that their searches hold."""
-        return [*self.trials.arms, *self.trials.smaller]
+    def setups(self) -> list[Setup]:
+        """What was compared: the setups of the table, and the smaller budgets that their searches hold."""
+        return [*self.trials.setups, *self.trials.smaller]
 
     @property
     def metrics(self) -> list[str]:
@@ -56,8 +56,10 @@ class Results:
         asked = [m for m in self.about.get("metrics", ()) if m in self.metrics]
         return next(iter([*asked, *self.metrics]), "score")
 
-    def find(self, label: str, *, model: str | None = None, nfe: float | None = None, images: int | None = None) -> Arm:
-        """The one arm of that label, model and budget; what is not given may be anything, if only one arm has it.
+    def find(
+        self, label: str, *, model: str | None = None, nfe: float | None = None, images: int | None = None
+    ) -> Setup:
+        """The one setup of that label, model and budget; what is not given may be anything, if only one setup has it.
 
         Raises:
             BadInput: none or several; the message names those that there are.
@@ -68,46 +70,46 @@ class Results:
             for a in labelled
             if model in (None, a.model) and nfe in (None, a.nfe) and images in (None, a.images)
         ]  # fmt: skip
-        if len(fitting) > 1:  # the arm of the largest budget holds all the others
-            whole = [a for a in fitting if a in self.trials.arms]
+        if len(fitting) > 1:  # the setup of the largest budget holds all the others
+            whole = [a for a in fitting if a in self.trials.setups]
             fitting = whole if len(whole) == 1 and label in self.trials.nested else fitting
         if len(fitting) == 1:
             return fitting[0]
         known = ", ".join(f"{a.model} with {a.budget}" for a in labelled)
         raise BadInput(f"{'no' if not fitting else 'more than one'} {label} fits; there is {known}")
 
-    def find_label(self, label: str) -> list[Arm]:
-        """All arms of a label.
+    def find_label(self, label: str) -> list[Setup]:
+        """All setups of a label.
 
         Raises:
             BadInput: there are none.
         """
-        found = [a for a in self.arms if a.label == label]
+        found = [a for a in self.setups if a.label == label]
         if not found:
-            raise unknown("strategy", label, sorted({a.label for a in self.arms}))
+            raise unknown("strategy", label, sorted({a.label for a in self.setups}))
         return found
 
-    def strategy(self, arm: Arm) -> str:
-        """Registered name of an arm's strategy."""
-        whole = [i for i, a in enumerate(self.trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
+    def strategy(self, setup: Setup) -> str:
+        """Registered name of a setup's strategy."""
+        whole = [i for i, a in enumerate(self.trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
         return self.trials.strategies[whole[0]]
 
-    def pooled(self, arm: Arm) -> bool:
+    def pooled(self, setup: Setup) -> bool:
         """Whether :meth:`panel` can use the order-statistics estimator."""
-        return self.strategy(arm) in POOLED
+        return self.strategy(setup) in POOLED
 
-    def panel(self, arm: Arm, of: str | None = None, over: str = "nfe") -> Panel:
+    def panel(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Panel:
         """Quality by prompt and cost: from the whole pool for Best-of-N, best-so-far for any other strategy."""
-        return (best_of_n if self.pooled(arm) else best_so_far)(self.trials, arm, of or self.main, over)
+        return (best_of_n if self.pooled(setup) else best_so_far)(self.trials, setup, of or self.main, over)
 
-    def budgets(self, arms: Sequence[Arm], of: str | None = None, over: str = "nfe") -> Panel:
-        """Quality by prompt and cost with one point for each budget: what the searches of each arm handed out, at
+    def budgets(self, setups: Sequence[Setup], of: str | None = None, over: str = "nfe") -> Panel:
+        """Quality by prompt and cost with one point for each budget: what the searches of each setup handed out, at
         what they cost in the mean. For strategies that size themselves by their budget.
 
         Raises:
             BadInput: no prompt in common.
         """
-        panels = sorted((self.final(arm, of, over) for arm in arms), key=lambda panel: panel.spent.mean())
+        panels = sorted((self.final(setup, of, over) for setup in setups), key=lambda panel: panel.spent.mean())
         prompts = reduce(np.intersect1d, (panel.prompts for panel in panels))
         if not prompts.size:
             raise BadInput("the budgets have no prompt in common")
@@ -115,45 +117,45 @@ class Results:
         x, y = np.array([p.spent.mean() for p in same]), np.stack([p.final for p in same], axis=1)
         return Panel(x, y, prompts, same[-1].spent, over, same[0].of)
 
-    def final(self, arm: Arm, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
-        """What the searches of an arm handed out; with ``refined``, the best of the refined alone.
+    def final(self, setup: Setup, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
+        """What the searches of a setup handed out; with ``refined``, the best of the refined alone.
 
         For Best-of-N it is the expected one over all subsets of the pool: the same mean with less noise.
         """
-        panel = best_so_far(self.trials, arm, of or self.main, over, refined=refined)
-        if refined or not self.pooled(arm):
+        panel = best_so_far(self.trials, setup, of or self.main, over, refined=refined)
+        if refined or not self.pooled(setup):
             return panel
-        count = int(spent(self.trials, arm, "images").min())
-        pool = best_of_n(self.trials, searched(self.trials, arm), panel.of, over, most=count)
+        count = int(spent(self.trials, setup, "images").min())
+        pool = best_of_n(self.trials, searched(self.trials, setup), panel.of, over, most=count)
         return replace(panel, x=pool.x, y=pool.among(panel.prompts).y)
 
-    def value(self, arm: Arm, of: str | None = None, *, refined: bool = False) -> Interval:
-        """Mean quality of what an arm handed out."""
-        return mean_interval(self.final(arm, of, refined=refined).final)
+    def value(self, setup: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
+        """Mean quality of what a setup handed out."""
+        return mean_interval(self.final(setup, of, refined=refined).final)
 
-    def spent(self, arm: Arm, over: str) -> float:
-        """Mean cost of a search of an arm."""
-        return float(spent(self.trials, arm, over).mean())
+    def spent(self, setup: Setup, over: str) -> float:
+        """Mean cost of a search of a setup."""
+        return float(spent(self.trials, setup, over).mean())
 
-    def difference(self, ours: Arm, theirs: Arm, of: str | None = None, *, refined: bool = False) -> Interval:
+    def difference(self, ours: Setup, theirs: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
         """Difference of what the two handed out, paired by prompt."""
         a, b = common(self.final(ours, of, refined=refined), self.final(theirs, of, refined=refined))
         return mean_interval(a.final - b.final)
 
-    def win_rate(self, ours: Arm, theirs: Arm, of: str | None = None) -> WinRate:
+    def win_rate(self, ours: Setup, theirs: Setup, of: str | None = None) -> WinRate:
         """How often ``ours`` hands out the better image of a prompt: of the images that were handed out."""
-        a, b = common(*(best_so_far(self.trials, arm, of or self.main, "nfe") for arm in (ours, theirs)))
+        a, b = common(*(best_so_far(self.trials, setup, of or self.main, "nfe") for setup in (ours, theirs)))
         return win_rate(a.final, b.final)
 
     def speed_up(
-        self, slow: Arm, fast: Arm, of: str | None = None, over: str = "nfe", quality: float | None = None
+        self, slow: Setup, fast: Setup, of: str | None = None, over: str = "nfe", quality: float | None = None
     ) -> SpeedUp:
         """How many times less ``fast`` costs at equal quality, see :func:`~lotts_search.curves.speedup.speed_up`."""
         return speed_up(self.panel(slow, of, over), self.panel(fast, of, over), quality)
 
-    def saturation(self, arm: Arm, of: str | None = None, over: str = "nfe") -> Saturation:
-        """The fit q∞ − c·n^−γ to an arm's curve."""
-        return fit(self.panel(arm, of, over))
+    def saturation(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Saturation:
+        """The fit q∞ − c·n^−γ to a setup's curve."""
+        return fit(self.panel(setup, of, over))
 
 
 def load(*runs: Path | str) -> Results:

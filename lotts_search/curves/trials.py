@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.core.budget import Budget
 from lotts_search.curves.intervals import Doubles, Ints
 from lotts_search.errors import BadInput, unknown
 
@@ -36,7 +35,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Setup:
     """What is compared: a strategy with its settings (``label``), on a model, under a budget; None = not limited."""
 
     model: str
@@ -45,8 +44,12 @@ class Arm:
     images: int | None = None
 
     @property
-    def budget(self) -> Budget:
-        return Budget(nfe=self.nfe, images=self.images)
+    def budget(self) -> str:
+        """The limits in words, e.g. ``100 NFE and 9 images``."""
+        limits = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
+        if self.images is not None:
+            limits.append(f"{self.images} image{'' if self.images == 1 else 's'}")
+        return " and ".join(limits) or "without limit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +57,11 @@ class Trials:
     """The trials of many searches.
 
     Attributes:
-        arms: what was compared, in the order of the table.
+        setups: what was compared, in the order of the table.
         prompts: ids of the prompts.
         texts: the prompts, in the order of ``prompts``.
-        strategies: registered name of each arm's strategy.
-        arm, prompt, seed: of each search [s]; indices into ``arms`` and ``prompts``.
+        strategies: registered name of each setup's strategy.
+        setup, prompt, seed: of each search [s]; indices into ``setups`` and ``prompts``.
         ids: of each search.
         first: [s + 1] where the rows of each search begin; they lie together, in virtual order.
         columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where there is none.
@@ -67,14 +70,14 @@ class Trials:
         refined: whether that was by a refinement [n].
         order: where each row stands in the table [n].
         nested: labels whose search under a small budget is the beginning of that under a large one.
-        smaller: those budgets of nested labels that are beginnings of the searches of another arm.
+        smaller: those budgets of nested labels that are beginnings of the searches of another setup.
     """
 
-    arms: list[Arm]
+    setups: list[Setup]
     prompts: list[str]
     texts: list[str]
     strategies: list[str]
-    arm: Ints
+    setup: Ints
     prompt: Ints
     seed: Ints
     ids: list[str]
@@ -85,7 +88,7 @@ class Trials:
     refined: Bools
     order: Ints
     nested: frozenset[str] = frozenset()
-    smaller: tuple[Arm, ...] = ()
+    smaller: tuple[Setup, ...] = ()
     _sums: dict[str, Doubles] = field(default_factory=dict, repr=False)
 
     @property
@@ -218,21 +221,21 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     sampled = np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "sample"])
 
     parts = np.stack([models[heads], labels[heads], *(np.nan_to_num(b, nan=-1.0) for b in budgets)], axis=1)
-    kept, firsts, arm = np.unique(parts, axis=0, return_index=True, return_inverse=True)
-    place = np.argsort(firsts)  # the arms in the order of the table
-    arms = [
-        Arm(model_names[int(m)], label_names[int(name)], None if n < 0 else float(n), None if i < 0 else int(i))
+    kept, firsts, setup = np.unique(parts, axis=0, return_index=True, return_inverse=True)
+    place = np.argsort(firsts)  # the setups in the order of the table
+    setups = [
+        Setup(model_names[int(m)], label_names[int(name)], None if n < 0 else float(n), None if i < 0 else int(i))
         for m, name, n, i in kept[place]
     ]
     of_prompt = np.full(len(prompts), -1)
     of_prompt[prompt[heads]] = texts[heads]
-    nested, smaller = _nested(arms, about or {})
+    nested, smaller = _nested(setups, about or {})
     return Trials(
-        arms=arms,
+        setups=setups,
         prompts=prompts,
         texts=[known[i] for i in of_prompt],
         strategies=[strategy_names[strategies[heads[firsts[i]]]] for i in place],
-        arm=np.argsort(place)[arm.ravel()],
+        setup=np.argsort(place)[setup.ravel()],
         prompt=prompt[heads],
         seed=np.asarray(_numbers(table, "search_seed")[heads], dtype=np.int64),
         ids=[ids[i] for i in search[heads]],
@@ -247,14 +250,14 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     )
 
 
-def _nested(arms: list[Arm], about: Mapping[str, Any]) -> tuple[frozenset[str], tuple[Arm, ...]]:
-    """Labels that ran once for all their budgets, and the arms that are beginnings of their searches."""
+def _nested(setups: list[Setup], about: Mapping[str, Any]) -> tuple[frozenset[str], tuple[Setup, ...]]:
+    """Labels that ran once for all their budgets, and the setups that are beginnings of their searches."""
     known = [s for s in about.get("strategies", ()) if s.get("nested")]
     smaller = []
-    for arm in arms:
-        for budget in (b for s in known if s["label"] == arm.label for b in s.get("budgets", ())):
-            part = Arm(arm.model, arm.label, budget.get("nfe"), budget.get("images"))
-            if part not in arms and part not in smaller:
+    for setup in setups:
+        for budget in (b for s in known if s["label"] == setup.label for b in s.get("budgets", ())):
+            part = Setup(setup.model, setup.label, budget.get("nfe"), budget.get("images"))
+            if part not in setups and part not in smaller:
                 smaller.append(part)
     return frozenset(s["label"] for s in known), tuple(smaller)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lotts_search.curves import AXES, Arm
+from lotts_search.curves import AXES, Setup
 from lotts_search.errors import BadInput
 from lotts_search.report.study_numbers import Numbers, Trace
 from lotts_search.report.study_page import chosen_labels
@@ -21,7 +21,7 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
     """Write ``results.csv``, ``curves.csv`` and ``against.csv``."""
     costs = list(AXES)
     results = [
-        (*_arm(line.arm), of, i.mean, i.low, i.high, line.prompts, line.searches, *(line.costs[c] for c in costs))
+        (*_key(line.setup), of, i.mean, i.low, i.high, line.prompts, line.searches, *(line.costs[c] for c in costs))
         for line in found.lines
         for of, i in line.values.items()
     ]
@@ -31,19 +31,19 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
         for point in zip(t.curve.x, t.curve.mean, t.curve.low, t.curve.high, strict=True)
     ]
     against = [
-        (*_arm(a.arm), a.base.label, str(a.base.budget), found.main, a.difference.mean, a.difference.low,
+        (*_key(a.setup), a.base.label, a.base.budget, found.main, a.difference.mean, a.difference.low,
          a.difference.high, a.wins.rate, a.wins.low, a.wins.high, over, s.ratio, s.low, s.high, s.quality, s.slow,
          s.fast, s.reached)
         for a in found.against
         for over, s in a.faster.items()
     ]  # fmt: skip
-    arm = ("model", "label", "budget_nfe", "budget_images")
+    key = ("model", "label", "budget_nfe", "budget_images")
     return [
-        _write(folder / "results.csv", (*arm, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
+        _write(folder / "results.csv", (*key, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
         _write(folder / "curves.csv", ("model", "label", "value", "over", "cost", "mean", "low", "high"), curves),
         _write(
             folder / "against.csv",
-            (*arm, "baseline", "baseline_budget", "value", "difference", "difference_low", "difference_high", "win_rate",
+            (*key, "baseline", "baseline_budget", "value", "difference", "difference_low", "difference_high", "win_rate",
              "win_low", "win_high", "over", "speed_up", "speed_up_low", "speed_up_high", "quality", "baseline_cost", "cost",
              "reached"),
             against,
@@ -51,8 +51,8 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
     ]  # fmt: skip
 
 
-def _arm(arm: Arm) -> tuple[str, str, float | None, int | None]:
-    return arm.model, arm.label, arm.nfe, arm.images
+def _key(setup: Setup) -> tuple[str, str, float | None, int | None]:
+    return setup.model, setup.label, setup.nfe, setup.images
 
 
 def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from lotts_search.curves import Arm, Results, best_so_far
+from lotts_search.curves import Results, Setup, best_so_far
 from lotts_search.curves.panel import common
 from lotts_search.errors import BadInput
 
@@ -44,7 +44,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt: the gap between two arms, and what all arms handed out."""
+    """One prompt: the gap between two setups, and what all setups handed out."""
 
     prompt: int
     text: str
@@ -64,24 +64,24 @@ class Gallery:
     def __init__(self, results: Results, table: pa.Table, folders: Sequence[Path]) -> None:
         self.results, self.table, self.folders = results, table, folders
 
-    def cases(self, arms: Sequence[Arm], main: str, values: Sequence[str], count: int) -> list[Case]:
-        """The prompts where the first arm gains most over the second, and those where it loses most.
+    def cases(self, setups: Sequence[Setup], main: str, values: Sequence[str], count: int) -> list[Case]:
+        """The prompts where the first setup gains most over the second, and those where it loses most.
 
         Args:
-            arms: what is shown; the gap is that of the first two. With one arm the gap is its value itself.
+            setups: what is shown; the gap is that of the first two. With one setup the gap is its value itself.
             main: the value that gaps are of.
             values: what is shown of each image.
             count: of prompts at each end.
         """
-        panels = [best_so_far(self.results.trials, arm, main, "nfe") for arm in arms[:2]]
+        panels = [best_so_far(self.results.trials, setup, main, "nfe") for setup in setups[:2]]
         a, b = common(panels[0], panels[-1])
-        gaps = a.final - b.final if len(arms) > 1 else a.final
+        gaps = a.final - b.final if len(setups) > 1 else a.final
         order = np.argsort(-gaps, kind="stable")
         chosen = list(dict.fromkeys([*order[:count], *order[max(len(order) - count, 0) :]]))
-        return [self._case(int(a.prompts[i]), float(gaps[i]), arms, main, values) for i in chosen]
+        return [self._case(int(a.prompts[i]), float(gaps[i]), setups, main, values) for i in chosen]
 
-    def _case(self, prompt: int, gap: float, arms: Sequence[Arm], main: str, values: Sequence[str]) -> Case:
-        rows = {arm.label: row for arm in arms if (row := self.winner(arm, prompt)) is not None}
+    def _case(self, prompt: int, gap: float, setups: Sequence[Setup], main: str, values: Sequence[str]) -> Case:
+        rows = {setup.label: row for setup in setups if (row := self.winner(setup, prompt)) is not None}
         trials = self.results.trials
         shown = {label: {of: float(trials.values(of)[row]) for of in values} for label, row in rows.items()}
         best = max(of[main] for of in shown.values())
@@ -92,22 +92,22 @@ class Gallery:
         ]
         return Case(prompt, trials.texts[prompt], gap, winners)
 
-    def search(self, arm: Arm, prompt: int) -> int | None:
-        """The first search of an arm for a prompt."""
+    def search(self, setup: Setup, prompt: int) -> int | None:
+        """The first search of a setup for a prompt."""
         trials = self.results.trials
-        whole = [i for i, a in enumerate(trials.arms) if (a.model, a.label) == (arm.model, arm.label)]
-        place = trials.arms.index(arm) if arm in trials.arms else whole[0]
-        found = np.flatnonzero((trials.arm == place) & (trials.prompt == prompt))
+        whole = [i for i, a in enumerate(trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
+        place = trials.setups.index(setup) if setup in trials.setups else whole[0]
+        found = np.flatnonzero((trials.setup == place) & (trials.prompt == prompt))
         return int(found[0]) if found.size else None
 
-    def winner(self, arm: Arm, prompt: int) -> int | None:
+    def winner(self, setup: Setup, prompt: int) -> int | None:
         """The row of the image that this search handed out."""
-        search, trials = self.search(arm, prompt), self.results.trials
+        search, trials = self.search(setup, prompt), self.results.trials
         if search is None:
             return None
         first, last = trials.first[search : search + 2]
         inside = trials.leading[first:last].copy()
-        for over, limit in (("nfe", arm.nfe), ("images", arm.images)):
+        for over, limit in (("nfe", setup.nfe), ("images", setup.images)):
             if limit is not None:
                 inside &= trials.cost(over)[first:last] <= limit + 1e-9
         leads = np.flatnonzero(inside)
@@ -151,21 +151,21 @@ class Again:
         for pool in self._pools.values():
             pool.close()
 
-    def search(self, arm: Arm, prompt: str, prompt_id: str, seed: int) -> SearchResult:
-        """The search of ``arm`` for a prompt with the search seed ``seed``.
+    def search(self, setup: Setup, prompt: str, prompt_id: str, seed: int) -> SearchResult:
+        """The search of ``setup`` for a prompt with the search seed ``seed``.
 
         Raises:
             BadInput: ``study.json`` does not say how it was made.
         """
         from lotts_search.api import search
 
-        model = next((m for m in self.about.get("models", ()) if m["label"] == arm.model), None)
-        found = [s for s in self.about.get("strategies", ()) if s["label"] == arm.label]
+        model = next((m for m in self.about.get("models", ()) if m["label"] == setup.model), None)
+        found = [s for s in self.about.get("strategies", ()) if s["label"] == setup.label]
         if model is None or not found:
-            raise BadInput(f"study.json does not say how {arm.label} on {arm.model} was made")
+            raise BadInput(f"study.json does not say how {setup.label} on {setup.model} was made")
         return search(
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
-            verifier=self.about["guide"], nfe=arm.nfe, images=arm.images, seed=seed, steps=model.get("steps"),
+            verifier=self.about["guide"], nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), negative=model.get("negative") or "",
             workers=self.about.get("workers", 8), prompt_id=prompt_id,
         )  # fmt: skip

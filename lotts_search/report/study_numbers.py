@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lotts_search.curves import Arm, Curve, Interval, Results, Saturation, SpeedUp, WinRate
+from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, WinRate
 from lotts_search.errors import BadInput
 
 COSTS = ("images", "nfe", "device_s")
@@ -14,9 +14,9 @@ COSTS = ("images", "nfe", "device_s")
 
 @dataclass(frozen=True)
 class Line:
-    """One arm: mean values of what it handed out, mean costs of a search, how many searches and prompts."""
+    """One setup: mean values of what it handed out, mean costs of a search, how many searches and prompts."""
 
-    arm: Arm
+    setup: Setup
     values: dict[str, Interval]
     costs: dict[str, float]
     searches: int
@@ -37,10 +37,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class Against:
-    """One arm against the baseline, by the main value."""
+    """One setup against the baseline, by the main value."""
 
-    arm: Arm
-    base: Arm
+    setup: Setup
+    base: Setup
     difference: Interval
     wins: WinRate
     faster: dict[str, SpeedUp]
@@ -84,103 +84,105 @@ def numbers(results: Results, main: str | None = None, baseline: str | None = No
         results.find_label(baseline)
     values = [main, *(v for v in (*results.metrics, "score") if v != main)]
     notes: list[str] = []
-    lines = [line for arm in _ordered(results) if (line := _line(results, arm, values, notes)) is not None]
-    usable = {line.arm for line in lines}
+    lines = [line for setup in _ordered(results) if (line := _line(results, setup, values, notes)) is not None]
+    usable = {line.setup for line in lines}
     traces = [t for model, label in _labels(results) for t in _traces(results, model, label, values, usable, notes)]
     against: list[Against] = []
     fits: dict[tuple[str, str], Saturation] = {}
-    for model in dict.fromkeys(arm.model for arm in results.arms):
-        arms = [line.arm for line in lines if line.arm.model == model]
-        base = base_of(results, arms, baseline)
-        against += [_against(results, arm, base, main) for arm in arms if base is not None and arm.label != base.label]
+    for model in dict.fromkeys(setup.model for setup in results.setups):
+        setups = [line.setup for line in lines if line.setup.model == model]
+        base = base_of(results, setups, baseline)
+        against += [
+            _against(results, setup, base, main) for setup in setups if base is not None and setup.label != base.label
+        ]
     for model, label in _labels(results):
-        arm = _largest(results, model, label, usable)
-        if arm is not None and (fit := _fit(results, arm, main)) is not None:
+        setup = _largest(results, model, label, usable)
+        if setup is not None and (fit := _fit(results, setup, main)) is not None:
             fits[model, label] = fit
     return Numbers(main, values, lines, traces, against, fits, list(dict.fromkeys(notes)))
 
 
-def base_of(results: Results, arms: Sequence[Arm], baseline: str | None) -> Arm | None:
-    """The arm that the others are compared with: of the largest budget."""
-    labels = list(dict.fromkeys(arm.label for arm in arms))
-    pools = [arm.label for arm in arms if results.pooled(arm)]
+def base_of(results: Results, setups: Sequence[Setup], baseline: str | None) -> Setup | None:
+    """The setup that the others are compared with: of the largest budget."""
+    labels = list(dict.fromkeys(setup.label for setup in setups))
+    pools = [setup.label for setup in setups if results.pooled(setup)]
     label = baseline if baseline in labels else next(iter([*pools, *labels]), None)
     if label is None or len(labels) < 2:
         return None
-    found = [arm for arm in arms if arm.label == label]
-    return max(found, key=lambda arm: results.spent(arm, "nfe"))
+    found = [setup for setup in setups if setup.label == label]
+    return max(found, key=lambda setup: results.spent(setup, "nfe"))
 
 
-def _ordered(results: Results) -> list[Arm]:
-    """The arms by model and label, in the order of the study, and by budget."""
+def _ordered(results: Results) -> list[Setup]:
+    """The setups by model and label, in the order of the study, and by budget."""
     places = {pair: i for i, pair in enumerate(_labels(results))}
-    return sorted(results.arms, key=lambda a: (places[a.model, a.label], a.nfe or 0.0, a.images or 0))
+    return sorted(results.setups, key=lambda a: (places[a.model, a.label], a.nfe or 0.0, a.images or 0))
 
 
 def _labels(results: Results) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((arm.model, arm.label) for arm in results.arms))
+    return list(dict.fromkeys((setup.model, setup.label) for setup in results.setups))
 
 
-def _line(results: Results, arm: Arm, values: Sequence[str], notes: list[str]) -> Line | None:
+def _line(results: Results, setup: Setup, values: Sequence[str], notes: list[str]) -> Line | None:
     found: dict[str, Interval] = {}
     for of in values:
         try:
-            panel = results.final(arm, of)
+            panel = results.final(setup, of)
         except BadInput as error:
             notes.append(str(error))
             continue
-        found[of] = results.value(arm, of)
+        found[of] = results.value(setup, of)
     if values[0] not in found:
         return None
-    whole = next((a for a in results.trials.arms if (a.model, a.label) == (arm.model, arm.label)), arm)
-    place = results.trials.arms.index(arm if arm in results.trials.arms else whole)
-    searches = int((results.trials.arm == place).sum())
-    costs = {over: results.spent(arm, over) for over in ("images", "nfe", "rows", "flops", "device_s")}
-    return Line(arm, found, costs, searches, len(panel.prompts))
+    whole = next((a for a in results.trials.setups if (a.model, a.label) == (setup.model, setup.label)), setup)
+    place = results.trials.setups.index(setup if setup in results.trials.setups else whole)
+    searches = int((results.trials.setup == place).sum())
+    costs = {over: results.spent(setup, over) for over in ("images", "nfe", "rows", "flops", "device_s")}
+    return Line(setup, found, costs, searches, len(panel.prompts))
 
 
 def _traces(
-    results: Results, model: str, label: str, values: Sequence[str], usable: set[Arm], notes: list[str]
+    results: Results, model: str, label: str, values: Sequence[str], usable: set[Setup], notes: list[str]
 ) -> list[Trace]:
-    arms = [a for a in results.trials.arms if (a.model, a.label) == (model, label) and a in usable]
+    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
     found = []
     for over in ("images", "nfe", "rows", "flops", "device_s"):
         for of in values:
             try:
-                if len(arms) > 1:
-                    curve = results.budgets(arms, of, over).curve()
-                elif arms:
-                    curve = results.panel(arms[0], of, over).curve()
+                if len(setups) > 1:
+                    curve = results.budgets(setups, of, over).curve()
+                elif setups:
+                    curve = results.panel(setups[0], of, over).curve()
                 else:
                     continue
             except BadInput as error:
                 notes.append(str(error))
                 continue
-            found.append(Trace(model, label, over, of, curve, len(arms) > 1))
+            found.append(Trace(model, label, over, of, curve, len(setups) > 1))
     return found
 
 
-def _largest(results: Results, model: str, label: str, usable: set[Arm]) -> Arm | None:
-    arms = [a for a in results.trials.arms if (a.model, a.label) == (model, label) and a in usable]
-    return max(arms, key=lambda arm: results.spent(arm, "nfe"), default=None)
+def _largest(results: Results, model: str, label: str, usable: set[Setup]) -> Setup | None:
+    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+    return max(setups, key=lambda setup: results.spent(setup, "nfe"), default=None)
 
 
-def _against(results: Results, arm: Arm, base: Arm, main: str) -> Against:
-    rival = _match(results, arm, base)
-    faster = {over: results.speed_up(base, arm, main, over) for over in COSTS}
-    return Against(arm, rival, results.difference(arm, rival, main), results.win_rate(arm, rival, main), faster)
+def _against(results: Results, setup: Setup, base: Setup, main: str) -> Against:
+    rival = _match(results, setup, base)
+    faster = {over: results.speed_up(base, setup, main, over) for over in COSTS}
+    return Against(setup, rival, results.difference(setup, rival, main), results.win_rate(setup, rival, main), faster)
 
 
-def _match(results: Results, arm: Arm, base: Arm) -> Arm:
-    """The baseline's budget that is nearest to what the arm spent, of its budgets that pay as much; else the largest."""
-    rivals = [a for a in results.arms if (a.model, a.label) == (base.model, base.label)]
-    spent = results.spent(arm, "images")
+def _match(results: Results, setup: Setup, base: Setup) -> Setup:
+    """The baseline's budget that is nearest to what the setup spent, of its budgets that pay as much; else the largest."""
+    rivals = [a for a in results.setups if (a.model, a.label) == (base.model, base.label)]
+    spent = results.spent(setup, "images")
     paid = [a for a in rivals if results.spent(a, "images") >= spent - 1e-9]
     return min(paid or [base], key=lambda a: results.spent(a, "images"))
 
 
-def _fit(results: Results, arm: Arm, main: str) -> Saturation | None:
+def _fit(results: Results, setup: Setup, main: str) -> Saturation | None:
     try:
-        return results.saturation(arm, main, "nfe")
+        return results.saturation(setup, main, "nfe")
     except (BadInput, ValueError):
         return None

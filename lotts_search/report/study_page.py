@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lotts_search.curves import AXES, Arm, Curve, Results
+from lotts_search.curves import AXES, Curve, Results, Setup
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import build
@@ -64,7 +64,7 @@ def write_study_page(
         command: what makes the page again.
         files: names of the files that were written beside it.
     """
-    models = list(dict.fromkeys(line.arm.model for line in found.lines))
+    models = list(dict.fromkeys(line.setup.model for line in found.lines))
     view = SimpleNamespace(
         title=str(results.about.get("name") or Path(path).resolve().parent.name),
         facts=_facts(results, table),
@@ -83,10 +83,10 @@ def write_study_page(
     return write_page("study.html.j2", Path(path), {"view": view})
 
 
-def arm_name(arm: Arm, arms: Iterable[Arm]) -> str:
+def setup_name(setup: Setup, setups: Iterable[Setup]) -> str:
     """The label, with its budget where the label has several."""
-    several = sum((a.model, a.label) == (arm.model, arm.label) for a in arms) > 1
-    return f"{arm.label}, {arm.budget}" if several else arm.label
+    several = sum((a.model, a.label) == (setup.model, setup.label) for a in setups) > 1
+    return f"{setup.label}, {setup.budget}" if several else setup.label
 
 
 def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
@@ -128,24 +128,24 @@ def _made_on(about: Mapping[str, Any]) -> str:
 
 
 def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]) -> SimpleNamespace:
-    lines = [line for line in found.lines if line.arm.model == model]
+    lines = [line for line in found.lines if line.setup.model == model]
     labels = chosen_labels(found, model)
     colour = {label: f"var(--series-{i + 1})" for i, label in enumerate(labels)}
-    arms = [line.arm for line in lines]
+    setups = [line.setup for line in lines]
     return SimpleNamespace(
         model=model,
         head=[*found.values],
-        lines=[_row(line, found, arms, colour) for line in lines],
+        lines=[_row(line, found, setups, colour) for line in lines],
         best={of: max((line.values[of].mean for line in lines if of in line.values), default=np.nan)
               for of in found.values},
         legend=[(label, colour[label]) for label in labels],
-        left_out=len({line.arm.label for line in lines}) - len(labels),
+        left_out=len({line.setup.label for line in lines}) - len(labels),
         charts=_charts(found, model, labels, colour, ("images", "nfe"), found.values[:1] + found.values[-1:]),
         more=_charts(found, model, labels, colour, ("rows", "flops", "device_s"), found.values[:1])
         + _charts(found, model, labels, colour, ("images", "nfe"), found.values[1:-1]),
         costs=list(HEAD.values()),
-        against=[_versus(a, arms) for a in found.against if a.arm.model == model],
-        base=next((a.base.label for a in found.against if a.arm.model == model), ""),
+        against=[_versus(a, setups) for a in found.against if a.setup.model == model],
+        base=next((a.base.label for a in found.against if a.setup.model == model), ""),
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
         gap=_gap(cases),
@@ -167,18 +167,18 @@ def chosen_labels(found: Numbers, model: str) -> list[str]:
     """The labels that charts show: all, or the baseline and the best ones where there are more than colours."""
     best: dict[str, float] = {}
     for line in found.lines:
-        if line.arm.model == model:
-            best[line.arm.label] = max(best.get(line.arm.label, -np.inf), line.values[found.main].mean)
-    bases = {a.base.label for a in found.against if a.arm.model == model}
+        if line.setup.model == model:
+            best[line.setup.label] = max(best.get(line.setup.label, -np.inf), line.values[found.main].mean)
+    bases = {a.base.label for a in found.against if a.setup.model == model}
     ranked = sorted(best, key=lambda label: (label not in bases, -best[label]))
     kept = set(ranked[:COLOURS])
     return [label for label in best if label in kept]
 
 
-def _row(line: Line, found: Numbers, arms: Sequence[Arm], colour: Mapping[str, str]) -> SimpleNamespace:
+def _row(line: Line, found: Numbers, setups: Sequence[Setup], colour: Mapping[str, str]) -> SimpleNamespace:
     return SimpleNamespace(
-        name=arm_name(line.arm, arms),
-        colour=colour.get(line.arm.label),
+        name=setup_name(line.setup, setups),
+        colour=colour.get(line.setup.label),
         values=[line.values.get(of) for of in found.values],
         costs=[number(line.costs[over], 2 if over == "device_s" else 1) for over in HEAD],
         searches=line.searches,
@@ -207,9 +207,9 @@ def _series(trace: Trace, colour: str) -> Series:
     return Series(trace.label, colour, curve.x, curve.mean, curve.low, curve.high, step=not trace.points, dots=shown)
 
 
-def _versus(a: Against, arms: Sequence[Arm]) -> SimpleNamespace:
+def _versus(a: Against, setups: Sequence[Setup]) -> SimpleNamespace:
     return SimpleNamespace(
-        name=arm_name(a.arm, arms),
+        name=setup_name(a.setup, setups),
         rival=f"{a.base.label}, {a.base.budget}",
         difference=a.difference.signed,
         sign="up" if a.difference.low > 0 else "down" if a.difference.high < 0 else "",

@@ -43,7 +43,7 @@ def expected_best(n: int) -> float:
 
 
 def simulate(
-    arms: Mapping[str, Simulated],
+    strategies: Mapping[str, Simulated],
     prompts: int = 40,
     seeds: int = 1,
     *,
@@ -52,7 +52,7 @@ def simulate(
     difficulty: float = 0.5,
     model: str = "simulated",
 ) -> pa.Table:
-    """A trial table of every arm on every prompt and seed.
+    """A trial table of every strategy on every prompt and seed.
 
     A draw u ~ N(0, 1) has the guiding score ``d + u`` and the held-out value ``d + fidelity·u + noise`` of variance 1,
     d ~ N(0, difficulty²) being its prompt's. So the expected held-out value of the best of n is
@@ -61,19 +61,19 @@ def simulate(
     import pyarrow as pa
 
     ease = difficulty * rng.normal(size=prompts)
-    parts = [_arm(label, arm, ease, seeds, rng, fidelity, model) for label, arm in arms.items()]
+    parts = [_searches(label, one, ease, seeds, rng, fidelity, model) for label, one in strategies.items()]
     return pa.concat_tables(parts)
 
 
-def _arm(
-    label: str, arm: Simulated, ease: np.ndarray, seeds: int, rng: np.random.Generator, fidelity: float, model: str
+def _searches(
+    label: str, one: Simulated, ease: np.ndarray, seeds: int, rng: np.random.Generator, fidelity: float, model: str
 ) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    searches, n = len(ease) * seeds, arm.images
+    searches, n = len(ease) * seeds, one.images
     drawn = np.zeros((searches, n))
-    for _ in range(arm.speed):
+    for _ in range(one.speed):
         fresh = rng.normal(size=(searches, n))
         drawn = fresh if not _ else np.maximum(drawn, fresh)
     own = np.repeat(ease, seeds)[:, None]
@@ -106,7 +106,7 @@ def _arm(
             "prompt_id": name(prompt, [f"p{i}" for i in range(len(ease))]),
             "prompt": name(prompt, [f"prompt {i}" for i in range(len(ease))]),
             "model": same(model),
-            "strategy": same(arm.strategy),
+            "strategy": same(one.strategy),
             "strategy_args": same("{}"),
             "search_seed": pa.array(seed),
             "trial_id": serial,
@@ -114,12 +114,12 @@ def _arm(
             "kind": name(position % 2, ["sample", "score"]),
             "label": same(label),
             "budget_nfe": pa.nulls(rows, pa.float64()),
-            "budget_images": pa.array(np.full(rows, n), pa.int64(), mask=np.full(rows, not arm.budget)),
-            "nfe": pa.array(np.where(image, arm.nfe, 0.0)),
-            "rows": pa.array(np.where(image, int(2 * arm.nfe), 0)),
-            "flops": pa.array(np.where(image, arm.nfe * 1e9, 0.0)),
+            "budget_images": pa.array(np.full(rows, n), pa.int64(), mask=np.full(rows, not one.budget)),
+            "nfe": pa.array(np.where(image, one.nfe, 0.0)),
+            "rows": pa.array(np.where(image, int(2 * one.nfe), 0)),
+            "flops": pa.array(np.where(image, one.nfe * 1e9, 0.0)),
             "images": pa.array(image.astype(np.int64)),
-            "device_s": pa.array(np.where(image, arm.nfe * 0.01, 0.001) * rng.lognormal(0, 0.1, rows)),
+            "device_s": pa.array(np.where(image, one.nfe * 0.01, 0.001) * rng.lognormal(0, 0.1, rows)),
             "best_so_far": pa.array(both(np.maximum.accumulate(guide, axis=1))),
             "score": pa.array(both(guide)),
             "metric_truth": only(both(truth)),

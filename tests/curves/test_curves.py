@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lotts_search.core.trial_table import TrialRecord, to_table, write_parquet
-from lotts_search.curves import AXES, Arm, Results, best_of_n, best_so_far, fit, from_table, load, mean_interval
+from lotts_search.curves import AXES, Results, Setup, best_of_n, best_so_far, fit, from_table, load, mean_interval
 from lotts_search.curves.bootstrap import percentile_interval, resampling_weights
 from lotts_search.curves.panel import Panel
 from lotts_search.curves.speedup import cost_to_reach, speed_up
@@ -47,12 +47,12 @@ def test_held_out_value_follows_the_guides_choice() -> None:
         ]
     )
     trials = from_table(table)
-    panel = best_so_far(trials, trials.arms[0], "truth", "nfe")
+    panel = best_so_far(trials, trials.setups[0], "truth", "nfe")
     # Search a changes at 10 and 30, search b begins at 5 and ends at 25; both have an image from 10 on.
     np.testing.assert_array_equal(panel.x, [10, 25, 30])
     np.testing.assert_array_equal(panel.y, [[0.9, 0.9, 0.3], [0.5, 0.5, 0.5]])
     np.testing.assert_array_equal(panel.spent, [30, 25])
-    images = best_so_far(trials, trials.arms[0], "score", "images")
+    images = best_so_far(trials, trials.setups[0], "score", "images")
     np.testing.assert_array_equal(images.x, [1, 2, 3])
     np.testing.assert_allclose(images.y, [[0.2, 0.2, 0.5], [0.7, 0.7, 0.7]])
 
@@ -60,14 +60,14 @@ def test_held_out_value_follows_the_guides_choice() -> None:
 def test_searches_whose_rows_are_mixed_are_put_together() -> None:
     rows = [("a", "p", 1.0, 0.1, 0.0), ("b", "q", 1.0, 0.5, 1.0), ("a", "p", 1.0, 0.3, 2.0), ("b", "q", 1.0, 0.2, 3.0)]
     trials = from_table(_hand(rows))
-    panel = best_so_far(trials, trials.arms[0], "truth", "images")
+    panel = best_so_far(trials, trials.setups[0], "truth", "images")
     np.testing.assert_array_equal(panel.y, [[0, 2], [1, 1]])
 
 
 def test_seeds_are_averaged_within_their_prompt() -> None:
     rows = [("a", "p", 1.0, 0.5, 0.0), ("b", "p", 1.0, 0.5, 1.0), ("c", "q", 1.0, 0.5, 4.0)]
     trials = from_table(_hand(rows))
-    assert best_so_far(trials, trials.arms[0], "truth", "nfe").final.tolist() == [0.5, 4.0]
+    assert best_so_far(trials, trials.setups[0], "truth", "nfe").final.tolist() == [0.5, 4.0]
 
 
 def test_running_costs_agree_with_an_addition_row_by_row() -> None:
@@ -88,16 +88,16 @@ def test_running_costs_agree_with_an_addition_row_by_row() -> None:
 def test_a_search_of_the_program_gives_its_own_curve() -> None:
     result = made_up_search("lotts")
     trials = from_table(result.to_table())
-    panel = best_so_far(trials, trials.arms[0], "score", "nfe")
+    panel = best_so_far(trials, trials.setups[0], "score", "nfe")
     assert panel.x[-1] == result.ledger.nfe and panel.final == result.score
-    refined = best_so_far(trials, trials.arms[0], "score", "nfe", refined=True)
+    refined = best_so_far(trials, trials.setups[0], "score", "nfe", refined=True)
     assert result.best_refined is not None and refined.final == result.best_refined.score
 
 
 def test_the_pool_is_unbiased_and_agrees_with_the_searches() -> None:
     table = simulate({"base": Simulated(images=12)}, 300, 2, rng=np.random.default_rng(3), difficulty=0.0)
     trials = from_table(table)
-    pool, plain = (make(trials, trials.arms[0], "truth", "images") for make in (best_of_n, best_so_far))
+    pool, plain = (make(trials, trials.setups[0], "truth", "images") for make in (best_of_n, best_so_far))
     truth = np.array([0.8 * expected_best(n) for n in range(1, 13)])
     curve = pool.curve()
     assert pool.x.size == 24  # the two seeds of a prompt are one pool
@@ -110,7 +110,7 @@ def test_the_pool_is_unbiased_and_agrees_with_the_searches() -> None:
 def test_a_pool_of_refinements_is_refused() -> None:
     trials = from_table(made_up_search("lotts").to_table())
     with pytest.raises(BadInput, match="no pool of independent samples"):
-        best_of_n(trials, trials.arms[0], "score")
+        best_of_n(trials, trials.setups[0], "score")
 
 
 def test_the_interval_covers_the_truth_in_93_to_97_of_100_studies() -> None:
@@ -127,7 +127,7 @@ def test_the_curve_of_whole_studies_covers_the_truth() -> None:
     rng, held = np.random.default_rng(12), []
     for _ in range(200):
         trials = from_table(simulate({"base": Simulated(images=6)}, 30, 2, rng=rng))
-        curve = best_of_n(trials, trials.arms[0], "truth").up_to(6).curve(resamples=500)
+        curve = best_of_n(trials, trials.setups[0], "truth").up_to(6).curve(resamples=500)
         truth = np.array([0.8 * expected_best(n) for n in range(1, 7)])
         held.append((curve.low <= truth) & (truth <= curve.high))
     assert 0.91 <= np.mean(held) <= 0.98
@@ -135,9 +135,9 @@ def test_the_curve_of_whole_studies_covers_the_truth() -> None:
 
 def test_a_planted_speed_up_is_recovered() -> None:
     rng, held, ratios = np.random.default_rng(13), 0, []
-    arms = {"base": Simulated(images=120), "ours": Simulated("lotts", 9, speed=3)}
+    strategies = {"base": Simulated(images=120), "ours": Simulated("lotts", 9, speed=3)}
     for _ in range(60):
-        results = Results(from_table(simulate(arms, 100, rng=rng)))
+        results = Results(from_table(simulate(strategies, 100, rng=rng)))
         base, ours = results.find("base"), results.find("ours")
         found = results.speed_up(base, ours, "truth", "images")
         assert found.fast == pytest.approx(9) and found.low < found.ratio <= found.high
@@ -148,8 +148,8 @@ def test_a_planted_speed_up_is_recovered() -> None:
 
 
 def test_a_planted_speed_up_in_nfe_at_a_given_quality() -> None:
-    arms = {"base": Simulated(images=40, nfe=10.0), "ours": Simulated("lotts", 10, speed=3, nfe=8.0)}
-    results = Results(from_table(simulate(arms, 600, 4, rng=np.random.default_rng(5))))
+    strategies = {"base": Simulated(images=40, nfe=10.0), "ours": Simulated("lotts", 10, speed=3, nfe=8.0)}
+    results = Results(from_table(simulate(strategies, 600, 4, rng=np.random.default_rng(5))))
     base, ours = results.find("base"), results.find("ours")
     # Each image of ours is worth three of the base and costs 0.8 of one.
     found = results.speed_up(base, ours, "truth", "nfe", quality=0.8 * expected_best(12))
@@ -228,8 +228,8 @@ def _nested() -> Results:
 
 def test_smaller_budgets_of_a_nested_strategy_are_beginnings() -> None:
     results = _nested()
-    assert results.arms == [
-        Arm("simulated", "base", None, 12), Arm("simulated", "ours", None, 9), Arm("simulated", "base", None, 4)
+    assert results.setups == [
+        Setup("simulated", "base", None, 12), Setup("simulated", "ours", None, 9), Setup("simulated", "base", None, 4)
     ]  # fmt: skip
     small = results.find("base", images=4)
     assert results.spent(small, "images") == 4 and results.spent(small, "nfe") == 40
@@ -280,7 +280,7 @@ def test_labels_that_share_a_search_are_two_arms() -> None:
     table = _hand([("a", "p", 1.0, 0.5, 0.3)])
     where = table.column_names.index("label")
     both = pa.concat_tables([table.set_column(where, "label", pa.array([name])) for name in ("x", "y")])
-    assert [arm.label for arm in from_table(both).arms] == ["x", "y"]
+    assert [setup.label for setup in from_table(both).setups] == ["x", "y"]
 
 
 def test_a_run_folder_without_trials_is_refused(tmp_path: Path) -> None:
@@ -301,8 +301,8 @@ def test_failed_searches_are_left_out_and_missing_metrics_are_named() -> None:
     table = _hand([("a", "p", 1.0, 0.5, 0.3), ("b", "q", 1.0, 0.5, None)])
     trials = from_table(table)
     with pytest.raises(BadInput, match="1 of 2 best images by best-of-n have no truth"):
-        best_so_far(trials, trials.arms[0], "truth", "nfe")
+        best_so_far(trials, trials.setups[0], "truth", "nfe")
     failed = table.set_column(table.column_names.index("image"), "image", pa.array(["0", None]))
     trials = from_table(failed)
-    panel = best_so_far(trials, trials.arms[0], "truth", "nfe")
+    panel = best_so_far(trials, trials.setups[0], "truth", "nfe")
     assert panel.final.tolist() == [0.3] and [trials.prompts[i] for i in panel.prompts] == ["p"]

@@ -36,9 +36,9 @@ ABOUT = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A study with a planted speed-up of 3, the images of its LoTTS arm, and two failed trials."""
-    arms = {"best-of-n": Simulated(images=40), "ours": Simulated("lotts", 9, speed=3)}
-    table = simulate(arms, 20, rng=np.random.default_rng(2))
+    """A study with a planted speed-up of 3, the images of its LoTTS setup, and two failed trials."""
+    strategies = {"best-of-n": Simulated(images=40), "ours": Simulated("lotts", 9, speed=3)}
+    table = simulate(strategies, 20, rng=np.random.default_rng(2))
     broken = {
         "status": ["failed", "failed"],
         "error": ["<s>lost\nat line 3", "<s>lost\nat line 7"],
@@ -108,7 +108,7 @@ def test_tables_hold_the_curves(run: Path) -> None:
     with (out / "results.csv").open() as file:
         cells = {(r["label"], r["budget_images"], r["value"]): r for r in csv.DictReader(file)}
     assert float(cells["ours", "9", "score"]["mean"]) == results.value(results.find("ours"), "score").mean
-    assert len(cells) == 6  # three arms, two values
+    assert len(cells) == 6  # three setups, two values
 
 
 def test_figures_are_drawn(run: Path) -> None:
@@ -123,8 +123,8 @@ def test_figures_are_drawn(run: Path) -> None:
 
 def test_cases_are_the_prompts_with_the_greatest_gaps(run: Path) -> None:
     results, table = load_whole(run)
-    arms = [results.find("ours"), results.find("best-of-n", images=9)]
-    cases = Gallery(results, table, [run]).cases(arms, "truth", ["truth", "score"], 3)
+    setups = [results.find("ours"), results.find("best-of-n", images=9)]
+    cases = Gallery(results, table, [run]).cases(setups, "truth", ["truth", "score"], 3)
     # Row by row, from the table alone.
     best: dict[tuple[str, str], tuple[float, float, str]] = {}
     made: dict[str, int] = {}
@@ -207,11 +207,11 @@ def _small_study(folder: Path) -> SearchResult:
 @pytest.mark.slow
 def test_searches_are_made_again_as_they_were(tmp_path: Path) -> None:
     result = _small_study(tmp_path)
-    from lotts_search.curves import Arm
+    from lotts_search.curves import Setup
     from lotts_search.report.study_gallery import Again
 
     with Again(json.loads((tmp_path / "study.json").read_text())) as again:
-        repeated = again.search(Arm("shapes-sd", "lotts", images=3), result.prompt, "p", 5)
+        repeated = again.search(Setup("shapes-sd", "lotts", images=3), result.prompt, "p", 5)
     assert [t.trial_id for t in repeated.trials] == [t.trial_id for t in result.trials]
     assert repeated.score == pytest.approx(result.score, abs=1e-4)
     with pytest.raises(SystemExit):
