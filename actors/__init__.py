@@ -1,7 +1,7 @@
-"""Where models run: Ray actors and the pool of them. Ray is imported in here only."""
+"""Run models in Ray actors, behind a pool. No other part of the package imports Ray."""
 
 import os
 
-# Ray reads this at its import. It prints the death of a worker to standard output, where a program's own output
-# goes; the pool logs a line of its own instead.
+# Ray reads this variable when it is imported. Ray prints the death of a worker to standard output, where the program's
+# own output goes; the pool logs one line instead.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")

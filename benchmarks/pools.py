@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.registry import load_backbone
 from lotts_search.work.pool import Pool

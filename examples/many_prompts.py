@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from lotts_search import asearch
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 from lotts_search.shapes.world.scene import scenes
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from lotts_search import asearch
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 
 
 async def run(options: argparse.Namespace, pool: RayPool) -> None:

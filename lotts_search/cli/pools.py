@@ -73,7 +73,7 @@ class Compute:
             writers = {name: load_rewriter(name, settings) for name, settings in (rewriters or {}).items()}
             pool = LocalPool(load_backbone(model, **options), loaded, threads=THREADS, rewriters=writers)
         else:
-            from lotts_search.actors.pool import RayPool
+            from lotts_search.actors.ray_pool import RayPool
 
             pool = RayPool(
                 model,

@@ -64,7 +64,7 @@ class RewriteRunner:
         return future
 
     def tick(self) -> bool:
-        """Nothing is left for a host to do (see :class:`lotts_search.actors.host.Ticking`)."""
+        """Nothing is left for a host to do (see :class:`lotts_search.actors.engine_thread.Tickable`)."""
         return False
 
     def close(self) -> None:

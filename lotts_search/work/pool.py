@@ -1,5 +1,5 @@
 """Where work runs: one interface for this process (:class:`lotts_search.engine.local_pool.LocalPool`) and for Ray
-(:class:`lotts_search.actors.pool.RayPool`)."""
+(:class:`lotts_search.actors.ray_pool.RayPool`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small private Ray for the tests of this folder."""
+"""Start a small private Ray for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def ray_up() -> Iterator[None]:
-    """Ray with slots for a few actors; pools made meanwhile find it and leave it running."""
+    """Start Ray with slots for a few actors; pools find it and leave it running."""
     pytest.importorskip("ray")
-    from lotts_search.actors.cluster import connect
+    from lotts_search.actors.connection import connect
 
     connection = connect("local", {"CPU": 8, "GPU": 0}, object_store_mb=100)
     yield

@@ -1,8 +1,8 @@
-"""An engine without a model, for tests of the actors: a chaotic map in place of the network, and prompts that make it
-misbehave on demand.
+"""Stand-ins for the actors' engines without a model: a chaotic map replaces the network, and special prompts make it
+misbehave.
 
-``hold PATH``  does not go on before a file PATH exists     ``nan``     fails as NaN latents do
-``kill``       kills its process                            ``break``   makes the engine itself raise
+``hold PATH``  waits until the file PATH exists     ``nan``     fails as if the latents were NaN
+``kill``       kills its process                    ``break``   makes the engine itself raise
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trajectory:
 
 
 class FakeEngine:
-    """One step of up to ``max_batch`` trajectories a tick, picked in an order that differs from process to process."""
+    """Advance up to ``max_batch`` trajectories by one step per tick, in an order that differs between processes."""
 
     def __init__(self, max_batch: int, begun: Path | None) -> None:
         self.max_batch, self.begun = max_batch, begun
@@ -87,7 +87,7 @@ class FakeEngine:
 
 
 class FakeScorer:
-    """The brightness of an image."""
+    """Score images by their brightness."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Score, Future[Result]]] = []
@@ -130,13 +130,13 @@ def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer
 
 
 def segment(seed: int, prompt: str = "a square", steps: int = 6) -> Segment:
-    """A whole sample."""
+    """Return the request for a whole sample."""
     return Segment(7, Sampling(prompt, steps, 1.0), (f"seed {seed}",), steps, noise=Fresh(seed))
 
 
 @dataclass
 class Echo:
-    """A rewriter without a model: the prompt, a setting, and a variable of the environment."""
+    """A rewriter without a model: it returns the prompt, a setting and an environment variable."""
 
     word: str = "again"
     batch: int = 4

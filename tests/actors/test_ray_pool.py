@@ -17,10 +17,10 @@ import pytest
 
 pytest.importorskip("ray")
 
-from lotts_search.actors.cluster import environment
-from lotts_search.actors.crew import Limits
-from lotts_search.actors.host import Host
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.connection import environment
+from lotts_search.actors.engine_thread import EngineThread
+from lotts_search.actors.ray_pool import RayPool
+from lotts_search.actors.worker_group import Limits
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.requests import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
@@ -41,9 +41,9 @@ def latents(futures: list[Future[Result]]) -> list[Any]:
 
 
 def expected(count: int) -> list[Any]:
-    """The same works in this process."""
-    host = Host("here", lambda: (FakeEngine(3, None), INFO))
-    return latents([host.submit(segment(seed)) for seed in range(count)])
+    """Return the latents of the same tasks, computed in this process."""
+    thread = EngineThread("here", lambda: (FakeEngine(3, None), INFO))
+    return latents([thread.submit(segment(seed)) for seed in range(count)])
 
 
 def alive(pid: int) -> bool:
@@ -62,7 +62,7 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("generators", [1, 2])
-def test_results_are_those_of_this_process_for_any_number_of_actors(ray_up: None, generators: int) -> None:
+def test_results_equal_those_of_one_process_for_any_number_of_actors(ray_up: None, generators: int) -> None:
     with make(generators=generators, verifiers=["brightness"]) as pool:
         assert pool.info == INFO
         futures = [pool.submit(segment(seed)) for seed in range(20)]
@@ -77,7 +77,7 @@ def test_results_are_those_of_this_process_for_any_number_of_actors(ray_up: None
             pool.submit(Score("brightnes", "a square", image))
 
 
-def test_failures_of_works_keep_their_type_and_are_not_retried(ray_up: None) -> None:
+def test_failures_of_tasks_keep_their_type_and_are_not_retried(ray_up: None) -> None:
     with make() as pool:
         before = pool.workers()
         with pytest.raises(BadInput, match=r"^the prompt is empty$"):
@@ -87,7 +87,7 @@ def test_failures_of_works_keep_their_type_and_are_not_retried(ray_up: None) -> 
         assert pool.workers() == before
 
 
-def test_an_actor_killed_in_mid_search_is_replaced_and_each_work_charged_once(ray_up: None, tmp_path: Path) -> None:
+def test_an_actor_killed_in_mid_search_is_replaced_and_each_task_charged_once(ray_up: None, tmp_path: Path) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     begun.mkdir()
     with make(generators=2, backbone_options={"begun": str(begun)}) as pool:
@@ -104,24 +104,24 @@ def test_an_actor_killed_in_mid_search_is_replaced_and_each_work_charged_once(ra
         results = [future.result(0) for future in futures]
         assert [r.usage.nfe for r in results] == [6.0] * 12
         lost = [r for r in results if r.attempts == 2]
-        assert 3 <= len(lost) <= 5  # its batch, and at most two more
+        assert 3 <= len(lost) <= 5  # its batch and at most two spare tasks
         assert all(r.usage.nfe_wasted == 6 * (r.attempts - 1) for r in results)
         assert {"generator-2"} <= {r.actor for r in results} <= {"generator-0", "generator-1", "generator-2"}
 
 
 @pytest.mark.parametrize("poison", ["kill", "break"])
-def test_a_work_that_always_kills_its_actor_fails_alone(ray_up: None, poison: str) -> None:
+def test_a_task_that_always_kills_its_actor_fails_alone(ray_up: None, poison: str) -> None:
     with make(generators=1) as pool:
         futures = [pool.submit(segment(seed)) for seed in range(3)]
         bad = pool.submit(segment(99, prompt=poison))
         futures += [pool.submit(segment(seed)) for seed in range(3, 6)]
-        with pytest.raises(Failure, match=r"a segment of steps 0\.\.6 .*seed 99.* given up after 3 tries"):
+        with pytest.raises(Failure, match=r"a segment of steps 0\.\.6 .*seed 99.* failed in try 3 of 3"):
             bad.result(WAIT)
         assert np.array_equal(latents(futures), expected(6))
 
 
 @pytest.mark.parametrize("verifiers", [[], ["brightness"]])
-def test_a_broken_model_is_one_clear_message_of_the_constructor(ray_up: None, verifiers: list[str]) -> None:
+def test_the_constructor_reports_a_broken_model_in_one_clear_message(ray_up: None, verifiers: list[str]) -> None:
     with pytest.raises(BadInput, match=r"^the model folder 'broken' has no model_index.json$"):
         RayPool("broken", verifiers, **FAKES)
 
@@ -137,7 +137,7 @@ def test_numbers_are_checked_before_anything_starts(name: str) -> None:
         make(**{name: 0})
 
 
-def test_closing_fails_unfinished_work_and_ends_the_actors_but_not_a_ray_of_others(
+def test_closing_fails_unfinished_work_and_ends_the_actors_but_not_a_ray_that_it_found(
     ray_up: None, tmp_path: Path
 ) -> None:
     import ray
@@ -157,7 +157,7 @@ def test_closing_fails_unfinished_work_and_ends_the_actors_but_not_a_ray_of_othe
 
 PROGRAM = """
 import os, signal
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
 import psutil
 fakes = dict(engine="tests.actors.fakes:make_engine", scorer="tests.actors.fakes:make_scorer")
@@ -174,7 +174,7 @@ print(*children)
 """
 
 
-def test_a_pool_with_a_ray_of_its_own_leaves_nothing_behind_and_keeps_standard_output_clean() -> None:
+def test_a_pool_with_a_private_ray_leaves_nothing_behind_and_keeps_standard_output_clean() -> None:
     environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
@@ -190,18 +190,18 @@ def test_a_pool_with_a_ray_of_its_own_leaves_nothing_behind_and_keeps_standard_o
     *printed, pids = done.stdout.splitlines()
     assert printed == ["6.0", "6.0", "False"]
     assert gone([int(pid) for pid in pids.split()])
-    assert re.fullmatch(r"generator-0 was lost with [01] works and is replaced: .*\n", done.stderr)
+    assert re.fullmatch(r"generator-0 was lost with [01] tasks and is being replaced: .*\n", done.stderr)
 
 
 JOINER = """
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
 with RayPool("fake", max_batch=3, engine="tests.actors.fakes:make_engine") as pool:
     print(pool._connection.how, pool.submit(segment(5)).result(200).usage.nfe)
 """
 
 
-def test_a_job_joins_the_cluster_that_it_runs_on_and_leaves_it_running(ray_up: None) -> None:
+def test_a_job_joins_its_cluster_and_leaves_it_running(ray_up: None) -> None:
     import ray
 
     root = Path(__file__).resolve().parents[2]
@@ -220,9 +220,9 @@ def test_a_job_joins_the_cluster_that_it_runs_on_and_leaves_it_running(ray_up: N
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
+def test_an_unreachable_cluster_is_reported_at_once(address: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"from lotts_search.actors.cluster import connect; connect({address!r}, {{}})"],
+        [sys.executable, "-c", f"from lotts_search.actors.connection import connect; connect({address!r}, {{}})"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         capture_output=True,
         text=True,
@@ -244,18 +244,18 @@ def test_workers_find_a_checkout_and_have_equal_threads(monkeypatch: pytest.Monk
     assert "pip" not in environment(threads=1)
 
 
-def test_rewriters_are_actors_that_end_nothing(ray_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOTTS_REWRITER_TEST", "told")
+def test_a_failing_rewriter_actor_does_not_end_the_pool(ray_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOTTS_REWRITER_TEST", "passed")
     echo, image = "tests.actors.fakes:Echo", np.zeros((8, 8, 3), dtype=np.uint8)
     with make(rewriters={echo: {"word": "twice"}}, limits=Limits(attempts=1)) as pool:
         futures = [pool.submit(Rewrite(echo, prompt, image, 2, 0)) for prompt in ("a fox", "bad", "a cat")]
         fox, bad, cat = (future.result(WAIT) for future in futures)
-        assert fox.prompts == ("a fox twice told",) * 2 and cat.prompts == ("a cat twice told",) * 2
+        assert fox.prompts == ("a fox twice passed",) * 2 and cat.prompts == ("a cat twice passed",) * 2
         assert (fox.actor, fox.usage.rewrites, fox.usage.fallbacks) == (f"{echo}-0", 1, 0)
         assert (bad.prompts, bad.usage.fallbacks, bad.note) == (("bad", "bad"), 2, "ValueError: a bad reply")
-        with pytest.raises(Failure, match="given up after 1 tries"):
+        with pytest.raises(Failure, match="failed in try 1 of 1"):
             pool.submit(Rewrite(echo, "kill", image, 2, 0)).result(WAIT)
-        assert pool.submit(Rewrite(echo, "a fox", image, 1, 0)).result(WAIT).prompts == ("a fox twice told",)
+        assert pool.submit(Rewrite(echo, "a fox", image, 1, 0)).result(WAIT).prompts == ("a fox twice passed",)
         with pytest.raises(BadInput, match="unknown rewriter 'chat'"):
             pool.submit(Rewrite("chat", "a fox", image, 1, 0))
     with pytest.raises(BadInput, match="needs a model: a folder or hub id"):

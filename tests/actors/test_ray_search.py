@@ -1,4 +1,4 @@
-"""Whole searches with a small Stable Diffusion model: the same under every pool, also when an actor is killed."""
+"""Whole searches with a small Stable Diffusion model: every pool gives the same, also when an actor is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ray")
 
 import lotts_search
-from lotts_search.actors.pool import RayPool
+from lotts_search.actors.ray_pool import RayPool
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
@@ -37,7 +37,7 @@ DEFAULTS = {
     "mask": {"kind": "error-contrast", "ratio": 0.5, "levels": [400], "draws": 1},
 }
 NFE = 40
-"""Three whole branches of 6 + 1 + 2·3 NFE, and one left over that buys nothing."""
+"""Three whole branches of 6 + 1 + 2·3 NFE, and one NFE that pays for nothing."""
 BATCH = 4
 
 
@@ -53,7 +53,7 @@ def run(pool: Pool) -> lotts_search.SearchResult:
 
 
 def tree(found: lotts_search.SearchResult) -> list[Any]:
-    """All that must not depend on where and when trials ran; images by their hash."""
+    """Return what must not depend on where and when trials ran; images by their hash."""
     return [
         (t.trial_id, t.parent_id, t.kind, t.lineage, t.start, t.stop, t.image, t.score, t.nfe, t.nfe_cum, t.best_so_far)
         for t in found.trials
@@ -72,8 +72,8 @@ def one_actor(ray_up: None, folder: Path) -> Iterator[RayPool]:
         yield pool
 
 
-class Murderous:
-    """A pool that kills its generator's process when the given number of segments was asked for."""
+class KillingPool:
+    """A pool that kills its generator's process after the given number of segments."""
 
     def __init__(self, pool: RayPool, after: int) -> None:
         self.pool, self.after = pool, after
@@ -91,7 +91,7 @@ class Murderous:
         self.pool.close()
 
 
-def test_one_actor_makes_the_same_search_as_this_process(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
+def test_one_actor_gives_the_same_search_as_this_process(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
     found = run(one_actor)
     assert {t.kind for t in local.trials} == {"sample", "localize", "refine", "score"}
     assert local.ledger.spent.nfe == 39
@@ -100,7 +100,7 @@ def test_one_actor_makes_the_same_search_as_this_process(local: lotts_search.Sea
 
 
 def test_a_search_survives_the_death_of_its_actor(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
-    found = run(Murderous(one_actor, after=5))
+    found = run(KillingPool(one_actor, after=5))
     assert tree(found) == tree(local)
     assert found.score == local.score and found.ledger.spent.nfe == 39
     again = [t for t in found.trials if t.attempts > 1]
@@ -108,7 +108,7 @@ def test_a_search_survives_the_death_of_its_actor(local: lotts_search.SearchResu
     assert found.ledger.spent.nfe_wasted == sum(t.nfe_wasted for t in again) > 0
 
 
-def test_two_actors_make_the_same_search(
+def test_two_actors_give_the_same_search(
     local: lotts_search.SearchResult, ray_up: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -120,7 +120,7 @@ def test_two_actors_make_the_same_search(
     assert {t.actor for t in found.trials if t.kind == "sample"} == {"generator-0", "generator-1"}
 
 
-def test_a_broken_model_folder_fails_at_once_with_its_own_message(ray_up: None, tmp_path: Path) -> None:
+def test_a_broken_model_folder_fails_at_once_with_the_same_message(ray_up: None, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(Failure) as here:
         load_backbone(str(tmp_path))

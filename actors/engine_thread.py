@@ -1,5 +1,5 @@
-"""Hosts a ticking engine in a thread of its own, so that many works are in flight and new work joins at the next
-tick. No Ray here: an actor is a thin shell around a :class:`Host`."""
+"""Run an engine in a background thread, so that many tasks are in flight and new ones join at the next tick. No Ray
+here: an actor is a thin wrapper around an :class:`EngineThread`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from lotts_search.errors import Failure, LottsError
 from lotts_search.work.requests import Result
 
 
-class Ticking(Protocol):
-    """What a host drives: :class:`lotts_search.engine.engine.Engine`, a score batcher, or a plug-in of the same shape."""
+class Tickable(Protocol):
+    """What the thread drives: :class:`lotts_search.engine.engine.Engine`, a score batcher, or a plug-in of the same
+    shape."""
 
     def submit(self, work: Any) -> Future[Result]:
-        """Take a piece of work; the future fails with a :class:`lotts_search.errors.LottsError`."""
+        """Accept a piece of work; its future fails with a :class:`lotts_search.errors.LottsError`."""
 
     def tick(self) -> bool:
-        """Carry on with one batched operation; False when there was nothing to do."""
+        """Do one batched operation; return False if there was nothing to do."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What a host tells once it is loaded.
+    """Sent by a worker once loading is done.
 
     Attributes:
-        info: what the factory said about itself, e.g. a :class:`lotts_search.work.model.ModelInfo`.
-        name: of the worker.
+        info: the factory's description of what it built, e.g. a :class:`lotts_search.work.model.ModelInfo`.
+        name: name of the worker.
         node: host name of its machine.
-        pid: of its process.
+        pid: id of its process.
     """
 
     info: Any
@@ -45,21 +46,24 @@ class Ready:
     pid: int
 
 
-Factory = Callable[[], tuple[Ticking, Any]]
-"""Builds what is hosted, with what is to be told about it."""
+Factory = Callable[[], tuple[Tickable, Any]]
+"""Builds an engine and describes it."""
 
 
 class EngineBroken(Exception):
-    """An engine raised outside of any work (device lost, out of memory): it cannot be trusted with more work."""
+    """The engine raised outside of any task (device lost, out of memory) and cannot be trusted with more work."""
 
 
-class Host:
-    """Builds something that ticks and drives it, both in one background thread, as torch's number of threads and
-    the device belong to the thread that sets them.
+class EngineThread:
+    """Build an engine and drive it, both in one background thread: torch's number of threads and current device belong
+    to the thread that sets them.
 
     Args:
-        name: of the worker; recorded in ``Result.actor``.
-        factory: builds what is hosted.
+        name: name of the worker, recorded in ``Result.actor``.
+        factory: builds the engine.
+
+    Attributes:
+        ready: done once the engine is built; fails with a :class:`lotts_search.errors.LottsError`.
     """
 
     def __init__(self, name: str, factory: Factory) -> None:
@@ -68,20 +72,20 @@ class Host:
         self._inbox: queue.SimpleQueue[tuple[Any, Future[Result]] | None] = queue.SimpleQueue()
         self._running: set[Future[Result]] = set()
         self._broken: str | None = None
-        threading.Thread(target=self._live, args=(factory,), name=f"host {name}", daemon=True).start()
+        threading.Thread(target=self._loop, args=(factory,), name=f"engine {name}", daemon=True).start()
 
     def submit(self, work: Any) -> Future[Result]:
-        """Ask for a piece of work. The future fails with a :class:`lotts_search.errors.LottsError` when the work
-        itself failed, with :class:`EngineBroken` when the engine did."""
+        """Queue a piece of work. Its future fails with a :class:`lotts_search.errors.LottsError` if the work itself
+        failed, and with :class:`EngineBroken` if the engine did."""
         future: Future[Result] = Future()
         self._inbox.put((work, future))
         return future
 
     def close(self) -> None:
-        """End the thread after the tick that is running."""
+        """End the thread after the current tick."""
         self._inbox.put(None)
 
-    def _live(self, factory: Factory) -> None:
+    def _loop(self, factory: Factory) -> None:
         try:
             engine, info = factory()
         except Exception as error:
@@ -96,8 +100,8 @@ class Host:
                 self._break(error)
                 busy = False
 
-    def _admit(self, engine: Ticking, busy: bool) -> bool:
-        """Hand all new work to the engine; waits for some when the engine has nothing to do. False at the end."""
+    def _admit(self, engine: Tickable, busy: bool) -> bool:
+        """Hand all queued work to the engine, and wait for some if the engine is idle. Return False on close."""
         with suppress(queue.Empty):
             while True:
                 item = self._inbox.get(block=not busy)
@@ -107,22 +111,22 @@ class Host:
                 self._begin(engine, *item)
         return True
 
-    def _begin(self, engine: Ticking, work: Any, future: Future[Result]) -> None:
+    def _begin(self, engine: Tickable, work: Any, future: Future[Result]) -> None:
         if self._broken is not None:
             future.set_exception(EngineBroken(self._broken))
             return
         self._running.add(future)
-        asked = time.time()
+        submitted = time.time()
         try:
             answer = engine.submit(work)
         except Exception as error:
             self._running.discard(future)
             future.set_exception(_as_lotts_error(error))
             return
-        answer.add_done_callback(lambda done: self._settle(done, future, asked))
+        answer.add_done_callback(lambda done: self._settle(done, future, submitted))
 
-    def _settle(self, done: Future[Result], future: Future[Result], asked: float) -> None:
-        if future not in self._running:  # already given up with the engine
+    def _settle(self, done: Future[Result], future: Future[Result], submitted: float) -> None:
+        if future not in self._running:  # failed already when the engine broke
             return
         error = done.exception()
         if error is not None and _lost_device(error):
@@ -134,7 +138,7 @@ class Host:
             return
         result = done.result()
         result.actor, result.node = self.name, platform.node()
-        result.started = result.started or asked
+        result.started = result.started or submitted
         result.finished = result.finished or time.time()
         future.set_result(result)
 
@@ -146,8 +150,8 @@ class Host:
 
 
 def _lost_device(error: BaseException) -> bool:
-    """Whether a work failed by an error of the device (torch's ``AcceleratorError``, e.g. an illegal access). Such an
-    error stays: all further work of this process would fail too."""
+    """Return whether an error of the device caused this one (torch's ``AcceleratorError``, e.g. an illegal access).
+    Such an error is permanent: all further work of this process would fail too."""
     return any(kind.__name__ == "AcceleratorError" for kind in type(error.__cause__).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""Starting or joining Ray, and what a worker process needs to find this package."""
+"""Start or join Ray, and let its worker processes find this package."""
 
 from __future__ import annotations
 
@@ -23,29 +23,34 @@ from lotts_search.errors import BadInput, Failure
 log = logging.getLogger(__name__)
 
 SYSTEM = {
-    # Processes started ahead of need would stay unused: our actors have an environment of their own.
+    # Processes that Ray starts in advance would stay unused: our actors have an environment of their own.
     "prestart_worker_first_driver": False,
-    # Ray would let every other program go before its workers (niceness 15), and ours are the main thing.
+    # By default Ray lowers the priority of its workers (niceness 15); ours are the main program.
     "worker_niceness": 0,
-    # A lost node is noticed within seconds, and a busy one is not taken for lost.
+    # Notice a lost node within seconds, but do not mistake a busy one for lost.
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 5,
 }
-"""Settings of a Ray that we start."""
+"""Settings of a private Ray."""
 
 
 @dataclass
 class Connection:
-    """How this process came to Ray: it ``found`` a connection that somebody else made, ``joined`` a cluster, or
-    ``started`` a Ray of its own with the files under ``folder``."""
+    """How this process is connected to Ray.
+
+    Attributes:
+        how: ``found`` a connection that the program had made already, ``joined`` a cluster, or ``started`` a private
+            Ray.
+        folder: files of a private Ray.
+    """
 
     how: Literal["found", "joined", "started"]
     folder: Path | None = None
 
     def close(self) -> None:
-        """Undo what connecting did, and no more."""
+        """Undo :func:`connect`."""
         if self.how != "found" and ray.is_initialized():
             ray.shutdown()
         if self.folder is not None:
@@ -55,32 +60,33 @@ class Connection:
 def connect(
     address: str | None, needed: Mapping[str, float], *, object_store_mb: int = 256, ship_code: bool = False
 ) -> Connection:
-    """Connect this process to Ray, unless it is.
+    """Connect this process to Ray, unless it is connected already.
 
     Args:
-        address: of a cluster to join (``auto``, ``host:port``, ``ray://host:port``); ``local`` starts a Ray of our
-            own; None does what ``RAY_ADDRESS`` says (Ray sets it inside a submitted job), else as ``local``.
-        needed: ``CPU`` and ``GPU`` that actors will ask for. A Ray of our own has just these (its CPUs are slots,
-            not a limit on use); where another has less free now, a warning says why actors may be long in coming.
-        object_store_mb: shared memory of a Ray of our own, in MB.
-        ship_code: copy this package to the workers of a joined cluster, which then need not have it installed.
+        address: cluster to join (``auto``, ``host:port``, ``ray://host:port``), or ``local`` to start a private Ray;
+            None = the value of ``RAY_ADDRESS`` (Ray sets it in submitted jobs), or ``local`` without one.
+        needed: ``CPU`` and ``GPU`` that the actors will request. A private Ray has exactly these (its CPUs are slots,
+            not a limit on use); if another cluster has less free now, a warning explains why actors may be delayed.
+        object_store_mb: shared memory of a private Ray, 80 MB or more.
+        ship_code: copy this package to the workers of a joined cluster, so that they need not have it installed.
 
     Raises:
+        BadInput: the object store is too small.
         Failure: Ray cannot be reached or started.
     """
     if ray.is_initialized():
-        _compare(needed)
+        _warn_if_short(needed)
         return Connection("found")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address != "local":
         environment = {"py_modules": [str(_package())]} if ship_code else {}
-        _knock(address)
+        _check_listening(address)
         try:
             ray.init(address=address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise Failure(f"cannot join the Ray cluster at {address!r}: {_first_line(error)}") from error
-        _compare(needed)
+        _warn_if_short(needed)
         return Connection("joined")
     if object_store_mb < 80:
         raise BadInput(f"Ray's object store needs at least 80 MB, not {object_store_mb}")
@@ -89,7 +95,7 @@ def connect(
 
 
 def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, Any]) -> Connection:
-    """A private Ray. Its parts have 30 seconds to come up, which a busy machine can miss: one more try."""
+    """Start a private Ray. Its parts must come up within 30 seconds, which a busy machine can miss, so try twice."""
     for last in (False, True):
         folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
         try:
@@ -113,14 +119,14 @@ def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, A
     raise AssertionError("unreachable")
 
 
-def _knock(address: str) -> None:
-    """Ray would try for minutes to reach an address where nothing listens.
+def _check_listening(address: str) -> None:
+    """Fail at once where nothing listens; Ray would retry for minutes.
 
     Raises:
-        Failure: nothing does.
+        Failure: nothing listens at the address.
     """
     host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not colon or not port.isdigit():  # "auto", or a scheme of its own: Ray tells
+    if not colon or not port.isdigit():  # "auto", or another scheme: Ray reports what is wrong
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -128,18 +134,22 @@ def _knock(address: str) -> None:
         raise Failure(f"cannot join the Ray cluster at {address!r}: {error}") from error
 
 
-def _compare(needed: Mapping[str, float]) -> None:
+def _warn_if_short(needed: Mapping[str, float]) -> None:
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     for name, amount in needed.items():
         if free.get(name, 0) < amount:
-            log.warning("the actors ask for %g %s and Ray has %g free: waiting", amount, name, free.get(name, 0))
+            log.warning("the actors need %g %s, but Ray has only %g free: waiting", amount, name, free.get(name, 0))
 
 
 def environment(threads: int, requirements: Sequence[str] = ()) -> dict[str, Any]:
-    """The ``runtime_env`` of an actor.
+    """Return the ``runtime_env`` of an actor.
 
-    Where the package is installed on the node nothing else is needed. Run from a checkout it is found through
-    PYTHONPATH, which is right on this machine and on nodes that share its file system, and harmless elsewhere.
+    If the package is installed on the node, nothing else is needed. A checkout is found through PYTHONPATH, which is
+    right on this machine and on nodes that share its file system, and harmless elsewhere.
+
+    Args:
+        threads: value of OMP_NUM_THREADS.
+        requirements: pip requirements of the actor.
     """
     variables = {"OMP_NUM_THREADS": str(threads)}
     root = _package().parent
@@ -152,7 +162,7 @@ def environment(threads: int, requirements: Sequence[str] = ()) -> dict[str, Any
 
 
 def _absolute(environ: Mapping[str, str]) -> list[str]:
-    """PYTHONPATH with relative entries made absolute: workers run in another folder."""
+    """Return the entries of PYTHONPATH as absolute paths: workers run in another folder."""
     return [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 

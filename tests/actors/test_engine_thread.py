@@ -1,4 +1,4 @@
-"""The thread that drives an engine."""
+"""The thread that runs an engine."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lotts_search.actors.host import EngineBroken, Host, Ticking
+from lotts_search.actors.engine_thread import EngineBroken, EngineThread, Tickable
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.requests import Result
 from tests.actors.fakes import INFO, FakeEngine, segment
 
 
-def host(begun: Path | None = None) -> Host:
-    return Host("h", lambda: (FakeEngine(4, begun), INFO))
+def start(begun: Path | None = None) -> EngineThread:
+    return EngineThread("h", lambda: (FakeEngine(4, begun), INFO))
 
 
 def test_new_work_joins_while_other_work_runs(tmp_path: Path) -> None:
-    mine = host()
-    held = mine.submit(segment(0, prompt=f"hold {tmp_path / 'go'}"))
-    assert mine.submit(segment(1)).result(30).actor == "h"  # arrives although the first is still running
+    thread = start()
+    held = thread.submit(segment(0, prompt=f"hold {tmp_path / 'go'}"))
+    assert thread.submit(segment(1)).result(30).actor == "h"  # arrives although the first is still running
     assert not held.done()
     (tmp_path / "go").touch()
     assert held.result(30).usage.nfe == 6
-    mine.close()
+    thread.close()
 
 
-def test_an_answer_does_not_depend_on_its_company() -> None:
-    mine = host()
-    together = [mine.submit(segment(i)) for i in range(9)]
+def test_a_result_does_not_depend_on_the_rest_of_the_batch() -> None:
+    thread = start()
+    together = [thread.submit(segment(i)) for i in range(9)]
     latents = [f.result(30).state for f in together]
-    alone = host().submit(segment(4)).result(30).state
+    alone = start().submit(segment(4)).result(30).state
     assert alone is not None and latents[4] is not None
     assert np.array_equal(alone.latent, latents[4].latent)
 
 
-def test_a_work_fails_alone_and_with_its_own_type() -> None:
-    mine = host()
-    bad, nan, good = (mine.submit(segment(0, prompt=prompt)) for prompt in ("", "nan", "fine"))
+def test_a_task_fails_alone_and_keeps_its_error_type() -> None:
+    thread = start()
+    bad, nan, good = (thread.submit(segment(0, prompt=prompt)) for prompt in ("", "nan", "fine"))
     with pytest.raises(BadInput, match="prompt is empty"):
         bad.result(30)
     with pytest.raises(Failure, match="NaN latents"):
@@ -48,20 +48,20 @@ def test_a_work_fails_alone_and_with_its_own_type() -> None:
     assert good.result(30).started > 0
 
 
-def test_a_broken_engine_gives_up_all_work_and_takes_no_more(tmp_path: Path) -> None:
-    mine = host()
-    held = mine.submit(segment(0, prompt=f"hold {tmp_path / 'never'}"))
+def test_a_broken_engine_fails_all_tasks_and_accepts_no_more(tmp_path: Path) -> None:
+    thread = start()
+    held = thread.submit(segment(0, prompt=f"hold {tmp_path / 'never'}"))
     with pytest.raises(EngineBroken, match="RuntimeError: device lost"):
-        mine.submit(segment(1, prompt="break")).result(30)
+        thread.submit(segment(1, prompt="break")).result(30)
     with pytest.raises(EngineBroken, match="device lost"):
         held.result(30)
     with pytest.raises(EngineBroken, match="device lost"):
-        mine.submit(segment(2)).result(30)
+        thread.submit(segment(2)).result(30)
 
 
-def test_an_error_of_the_device_breaks_the_engine_although_it_is_told_of_one_work() -> None:
+def test_a_device_error_breaks_the_engine_although_one_task_reports_it() -> None:
     class AcceleratorError(RuntimeError):
-        """Of the name of torch's own."""
+        """Has the name of torch's class."""
 
     class Doomed(FakeEngine):
         def submit(self, work: Any) -> Future[Result]:
@@ -72,27 +72,27 @@ def test_an_error_of_the_device_breaks_the_engine_although_it_is_told_of_one_wor
             return future
 
     with pytest.raises(EngineBroken, match="AcceleratorError: illegal access"):
-        Host("h", lambda: (Doomed(4, None), INFO)).submit(segment(0)).result(30)
+        EngineThread("h", lambda: (Doomed(4, None), INFO)).submit(segment(0)).result(30)
 
 
 @pytest.mark.parametrize("error", [BadInput("no such folder"), OSError("disk gone")])
-def test_what_cannot_be_built_says_why(error: Exception) -> None:
-    def factory() -> tuple[Ticking, Any]:
+def test_a_failed_build_reports_its_reason(error: Exception) -> None:
+    def factory() -> tuple[Tickable, Any]:
         raise error
 
     with pytest.raises((BadInput, Failure), match=str(error)) as caught:
-        Host("h", factory).ready.result(30)
+        EngineThread("h", factory).ready.result(30)
     assert isinstance(error, BadInput) == isinstance(caught.value, BadInput)
 
 
-def test_an_engine_that_refuses_a_work_fails_that_work_only() -> None:
+def test_an_engine_that_refuses_a_task_fails_that_task_only() -> None:
     class Picky(FakeEngine):
         def submit(self, work: Any) -> Future[Result]:
             if work is None:
-                raise TypeError("not a work")
+                raise TypeError("not a task")
             return super().submit(work)
 
-    mine = Host("h", lambda: (Picky(4, None), INFO))
-    with pytest.raises(Failure, match="TypeError: not a work"):
-        mine.submit(None).result(30)
-    assert mine.submit(segment(0)).result(30).usage.nfe == 6
+    thread = EngineThread("h", lambda: (Picky(4, None), INFO))
+    with pytest.raises(Failure, match="TypeError: not a task"):
+        thread.submit(None).result(30)
+    assert thread.submit(segment(0)).result(30).usage.nfe == 6

@@ -1,9 +1,8 @@
-"""A crew: workers of one kind, which of them gets which work, and what happens when one dies. No Ray here.
+"""Distribute tasks over workers of one kind, and replace workers that die. No Ray here.
 
-A crew is a plain state machine that lives in one thread: whatever happens elsewhere (an answer, a death) is brought
-there through ``post``. Works are idempotent, so a lost one is simply tried again. A work that kills its worker takes
-those beside it down too; therefore the last try of a work is made *alone* on a worker, so that only the culprit ever
-runs out of tries.
+A group is a plain state machine in one thread; answers and deaths reach that thread through ``post``. Tasks are
+idempotent, so a lost one is retried. A task that kills its worker also loses the tasks beside it; therefore the last
+try of a task runs *alone* on a worker, and only the culprit runs out of tries.
 """
 
 from __future__ import annotations
@@ -16,57 +15,55 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
-from lotts_search.actors.host import Ready
+from lotts_search.actors.engine_thread import Ready
 from lotts_search.errors import Failure, LottsError, PoolClosed
 from lotts_search.work.requests import Locate, Predict, Result, Segment, Work
-
-W = TypeVar("W", bound=Work)
 
 log = logging.getLogger(__name__)
 
 SPARE = 2
-"""Works queued at a worker beyond its batch, so that a freed place is taken at the very next tick (DESIGN §5)."""
+"""Tasks queued at a worker beyond its batch, so that a free row of the batch is used at the next tick."""
 
 START_ATTEMPTS = 3
-"""Deaths in a row while starting after which a crew gives up."""
+"""Consecutive deaths during start-up after which a group gives up."""
 
 
 class Died(Exception):
-    """The worker is gone for good, and all its work with it."""
+    """The worker is gone for good, with all its tasks."""
 
 
 class Unavailable(Exception):
-    """The worker cannot be reached now and may come back; this piece of work is lost either way."""
+    """The worker cannot be reached now and may come back; this task is lost either way."""
 
 
 class Worker(Protocol):
-    """A worker somewhere else. Its futures fail with :class:`LottsError` (the work's own failure, not tried again),
+    """A worker in another process. Its futures fail with :class:`LottsError` (the task itself failed, no retry),
     :class:`Died` or :class:`Unavailable`."""
 
     name: str
 
     def start(self) -> Future[Ready]:
-        """Done when everything is loaded."""
+        """Return a future that is done when everything is loaded."""
 
     def run(self, work: Any) -> Future[Result]:
-        """Do a piece of work."""
+        """Start a piece of work."""
 
     def ping(self) -> Future[None]:
-        """Done when the worker can be reached."""
+        """Return a future that is done when the worker has been reached."""
 
     def kill(self) -> None:
-        """End it, whatever it is doing."""
+        """End the worker at once."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a crew waits and how often it tries.
+    """Timeouts and number of tries.
 
     Attributes:
-        attempts: tries of one work, 1 or more.
-        answer_s: seconds until an answer is given up and its worker, which must hang, replaced.
+        attempts: tries per task, 1 or more.
+        answer_s: seconds without an answer after which a worker counts as hanging and is replaced.
         start_s: seconds that a worker may take to start.
         return_s: seconds that an unavailable worker may take to come back.
     """
@@ -78,11 +75,11 @@ class Limits:
 
 
 @dataclass(eq=False)
-class _Task(Generic[W]):
-    work: W
+class _Task:
+    work: Work
     future: Future[Result]
     rows: int
-    asked: float
+    submitted: float
     order: int
     attempts: int = 0
     lost: float = 0.0
@@ -90,18 +87,18 @@ class _Task(Generic[W]):
 
 
 @dataclass(eq=False)
-class _Member(Generic[W]):
+class _Member:
     worker: Worker
     since: float
-    state: Literal["starting", "ready", "away"] = "starting"
+    state: Literal["starting", "ready", "unreachable"] = "starting"
     ready: Ready | None = None
     reserved: bool = False
     pinging: bool = False
-    tasks: set[_Task[W]] = field(default_factory=set)
+    tasks: set[_Task] = field(default_factory=set)
 
     @property
     def load(self) -> tuple[float, int]:
-        """Outstanding NFE, then outstanding works (encoding and scoring take no NFE)."""
+        """Outstanding NFE and tasks, to compare in this order (encoding and scoring take no NFE)."""
         return sum(task.work.nfe for task in self.tasks), len(self.tasks)
 
     @property
@@ -109,21 +106,21 @@ class _Member(Generic[W]):
         return sum(task.rows for task in self.tasks)
 
 
-class Crew(Generic[W]):
+class WorkerGroup:
     """Workers of one kind.
 
     Args:
-        kind: what they are called in messages, e.g. ``generator``.
-        size: how many.
-        batch: rows that one of them computes at once. It is given at most :data:`SPARE` works more than fill them;
-            the others wait here, to go where there is room first.
-        spawn: makes the worker of a number (counted up, also over replacements).
-        post: brings a call into the crew's thread.
-        limits: times and tries.
-        clock: seconds, monotonic.
+        kind: name of the kind in messages, e.g. ``generator``.
+        size: number of workers.
+        batch: rows that a worker computes at once. A worker holds at most :data:`SPARE` tasks more than fill its batch;
+            the others wait here for the first worker with room.
+        spawn: creates the worker with a given number; replacements get new numbers.
+        post: schedules a call in the group's thread.
+        limits: timeouts and number of tries.
+        clock: monotonic time in seconds.
 
     Attributes:
-        ready: done when all workers have started; fails with the first clear reason why one cannot.
+        ready: done when all workers have started; fails with the first error that a retry cannot fix.
     """
 
     def __init__(
@@ -141,44 +138,44 @@ class Crew(Generic[W]):
         self._spawn, self._post, self._clock = spawn, post, clock
         self._size = size
         self._numbers, self._orders = itertools.count(), itertools.count()
-        self._members: list[_Member[W]] = []
-        self._waiting: deque[_Task[W]] = deque()
-        self._alone: deque[_Task[W]] = deque()
+        self._members: list[_Member] = []
+        self._waiting: deque[_Task] = deque()
+        self._alone: deque[_Task] = deque()
         self._deaths = 0
-        self._over: str | None = None
+        self._closed_reason: str | None = None
 
     def open(self) -> None:
-        """Start the workers."""
+        """Start all workers."""
         for _ in range(self._size):
-            self._hire()
+            self._start_worker()
 
-    def add(self, work: W, future: Future[Result]) -> None:
-        """Take a piece of work."""
-        if self._over is not None:
-            _fail(future, PoolClosed(self._over))
+    def add(self, work: Work, future: Future[Result]) -> None:
+        """Queue a piece of work; ``future`` receives its result."""
+        if self._closed_reason is not None:
+            _fail(future, PoolClosed(self._closed_reason))
             return
         self._waiting.append(_Task(work, future, rows(work, self.batch), self._clock(), next(self._orders)))
         self._dispatch()
 
-    def tend(self) -> None:
-        """Look for what takes too long; to be called every second or so."""
+    def check_timeouts(self) -> None:
+        """Check all timeouts; call this about once per second."""
         now = self._clock()
         for member in list(self._members):
             waited = now - member.since
-            if member.state == "starting" and waited > self.limits.start_s and not self.present():
+            if member.state == "starting" and waited > self.limits.start_s and not self.ready_workers():
                 self._start_failed(member, Failure(f"{member.worker.name} did not start within {waited:.0f} s"))
-            elif member.state == "away" and waited > self.limits.return_s:
+            elif member.state == "unreachable" and waited > self.limits.return_s:
                 self._replace(member, f"unavailable for {waited:.0f} s")
             elif any(now - task.sent > self.limits.answer_s for task in member.tasks):
                 self._replace(member, f"no answer within {self.limits.answer_s:g} s")
-            elif member.state == "away" and not member.pinging:
+            elif member.state == "unreachable" and not member.pinging:
                 self._ping(member)
         self._dispatch()
 
     def close(self, reason: str) -> None:
-        """End all workers; work that is not done fails with ``reason``."""
-        if self._over is None:
-            self._over = reason
+        """End all workers; unfinished tasks fail with ``reason``."""
+        if self._closed_reason is None:
+            self._closed_reason = reason
         unfinished = [*self._waiting, *self._alone, *(task for member in self._members for task in member.tasks)]
         members, self._members = self._members, []
         self._waiting.clear()
@@ -187,22 +184,22 @@ class Crew(Generic[W]):
             member.tasks.clear()
             member.worker.kill()
         for task in unfinished:
-            _fail(task.future, PoolClosed(self._over))
+            _fail(task.future, PoolClosed(self._closed_reason))
         if not self.ready.done():
-            self.ready.set_exception(Failure(self._over))
+            self.ready.set_exception(Failure(self._closed_reason))
 
-    def present(self) -> list[Ready]:
-        """The workers that are ready now."""
+    def ready_workers(self) -> list[Ready]:
+        """Return the workers that are ready now."""
         return [member.ready for member in self._members if member.ready is not None and member.state == "ready"]
 
-    # Hiring
+    # Starting workers
 
-    def _hire(self) -> None:
-        member: _Member[W] = _Member(self._spawn(next(self._numbers)), self._clock())
+    def _start_worker(self) -> None:
+        member = _Member(self._spawn(next(self._numbers)), self._clock())
         self._members.append(member)
         self._when(member.worker.start(), partial(self._started, member))
 
-    def _started(self, member: _Member[W], answer: Future[Ready]) -> None:
+    def _started(self, member: _Member, answer: Future[Ready]) -> None:
         if member not in self._members:
             return
         error = answer.exception()
@@ -215,21 +212,21 @@ class Crew(Generic[W]):
             self.ready.set_result(self._members[0].ready or member.ready)
         self._dispatch()
 
-    def _start_failed(self, member: _Member[W], error: BaseException) -> None:
+    def _start_failed(self, member: _Member, error: BaseException) -> None:
         self._members.remove(member)
         member.worker.kill()
         self._deaths += 1
         if not isinstance(error, LottsError):
             if self._deaths < START_ATTEMPTS:
-                self._hire()
+                self._start_worker()
                 return
-            error = Failure(f"{member.worker.name} dies while it starts: {error}")
+            error = Failure(f"{member.worker.name} died during start-up: {error}")
         if not self.ready.done():
             self.ready.set_exception(error)
         if not self._members:
             self.close(f"no {self.kind} is left: {error}")
 
-    # Work
+    # Tasks
 
     def _dispatch(self) -> None:
         ready = [member for member in self._members if member.state == "ready"]
@@ -249,7 +246,7 @@ class Crew(Generic[W]):
                 return
             self._send(min(free, key=_load), self._waiting.popleft())
 
-    def _send(self, member: _Member[W], task: _Task[W]) -> None:
+    def _send(self, member: _Member, task: _Task) -> None:
         if task.attempts == 0 and not task.future.set_running_or_notify_cancel():
             return
         task.attempts += 1
@@ -257,15 +254,15 @@ class Crew(Generic[W]):
         member.tasks.add(task)
         self._when(member.worker.run(task.work), partial(self._answered, member, task, task.attempts))
 
-    def _answered(self, member: _Member[W], task: _Task[W], attempt: int, answer: Future[Result]) -> None:
-        if task not in member.tasks or task.attempts != attempt:  # that try was given up
+    def _answered(self, member: _Member, task: _Task, attempt: int, answer: Future[Result]) -> None:
+        if task not in member.tasks or task.attempts != attempt:  # that try was abandoned
             return
         error = answer.exception()
         if isinstance(error, Unavailable):
             member.tasks.discard(task)
-            self._lost([task], f"{member.worker.name} was unavailable: {error}")
+            self._retry([task], f"{member.worker.name} was unavailable: {error}")
             if member.state == "ready":
-                member.state, member.since = "away", self._clock()
+                member.state, member.since = "unreachable", self._clock()
                 self._ping(member)
         elif error is not None and not isinstance(error, LottsError):
             self._replace(member, str(error))
@@ -277,20 +274,20 @@ class Crew(Generic[W]):
                 task.future.set_result(self._account(task, answer.result()))
         self._dispatch()
 
-    def _account(self, task: _Task[W], result: Result) -> Result:
-        """Charge the work once, however often it was tried; what was lost goes to ``nfe_wasted``."""
+    def _account(self, task: _Task, result: Result) -> Result:
+        """Charge the task once, however many tries it took; lost tries go to ``nfe_wasted``."""
         result.attempts = task.attempts
         result.usage.nfe_wasted += task.lost
-        result.queue_s += task.sent - task.asked
+        result.queue_s += task.sent - task.submitted
         return result
 
-    # Loss
+    # Lost workers
 
-    def _ping(self, member: _Member[W]) -> None:
+    def _ping(self, member: _Member) -> None:
         member.pinging = True
         self._when(member.worker.ping(), partial(self._pinged, member))
 
-    def _pinged(self, member: _Member[W], answer: Future[None]) -> None:
+    def _pinged(self, member: _Member, answer: Future[None]) -> None:
         if member not in self._members:
             return
         member.pinging = False
@@ -301,24 +298,24 @@ class Crew(Generic[W]):
             self._replace(member, str(error))
         self._dispatch()
 
-    def _replace(self, member: _Member[W], reason: str) -> None:
+    def _replace(self, member: _Member, reason: str) -> None:
         self._members.remove(member)
         member.worker.kill()
         lost = sorted(member.tasks, key=lambda task: task.order)
         member.tasks.clear()
-        log.warning("%s was lost with %d works and is replaced: %s", member.worker.name, len(lost), reason)
-        self._hire()
-        self._lost(lost, f"{member.worker.name} was lost: {reason}")
+        log.warning("%s was lost with %d tasks and is being replaced: %s", member.worker.name, len(lost), reason)
+        self._start_worker()
+        self._retry(lost, f"{member.worker.name} was lost: {reason}")
 
-    def _lost(self, tasks: list[_Task[W]], reason: str) -> None:
-        """Queue lost work again, ahead of newer work, or give it up. A dead worker cannot say how far it had come:
-        a lost try counts in full."""
-        again: list[_Task[W]] = []
+    def _retry(self, tasks: list[_Task], reason: str) -> None:
+        """Retry lost tasks ahead of newer ones, or fail them. A dead worker cannot report its progress, so a lost try
+        counts in full."""
+        again: list[_Task] = []
         for task in tasks:
             task.lost += task.work.nfe
             if task.attempts >= self.limits.attempts:
                 task.future.set_exception(
-                    Failure(f"{_describe(task.work)} was given up after {task.attempts} tries: {reason}")
+                    Failure(f"{_describe(task.work)} failed in try {task.attempts} of {self.limits.attempts}: {reason}")
                 )
             elif task.attempts == self.limits.attempts - 1:
                 self._alone.append(task)
@@ -331,7 +328,7 @@ class Crew(Generic[W]):
 
 
 def rows(work: Work, batch: int) -> int:
-    """Rows of a batch of ``batch`` rows that a piece of work takes up while it runs."""
+    """Return how many rows of a batch of ``batch`` rows a piece of work takes while it runs."""
     if isinstance(work, Segment | Predict):
         return 2 if work.sampling.guided else 1
     if isinstance(work, Locate):
@@ -339,7 +336,7 @@ def rows(work: Work, batch: int) -> int:
     return 1
 
 
-def _load(member: _Member[Any]) -> tuple[float, int]:
+def _load(member: _Member) -> tuple[float, int]:
     return member.load
 
 
@@ -351,4 +348,4 @@ def _fail(future: Future[Result], error: LottsError) -> None:
 def _describe(work: Work) -> str:
     if isinstance(work, Segment):
         return f"a segment of steps {work.start}..{work.stop} ({work.sampling.prompt!r}, {', '.join(work.lineage)})"
-    return f"a {type(work).__name__.lower()} work"
+    return f"a {type(work).__name__.lower()} task"

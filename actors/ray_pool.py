@@ -1,0 +1,283 @@
+"""Run work on Ray: generator actors, and one actor per verifier and rewriter, behind the interface
+:class:`lotts_search.work.pool.Pool`."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pkgutil
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from lotts_search import registry
+from lotts_search.actors.connection import connect, environment
+from lotts_search.actors.engine_thread import Ready
+from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
+from lotts_search.actors.ray_worker import RayWorker
+from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor
+from lotts_search.actors.worker_group import Limits, WorkerGroup
+from lotts_search.errors import BadInput, PoolClosed, unknown
+from lotts_search.plugins import Entry
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Result, Rewrite, Score, Work
+
+CHECK_S = 1.0
+"""Seconds between checks of the worker groups' timeouts."""
+REWRITES = 64
+"""Requests that a rewriter actor holds at once; its own threads take them from there."""
+
+
+class RayPool:
+    """A pool of Ray actors.
+
+    Results are bitwise those of :class:`lotts_search.engine.local_pool.LocalPool` with the same ``threads`` and
+    ``max_batch`` on the same hardware, for any number of actors. Tasks of an actor that dies are retried on another;
+    ``Result.attempts`` and ``Result.usage.nfe_wasted`` record that, and each task is charged once.
+
+    Args:
+        model: registered name, folder or Hub id.
+        verifiers: registered names; each gets an actor, with a separate environment if it has requirements.
+        generators: generator actors, 1 or more.
+        max_batch: maximum rows per network call and images per scoring call.
+        threads: torch threads, and Ray CPUs, of each actor.
+        backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
+        address: see :func:`lotts_search.actors.connection.connect`.
+        gpus: GPUs of each generator; None = 1 if ``backbone_options["device"]`` is a CUDA device, else 0.
+        verifier_gpus: GPUs of each verifier actor.
+        requirements: pip requirements by verifier, beyond those that the verifiers declare.
+        limits: timeouts and number of tries.
+        ship_code: copy this package to the workers of a joined cluster.
+        object_store_mb: shared memory of a private Ray.
+        rewriters: settings by registered name of a rewriter; each rewriter gets an actor and this process's
+            environment variables ``LOTTS_REWRITER_…``.
+        rewriter_gpus: GPUs of each rewriter actor.
+        engine: ``module:function`` that builds a generator's engine, see
+            :func:`lotts_search.actors.factories.make_engine`.
+        scorer: ``module:function`` that builds a verifier's batcher, see
+            :func:`lotts_search.actors.factories.make_scorer`.
+
+    Attributes:
+        info: description of the model.
+
+    Raises:
+        BadInput, Failure: an actor cannot load its part (a broken model folder, an unknown verifier), or Ray cannot be
+            reached. Everything that was started is stopped again.
+    """
+
+    info: ModelInfo
+
+    def __init__(
+        self,
+        model: str,
+        verifiers: Sequence[str] = (),
+        generators: int = 1,
+        max_batch: int = 16,
+        threads: int = 1,
+        backbone_options: Mapping[str, Any] | None = None,
+        address: str | None = None,
+        *,
+        gpus: float | None = None,
+        verifier_gpus: float = 0,
+        requirements: Mapping[str, Sequence[str]] | None = None,
+        limits: Limits | None = None,
+        ship_code: bool = False,
+        object_store_mb: int = 256,
+        rewriters: Mapping[str, Mapping[str, object]] | None = None,
+        rewriter_gpus: float = 0,
+        engine: str = ENGINE,
+        scorer: str = SCORER,
+    ) -> None:
+        for name, number in {"generators": generators, "max_batch": max_batch, "threads": threads}.items():
+            if number < 1:
+                raise BadInput(f"{name} must be 1 or more, not {number}")
+        options = dict(backbone_options or {})
+        if gpus is None:
+            gpus = 1 if str(options.get("device", "")).startswith("cuda") else 0
+        # Workers run in another folder. A registered name takes precedence over a folder of that name.
+        where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
+        names = list(dict.fromkeys(verifiers))
+        writers = {name: dict(settings) for name, settings in (rewriters or {}).items()}
+        needs = {name: _declared("verifier", name, registry.verifiers()) for name in names if scorer == SCORER}
+        needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
+        needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
+
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._closed_reason: str | None = None
+        self._lock = threading.Lock()
+        needed = {
+            "CPU": threads * (generators + len(names) + len(writers)),
+            "GPU": gpus * generators + verifier_gpus * len(names) + rewriter_gpus * len(writers),
+        }
+        self._connection = connect(address, needed, object_store_mb=object_store_mb, ship_code=ship_code)
+
+        def group(
+            kind: str,
+            name: str,
+            actor: type[WorkerActor],
+            *arguments: Any,
+            size: int = 1,
+            batch: int,
+            **ray_options: Any,
+        ) -> WorkerGroup:
+            def spawn(number: int) -> RayWorker:
+                return RayWorker(actor, f"{name}-{number}", (*arguments, threads), {"num_cpus": threads, **ray_options})
+
+            return WorkerGroup(kind, size, batch, spawn, self._inbox.put, limits or Limits())
+
+        self._generators = group(
+            "generator",
+            "generator",
+            GeneratorActor,
+            *(engine, where, options, max_batch),
+            size=generators,
+            batch=max_batch,
+            num_gpus=gpus,
+            scheduling_strategy="SPREAD",
+            runtime_env=environment(threads),
+        )
+        self._verifiers = {
+            name: group(
+                f"verifier {name!r}",
+                name,
+                VerifierActor,
+                *(scorer, name, max_batch),
+                batch=max_batch,
+                num_gpus=verifier_gpus,
+                runtime_env=environment(threads, needs[name]),
+            )
+            for name in names
+        }
+        environ = {name: value for name, value in os.environ.items() if name.startswith("LOTTS_REWRITER_")}
+        self._rewriters = {
+            name: group(
+                f"rewriter {name!r}",
+                name,
+                RewriterActor,
+                *(REWRITER, name, settings, environ),
+                batch=REWRITES,
+                num_gpus=rewriter_gpus,
+                runtime_env=environment(threads, needs[name]),
+            )
+            for name, settings in writers.items()
+        }
+        self._groups = [self._generators, *self._verifiers.values(), *self._rewriters.values()]
+        self._thread = threading.Thread(target=self._loop, name="ray pool", daemon=True)
+        atexit.register(self.close)
+        self._thread.start()
+        for each in self._groups:
+            self._inbox.put(each.open)
+        try:
+            info = self._generators.ready.result().info
+            self.info = replace(info, name=model) if info.name == where else info
+            for each in self._groups:
+                each.ready.result()
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, work: Work) -> Future[Result]:
+        """Queue a piece of work; never blocks.
+
+        Raises:
+            BadInput: this pool does not have the verifier or rewriter.
+            PoolClosed: the pool is closed.
+        """
+        if isinstance(work, Score):
+            if work.verifier not in self._verifiers:
+                raise unknown("verifier", work.verifier, self._verifiers)
+            group = self._verifiers[work.verifier]
+        elif isinstance(work, Rewrite):
+            if work.rewriter not in self._rewriters:
+                raise unknown("rewriter", work.rewriter, self._rewriters)
+            group = self._rewriters[work.rewriter]
+        else:
+            group = self._generators
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._closed_reason is not None:
+                raise PoolClosed(self._closed_reason)
+            self._inbox.put(partial(group.add, work, future))
+        return future
+
+    def workers(self) -> list[Ready]:
+        """Return the actors that are ready now, generators first: name, host name and process id of each."""
+        answer: Future[list[Ready]] = Future()
+        with self._lock:
+            if self._closed_reason is not None:
+                return []
+            self._inbox.put(
+                lambda: answer.set_result([ready for group in self._groups for ready in group.ready_workers()])
+            )
+        return answer.result()
+
+    def close(self) -> None:
+        """End the actors, and Ray itself if this pool started it. Unfinished work fails."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._closed_reason = self._closed_reason or "the pool is closed"
+            self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._connection.close()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _loop(self) -> None:
+        """Run the one thread of all groups: each reply of Ray and each new task passes through its inbox."""
+        reason = "the pool was closed before this work was done"
+        checked = time.monotonic()
+        try:
+            while (call := self._next()) is not None:
+                call()
+                if time.monotonic() - checked > CHECK_S:
+                    checked = time.monotonic()
+                    for group in self._groups:
+                        group.check_timeouts()
+        except Exception as error:  # fail pending futures instead of hanging on an internal error
+            logging.getLogger(__name__).exception("internal error of the pool")
+            reason = f"internal error of the pool: {type(error).__name__}: {error}"
+            with self._lock:
+                self._closed_reason = reason
+        for group in self._groups:
+            group.close(reason)
+
+    def _next(self) -> Callable[[], None] | None:
+        try:
+            return self._inbox.get(timeout=CHECK_S)
+        except queue.Empty:
+            return _nothing
+
+
+def _nothing() -> None:
+    """Do nothing; returned on a timeout."""
+
+
+def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]:
+    """Return the requirements that a verifier's or rewriter's class declares.
+
+    Raises:
+        BadInput: the name is unknown.
+    """
+    target = known[name].target if name in known else name
+    if ":" not in target:
+        raise unknown(kind, name, known)
+    try:
+        return tuple(getattr(pkgutil.resolve_name(target), "requirements", ()))
+    except (ImportError, AttributeError):  # not importable here, but perhaps on the workers; the actor reports it
+        return ()

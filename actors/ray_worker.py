@@ -1,0 +1,102 @@
+"""A Ray actor as a :class:`lotts_search.actors.worker_group.Worker`: plain futures, and Ray's errors sorted by what the
+caller can do about them."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RuntimeEnvSetupError
+
+from lotts_search.actors.engine_thread import Ready
+from lotts_search.actors.worker_actor import IN_FLIGHT, BrokenReply, WorkerActor
+from lotts_search.actors.worker_group import Died, Unavailable
+from lotts_search.errors import Failure, LottsError
+from lotts_search.work.requests import Result
+
+
+class RayWorker:
+    """One actor. Ray never restarts it (``max_restarts=0``): the worker group replaces it, so that a death is final and
+    the new actor may be placed on another node.
+
+    Args:
+        actor: class of the actor.
+        name: name of the worker, the first argument of the class.
+        arguments: the other arguments of the class.
+        options: Ray's actor options (resources, runtime_env).
+    """
+
+    def __init__(
+        self, actor: type[WorkerActor], name: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self._actor: Any = (
+            ray.remote(actor)
+            .options(max_restarts=0, max_task_retries=0, max_concurrency=IN_FLIGHT, **options)
+            .remote(name, *arguments)
+        )
+
+    def start(self) -> Future[Ready]:
+        return _call(self._actor.start)
+
+    def run(self, work: Any) -> Future[Result]:
+        return _call(self._actor.run, work)
+
+    def ping(self) -> Future[None]:
+        return _call(self._actor.ping)
+
+    def kill(self) -> None:
+        with contextlib.suppress(RayError, ValueError, RuntimeError):  # the actor is gone already, or Ray itself is
+            ray.kill(self._actor, no_restart=True)
+
+
+def _call(method: Any, *arguments: Any) -> Future[Any]:
+    """Call a method of a :class:`WorkerActor`; errors that it returns as values become exceptions of the future."""
+    out: Future[Any] = Future()
+
+    def arrived(reply: Future[Any]) -> None:
+        error = reply.exception()
+        value = None if error is not None else reply.result()
+        if error is not None:
+            out.set_exception(_classify(error))
+        elif isinstance(value, BrokenReply):
+            out.set_exception(Died(value.reason))
+        elif isinstance(value, LottsError):
+            out.set_exception(value)
+        else:
+            out.set_result(value)
+
+    try:
+        reference = method.remote(*arguments)
+    except Exception as error:  # not serializable, or Ray is gone
+        out.set_exception(_classify(error))
+    else:
+        reference.future().add_done_callback(arrived)
+    return out
+
+
+def _classify(error: BaseException) -> Exception:
+    """Return the worker group's exception for an error of Ray."""
+    text = str(error)
+    if "No module named 'lotts_search'" in text:
+        return Failure(
+            "the Ray workers cannot import lotts_search: install it on every node, or connect with ship_code=True"
+        )
+    if isinstance(error, ActorUnavailableError):
+        return Unavailable(_cause(text))
+    if isinstance(error, RuntimeEnvSetupError):
+        return Failure(f"the environment of a worker cannot be set up: {_cause(text)}")
+    if isinstance(error, RayActorError):
+        return Died(_cause(text))
+    if isinstance(error, RayError):
+        return Died(f"{type(error).__name__}: {_cause(text)}")
+    return Failure(f"{type(error).__name__}: {text}")
+
+
+def _cause(text: str) -> str:
+    """Return the line of Ray's message that names the cause, out of a block of ids and stack frames."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("The actor is dead") or "Error:" in line]
+    return (causes or lines or ["no reason given"])[-1]

@@ -1,0 +1,307 @@
+"""Distribution of tasks and the death of workers, without Ray, in an order that the tests control."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lotts_search.actors.engine_thread import Ready
+from lotts_search.actors.worker_group import SPARE, START_ATTEMPTS, Died, Limits, Unavailable, WorkerGroup, rows
+from lotts_search.errors import BadInput, Failure
+from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask
+from lotts_search.work.requests import Encode, Generate, Locate, Predict, Result, Sampling, Score, Segment, State, Usage
+from tests.actors.fakes import INFO, segment
+
+
+class ManualWorker:
+    """A worker whose answers are set by the test."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"w{number}"
+        self.starting: Future[Ready] = Future()
+        self.works: list[tuple[Segment, Future[Result]]] = []
+        self.pings: list[Future[None]] = []
+        self.killed = False
+
+    def start(self) -> Future[Ready]:
+        return self.starting
+
+    def run(self, work: Any) -> Future[Result]:
+        self.works.append((work, Future()))
+        return self.works[-1][1]
+
+    def ping(self) -> Future[None]:
+        self.pings.append(Future())
+        return self.pings[-1]
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def open_works(self) -> list[tuple[Segment, Future[Result]]]:
+        return [(work, answer) for work, answer in self.works if not answer.done()]
+
+    def die(self) -> None:
+        for _, answer in self.open_works():
+            answer.set_exception(Died("killed"))
+
+
+class Harness:
+    """A worker group whose inbox and clock are controlled by the test."""
+
+    def __init__(self, size: int = 1, batch: int = 4, limits: Limits | None = None, started: bool = True) -> None:
+        self.now = 0.0
+        self.inbox: deque[Callable[[], None]] = deque()
+        self.workers: list[ManualWorker] = []
+        self.group: WorkerGroup = WorkerGroup(
+            "manual worker", size, batch, self.spawn, self.inbox.append, limits or Limits(), lambda: self.now
+        )
+        self.group.open()
+        if started:
+            self.start_all()
+
+    def spawn(self, number: int) -> ManualWorker:
+        self.workers.append(ManualWorker(number))
+        return self.workers[-1]
+
+    def start_all(self) -> None:
+        for worker in self.workers:
+            if not worker.starting.done():
+                worker.starting.set_result(Ready(INFO, worker.name, "here", 1))
+        self.settle()
+
+    def settle(self) -> None:
+        while self.inbox:
+            self.inbox.popleft()()
+
+    def submit(self, work: Generate) -> Future[Result]:
+        future: Future[Result] = Future()
+        self.group.add(work, future)
+        return future
+
+    def finish(self, worker: ManualWorker) -> None:
+        for work, answer in worker.open_works():
+            answer.set_result(Result(Usage(nfe=work.nfe)))
+        self.settle()
+
+    def check(self, at: float) -> None:
+        self.now = at
+        self.group.check_timeouts()
+        self.settle()
+
+
+def test_a_task_goes_to_the_worker_with_the_least_outstanding_nfe() -> None:
+    harness = Harness(size=2)
+    first, second = harness.workers
+    for steps in (10, 3, 3, 3, 2):
+        harness.submit(segment(steps, steps=steps))
+    assert [work.nfe for work, _ in first.works] == [10]
+    assert [work.nfe for work, _ in second.works] == [3, 3, 3, 2]
+
+
+def test_a_worker_holds_its_batch_and_two_spare_tasks_and_the_rest_waits_for_the_first_free_worker() -> None:
+    harness = Harness(size=2, batch=2)
+    futures = [harness.submit(segment(i)) for i in range(14)]
+    first, second = harness.workers
+    assert [len(w.works) for w in harness.workers] == [4, 4]
+    harness.finish(second)
+    assert [len(w.works) for w in harness.workers] == [4, 8]
+    harness.finish(second)
+    assert [len(w.works) for w in harness.workers] == [4, 10]
+    harness.finish(second)
+    harness.finish(first)
+    assert all(f.result(0).usage.nfe == 6 for f in futures)
+
+
+def test_a_replacement_does_the_tasks_of_a_dead_worker_and_each_is_charged_once() -> None:
+    harness = Harness(batch=1)
+    futures = [harness.submit(segment(i, steps=4 + i)) for i in range(4)]
+    harness.now = 5.0
+    harness.workers[0].die()
+    harness.settle()
+    assert harness.workers[0].killed and len(harness.workers) == 2
+    harness.start_all()
+    assert [work.lineage[0] for work, _ in harness.workers[1].works] == [
+        "seed 0",
+        "seed 1",
+        "seed 2",
+    ]  # lost tasks go first
+    harness.finish(harness.workers[1])
+    harness.finish(harness.workers[1])
+    results = [f.result(0) for f in futures]
+    assert [r.usage.nfe for r in results] == [4, 5, 6, 7]
+    assert [r.usage.nfe_wasted for r in results] == [4, 5, 6, 0]
+    assert [r.attempts for r in results] == [2, 2, 2, 1]
+    assert [r.queue_s for r in results] == [5, 5, 5, 5]
+
+
+def test_only_the_task_that_kills_its_worker_runs_out_of_tries() -> None:
+    harness = Harness(size=1, batch=4)
+    innocent = [harness.submit(segment(i)) for i in range(3)]
+    poison = harness.submit(segment(9, prompt="kill"))
+    for _ in range(20):
+        harness.start_all()
+        worker = harness.workers[-1]
+        works = worker.open_works()
+        if any(work.sampling.prompt == "kill" for work, _ in works):
+            worker.die()
+            harness.settle()
+        else:
+            harness.finish(worker)
+    assert [f.result(0).usage.nfe for f in innocent] == [6, 6, 6]
+    assert max(f.result(0).attempts for f in innocent) == 3
+    with pytest.raises(Failure, match=r"failed in try 3 of 3: .*killed"):
+        poison.result(0)
+
+
+def test_a_last_try_has_the_worker_to_itself() -> None:
+    harness = Harness(size=1, batch=4, limits=Limits(attempts=2))
+    harness.submit(segment(0))
+    harness.submit(segment(1))
+    harness.workers[0].die()
+    harness.settle()
+    harness.start_all()
+    harness.submit(segment(2))
+    seen = []
+    for _ in range(3):
+        seen.append([work.lineage[0] for work, _ in harness.workers[1].open_works()])
+        harness.finish(harness.workers[1])
+    assert seen == [["seed 0"], ["seed 1"], ["seed 2"]]
+
+
+def test_an_unavailable_worker_keeps_its_tasks_and_gets_no_more_until_it_answers() -> None:
+    harness = Harness(size=2, batch=2)
+    futures = [harness.submit(segment(i)) for i in range(4)]
+    first, second = harness.workers
+    first.works[0][1].set_exception(Unavailable("network"))
+    harness.settle()
+    futures += [harness.submit(segment(4 + i)) for i in range(2)]
+    assert (len(first.works), len(second.works)) == (2, 4)  # one more was lost and is retried, one waits
+    first.pings[0].set_exception(Unavailable("network"))
+    harness.settle()
+    harness.check(at=1.0)
+    assert len(first.pings) == 2 and not first.killed
+    first.pings[1].set_result(None)
+    harness.settle()
+    assert len(first.works) == 3 and len(harness.workers) == 2
+    harness.finish(first)
+    harness.finish(second)
+    assert [f.result(0).usage.nfe for f in futures] == [6] * 6
+    assert sum(f.result(0).usage.nfe_wasted for f in futures) == 6
+
+
+def test_a_worker_that_stays_unreachable_is_replaced() -> None:
+    harness = Harness(limits=Limits(return_s=10))
+    future = harness.submit(segment(0))
+    harness.workers[0].works[0][1].set_exception(Unavailable("network"))
+    harness.settle()
+    harness.check(at=11.0)
+    assert harness.workers[0].killed
+    harness.start_all()
+    harness.finish(harness.workers[1])
+    assert future.result(0).attempts == 2
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_late_answer_ignored() -> None:
+    harness = Harness(limits=Limits(answer_s=10))
+    future = harness.submit(segment(0))
+    harness.check(at=9.0)
+    assert not harness.workers[0].killed
+    harness.check(at=11.0)
+    assert harness.workers[0].killed
+    harness.start_all()
+    harness.finish(harness.workers[0])
+    assert not future.done()
+    harness.finish(harness.workers[1])
+    assert future.result(0).usage.nfe_wasted == 6
+
+
+def test_a_failure_of_the_task_itself_is_not_retried() -> None:
+    harness = Harness()
+    future = harness.submit(segment(0))
+    harness.workers[0].works[0][1].set_exception(BadInput("no such step"))
+    harness.settle()
+    with pytest.raises(BadInput, match="no such step"):
+        future.result(0)
+    assert len(harness.workers) == 1 and len(harness.workers[0].works) == 1
+
+
+def test_an_error_that_a_retry_cannot_fix_closes_the_group_at_once() -> None:
+    harness = Harness(size=2, started=False)
+    harness.workers[0].starting.set_exception(BadInput("broken folder"))
+    harness.workers[1].starting.set_exception(BadInput("broken folder"))
+    harness.settle()
+    assert len(harness.workers) == 2
+    with pytest.raises(BadInput, match=r"^broken folder$"):
+        harness.group.ready.result(0)
+    with pytest.raises(Failure, match="no manual worker is left: broken folder"):
+        harness.submit(segment(0)).result(0)
+
+
+def test_a_worker_that_dies_during_start_up_is_retried_a_few_times() -> None:
+    harness = Harness(started=False)
+    for number in range(START_ATTEMPTS):
+        harness.workers[number].starting.set_exception(Died("out of memory"))
+        harness.settle()
+    assert len(harness.workers) == START_ATTEMPTS
+    with pytest.raises(Failure, match="died during start-up: out of memory"):
+        harness.group.ready.result(0)
+
+
+def test_a_replacement_that_cannot_start_fails_the_tasks_that_wait_for_it() -> None:
+    harness = Harness(limits=Limits(start_s=10))
+    future = harness.submit(segment(0))
+    harness.workers[0].die()
+    harness.settle()
+    harness.check(at=11.0)
+    with pytest.raises(Failure, match="no manual worker is left: w1 did not start within 11 s"):
+        future.result(0)
+
+
+def test_a_cancelled_task_is_never_sent() -> None:
+    harness = Harness(batch=1)
+    futures = [harness.submit(segment(seed)) for seed in range(4)]
+    assert futures[3].cancel()
+    harness.finish(harness.workers[0])
+    assert len(harness.workers[0].works) == 3
+
+
+def test_closing_fails_unfinished_tasks_and_kills_the_workers() -> None:
+    harness = Harness(batch=1)
+    futures = [harness.submit(segment(i)) for i in range(5)]
+    harness.group.close("closed")
+    assert harness.workers[0].killed
+    for future in futures:
+        with pytest.raises(Failure, match="closed"):
+            future.result(0)
+
+
+def test_a_guided_segment_takes_two_rows_of_the_batch() -> None:
+    harness = Harness(batch=4)
+    for seed in range(9):
+        harness.submit(replace(segment(seed), sampling=Sampling("p", 6, 3.0)))
+    assert len(harness.workers[0].works) == 4 / 2 + SPARE
+
+
+def test_nfe_and_rows_of_each_kind_of_request() -> None:
+    unguided, guided = Sampling("p", 6, 1.0), Sampling("p", 6, 3.0)
+    latent = np.zeros(INFO.latent, dtype=np.float32)
+    state = State(latent, 3, 6)
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    expected: list[tuple[Generate | Score, float, int]] = [
+        (segment(0), 6, 1),
+        (Predict(state, guided), 1, 2),
+        (Predict(replace(state, predicted=latent), guided), 0, 2),
+        (Locate(0, ("seed 0",), state, guided, AttentionMask()), 1.5, 3),
+        (Locate(0, ("seed 0",), state, unguided, AttentionMask()), 3, 3),
+        (Locate(0, ("seed 0",), state, unguided, ErrorContrastMask()), 6, 4),
+        (Locate(0, ("seed 0",), state, guided, RandomMask()), 0, 1),
+        (Encode(image, 6), 0, 1),
+        (Score("v", "p", image), 0, 1),
+    ]
+    assert [(work.nfe, rows(work, batch=4)) for work, _, _ in expected] == [(n, r) for _, n, r in expected]
