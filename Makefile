@@ -1,23 +1,27 @@
-# One virtual environment for everything; PYTHON chooses the interpreter that makes it.
+# Every target installs what it needs into one virtual environment. PYTHON is the interpreter that creates it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install demo paper test slow lint format bench clean
+.PHONY: help install demo paper ci lint test docs slow format bench clean
 help:
-	@echo "make demo    LoTTS against Best-of-N on the embedded model, through Ray; writes out/demo/index.html"
-	@echo "make paper   which findings of the paper hold on the embedded model, reduced; writes out/paper/index.html"
-	@echo "make test    the tests, without the slow ones"
-	@echo "make slow    the slow tests"
-	@echo "make lint    ruff and mypy --strict"
-	@echo "make bench   throughput of the engine and the pools"
-	@echo "make install the virtual environment in $(VENV)"
+	@echo "make demo     LoTTS against Best-of-N on the embedded models, through Ray; writes out/demo/index.html"
+	@echo "make paper    the paper's tables on the embedded models, reduced; writes out/paper/index.html"
+	@echo "make ci       everything that continuous integration runs: lint, test, docs"
+	@echo "make lint     ruff and mypy --strict"
+	@echo "make test     the tests, without the slow ones"
+	@echo "make docs     the documentation site, in strict mode; writes site/index.html"
+	@echo "make slow     the slow tests"
+	@echo "make format   let ruff fix and format the code"
+	@echo "make bench    throughput of the engine and the pools"
+	@echo "make install  the virtual environment in $(VENV), with the tested versions"
+	@echo "make clean    remove the virtual environment and all caches"
 
-# Installed anew only when the requirements change.
+# Reinstalled only when the requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 install: $(STAMP)
@@ -28,16 +32,21 @@ demo: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/python examples/paper/run.py $(ARGS)
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
-
-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow" $(ARGS)
+ci: lint test docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p lotts_search
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow" $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -47,4 +56,4 @@ bench: $(STAMP)
 	@set -e; for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program $(ARGS); done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

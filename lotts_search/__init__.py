@@ -1,7 +1,7 @@
 """lotts-search: distributed test-time search for diffusion models.
 
-``lotts_search.search(prompt, nfe=…)`` is the whole of it; see :mod:`lotts_search.api`. Names are imported when they
-are first used, so that this module costs nothing.
+``lotts_search.search(prompt, nfe=…)`` is the main entry point; see :mod:`lotts_search.api`. Every other name is imported
+on first use, so importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lotts_search.core.virtual_time import gather_completed, repeat
     from lotts_search.engine.local_pool import LocalPool
     from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
+
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it from here
 
 _HOME = {
     "Interrupted": "core.result",
@@ -57,6 +59,7 @@ __all__ = [
     "SearchFailed",
     "SearchResult",
     "Strategy",
+    "__version__",
     "asearch",
     "gather_completed",
     "repeat",

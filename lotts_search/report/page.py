@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from lotts_search import __version__
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -29,14 +30,6 @@ def large(value: float) -> str:
     return f"{value:.3g}"
 
 
-def package_version() -> str:
-    """The installed version, ``dev`` where the package runs without having been installed."""
-    try:
-        return version("lotts-search")
-    except PackageNotFoundError:
-        return "dev"
-
-
 def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path:
     """Render ``template`` to ``path``: to a temporary name first, so that a half-written page is never seen."""
     environment = Environment(
@@ -44,7 +37,7 @@ def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path
     )
     environment.filters["number"] = number
     style = Markup((files("lotts_search.report") / "templates" / "style.css").read_text())
-    html = environment.get_template(template).render(style=style, version=package_version(), **context)
+    html = environment.get_template(template).render(style=style, version=__version__, **context)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(html, encoding="utf-8")

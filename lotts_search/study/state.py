@@ -6,9 +6,10 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from lotts_search import __version__
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import columns_of
 from lotts_search.study.plan import Task
@@ -144,7 +145,7 @@ def describe(
     return {
         "format": 1,
         "name": study.name,
-        "version": _version(),
+        "version": __version__,
         **now,
         "guide": study.guide,
         "metrics": columns_of(study.metrics),
@@ -166,7 +167,7 @@ def machine(generators: int, device: str) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "torch": _version("torch"),
+        "torch": version("torch"),
         "generators": generators,
         "device": device,
     }
@@ -203,10 +204,3 @@ def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[s
     return (
         found | dict(summary) | {"status": status, "error": error or (summary["error"] if status == "failed" else "")}
     )
-
-
-def _version(package: str = "lotts-search") -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
