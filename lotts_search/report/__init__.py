@@ -1,4 +1,7 @@
-"""Pages to look at: one self-contained HTML file a search, and one a comparison of strategies."""
+"""Self-contained HTML pages, tables and figures of searches and studies.
+
+Imports ``curves``, ``work`` and the records of ``core``; estimates are made in ``curves``, not here.
+"""
 
 from lotts_search.report.demo_page import Judged, write_demo_page
 from lotts_search.report.search_page import write_search_page
