@@ -1,7 +1,7 @@
 """The command ``lotts-search``.
 
-Commands import heavy modules only when they run, so that ``--help`` is quick. This folder parses options, shows progress
-and writes output files; the work itself is done by the rest of the package.
+Commands import heavy modules only when they run, so that ``--help`` is quick. This folder parses options, shows
+progress and writes output files; the work itself is done by the rest of the package.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Scaling curves: quality against compute from trial tables, with intervals. See ``docs/curves.md``.
+"""Scaling curves: quality against compute, estimated from trial tables, with intervals. See ``docs/curves.md``.
 
-from lotts_search.curves import load
+Imports numpy, scipy, pyarrow and ``errors``: no search, no engine, no model. ::
 
-results = load("runs/NAME")
-print(results.speed_up(results.find("best-of-n"), results.find("lotts"), over="images"))
+    from lotts_search.curves import load
+
+    results = load("runs/NAME")
+    print(results.speed_up(results.find("best-of-n"), results.find("lotts"), over="images"))
 """
 
 from lotts_search.curves.intervals import Interval, interval
@@ -12,12 +14,12 @@ from lotts_search.curves.panel import Panel, best_of_n, best_so_far, mean_interv
 from lotts_search.curves.results import Results, load
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
-from lotts_search.curves.steps import Curve, Steps, mean_curve
+from lotts_search.curves.steps import Curve, StepFunction, mean_curve
 from lotts_search.curves.trials import AXES, Setup, Trials, from_table
 from lotts_search.curves.wins import WinRate, win_rate
 
 __all__ = [
-    "AXES", "Curve", "Interval", "Panel", "Results", "Saturation", "Setup", "SpeedUp", "Steps", "Trials", "WinRate",
-    "best_of", "best_of_curve", "best_of_n", "best_so_far", "fit", "from_table", "interval", "load", "mean_curve",
-    "mean_interval", "speed_up", "win_rate",
+    "AXES", "Curve", "Interval", "Panel", "Results", "Saturation", "Setup", "SpeedUp", "StepFunction", "Trials",
+    "WinRate", "best_of", "best_of_curve", "best_of_n", "best_so_far", "fit", "from_table", "interval", "load",
+    "mean_curve", "mean_interval", "speed_up", "win_rate",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
-"""The cluster bootstrap over prompts: whole prompts are drawn again, each with the mean of its seeds.
+"""The cluster bootstrap over prompts: each replicate resamples whole prompts, each with the mean of its seeds.
 
-Percentile intervals of a small sample are too short. Their levels are therefore widened so that the interval of a mean
-becomes Student's t interval where the mean is normal: the expanded percentile interval of Hesterberg 2015, "What
-Teachers Should Know About the Bootstrap", section 5.4.
+Percentile intervals of a small sample are too short. Their levels are therefore widened so that, where the mean is
+normally distributed, its interval equals Student's t interval: the expanded percentile interval of Hesterberg 2015,
+"What Teachers Should Know About the Bootstrap", section 5.4.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ RESAMPLES = 2000
 
 @lru_cache(maxsize=8)
 def resampling_weights(clusters: int, count: int = RESAMPLES, seed: int = 0) -> Doubles:
-    """Weights [count, clusters] of each prompt in each replicate; a row adds up to 1. Equal arguments give equal
-    weights, so that curves over the same prompts are resampled together."""
+    """Return the weight of each prompt in each replicate [count, clusters]; every row adds up to 1.
+
+    Equal arguments give equal weights, so that curves over the same prompts are resampled together.
+    """
     rng = np.random.default_rng([seed, clusters])
     drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=count)
     weights = np.asarray(drawn / clusters, dtype=np.float64)
@@ -30,9 +32,9 @@ def resampling_weights(clusters: int, count: int = RESAMPLES, seed: int = 0) -> 
 
 
 def percentile_interval(replicates: Doubles, clusters: int, confidence: float = 0.95) -> tuple[Doubles, Doubles]:
-    """Lower and upper ends [...] of the expanded percentile interval of ``replicates`` [count, ...].
+    """Return the lower and upper ends [...] of the expanded percentile interval of ``replicates`` [count, ...].
 
-    No two replicates are mixed, so that infinite ones may be among them.
+    The ends are replicates themselves, never a mixture of two, so that some replicates may be infinite.
     """
     if clusters < 2:
         return replicates.min(axis=0), replicates.max(axis=0)

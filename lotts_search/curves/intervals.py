@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval (equal to the mean where there is one value only)."""
+    """A mean with its 95 % confidence interval; with a single value, both ends equal the mean."""
 
     mean: float
     low: float
@@ -26,12 +27,16 @@ class Interval:
 
     @property
     def signed(self) -> str:
-        """The same with signs, for a difference."""
+        """The interval with explicit signs, for a difference."""
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 def interval(values: Sequence[float] | Doubles, confidence: float = 0.95) -> Interval:
-    """The mean of ``values`` and its two-sided interval by Student's t. Raises ValueError when there are none."""
+    """Return the mean of ``values`` with its two-sided Student's t interval.
+
+    Raises:
+        ValueError: ``values`` is empty.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError("an interval needs at least one value")

@@ -1,4 +1,4 @@
-"""Quality by prompt and cost: the one shape that all curves, intervals and comparisons are made from."""
+"""Quality by prompt and cost: the one table that all curves, intervals and comparisons are computed from."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lotts_search.curves.bootstrap import RESAMPLES, percentile_interval, resampling_weights
-from lotts_search.curves.intervals import Doubles, Interval, Ints
+from lotts_search.curves.intervals import Bools, Doubles, Interval, Ints
 from lotts_search.curves.order import best_of_curve, sizes
 from lotts_search.curves.steps import Curve
-from lotts_search.curves.trials import Bools, Setup, Trials
+from lotts_search.curves.trials import Setup, Trials
 from lotts_search.errors import BadInput
 
 POINTS = 300
-"""Most points of a curve over a cost that is not counted in images or steps."""
+"""The largest number of points of a best-so-far curve."""
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """The quality of what is handed out, by prompt and cost; seeds of a prompt are averaged.
+    """The quality of the returned image by prompt and cost, averaged over the seeds of each prompt.
 
     Attributes:
         x: [g] costs, ascending.
         y: [p, g] quality at these costs.
         prompts: [p] indices of the prompts, ascending.
-        spent: [p] what a search of each prompt cost in all.
-        over, of: the cost (see :data:`~lotts_search.curves.trials.AXES`) and the value.
+        spent: [p] total cost of a search for each prompt.
+        over: name of the cost, see :data:`~lotts_search.curves.trials.AXES`.
+        of: name of the quality: ``score`` or a metric.
     """
 
     x: Doubles
@@ -38,36 +39,36 @@ class Panel:
 
     @property
     def final(self) -> Doubles:
-        """Quality at the end [p]."""
+        """The quality at the highest cost [p]."""
         return np.asarray(self.y[:, -1])
 
     def curve(self, confidence: float = 0.95, resamples: int = RESAMPLES) -> Curve:
-        """The mean over prompts with its bootstrap interval."""
+        """Return the mean over prompts with its bootstrap interval."""
         replicates = resampling_weights(len(self.prompts), resamples) @ self.y
         return Curve(self.x, self.y.mean(axis=0), *percentile_interval(replicates, len(self.prompts), confidence))
 
     def up_to(self, cost: float) -> Panel:
-        """The part at costs of at most ``cost``, the first point at least."""
+        """Return the points at costs up to ``cost``, but at least the first point."""
         keep = max(int(np.searchsorted(self.x, cost, side="right")), 1)
         return Panel(self.x[:keep], self.y[:, :keep], self.prompts, self.spent, self.over, self.of)
 
     def among(self, prompts: Ints) -> Panel:
-        """The same for some of its prompts."""
+        """Return the panel of some of its prompts."""
         index = np.searchsorted(self.prompts, prompts)
         return Panel(self.x, self.y[index], prompts, self.spent[index], self.over, self.of)
 
 
 def mean_interval(values: Doubles, confidence: float = 0.95, resamples: int = RESAMPLES) -> Interval:
-    """The mean of ``values`` [prompts] and its bootstrap interval."""
+    """Return the mean of ``values`` [prompts] with its bootstrap interval."""
     low, high = percentile_interval(resampling_weights(len(values), resamples) @ values, len(values), confidence)
     return Interval(float(values.mean()), float(low), float(high))
 
 
 def common(a: Panel, b: Panel) -> tuple[Panel, Panel]:
-    """Both on the prompts that both have.
+    """Restrict both panels to the prompts that they share.
 
     Raises:
-        BadInput: there are none.
+        BadInput: they share none.
     """
     prompts = np.intersect1d(a.prompts, b.prompts)
     if not prompts.size:
@@ -76,23 +77,22 @@ def common(a: Panel, b: Panel) -> tuple[Panel, Panel]:
 
 
 def searched(trials: Trials, setup: Setup) -> Setup:
-    """The setup whose searches a setup is read from: itself, or the largest of its label, whose beginnings it is.
+    """Return the setup whose searches hold those of ``setup``: itself, or the largest budget of a nested label.
 
     Raises:
-        BadInput: there is none.
+        BadInput: the table has no such searches.
     """
     if setup in trials.setups:
         return setup
     whole = [i for i, a in enumerate(trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
     if not whole or setup.label not in trials.nested:
         raise BadInput(f"the table has no searches by {setup.label} on {setup.model} with a budget of {setup.budget}")
-    # The limits may be of another kind than those that were searched with, e.g. images of a budget in NFE.
+    # Budgets of different kinds (images, NFE) cannot be compared by their limits: the longest searches hold the others.
     return trials.setups[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.setup == i].sum())]
 
 
 def _rows(trials: Trials, setup: Setup) -> tuple[Ints, Bools]:
-    """The searches of a setup, and which rows [n] belong to it: those within its budget, where it is the beginning of
-    the searches of a larger one."""
+    """Return the searches of a setup and which rows [n] belong to it: of a nested budget, only the rows within it."""
     whole = searched(trials, setup)
     inside = trials.setup == trials.setups.index(whole)
     rows = inside[trials.search]
@@ -104,7 +104,7 @@ def _rows(trials: Trials, setup: Setup) -> tuple[Ints, Bools]:
 
 
 def spent(trials: Trials, setup: Setup, over: str) -> Doubles:
-    """What each search of a setup that found an image cost in all [searches]."""
+    """Return the total cost of each search of a setup that produced an image [searches]."""
     searches, rows = _rows(trials, setup)
     costs = np.zeros(len(trials.ids))
     np.maximum.at(costs, trials.search[rows], trials.cost(over)[rows])
@@ -113,15 +113,15 @@ def spent(trials: Trials, setup: Setup, over: str) -> Doubles:
 
 
 def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bool = False) -> Panel:
-    """The value ``of`` the image that the guide likes best, of those made up to each cost.
+    """Return the value ``of`` the image that the search would return if it stopped at each cost: the verifier's best.
 
-    A search that ended keeps its last value, as it would be handed out. The first point is where every search has a
-    image. Searches without any image (all their trials failed) are left out.
+    A search that has ended keeps its last value. The first point is where every search has an image. Searches without
+    any image (all their trials failed) are left out.
 
     Args:
         of: ``score`` or a metric.
         over: one of :data:`~lotts_search.curves.trials.AXES`.
-        refined: look at the refined images alone: "best of the refined" of the ablations.
+        refined: consider refined images only, for "best of the refined" in the ablations.
 
     Raises:
         BadInput: no search of this setup has an image, or some best image lacks the metric.
@@ -136,7 +136,7 @@ def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bo
     if (missing := int(np.isnan(values).sum())) > 0:
         raise BadInput(f"{missing} of {leads.size} best images by {setup.label} have no {of}")
     searches = np.intersect1d(searches, trials.search[leads])
-    index = np.searchsorted(searches, trials.search[leads])  # of each leading image's search among these
+    index = np.searchsorted(searches, trials.search[leads])  # the place of each leading image's search in ``searches``
     total = np.zeros(len(trials.ids))
     np.maximum.at(total, trials.search[rows], costs[rows])
     ends, begins = total[searches], np.full(len(searches), np.inf)
@@ -146,7 +146,7 @@ def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bo
     grid = grid[grid >= begins.max()]
     if grid.size > POINTS:
         grid = np.linspace(begins.max(), ends.max(), POINTS)
-    # Each value is written where it begins to hold, the latest last, and carried forward from there.
+    # Each value is written at the cost from which it holds, the latest last, and carried forward from there.
     column = np.searchsorted(grid, costs[leads], side="left")
     at = np.full((len(searches), grid.size), -1, dtype=np.int64)
     early = column < grid.size
@@ -156,11 +156,11 @@ def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bo
 
 
 def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most: int | None = None) -> Panel:
-    """The whole Best-of-N curve from the pools of independent images that a setup made, by the order-statistics
-    estimator: expected value ``of`` the guide's best of N for N = 1 … ``most``, or the
-    size of the smallest pool of a prompt.
+    """Estimate the whole Best-of-N curve from a setup's pools of independent images by order statistics.
 
-    All images of a prompt, whatever their seed, are one pool. N images cost N times an image's mean cost.
+    The curve is the expected value ``of`` the verifier's best of N images, for N from 1 to ``most``, by default the
+    size of the smallest pool. All images of a prompt form one pool, whatever their seed. N images cost N times the mean
+    cost of an image.
 
     Raises:
         BadInput: the images are not independent samples, or lack the metric.
@@ -174,7 +174,7 @@ def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most:
     prompt = trials.prompt[trials.search[made]]
     made = made[np.argsort(prompt, kind="stable")]
     prompts, counts = np.unique(prompt, return_counts=True)
-    # Pools of one size are one matrix; there are few sizes, for pools differ by failed images only.
+    # Pools of one size form one matrix. There are few sizes, because pools differ by failed images only.
     chosen = sizes(int(min(counts.min(), most or counts.min())))
     y, begins = np.empty((len(prompts), chosen.size)), np.cumsum(counts) - counts
     for size in np.unique(counts):
@@ -186,7 +186,7 @@ def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most:
 
 
 def _by_prompt(prompt: Ints, x: Doubles, y: Doubles, total: Doubles, over: str, of: str) -> Panel:
-    """Means over the searches of each prompt."""
+    """Average the searches of each prompt."""
     order = np.argsort(prompt, kind="stable")
     prompts, first, counts = np.unique(prompt[order], return_index=True, return_counts=True)
     means = np.add.reduceat(y[order], first, axis=0) / counts[:, None]

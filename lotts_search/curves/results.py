@@ -1,4 +1,4 @@
-"""A study's results by name: the setups that were compared, their curves and comparisons."""
+"""The results of a study by name: the setups that it compared, their curves and their comparisons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 POOLED = frozenset({"best-of-n"})
-"""Strategies whose images are independent samples of one prompt each: one pool gives the curve for every N."""
+"""Strategies whose images are independent samples for one prompt, so that one pool gives the curve for every N."""
 
 
 class Results:
@@ -33,8 +33,8 @@ class Results:
         print(results.speed_up(base, ours, of="oracle", over="images"))
 
     Attributes:
-        trials: the table as arrays.
-        about: what ``study.json`` says, {} without one.
+        trials: the trial table as arrays.
+        about: the contents of ``study.json``, {} without one.
     """
 
     def __init__(self, trials: Trials, about: Mapping[str, Any] | None = None) -> None:
@@ -42,27 +42,29 @@ class Results:
 
     @property
     def setups(self) -> list[Setup]:
-        """What was compared: the setups of the table, and the smaller budgets that their searches hold."""
+        """All setups: those of the table, and the smaller budgets that nested searches contain."""
         return [*self.trials.setups, *self.trials.smaller]
 
     @property
     def metrics(self) -> list[str]:
-        """Held-out metrics; the first one that the study names is the first."""
+        """Names of the held-out metrics."""
         return self.trials.metrics
 
     @property
     def main(self) -> str:
-        """The value that reports judge by: the study's first metric, the guide's score without one."""
-        asked = [m for m in self.about.get("metrics", ()) if m in self.metrics]
-        return next(iter([*asked, *self.metrics]), "score")
+        """The value that reports compare by: the study's first metric, or the verifier's score without one."""
+        named = [m for m in self.about.get("metrics", ()) if m in self.metrics]
+        return next(iter([*named, *self.metrics]), "score")
 
     def find(
         self, label: str, *, model: str | None = None, nfe: float | None = None, images: int | None = None
     ) -> Setup:
-        """The one setup of that label, model and budget; what is not given may be anything, if only one setup has it.
+        """Return the only setup with this label, and with the model and limits that are given.
+
+        Of a label with nested budgets the largest budget is returned where several fit.
 
         Raises:
-            BadInput: none or several; the message names those that there are.
+            BadInput: no setup or several fit; the message lists the setups of the label.
         """
         labelled = self.find_label(label)
         fitting = [
@@ -70,19 +72,19 @@ class Results:
             for a in labelled
             if model in (None, a.model) and nfe in (None, a.nfe) and images in (None, a.images)
         ]  # fmt: skip
-        if len(fitting) > 1:  # the setup of the largest budget holds all the others
+        if len(fitting) > 1:  # the setup with the largest budget contains all the others
             whole = [a for a in fitting if a in self.trials.setups]
             fitting = whole if len(whole) == 1 and label in self.trials.nested else fitting
         if len(fitting) == 1:
             return fitting[0]
         known = ", ".join(f"{a.model} with {a.budget}" for a in labelled)
-        raise BadInput(f"{'no' if not fitting else 'more than one'} {label} fits; there is {known}")
+        raise BadInput(f"{'no' if not fitting else 'more than one'} setup of {label} fits. Known: {known}")
 
     def find_label(self, label: str) -> list[Setup]:
-        """All setups of a label.
+        """Return all setups of a label.
 
         Raises:
-            BadInput: there are none.
+            BadInput: there are none; the message names the known labels.
         """
         found = [a for a in self.setups if a.label == label]
         if not found:
@@ -90,24 +92,25 @@ class Results:
         return found
 
     def strategy(self, setup: Setup) -> str:
-        """Registered name of a setup's strategy."""
+        """Return the registered name of a setup's strategy."""
         whole = [i for i, a in enumerate(self.trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
         return self.trials.strategies[whole[0]]
 
     def pooled(self, setup: Setup) -> bool:
-        """Whether :meth:`panel` can use the order-statistics estimator."""
+        """Return whether :meth:`panel` uses the order-statistics estimator."""
         return self.strategy(setup) in POOLED
 
     def panel(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Panel:
-        """Quality by prompt and cost: from the whole pool for Best-of-N, best-so-far for any other strategy."""
+        """Return quality by prompt and cost: from the pool of images for Best-of-N, best so far for other strategies."""
         return (best_of_n if self.pooled(setup) else best_so_far)(self.trials, setup, of or self.main, over)
 
     def budgets(self, setups: Sequence[Setup], of: str | None = None, over: str = "nfe") -> Panel:
-        """Quality by prompt and cost with one point for each budget: what the searches of each setup handed out, at
-        what they cost in the mean. For strategies that size themselves by their budget.
+        """Return quality by prompt and cost with one point per setup: the returned images at their mean cost.
+
+        For strategies that size themselves by their budget, whose small searches are not beginnings of large ones.
 
         Raises:
-            BadInput: no prompt in common.
+            BadInput: the setups have no prompt in common.
         """
         panels = sorted((self.final(setup, of, over) for setup in setups), key=lambda panel: panel.spent.mean())
         prompts = reduce(np.intersect1d, (panel.prompts for panel in panels))
@@ -118,9 +121,9 @@ class Results:
         return Panel(x, y, prompts, same[-1].spent, over, same[0].of)
 
     def final(self, setup: Setup, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
-        """What the searches of a setup handed out; with ``refined``, the best of the refined alone.
+        """Return the quality of the images that the searches returned; with ``refined``, of their best refined image.
 
-        For Best-of-N it is the expected one over all subsets of the pool: the same mean with less noise.
+        For Best-of-N it is the expectation over all subsets of the pool: the same mean with less noise.
         """
         panel = best_so_far(self.trials, setup, of or self.main, over, refined=refined)
         if refined or not self.pooled(setup):
@@ -130,46 +133,48 @@ class Results:
         return replace(panel, x=pool.x, y=pool.among(panel.prompts).y)
 
     def value(self, setup: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
-        """Mean quality of what a setup handed out."""
+        """Return the mean quality of a setup's returned images."""
         return mean_interval(self.final(setup, of, refined=refined).final)
 
     def spent(self, setup: Setup, over: str) -> float:
-        """Mean cost of a search of a setup."""
+        """Return the mean total cost of a search of a setup."""
         return float(spent(self.trials, setup, over).mean())
 
     def difference(self, ours: Setup, theirs: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
-        """Difference of what the two handed out, paired by prompt."""
+        """Return the mean difference in quality between the returned images of two setups, paired by prompt."""
         a, b = common(self.final(ours, of, refined=refined), self.final(theirs, of, refined=refined))
         return mean_interval(a.final - b.final)
 
     def win_rate(self, ours: Setup, theirs: Setup, of: str | None = None) -> WinRate:
-        """How often ``ours`` hands out the better image of a prompt: of the images that were handed out."""
+        """Return how often ``ours`` returns the better image for a prompt, by the images of the searches themselves."""
         a, b = common(*(best_so_far(self.trials, setup, of or self.main, "nfe") for setup in (ours, theirs)))
         return win_rate(a.final, b.final)
 
     def speed_up(
         self, slow: Setup, fast: Setup, of: str | None = None, over: str = "nfe", quality: float | None = None
     ) -> SpeedUp:
-        """How many times less ``fast`` costs at equal quality, see :func:`~lotts_search.curves.speedup.speed_up`."""
+        """Return how many times less ``fast`` costs at equal quality: :func:`~lotts_search.curves.speedup.speed_up`."""
         return speed_up(self.panel(slow, of, over), self.panel(fast, of, over), quality)
 
     def saturation(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Saturation:
-        """The fit q∞ − c·n^−γ to a setup's curve."""
+        """Fit q∞ − c·n^−γ to a setup's curve."""
         return fit(self.panel(setup, of, over))
 
 
 def load(*runs: Path | str) -> Results:
-    """The results of a study: its run folder, or a ``trials.parquet`` alone. Several are read as one study, whose
-    strategies are compared with each other: a search that two of them have under the same label counts once.
+    """Read the results of a study from its run folder or from a ``trials.parquet``.
+
+    Several runs are read as one study: all their strategies are compared with each other, and a search that two runs
+    have under the same label counts once.
 
     Raises:
-        BadInput: there is no trial table, or it is empty.
+        BadInput: there is no trial table, or it is empty or lacks a column.
     """
     return _load(runs, whole=False)[0]
 
 
 def load_whole(*runs: Path | str) -> tuple[Results, pa.Table]:
-    """The same with the trial table, all its columns."""
+    """Read the results as :func:`load` does, and return them with all columns of the trial table."""
     return _load(runs, whole=True)
 
 
@@ -180,7 +185,7 @@ def _load(runs: Sequence[Path | str], whole: bool) -> tuple[Results, pa.Table]:
 
 
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first ``study.json`` with the metrics, models, strategies, budgets and searches of all."""
+    """Return the first ``study.json`` with the metrics, models, strategies, budgets and searches of all of them."""
     merged = dict(parts[0]) if parts else {}
     for name in ("metrics", "models", "strategies", "budgets", "searches"):
         items = [item for part in parts for item in part.get(name, ())]

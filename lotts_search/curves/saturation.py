@@ -1,4 +1,4 @@
-"""Where a scaling curve is going: the fit q(n) = q∞ − c·n^−γ, with its uncertainty."""
+"""The limit of a scaling curve: the fit q(n) = q∞ − c·n^−γ, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from lotts_search.curves.intervals import Doubles, Interval
 from lotts_search.curves.panel import Panel
 
 RATES = np.geomspace(0.02, 4.0, 300)
-"""The values of γ that are tried, 1.8 % apart."""
+"""The candidate values of γ, 1.8 % apart."""
 POINTS = 24
+"""The largest number of points that the fit uses."""
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """A curve q(n) = q∞ − c·n^−γ, n being its cost over its first cost.
+    """A curve q(n) = q∞ − c·n^−γ, where n is the cost divided by the first cost.
 
     Attributes:
-        limit: q∞, the quality at boundless cost.
-        rate: γ, how fast it is approached.
-        reach: c, what is missing at the first cost.
+        limit: q∞, the quality at unlimited cost.
+        rate: γ, how fast the curve approaches q∞.
+        reach: c, the distance to q∞ at the first cost.
         unit: the first cost.
-        error: root mean square of what the fit misses.
-        settled: whether the data tell q∞: False where γ runs to its least value in more than one replicate of twenty,
-            that is where the curve still rises like a logarithm.
+        error: root mean square of the residuals.
+        settled: whether the data identify q∞. False where γ falls to its smallest candidate in more than 5 % of the
+            replicates: the curve still rises like a logarithm.
     """
 
     limit: Interval
@@ -38,11 +39,11 @@ class Saturation:
     settled: bool
 
     def at(self, cost: Doubles | float) -> Doubles:
-        """The quality that the fit gives at a cost."""
+        """Return the fitted quality at a cost."""
         return np.asarray(self.limit.mean - self.reach * (np.asarray(cost) / self.unit) ** -self.rate.mean)
 
     def cost(self, quality: float) -> float:
-        """The cost at which the fit reaches a quality; infinite beyond q∞."""
+        """Return the cost at which the fit reaches a quality; infinite at q∞ and above."""
         missing = self.limit.mean - quality
         if missing <= 0:
             return math.inf
@@ -50,15 +51,15 @@ class Saturation:
 
 
 def fit(panel: Panel, *, confidence: float = 0.95, resamples: int = RESAMPLES) -> Saturation:
-    """Least squares at up to 24 costs spread evenly over the logarithm; intervals by the bootstrap over prompts.
+    """Fit by least squares at up to 24 costs, evenly spaced in their logarithm; intervals by bootstrap over prompts.
 
-    For each γ the fit is linear in q∞ and c, so every γ is tried for all replicates at once (variable projection).
+    For a fixed γ the fit is linear in q∞ and c, so each γ is tried for all replicates at once (variable projection).
 
     Raises:
         ValueError: the curve has fewer than four points.
     """
     if panel.x.size < 4:
-        raise ValueError("a saturation fit needs a curve of four points at least")
+        raise ValueError("a saturation fit needs a curve of at least four points")
     picked = np.unique(np.searchsorted(panel.x, np.geomspace(panel.x[0], panel.x[-1], POINTS) * (1 - 1e-12)))
     x, count = panel.x[picked] / panel.x[0], len(panel.prompts)
     weights = np.concatenate([np.full((1, count), 1 / count), resampling_weights(count, resamples)])

@@ -1,4 +1,4 @@
-"""Speed-up to reach a quality: the cost of one strategy over the cost of another at equal held-out quality."""
+"""Speed-up: the ratio of the costs at which two strategies reach the same quality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lotts_search.curves.intervals import Doubles
 from lotts_search.curves.panel import Panel, common
 
 ROUNDING = 1e-9
-"""A quality that is missed by so little is reached."""
+"""A curve that misses a quality by at most this much has reached it."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class SpeedUp:
     """How many times less the fast strategy costs than the slow one at equal quality.
 
     Attributes:
-        ratio: cost of the slow one over cost of the fast one; infinite where the slow one never gets there, NaN where
-            the fast one does not.
-        low, high: 95 % bootstrap interval over prompts; ``high`` is infinite where the slow one falls short in more
-            replicates than the interval leaves out.
-        quality: the quality that both are to reach.
-        slow, fast: what that costs each, infinite where it is out of reach.
-        limit: the ratio at all that the slow one spent: what is known at least where the quality is out of its reach.
-        reached: share of the replicates in which the slow one reaches the quality.
+        ratio: cost of the slow strategy divided by cost of the fast one; infinite where the slow one never reaches the
+            quality, NaN where the fast one does not.
+        low, high: 95 % bootstrap interval over prompts; ``high`` is infinite where the slow strategy misses the quality
+            in more replicates than the interval leaves out.
+        quality: the quality that both should reach.
+        slow, fast: the cost of each to reach it, infinite where it never does.
+        limit: the ratio at the highest cost of the slow strategy, a lower bound where the quality is out of its reach.
+        reached: share of the replicates in which the slow strategy reaches the quality.
     """
 
     ratio: float
@@ -49,15 +49,15 @@ class SpeedUp:
 
 
 def cost_to_reach(x: Doubles, curves: Doubles, quality: Doubles) -> Doubles:
-    """The least cost at which each curve reaches its quality, linear between the points of the curve.
+    """Return the lowest cost at which each curve reaches its quality, by linear interpolation between its points.
 
     Args:
         x: [g] costs, ascending.
-        curves: [b, g].
-        quality: [b].
+        curves: [b, g] qualities at these costs.
+        quality: [b] quality to reach.
 
     Returns:
-        [b]; ``x[0]`` where the first point has it already, infinite where no point has it.
+        [b] costs: ``x[0]`` where the first point reaches the quality, infinite where no point does.
     """
     reached = curves >= quality[:, None] - ROUNDING
     first = reached.argmax(axis=1)
@@ -72,22 +72,22 @@ def cost_to_reach(x: Doubles, curves: Doubles, quality: Doubles) -> Doubles:
 def speed_up(
     slow: Panel, fast: Panel, quality: float | None = None, *, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> SpeedUp:
-    """Cost of ``slow`` over cost of ``fast`` at equal quality, over the prompts that both have.
+    """Return the cost of ``slow`` divided by the cost of ``fast`` at equal quality, over the prompts that they share.
 
     Args:
-        slow, fast: over the same cost and of the same value.
-        quality: what both are to reach. None = the mean that the fast one ends with, at all that it spent: the paper's
-            "images that Best-of-N needs for LoTTS's quality". It is drawn again with the prompts, as all else is.
+        slow, fast: panels over the same cost and of the same value.
+        quality: the quality that both should reach. None = the mean final quality of the fast one at its total cost:
+            the paper's "images that Best-of-N needs for LoTTS's quality". It then varies with the bootstrap replicate.
 
     Raises:
-        ValueError: the two are over different costs or of different values.
-        BadInput: no prompt in common.
+        ValueError: the two panels have different costs or different values.
+        BadInput: they have no prompt in common.
     """
     if (slow.over, slow.of) != (fast.over, fast.of):
         raise ValueError(f"cannot compare {slow.of} over {slow.over} with {fast.of} over {fast.over}")
     slow, fast = common(slow, fast)
     count = len(slow.prompts)
-    # The estimate itself is the first replicate: all prompts alike.
+    # The first replicate is the estimate itself: equal weights for all prompts.
     weights = np.concatenate([np.full((1, count), 1 / count), resampling_weights(count, resamples)])
     curves = weights @ fast.y
     if quality is None:
@@ -97,9 +97,9 @@ def speed_up(
         fast_cost = cost_to_reach(fast.x, curves, wanted)
     slow_cost = cost_to_reach(slow.x, weights @ slow.y, wanted)
     with np.errstate(invalid="ignore"):
-        ratio = slow_cost / fast_cost  # infinite over infinite is NaN: neither gets there
-    told = ratio[1:][~np.isnan(ratio[1:])]
-    low, high = percentile_interval(told, count, confidence) if told.size else (np.nan, np.nan)
+        ratio = slow_cost / fast_cost  # NaN where neither reaches the quality
+    known = ratio[1:][~np.isnan(ratio[1:])]
+    low, high = percentile_interval(known, count, confidence) if known.size else (np.nan, np.nan)
     return SpeedUp(
         ratio=float(ratio[0]) if math.isfinite(fast_cost[0]) else math.nan,
         low=float(low),

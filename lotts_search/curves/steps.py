@@ -1,4 +1,4 @@
-"""Best-so-far curves as step functions, and their mean."""
+"""Best-so-far curves as step functions, and the mean of several."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lotts_search.curves.intervals import Doubles, interval
 
 
 @dataclass(frozen=True)
-class Steps:
-    """A right-continuous step function: ``y[i]`` from ``x[i]`` on, undefined (NaN) before ``x[0]``."""
+class StepFunction:
+    """A right-continuous step function: ``y[i]`` from ``x[i]`` on, NaN before ``x[0]``."""
 
     x: Doubles
     y: Doubles
 
     def at(self, grid: Doubles) -> Doubles:
-        """Values at ``grid``."""
+        """Return the values at ``grid``, in its shape."""
         if self.x.size == 0:
             return np.full(grid.shape, np.nan)
         index = np.searchsorted(self.x, grid, side="right") - 1
@@ -27,7 +27,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean of several step functions, a step function itself, with its 95 % interval, all [n]."""
+    """A mean curve with its 95 % interval: costs ``x`` [n], and ``mean``, ``low`` and ``high`` [n] at these costs."""
 
     x: Doubles
     mean: Doubles
@@ -35,11 +35,11 @@ class Curve:
     high: Doubles
 
 
-def mean_curve(steps: Sequence[Steps], points: int = 200) -> Curve:
-    """The mean over searches where all of them are defined: from the latest first value to the latest last one.
+def mean_curve(steps: Sequence[StepFunction], points: int = 200) -> Curve:
+    """Return the mean over searches wherever all of them have a value.
 
-    A search that ended keeps its last value, as it would be handed out. The mean is taken at every place where one of
-    the functions changes, or at ``points`` evenly spaced ones where those are more.
+    A search that has ended keeps its last value. The mean is taken wherever one of the functions changes, or at
+    ``points`` evenly spaced costs if there are more changes than that. Intervals are Student's t.
     """
     steps = [s for s in steps if s.x.size]
     if not steps:

@@ -1,4 +1,4 @@
-"""A trial table as arrays: searches, their running costs and their best images. No loop over rows anywhere."""
+"""A trial table as arrays: searches, their running costs and their best images, without any loop over rows."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lotts_search.curves.intervals import Doubles, Ints
+from lotts_search.curves.intervals import Bools, Doubles, Ints
 from lotts_search.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 AXES = {
-    "images": "images a prompt",
-    "nfe": "NFE a prompt",
-    "rows": "network rows a prompt",
-    "flops": "FLOPs a prompt",
-    "device_s": "device seconds a prompt",
+    "images": "images per prompt",
+    "nfe": "NFE per prompt",
+    "rows": "network rows per prompt",
+    "flops": "FLOPs per prompt",
+    "device_s": "device seconds per prompt",
 }
-"""What a curve may be drawn over, and how that is called."""
+"""The costs that a curve can be drawn over (columns of the trial table), and the label of each axis."""
 IMAGES = ("sample", "encode", "refine", "advance")
 """Kinds of trials that make candidates."""
 NEEDED = (
     "search_id", "prompt_id", "prompt", "model", "strategy", "search_seed", "kind", "parent_id", "score", "image", *AXES
 )  # fmt: skip
-Bools = npt.NDArray[np.bool_]
+"""Columns that a trial table must have."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is compared: a strategy with its settings (``label``), on a model, under a budget; None = not limited."""
+    """One setup of a comparison: a strategy with its settings (``label``) on a model, with its limits (None = none)."""
 
     model: str
     label: str
@@ -57,20 +56,20 @@ class Trials:
     """The trials of many searches.
 
     Attributes:
-        setups: what was compared, in the order of the table.
+        setups: the setups of the table, in its order.
         prompts: ids of the prompts.
         texts: the prompts, in the order of ``prompts``.
         strategies: registered name of each setup's strategy.
-        setup, prompt, seed: of each search [s]; indices into ``setups`` and ``prompts``.
-        ids: of each search.
-        first: [s + 1] where the rows of each search begin; they lie together, in virtual order.
-        columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where there is none.
-        alone: whether each row is an image from pure noise that has no parent [n].
+        setup, prompt, seed: of each search [s]; the first two are indices into ``setups`` and ``prompts``.
+        ids: id of each search [s].
+        first: [s + 1] first row of each search; its rows are contiguous, in virtual order.
+        columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where a row has none.
+        alone: whether each row is a sample from pure noise, without a parent [n].
         image: whether each row made a complete image [n].
-        refined: whether that was by a refinement [n].
-        order: where each row stands in the table [n].
-        nested: labels whose search under a small budget is the beginning of that under a large one.
-        smaller: those budgets of nested labels that are beginnings of the searches of another setup.
+        refined: whether each row is a refinement [n].
+        order: the place of each row in the table [n].
+        nested: labels whose search with a small budget is the beginning of the one with a large budget.
+        smaller: setups that are the beginning of the searches of another setup.
     """
 
     setups: list[Setup]
@@ -102,7 +101,7 @@ class Trials:
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
     def cost(self, over: str) -> Doubles:
-        """What the search of each row has used up to and with it [n].
+        """Return what the search of each row has spent up to and including this row [n].
 
         Raises:
             BadInput: ``over`` is not one of :data:`AXES`.
@@ -116,18 +115,18 @@ class Trials:
 
     @cached_property
     def leading(self) -> Bools:
-        """Whether each row's image is the best of its search so far [n]; the first among equals leads."""
+        """Whether each row's image is the best of its search so far [n]; of equal scores, the first counts."""
         score = np.where(self.image, np.nan_to_num(self.columns["score"], nan=-np.inf), -np.inf)
-        # One running maximum serves all searches: the ranks of a later search all lie above those of an earlier one.
+        # One running maximum serves all searches: the ranks of a later search lie above those of an earlier one.
         ranked = np.unique(score, return_inverse=True)[1] + self.search * (score.size + 1)
         before = np.concatenate([[-1], np.maximum.accumulate(ranked)[:-1]])
         return np.asarray((ranked > before) & (score > -np.inf))
 
     def values(self, of: str) -> Doubles:
-        """A column of values: ``score`` is the guide's, other names are those of metrics.
+        """Return a column of qualities [n]: the verifier's ``score``, or the metric of that name.
 
         Raises:
-            BadInput: there is no such metric; the message names those that there are.
+            BadInput: there is no such metric; the message names the known ones.
         """
         name = of if of == "score" else f"metric_{of}"
         if name not in self.columns:
@@ -136,11 +135,11 @@ class Trials:
 
 
 def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[str, Any]]:
-    """The trial table of a run folder or a Parquet file, and what ``study.json`` beside it says ({} without one).
+    """Read the trial table of a run folder or a Parquet file, and the ``study.json`` beside it ({} without one).
 
     Args:
         path: the folder or the file.
-        whole: False reads only the columns that :func:`from_table` looks at.
+        whole: read all columns; False reads only those that :func:`from_table` uses.
 
     Raises:
         BadInput: there is no trial table, or it is empty or lacks a column.
@@ -151,7 +150,7 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
     path = Path(path)
     file = path / "trials.parquet" if path.is_dir() else path
     if not file.is_file():
-        raise BadInput(f"no trials in {path}: give the folder of a study, or a trials.parquet")
+        raise BadInput(f"no trials in {path}: expected the folder of a study or a trials.parquet")
     try:
         names = pq.read_schema(file).names
         used = [
@@ -161,9 +160,9 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
         ]
         table = pq.read_table(file, columns=used)
     except (OSError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{file} is no Parquet file: {error}") from error
+        raise BadInput(f"{file} is not a Parquet file: {error}") from error
     if missing := [name for name in NEEDED if name not in table.column_names]:
-        raise BadInput(f"{file} is no trial table: it has no column {missing[0]!r}")
+        raise BadInput(f"{file} is not a trial table: it has no column {missing[0]!r}")
     if not len(table):
         raise BadInput(f"{file} is empty: no search has finished yet")
     about = file.with_name("study.json")
@@ -171,8 +170,8 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """Several trial tables as one. A search that an earlier table has under the same label is left out of a later one;
-    a metric that a table lacks is null in its rows."""
+    """Join trial tables. A search that an earlier table has under the same label is left out of a later one; a metric
+    that a table lacks is null in its rows."""
     import pyarrow as pa
 
     known: set[tuple[str, str]] = set()
@@ -189,14 +188,14 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trials:
-    """The arrays of a trial table.
+    """Convert a trial table to arrays.
 
     Args:
-        table: with rows, and the columns of :class:`~lotts_search.core.trial_table.TrialRecord`. A search without a ``label``
-            has its strategy's name.
-        about: what ``study.json`` says.
+        table: a non-empty trial table (``docs/run-folder.md`` lists its columns). A search without a ``label`` takes
+            the name of its strategy.
+        about: the contents of ``study.json``.
     """
-    # Two labels with equal settings share their searches' ids, and each has the rows.
+    # Two labels with equal settings share the ids of their searches, and the table has the rows of each.
     search, ids = _codes(table, "search_id")
     strategies, strategy_names = _codes(table, "strategy")
     labels, label_names = _labels(table)
@@ -222,7 +221,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
 
     parts = np.stack([models[heads], labels[heads], *(np.nan_to_num(b, nan=-1.0) for b in budgets)], axis=1)
     kept, firsts, setup = np.unique(parts, axis=0, return_index=True, return_inverse=True)
-    place = np.argsort(firsts)  # the setups in the order of the table
+    place = np.argsort(firsts)  # setups in the order of the table
     setups = [
         Setup(model_names[int(m)], label_names[int(name)], None if n < 0 else float(n), None if i < 0 else int(i))
         for m, name, n, i in kept[place]
@@ -251,7 +250,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
 
 
 def _nested(setups: list[Setup], about: Mapping[str, Any]) -> tuple[frozenset[str], tuple[Setup, ...]]:
-    """Labels that ran once for all their budgets, and the setups that are beginnings of their searches."""
+    """Return the labels that ran once for all their budgets, and the setups that are beginnings of those searches."""
     known = [s for s in about.get("strategies", ()) if s.get("nested")]
     smaller = []
     for setup in setups:
@@ -263,11 +262,11 @@ def _nested(setups: list[Setup], about: Mapping[str, Any]) -> tuple[frozenset[st
 
 
 def _codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
-    """A text column as indices into its different values, in the order in which they first occur."""
+    """Return a text column as indices into its distinct values, and these values in order of first occurrence."""
     import pyarrow as pa
 
     column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # of a table without rows
+    if isinstance(column, pa.ChunkedArray):  # a table without rows
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode(null_encoding="encode")
@@ -276,7 +275,7 @@ def _codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
 
 
 def _labels(table: pa.Table) -> tuple[Ints, list[str]]:
-    """The labels, or the names of strategies where there are none."""
+    """Return the label of each row, or its strategy's name where it has no label, as :func:`_codes` does."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -287,7 +286,7 @@ def _labels(table: pa.Table) -> tuple[Ints, list[str]]:
 
 
 def _numbers(table: pa.Table, name: str) -> Doubles:
-    """A column as doubles, NaN where it is null or missing."""
+    """Return a column as doubles, NaN where it is null or missing."""
     import pyarrow as pa
 
     if name not in table.column_names:
@@ -296,5 +295,5 @@ def _numbers(table: pa.Table, name: str) -> Doubles:
 
 
 def _given(table: pa.Table, name: str) -> Bools:
-    """Where a column is not null."""
+    """Return where a column is not null."""
     return np.asarray(table.column(name).is_valid().to_numpy(), dtype=bool)

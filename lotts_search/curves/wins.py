@@ -11,7 +11,7 @@ from scipy import stats
 from lotts_search.curves.intervals import Doubles
 
 TIE = 1e-12
-"""Values that are closer than this are equal."""
+"""Values at most this far apart are equal."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class WinRate:
     """How often one strategy beats another on the same prompt; a tie counts half.
 
     Attributes:
-        rate: 0 to 1.
-        low, high: 95 % interval.
+        rate: share of the prompts, 0 to 1.
+        low, high: its 95 % interval.
         wins, ties, losses: numbers of prompts.
     """
 
@@ -36,16 +36,16 @@ class WinRate:
 
 
 def win_rate(ours: Doubles, theirs: Doubles, confidence: float = 0.95) -> WinRate:
-    """The rate at which ``ours`` [prompts] is greater than ``theirs`` [prompts] on the same prompts.
+    """Return how often ``ours`` [prompts] is greater than ``theirs`` [prompts] on the same prompts.
 
-    The interval is Wilson's, with a tie as half a win: it does not shrink to nothing where one side always wins, as a
-    bootstrap does. With ties it is wider than it need be.
+    The interval is Wilson's, with a tie as half a win. Unlike a bootstrap interval it does not collapse when one side
+    always wins. With ties it is conservative.
 
     Raises:
-        ValueError: no prompts, or not the same number.
+        ValueError: there are no prompts, or the two sides have different numbers of them.
     """
     if not ours.size or ours.shape != theirs.shape:
-        raise ValueError("a win rate needs the same prompts on both sides, one at least")
+        raise ValueError("a win rate needs the same prompts on both sides, and at least one")
     wins, losses = int((ours - theirs > TIE).sum()), int((theirs - ours > TIE).sum())
     n = ours.size
     rate = (wins + (n - wins - losses) / 2) / n

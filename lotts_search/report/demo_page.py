@@ -11,7 +11,7 @@ import numpy as np
 
 from lotts_search.core.result import SearchResult
 from lotts_search.curves.intervals import Doubles, Interval, interval
-from lotts_search.curves.steps import Steps, mean_curve
+from lotts_search.curves.steps import StepFunction, mean_curve
 from lotts_search.report.images import data_uri
 from lotts_search.report.page import number, write_page
 from lotts_search.report.plot import Series, line_chart
@@ -45,7 +45,7 @@ class Judged:
         assert self.result.score is not None
         return self.result.score
 
-    def quality_so_far(self, over: str = "nfe_cum") -> Steps:
+    def quality_so_far(self, over: str = "nfe_cum") -> StepFunction:
         """The metric of the image that would be handed out, had the search stopped there."""
         x, y, images, best = [], [], 0, -np.inf
         for trial in self.result.trials:
@@ -57,7 +57,7 @@ class Judged:
         if x:  # the last value holds to the end of the search
             x.append(float(images if over == "images" else self.result.trials[-1].nfe_cum))
             y.append(y[-1])
-        return Steps(np.array(x), np.array(y))
+        return StepFunction(np.array(x), np.array(y))
 
 
 def _colour(index: int) -> str:

@@ -11,14 +11,14 @@ from markupsafe import Markup
 
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
-from lotts_search.curves.steps import Steps
+from lotts_search.curves.steps import StepFunction
 from lotts_search.report.images import data_uri
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import DRAWN, build
 
 
-def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> Steps:
+def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> StepFunction:
     """The guiding score of the best complete image so far, in virtual order.
 
     Args:
@@ -31,7 +31,7 @@ def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> Steps:
         if trial.best_so_far is not None and not np.isnan(trial.best_so_far):
             x.append(float(images if over == "images" else trial.nfe_cum))
             y.append(float(trial.best_so_far))
-    return Steps(np.array(x), np.array(y))
+    return StepFunction(np.array(x), np.array(y))
 
 
 def search_chart(trials: Sequence[TrialRecord]) -> Markup:

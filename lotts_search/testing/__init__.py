@@ -1,8 +1,8 @@
 """For authors of plug-ins: fast fake models and the tests that every strategy must pass.
 
 :mod:`lotts_search.testing.analytic` answers at once, :mod:`lotts_search.testing.gaussian` follows exactly known laws,
-and :mod:`lotts_search.testing.conformance` (which needs pytest) holds the tests. The
-rest of the package does not import this folder.
+and :mod:`lotts_search.testing.conformance` (which needs pytest) holds the tests. The rest of the package does not
+import this folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Curves and comparisons of simulated studies whose truth is known, and of tables small enough to do by hand."""
+"""Curves and comparisons of simulated studies with known truth, and of tables small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.made_up import made_up_search
 
 
 def _hand(rows: list[tuple[str, str, float, float, float | None]]) -> pa.Table:
-    """A table of samples: (search, prompt, NFE, guiding score, held-out value)."""
+    """A table of samples: (search, prompt, NFE, the verifier's score, held-out value)."""
     records = [
         TrialRecord(
             "run", search, prompt, prompt, "m", "best-of-n", "{}", 0, f"{i}", None, "sample", nfe=nfe, images=1,
@@ -36,14 +36,14 @@ def _panel(x: list[float], y: np.ndarray, spent: float | None = None) -> Panel:
     return Panel(np.array(x), y, np.arange(count), total, "images", "truth")
 
 
-def test_held_out_value_follows_the_guides_choice() -> None:
+def test_held_out_value_follows_the_verifiers_choice() -> None:
     table = _hand(
         [
             ("a", "p", 10, 0.2, 0.9),
-            ("a", "p", 10, 0.1, 1.0),  # the guide does not like it
+            ("a", "p", 10, 0.1, 1.0),  # the best value, but not the best score
             ("a", "p", 10, 0.5, 0.3),
             ("b", "q", 5, 0.7, 0.5),
-            ("b", "q", 20, 0.7, 0.8),  # as good: the first one stays
+            ("b", "q", 20, 0.7, 0.8),  # an equal score: the first image stays
         ]
     )
     trials = from_table(table)
@@ -57,7 +57,7 @@ def test_held_out_value_follows_the_guides_choice() -> None:
     np.testing.assert_allclose(images.y, [[0.2, 0.2, 0.5], [0.7, 0.7, 0.7]])
 
 
-def test_searches_whose_rows_are_mixed_are_put_together() -> None:
+def test_interleaved_rows_are_grouped_by_search() -> None:
     rows = [("a", "p", 1.0, 0.1, 0.0), ("b", "q", 1.0, 0.5, 1.0), ("a", "p", 1.0, 0.3, 2.0), ("b", "q", 1.0, 0.2, 3.0)]
     trials = from_table(_hand(rows))
     panel = best_so_far(trials, trials.setups[0], "truth", "images")
@@ -70,7 +70,7 @@ def test_seeds_are_averaged_within_their_prompt() -> None:
     assert best_so_far(trials, trials.setups[0], "truth", "nfe").final.tolist() == [0.5, 4.0]
 
 
-def test_running_costs_agree_with_an_addition_row_by_row() -> None:
+def test_running_costs_equal_a_sum_row_by_row() -> None:
     table = simulate({"a": Simulated(images=3), "b": Simulated("lotts", 2)}, 3, 2, rng=np.random.default_rng(0))
     shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
     for found in (table, shuffled):
@@ -85,7 +85,7 @@ def test_running_costs_agree_with_an_addition_row_by_row() -> None:
             np.testing.assert_allclose(trials.cost(over), [slow[ids[i]] for i in trials.order])
 
 
-def test_a_search_of_the_program_gives_its_own_curve() -> None:
+def test_the_curve_of_one_search_ends_at_its_own_score_and_cost() -> None:
     result = made_up_search("lotts")
     trials = from_table(result.to_table())
     panel = best_so_far(trials, trials.setups[0], "score", "nfe")
@@ -100,9 +100,9 @@ def test_the_pool_is_unbiased_and_agrees_with_the_searches() -> None:
     pool, plain = (make(trials, trials.setups[0], "truth", "images") for make in (best_of_n, best_so_far))
     truth = np.array([0.8 * expected_best(n) for n in range(1, 13)])
     curve = pool.curve()
-    assert pool.x.size == 24  # the two seeds of a prompt are one pool
+    assert pool.x.size == 24  # the two seeds of a prompt form one pool
     assert ((curve.low[:12] <= truth) & (truth <= curve.high[:12])).mean() > 0.8
-    # It averages over all subsets, the searches over two each: the same mean with less noise.
+    # The pool averages over all subsets, the searches over two seeds: the same mean with less noise.
     np.testing.assert_allclose(pool.y[:, :12].mean(axis=0), plain.y.mean(axis=0), atol=0.12)
     assert pool.y[:, 5].std() < plain.y[:, 5].std()
 
@@ -113,7 +113,7 @@ def test_a_pool_of_refinements_is_refused() -> None:
         best_of_n(trials, trials.setups[0], "score")
 
 
-def test_the_interval_covers_the_truth_in_93_to_97_of_100_studies() -> None:
+def test_the_interval_covers_the_truth_in_93_to_97_percent_of_studies() -> None:
     rng, held = np.random.default_rng(11), 0
     for _ in range(1000):
         # 30 prompts, 2 seeds each: unequal prompts, skewed values within a prompt. The truth is 1.
@@ -144,7 +144,7 @@ def test_a_planted_speed_up_is_recovered() -> None:
         held += found.low <= 3 <= found.high
         ratios.append(found.ratio)
     assert np.median(ratios) == pytest.approx(3.0, rel=0.05)
-    assert held >= 54  # 95 % of 60 is 57, give or take 1.7
+    assert held >= 54  # 95 % of 60 is 57, with a standard deviation of 1.7
 
 
 def test_a_planted_speed_up_in_nfe_at_a_given_quality() -> None:
@@ -157,7 +157,7 @@ def test_a_planted_speed_up_in_nfe_at_a_given_quality() -> None:
     assert found.low < 3 / 0.8 < found.high
 
 
-def test_a_quality_out_of_reach_is_said_to_be() -> None:
+def test_a_quality_out_of_reach_is_reported_as_such() -> None:
     rng = np.random.default_rng(0)
     low, high = 0.01 * rng.normal(size=(20, 4)), 1 + 0.01 * rng.normal(size=(20, 1))
     slow, fast = _panel([1, 2, 3, 4], np.maximum.accumulate(low, axis=1)), _panel([2.0], high)
@@ -168,7 +168,7 @@ def test_a_quality_out_of_reach_is_said_to_be() -> None:
     assert np.isnan(back.ratio) and str(back) == "out of reach of the fast one"
 
 
-def test_half_out_of_reach_leaves_the_interval_open() -> None:
+def test_a_quality_reached_in_half_of_the_replicates_leaves_the_interval_open() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(50, 1))
     slow, fast = _panel([1, 2, 4], np.hstack([noise - 1, noise - 0.5, noise + 0.001])), _panel([1.0], 0.3 * rng.normal(size=(50, 1)) + noise)  # fmt: skip
@@ -239,8 +239,8 @@ def test_smaller_budgets_of_a_nested_strategy_are_beginnings() -> None:
     np.testing.assert_allclose(results.final(small).final, pool.y[:, 3])
 
 
-def test_a_budget_between_two_pools_is_told_by_the_larger() -> None:
-    """As in the paper's tables: nine images in one run; 1, 8 and 12 as beginnings of 12 in another."""
+def test_a_budget_between_two_pools_is_read_from_the_larger() -> None:
+    """As in the paper's tables: five images in one run; 1, 8 and 12 as beginnings of 12 in another."""
     rng = np.random.default_rng(0)
     five, twelve = (simulate({"base": Simulated(images=n)}, 8, rng=rng) for n in (5, 12))
     names = [f"{name}-five" for name in five["search_id"].to_pylist()]
@@ -253,12 +253,12 @@ def test_a_budget_between_two_pools_is_told_by_the_larger() -> None:
         np.testing.assert_allclose(results.final(results.find("base", images=n)).final, pool.y[:, n - 1])
 
 
-def test_names_that_do_not_fit_are_answered_with_those_that_do() -> None:
+def test_errors_about_unknown_names_list_the_known_ones() -> None:
     results = _nested()
     assert results.main == "truth"
     with pytest.raises(BadInput, match="base"):
         results.find("bas")
-    with pytest.raises(BadInput, match="no ours fits; there is simulated with 9 images"):
+    with pytest.raises(BadInput, match=r"no setup of ours fits\. Known: simulated with 9 images"):
         results.find("ours", images=7)
     with pytest.raises(BadInput, match="truth"):
         results.value(results.find("ours"), "truht")
@@ -266,7 +266,7 @@ def test_names_that_do_not_fit_are_answered_with_those_that_do() -> None:
         results.panel(results.find("ours"), over="seconds")
 
 
-def test_several_runs_are_one_study(tmp_path: Path) -> None:
+def test_several_runs_are_read_as_one_study(tmp_path: Path) -> None:
     one = _hand([("a", "p", 1.0, 0.5, 0.3), ("b", "q", 1.0, 0.5, 0.7)])
     two = _hand([("b", "q", 1.0, 0.5, 0.7), ("c", "r", 1.0, 0.5, 0.5)])  # b is in both
     for name, table in (("one", one), ("two", two)):
@@ -287,7 +287,7 @@ def test_a_run_folder_without_trials_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no trials in"):
         load(tmp_path)
     (tmp_path / "trials.parquet").write_text("text")
-    with pytest.raises(BadInput, match="no Parquet file"):
+    with pytest.raises(BadInput, match="not a Parquet file"):
         load(tmp_path)
     write_parquet(pa.table({"score": [1.0]}), tmp_path / "trials.parquet")
     with pytest.raises(BadInput, match="'search_id'"):

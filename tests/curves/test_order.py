@@ -10,11 +10,11 @@ import pytest
 from lotts_search.curves.order import best_of, best_of_curve, selection_weights, sizes
 
 
-def _brute(guide: np.ndarray, value: np.ndarray, size: int) -> float:
-    """Mean over all subsets of the value of their best; of equally good ones, of each with the same chance."""
+def _brute(score: np.ndarray, value: np.ndarray, size: int) -> float:
+    """Return the mean over all subsets of the value of their best image; equally good images count equally."""
     found = []
-    for subset in map(list, itertools.combinations(range(len(guide)), size)):
-        top = guide[subset] == guide[subset].max()
+    for subset in map(list, itertools.combinations(range(len(score)), size)):
+        top = score[subset] == score[subset].max()
         found.append(value[subset][top].mean())
     return float(np.mean(found))
 
@@ -22,14 +22,14 @@ def _brute(guide: np.ndarray, value: np.ndarray, size: int) -> float:
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_curve_equals_the_average_over_all_subsets(ties: bool) -> None:
     rng = np.random.default_rng(0)
-    guide, value = rng.normal(size=(3, 9)), rng.normal(size=(3, 9))
+    score, value = rng.normal(size=(3, 9)), rng.normal(size=(3, 9))
     if ties:
-        guide = guide.round()
-        assert all(np.unique(row).size < 7 for row in guide)
-    curve = best_of_curve(guide, value)
-    brute = [[_brute(g, v, size) for size in range(1, 10)] for g, v in zip(guide, value, strict=True)]
+        score = score.round()
+        assert all(np.unique(row).size < 7 for row in score)
+    curve = best_of_curve(score, value)
+    brute = [[_brute(s, v, size) for size in range(1, 10)] for s, v in zip(score, value, strict=True)]
     np.testing.assert_allclose(curve, brute, rtol=0, atol=1e-12)
-    assert best_of(guide[1], value[1], 4) == pytest.approx(brute[1][3], abs=1e-12)
+    assert best_of(score[1], value[1], 4) == pytest.approx(brute[1][3], abs=1e-12)
 
 
 def test_weights_of_a_large_pool_add_up() -> None:

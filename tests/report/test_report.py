@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lotts_search.curves.intervals import interval
-from lotts_search.curves.steps import Steps, mean_curve
+from lotts_search.curves.steps import StepFunction, mean_curve
 from lotts_search.report import Judged, write_demo_page, write_search_page
 from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks
@@ -37,13 +37,13 @@ def test_interval_is_students_t() -> None:
 
 
 def test_steps_hold_their_value_until_the_next() -> None:
-    steps = Steps(np.array([2.0, 5.0]), np.array([0.1, 0.7]))
+    steps = StepFunction(np.array([2.0, 5.0]), np.array([0.1, 0.7]))
     np.testing.assert_array_equal(steps.at(np.array([1.9, 2.0, 4.9, 5.0, 99.0])), [np.nan, 0.1, 0.1, 0.7, 0.7])
 
 
 def test_mean_curve_begins_where_all_searches_have_a_image() -> None:
-    one = Steps(np.array([1.0, 4.0]), np.array([0.0, 1.0]))
-    two = Steps(np.array([2.0, 3.0]), np.array([0.5, 0.7]))
+    one = StepFunction(np.array([1.0, 4.0]), np.array([0.0, 1.0]))
+    two = StepFunction(np.array([2.0, 3.0]), np.array([0.5, 0.7]))
     curve = mean_curve([one, two])
     np.testing.assert_allclose(curve.x, [2, 3, 4])
     np.testing.assert_allclose(curve.mean, [0.25, 0.35, 0.85])
