@@ -1,4 +1,4 @@
-"""Makes ``docs/search.svg``, the image of the README, from a real search:
+"""Draw ``docs/search.svg``, the image of the README, from a real search:
 
 python docs/search.py
 """
