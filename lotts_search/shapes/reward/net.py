@@ -105,14 +105,15 @@ class RewardNet(nn.Module):
     def __init__(self, config: RewardConfig):
         super().__init__()
         self.config = config
-        self.text, self.image = _TextTower(config), _ImageTower(config)
+        self.text = _TextTower(config)
+        self.picture = _ImageTower(config)  # its name in the embedded weights
         width = config.features
         self.common = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, 160), nn.SiLU(), nn.Linear(160, 1))
 
     def towers(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the cells [B, 9, F] and queries [B, TARGETS, F]."""
-        return self.image(images), self.text(ids)
+        return self.picture(images), self.text(ids)
 
     def match(self, features: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, TARGETS]; each cell also sees the mean of all, the background only that."""
