@@ -1,4 +1,4 @@
-"""Names that stand for code, and the packages that add some by entry points. Nothing is imported before it is used."""
+"""Look up code by name, including the entry points of other packages. Nothing is imported before it is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Entry:
     Attributes:
         name: the name.
         target: ``package.module:Class``, or the folder of a model.
-        summary: one line about it.
+        summary: one line of description.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Entry:
 
 
 def with_plugins(group: str, own: list[Entry]) -> dict[str, Entry]:
-    """Entries by name: those of other packages, and our own, which no package can replace."""
+    """Return entries by name: those of other packages, and ``own``, which no package can replace."""
     return {entry.name: entry for entry in (*_plugins(group), *own)}
 
 
@@ -42,10 +42,13 @@ def _origin(point: Any) -> str:
 
 
 def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
-    """What a registered name or ``package.module:Class`` stands for.
+    """Import the object behind a registered name or ``package.module:Class``.
+
+    Args:
+        kind: kind of the object in messages, e.g. ``strategy``.
 
     Raises:
-        BadInput: there is no such name, or it cannot be imported.
+        BadInput: the name is unknown, or the object cannot be imported.
     """
     if name not in known and ":" not in name:
         raise unknown(kind, name, known)

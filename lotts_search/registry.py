@@ -1,9 +1,8 @@
-"""Names of models, strategies, verifiers and rewriters, and what they stand for. Nothing is imported before it is asked
-for.
+"""Find models, strategies, verifiers and rewriters by name. Nothing is imported before it is used.
 
-Other packages add theirs by entry points of the groups ``lotts_search.strategies``, ``lotts_search.verifiers``,
-``lotts_search.rewriters`` and ``lotts_search.families``; without one, ``package.module:Class`` names a strategy, a
-verifier or a rewriter anywhere.
+Other packages register theirs through entry points of the groups ``lotts_search.strategies``,
+``lotts_search.verifiers``, ``lotts_search.rewriters`` and ``lotts_search.families``. An unregistered strategy, verifier
+or rewriter is named as ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -25,8 +24,16 @@ from lotts_search.verifiers.base import Verifier
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """A strategy described: its name, the first line of its docstring, all of it, its settings, where it comes from and
-    what it costs."""
+    """Description of a strategy or a rewriter.
+
+    Attributes:
+        name: registered name or ``package.module:Class``.
+        summary: first line of the docstring.
+        doc: the docstring without its ``Attributes:``.
+        settings: its fields.
+        source: the paper that it comes from.
+        formula: its cost.
+    """
 
     name: str
     summary: str
@@ -41,38 +48,50 @@ _MODELS = [
     Entry(
         "shapes-sd",
         str(_EMBEDDED / "shapes-sd"),
-        "Embedded Stable Diffusion of 64×64 scenes with nine places; needs no download and no GPU.",
+        "Embedded Stable Diffusion: 64×64 scenes with nine places; needs no download and no GPU.",
     ),
-    Entry("shapes-sdxl", str(_EMBEDDED / "shapes-sdxl"), "Embedded SDXL of the same scenes: two text encoders."),
+    Entry("shapes-sdxl", str(_EMBEDDED / "shapes-sdxl"), "Embedded SDXL: the same scenes, two text encoders."),
     Entry(
         "shapes-flux",
         str(_EMBEDDED / "shapes-flux"),
-        "Embedded FLUX of the same scenes: a transformer, rectified flow.",
+        "Embedded FLUX: the same scenes, a transformer with rectified flow.",
     ),
 ]
 _STRATEGIES = [
-    Entry("resampling", "lotts_search.strategies.resampling:Resampling", "One sample and no selection."),
-    Entry("more-steps", "lotts_search.strategies.more_steps:MoreSteps", "The whole budget in one longer trajectory."),
-    Entry("best-of-n", "lotts_search.strategies.best_of_n:BestOfN", "Independent samples; the verifier picks."),
+    Entry("resampling", "lotts_search.strategies.resampling:Resampling", "Draw one sample, without selection."),
+    Entry(
+        "more-steps", "lotts_search.strategies.more_steps:MoreSteps", "Spend the whole budget on one longer trajectory."
+    ),
+    Entry(
+        "best-of-n",
+        "lotts_search.strategies.best_of_n:BestOfN",
+        "Draw independent samples; the verifier picks the best.",
+    ),
     Entry("lotts", "lotts_search.strategies.lotts:LoTTS", "Locate the defects of samples and resample only those."),
     Entry(
         "adaptive-lotts",
         "lotts_search.strategies.adaptive_lotts:AdaptiveLoTTS",
-        "LoTTS that decides online what to try next, and when to stop.",
+        "LoTTS that decides during the search what to try next and when to stop.",
     ),
     Entry("random-search", "lotts_search.strategies.random_search:RandomSearch", "Best-of-N in growing rounds."),
-    Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Walk from start noise to better neighbours."),
+    Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Move the start noise to better neighbours."),
     Entry(
         "search-over-paths",
         "lotts_search.strategies.search_over_paths:SearchOverPaths",
         "Re-noise the best images and denoise them along other paths.",
     ),
-    Entry("evolutionary", "lotts_search.strategies.evolutionary:Evolutionary", "Elites and mutations of start noises."),
     Entry(
-        "particle", "lotts_search.strategies.particle:Particle", "Feynman-Kac steering: particles that multiply or end."
+        "evolutionary",
+        "lotts_search.strategies.evolutionary:Evolutionary",
+        "Evolve start noises by selection and mutation.",
+    ),
+    Entry(
+        "particle",
+        "lotts_search.strategies.particle:Particle",
+        "Feynman-Kac steering: resample a population of particles.",
     ),
     Entry("beam-in-mask", "lotts_search.strategies.beam_in_mask:BeamInMask", "Beam search inside the located mask."),
-    Entry("svdd", "lotts_search.strategies.svdd:SVDD", "At every step several children; the best one goes on."),
+    Entry("svdd", "lotts_search.strategies.svdd:SVDD", "Branch at every step and keep the best child."),
     Entry(
         "tree-search",
         "lotts_search.strategies.tree_search:DiffusionTreeSearch",
@@ -81,22 +100,22 @@ _STRATEGIES = [
     Entry(
         "rollover-budget",
         "lotts_search.strategies.rollover_budget:RolloverBudget",
-        "Children one by one at each step; unused quotas roll over.",
+        "Draw children one by one at each step; unused quotas roll over.",
     ),
-    Entry("ttgen", "lotts_search.strategies.ttgen:TTGen", "Early steps under revised prompts; the best one stays."),
+    Entry("ttgen", "lotts_search.strategies.ttgen:TTGen", "Try revised prompts in the early steps and keep the best."),
 ]
 _VERIFIERS = [
     Entry(
         "shapes-reward",
         "lotts_search.shapes.verifier:ShapesReward",
-        "Small learned judge of shapes images: the share that is as the prompt asks.",
+        "Small learned verifier of shapes images: the share of objects that match the prompt.",
     ),
 ]
 _REWRITERS = [
     Entry(
         "shapes-rewriter",
         "lotts_search.shapes.rewriter:ShapesRewriter",
-        "Stresses what shapes-reward finds least satisfied in a shapes image.",
+        "Emphasizes the objects that shapes-reward scores lowest in a shapes image.",
     ),
     Entry(
         "chat",
@@ -115,40 +134,40 @@ _FAMILIES = [
     Entry("StableDiffusion3Pipeline", "lotts_search.backbones.sd3:StableDiffusion3", "3 and 3.5."),
     Entry("FluxPipeline", "lotts_search.backbones.flux:Flux", "FLUX.1."),
 ]
-"""What loads a model folder, by the ``_class_name`` of its ``model_index.json``."""
+"""Classes that load a model folder, by the ``_class_name`` in its ``model_index.json``."""
 
 
 def models() -> dict[str, Entry]:
-    """The models that have a name; any diffusers folder or hub id of a known family works as well."""
+    """Return the registered models; any diffusers folder or Hub id of a known family works as well."""
     return {entry.name: entry for entry in _MODELS}
 
 
 def strategies() -> dict[str, Entry]:
-    """The strategies that have a name, those of other packages among them."""
+    """Return the registered strategies, including those of other packages."""
     return with_plugins("lotts_search.strategies", _STRATEGIES)
 
 
 def verifiers() -> dict[str, Entry]:
-    """The verifiers that have a name, those of other packages among them."""
+    """Return the registered verifiers, including those of other packages."""
     return with_plugins("lotts_search.verifiers", _VERIFIERS)
 
 
 def rewriters() -> dict[str, Entry]:
-    """The rewriters of prompts that have a name, those of other packages among them."""
+    """Return the registered rewriters of prompts, including those of other packages."""
     return with_plugins("lotts_search.rewriters", _REWRITERS)
 
 
 def families() -> dict[str, Entry]:
-    """What loads a model folder, by the ``_class_name`` of its ``model_index.json``: a class with ``from_pretrained``
-    that is a :class:`~lotts_search.backbones.base.Backbone`; those of other packages among them."""
+    """Return the classes that load a model folder, by the ``_class_name`` in its ``model_index.json``, including those
+    of other packages. Each is a :class:`~lotts_search.backbones.base.Backbone` with ``from_pretrained``."""
     return with_plugins("lotts_search.families", _FAMILIES)
 
 
 def resolve_strategy(name: str) -> type[Strategy]:
-    """The class of a registered name or of ``package.module:Class``.
+    """Return the class of a registered name or of ``package.module:Class``.
 
     Raises:
-        BadInput: there is none, it cannot be imported, or it is not a strategy.
+        BadInput: the name is unknown, the class cannot be imported, or it is not a strategy.
     """
     found = resolve("strategy", name, strategies())
     if not (isinstance(found, type) and issubclass(found, Strategy)):
@@ -157,7 +176,11 @@ def resolve_strategy(name: str) -> type[Strategy]:
 
 
 def make_strategy(name: str, settings: Mapping[str, object]) -> Strategy:
-    """A strategy with settings, given as values or as text.
+    """Return a strategy.
+
+    Args:
+        name: registered name or ``package.module:Class``.
+        settings: values, or texts to parse, by field.
 
     Raises:
         BadInput: an unknown name or setting, or a value of the wrong type.
@@ -166,27 +189,30 @@ def make_strategy(name: str, settings: Mapping[str, object]) -> Strategy:
 
 
 def describe_strategy(name: str) -> StrategyInfo:
-    """What there is to know about a strategy."""
+    """Describe a strategy."""
     found = resolve_strategy(name)
     doc = (found.__doc__ or "").strip()
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found), found.source, found.formula)
 
 
 def name_of(strategy: Strategy) -> str:
-    """The registered name of a strategy's class, or its ``package.module:Class``."""
+    """Return the registered name of a strategy's class, or ``package.module:Class``."""
     cls = type(strategy)
     path = f"{cls.__module__}:{cls.__qualname__}"
     return next((entry.name for entry in strategies().values() if entry.target == path), path)
 
 
 def load_verifier(name: str) -> Verifier:
-    """The verifier of a registered name or of ``package.module:Class``, made by the class method ``load()``."""
+    """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``."""
     verifier: Verifier = resolve("verifier", name, verifiers()).load()
     return verifier
 
 
 def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> PromptRewriter:
-    """The rewriter of a registered name or of ``package.module:Class``, a dataclass, with settings as values or text.
+    """Return the rewriter (a dataclass) of a registered name or of ``package.module:Class``.
+
+    Args:
+        settings: values, or texts to parse, by field.
 
     Raises:
         BadInput: an unknown name or setting, or a value of the wrong type.
@@ -196,17 +222,17 @@ def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> Pr
 
 
 def describe_rewriter(name: str) -> StrategyInfo:
-    """What there is to know about a rewriter."""
+    """Describe a rewriter."""
     found = resolve("rewriter", name, rewriters())
     doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
 
 
 def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
-    """The folder or hub id of a model, and the class that loads it; of the model only ``model_index.json`` is read.
+    """Return the folder or Hub id of a model and the class that loads it; reads only the model's ``model_index.json``.
 
     Raises:
-        BadInput: there is no such model, or its family is not known.
+        BadInput: the model does not exist, or its family is unknown.
         Failure: its files are missing or broken.
     """
     known = models()
@@ -217,24 +243,24 @@ def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
             raise Failure(f"the weights of {name} are missing: there is no folder {folder}")
     elif not Path(name).is_dir() and "/" not in name:
         raise unknown("model", name, known)
-    from lotts_search.backbones.folder import read_json  # heavy, and a mistyped name should be told at once
+    from lotts_search.backbones.folder import read_json  # slow to import; report a mistyped name first
 
     family = read_json(folder, "model_index.json", revision=revision).get("_class_name")
     loaders = families()
     if family not in loaders:
-        raise BadInput(f"model {name} is of the family {family!r}. Known: {', '.join(sorted(loaders))}")
+        raise BadInput(f"model {name} is of the unknown family {family!r}. Known: {', '.join(sorted(loaders))}")
     return folder, resolve("family", family, loaders)
 
 
 def load_backbone(name: str, **options: Any) -> Backbone:
-    """The model of a registered name, a diffusers folder or a hub id.
+    """Load a model by registered name, diffusers folder or Hub id.
 
     Args:
-        options: for the family's ``from_pretrained``: the fields of
+        options: passed to the family's ``from_pretrained``: the fields of
             :class:`~lotts_search.backbones.options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
 
     Raises:
-        BadInput: there is no such model, or its family is not known.
+        BadInput: the model does not exist, or its family is unknown.
         Failure: its files are missing or broken.
     """
     folder, family = family_of(name, options.get("revision"))

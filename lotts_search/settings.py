@@ -1,4 +1,4 @@
-"""The settings of a dataclass as text: reading ``key=value`` by the types of its fields, and describing them."""
+"""Build a dataclass from ``key=value`` texts by the types of its fields, and describe its fields."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lotts_search.errors import BadInput, unknown
 from lotts_search.work.masks import GivenMask, MaskSource, mask_from_dict, mask_kinds
 
 T = TypeVar("T")
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "none"}
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A field: its name, what it takes in words, its default and its line of the docstring."""
+    """A field of a dataclass: its name, its type in words, its default and its line of the docstring."""
 
     name: str
     type: str
@@ -32,13 +32,14 @@ class Setting:
 
 
 def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
-    """An instance of a dataclass from values or text.
+    """Return an instance of a dataclass.
 
     Args:
-        what: what to call it in messages, e.g. ``strategy 'lotts'``.
+        settings: values, or texts to parse, by field.
+        what: name of the instance in messages, e.g. ``strategy 'lotts'``.
 
     Raises:
-        BadInput: a field that it does not have, or a value of the wrong type; the message names the good ones.
+        BadInput: an unknown field, or a value of the wrong type; the message names the valid ones.
     """
     hints = _hints(cls)
     values = {}
@@ -58,7 +59,7 @@ def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
 
 
 def describe(cls: type[Any]) -> list[Setting]:
-    """The fields of a dataclass in their order; their texts come from the ``Attributes:`` of its docstrings."""
+    """Return the fields of a dataclass in order, with texts from the ``Attributes:`` sections of its docstrings."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         docs |= _attribute_docs(base.__doc__ or "")
@@ -77,20 +78,20 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def _arms(hint: Any) -> tuple[Any, ...]:
+def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _value(value: object, hint: Any) -> object:
-    """``value`` as one of the types of ``hint``; ValueError if it is none of them."""
-    arms = _arms(hint)
-    if isinstance(value, str) and value.lower() == "none" and type(None) in arms:
+    """Return ``value`` as one of the types of ``hint``; raise ValueError if it fits none of them."""
+    alternatives = _alternatives(hint)
+    if isinstance(value, str) and value.lower() == "none" and type(None) in alternatives:
         return None
-    if MaskSource in arms and isinstance(value, str | Mapping):
+    if MaskSource in alternatives and isinstance(value, str | Mapping):
         return _mask(value)
-    for arm in arms:
+    for alternative in alternatives:
         try:
-            return _parsed(value, arm) if isinstance(value, str) else _checked(value, arm)
+            return _parsed(value, alternative) if isinstance(value, str) else _checked(value, alternative)
         except ValueError:
             continue
     raise ValueError
@@ -139,22 +140,22 @@ def _mask(value: str | Mapping[str, object]) -> MaskSource:
 
 def _words(hint: Any) -> str:
     words = []
-    for arm in _arms(hint):
-        if arm is MaskSource:
+    for alternative in _alternatives(hint):
+        if alternative is MaskSource:
             word = " or ".join(mask_kinds()) + " (or JSON with its settings, or a PNG file)"
-        elif typing.get_origin(arm) is Literal:
-            word = " or ".join(str(choice) for choice in typing.get_args(arm))
-        elif typing.get_origin(arm) is tuple:
-            word = f"{_words(typing.get_args(arm)[0])}, or several with commas"
+        elif typing.get_origin(alternative) is Literal:
+            word = " or ".join(str(choice) for choice in typing.get_args(alternative))
+        elif typing.get_origin(alternative) is tuple:
+            word = f"{_words(typing.get_args(alternative)[0])}, or several separated by commas"
         else:
-            word = _WORDS.get(arm, getattr(arm, "__name__", str(arm)))
+            word = _WORDS.get(alternative, getattr(alternative, "__name__", str(alternative)))
         if word not in words:
             words.append(word)
     return " or ".join(words)
 
 
 def _attribute_docs(doc: str) -> dict[str, str]:
-    """``{name: text}`` of the section ``Attributes:`` of a docstring."""
+    """Return ``{name: text}`` of the ``Attributes:`` section of a docstring."""
     _, found, section = inspect.cleandoc(doc).partition("Attributes:\n")
     docs: dict[str, str] = {}
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""What diffusers' own pipelines make of the noise of a search: the measure of every backbone."""
+"""Run diffusers' own pipelines on the noise of a search: the reference for every backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lotts_search.work.requests import Lineage, Sampling
 
 
 def solver_of(pipeline: Any, eta: float) -> Any:
-    """The scheduler whose steps are those of the solver ``dpm``, from the pipeline's own config."""
+    """Return the diffusers scheduler that matches the solver ``dpm``, from the pipeline's config."""
     return DPMSolverMultistepScheduler.from_config(
         pipeline.scheduler.config,
         algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
@@ -25,12 +25,12 @@ def solver_of(pipeline: Any, eta: float) -> Any:
 def pipeline_run(
     pipeline: Any, sampling: Sampling, lineage: Lineage, shape: tuple[int, int, int], scheduler: Any, **options: Any
 ) -> Any:
-    """The pipeline's ``images`` with this scheduler, the step noise of ``lineage`` and, as far as it takes it, the
-    noise of a refinement that begins at the scheduler's first step.
+    """Return the pipeline's ``images`` with this scheduler and the step noise of ``lineage``. An image-to-image
+    pipeline also gets the noise of a refinement that begins at the scheduler's first step.
 
     Args:
         shape: [C, H, W] of a latent.
-        options: of the pipeline, e.g. ``latents``.
+        options: passed to the pipeline, e.g. ``latents``.
     """
     plain_step = scheduler.step
     plain_noise, plain_scale = getattr(scheduler, "add_noise", None), getattr(scheduler, "scale_noise", None)

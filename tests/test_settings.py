@@ -1,4 +1,4 @@
-"""Names, and settings given as text."""
+"""Registered names, and settings as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lotts_search.work.masks import AttentionMask, ErrorContrastMask, mask_from_
 
 @dataclass
 class FirstOfTwo(Strategy):
-    """Two images.
+    """Sample two images.
 
     Attributes:
         widths: some
@@ -32,7 +32,7 @@ class FirstOfTwo(Strategy):
         return Plan.of(("sample", 2, costs.sample))
 
 
-def test_text_becomes_values_of_the_fields_types():
+def test_text_is_parsed_by_the_types_of_the_fields():
     made = registry.make_strategy(
         "lotts",
         {
@@ -67,7 +67,7 @@ def test_text_becomes_values_of_the_fields_types():
         ({"depth": "0"}, "depth must be 1 or more"),
     ],
 )
-def test_bad_settings_have_one_clear_message(settings, message):
+def test_a_bad_setting_raises_one_clear_message(settings, message):
     with pytest.raises(BadInput, match=message):
         registry.make_strategy("lotts", settings)
 
@@ -82,18 +82,18 @@ def test_bad_settings_have_one_clear_message(settings, message):
         (lambda: registry.load_backbone("shapes-st"), r"did you mean 'shapes-sd'\?"),
     ],
 )
-def test_unknown_names_have_one_clear_message(call, message):
+def test_an_unknown_name_raises_one_clear_message(call, message):
     with pytest.raises(BadInput, match=message):
         call()
 
 
-def test_every_registered_strategy_is_one_and_keeps_its_name():
+def test_every_registered_strategy_loads_and_keeps_its_name():
     for name in registry.strategies():
         assert registry.name_of(registry.make_strategy(name, {})) == name
     assert registry.name_of(FirstOfTwo()) == f"{__name__}:FirstOfTwo"
 
 
-def test_description_names_every_field_with_type_default_and_text():
+def test_a_description_lists_every_field_with_type_default_and_text():
     info = registry.describe_strategy("lotts")
     described = {s.name: s for s in info.settings}
     assert set(described) == set(LoTTS().settings())
@@ -102,10 +102,10 @@ def test_description_names_every_field_with_type_default_and_text():
     assert described["background"].type == "fixed or fresh"
     assert info.summary.startswith("Localized test-time search")
     (own,) = registry.describe_strategy(f"{__name__}:FirstOfTwo").settings
-    assert (own.doc, own.type) == ("some numbers.", "an integer, or several with commas")
+    assert (own.doc, own.type) == ("some numbers.", "an integer, or several separated by commas")
 
 
-def test_masks_survive_their_description():
+def test_a_mask_source_survives_a_round_trip_through_its_dictionary():
     for kind in mask_kinds():
         source = mask_from_dict({"kind": kind, "ratio": 0.4})
         assert source.ratio == 0.4

@@ -39,7 +39,7 @@ WORDS = [
 
 
 def tiny_tokenizer(length: int = 16, words: list[str] = WORDS) -> CLIPTokenizer:
-    """A CLIP tokenizer that knows ``words`` as whole tokens and spells out all others."""
+    """Return a CLIP tokenizer that knows ``words`` as whole tokens and spells out all others."""
     letters = [chr(code) for code in range(33, 127)]
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[str] = []
@@ -57,7 +57,7 @@ def tiny_tokenizer(length: int = 16, words: list[str] = WORDS) -> CLIPTokenizer:
 
 
 def scheduler_config(**overrides: Any) -> dict[str, Any]:
-    """As in the Stable Diffusion folders: scaled-linear betas, leading spacing, offset 1."""
+    """Return the scheduler config of the Stable Diffusion folders: scaled-linear betas, leading spacing, offset 1."""
     return {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -80,7 +80,7 @@ def tiny_pipeline(
     vae_channels: tuple[int, ...] = (16, 16, 16),
     seed: int = 0,
 ) -> StableDiffusionPipeline:
-    """A U-Net with cross-attention at two grids, two transformer layers of text, an autoencoder of factor 4."""
+    """Return a U-Net with cross-attention at two grids, a text encoder of two layers, and an autoencoder of factor 4."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=side,
@@ -143,26 +143,26 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> Path:
 
 
 def backbone_of(pipeline: StableDiffusionPipeline, name: str = "tiny", **settings: Any) -> StableDiffusion:
-    """The project's backbone over the very modules of a pipeline."""
+    """Return this project's backbone around the modules of a pipeline."""
     parts = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
     return StableDiffusion(name, *parts, dict(pipeline.scheduler.config), **settings)
 
 
 @functools.cache
 def tiny_backbone(prediction: str = "v_prediction") -> StableDiffusion:
-    """A tiny model shared by tests, which leave it as they found it."""
+    """Return a tiny model shared by tests, which must not change it."""
     return backbone_of(tiny_pipeline(prediction=prediction))
 
 
-def run(engine: Engine, *works: Generate) -> list[Result]:
-    """The answers to ``works``, all asked for at once."""
-    futures = [engine.submit(work) for work in works]
+def run(engine: Engine, *requests: Generate) -> list[Result]:
+    """Submit all requests at once and return their results."""
+    futures = [engine.submit(work) for work in requests]
     while engine.tick():
         pass
     return [future.result(timeout=0) for future in futures]
 
 
 def sample(seed: int, sampling: Sampling, *, search_seed: int = 1, stop: int | None = None) -> Segment:
-    """A trajectory from the pure noise of ``seed``."""
+    """Return the request for a trajectory from the pure noise of ``seed``."""
     stop = sampling.steps if stop is None else stop
     return Segment(search_seed, sampling, (f"seed {seed}",), stop, noise=Fresh(seed))

@@ -14,7 +14,7 @@ from tests.tiny import WORDS, tiny_tokenizer
 
 
 def tiny_t5_tokenizer(length: int = 24) -> T5Tokenizer:
-    """A T5 tokenizer that knows the words of :data:`tests.tiny.WORDS` and spells out all others."""
+    """Return a T5 tokenizer that knows the words of :data:`tests.tiny.WORDS` and spells out all others."""
     letters = [chr(code) for code in range(33, 127)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in [*WORDS, "A"]] + [(letter, -9.0) for letter in letters]
@@ -24,7 +24,7 @@ def tiny_t5_tokenizer(length: int = 24) -> T5Tokenizer:
 def tiny_flux(
     *, guidance: bool = False, blocks: int = 4, side: int = 8, seed: int = 0, **scheduler: Any
 ) -> FluxPipeline:
-    """Four double-stream and two single-stream blocks over packed 4x4 tokens, an autoencoder of factor 2."""
+    """Return four double-stream and two single-stream blocks over 4x4 tokens, with an autoencoder of factor 2."""
     torch.manual_seed(seed)
     transformer = FluxTransformer2DModel(
         in_channels=16,
@@ -77,7 +77,7 @@ def tiny_flux(
             use_cache=False,
         )
     )
-    # Random modulations and attention are close to nothing; larger ones make blocks, maps and prompts matter.
+    # Random modulations and attention are close to zero; larger ones make blocks, maps and prompts matter.
     with torch.no_grad():
         for name, weight in transformer.named_parameters():
             if name.endswith(("norm1.linear.weight", "to_q.weight", "to_k.weight", "q_proj.weight", "k_proj.weight")):
@@ -96,7 +96,7 @@ def tiny_flux(
 
 
 def flux_of(pipeline: FluxPipeline, name: str = "tiny-flux", **settings: Any) -> Flux:
-    """The project's backbone over the very modules of a pipeline."""
+    """Return this project's backbone around the modules of a pipeline."""
     parts = pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
     side = pipeline.vae.config["sample_size"] // 2
     settings = {"size": (side, side)} | settings
@@ -107,5 +107,5 @@ def flux_of(pipeline: FluxPipeline, name: str = "tiny-flux", **settings: Any) ->
 
 @functools.cache
 def shared_flux() -> Flux:
-    """A tiny model shared by tests, which leave it as they found it."""
+    """Return a tiny model shared by tests, which must not change it."""
     return flux_of(tiny_flux())

@@ -15,7 +15,7 @@ from tests.tiny_xl import LENGTH, text_config, tiny_vae
 
 
 def tiny_sd3_pipeline(*, t5: bool = True, newer: bool = False, seed: int = 0, **scheduler: Any) -> Any:
-    """Four blocks over 4×4 tokens of 2×2 latents; ``newer``: with the norms and the dual attention of version 3.5."""
+    """Return four blocks over 4×4 tokens of 2×2 latents; ``newer`` adds the norms and dual attention of version 3.5."""
     torch.manual_seed(seed)
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -57,7 +57,7 @@ def tiny_sd3_pipeline(*, t5: bool = True, newer: bool = False, seed: int = 0, **
 
 
 def sd3_backbone_of(pipeline: Any, name: str = "tiny-sd3", **settings: Any) -> StableDiffusion3:
-    """The project's backbone over the very modules of a pipeline."""
+    """Return this project's backbone around the modules of a pipeline."""
     parts = pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
     parts += pipeline.text_encoder_2, pipeline.tokenizer_2, pipeline.text_encoder_3, pipeline.tokenizer_3
     config = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}

@@ -32,7 +32,7 @@ def text_config(vocabulary: Any, width: int, projection: int) -> CLIPTextConfig:
 
 
 def tiny_vae(channels: int = 4, **config: Any) -> AutoencoderKL:
-    """An autoencoder of factor 4."""
+    """Return an autoencoder of factor 4."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -54,7 +54,7 @@ def tiny_xl_pipeline(
     vae: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> StableDiffusionXLPipeline:
-    """As SDXL: no attention in the first block, one and two transformer layers in the others, latents of 8×8."""
+    """Return an SDXL: no attention in the first block, one and two transformer layers in the others, 8×8 latents."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -96,7 +96,7 @@ def tiny_xl_pipeline(
 
 
 def xl_backbone_of(pipeline: StableDiffusionXLPipeline, name: str = "tiny-xl", **settings: Any) -> StableDiffusionXL:
-    """The project's backbone over the very modules of a pipeline."""
+    """Return this project's backbone around the modules of a pipeline."""
     return StableDiffusionXL(
         name,
         pipeline.unet,
@@ -113,5 +113,5 @@ def xl_backbone_of(pipeline: StableDiffusionXLPipeline, name: str = "tiny-xl", *
 
 @functools.cache
 def tiny_xl_backbone() -> StableDiffusionXL:
-    """A tiny model shared by tests, which leave it as they found it."""
+    """Return a tiny model shared by tests, which must not change it."""
     return xl_backbone_of(tiny_xl_pipeline())

@@ -1,4 +1,4 @@
-"""What revises prompts."""
+"""The interface of rewriters."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lotts_search.work.requests import Rewrite
 
 
 class PromptRewriter(Protocol):
-    """Writes revised prompts for half-made images. An implementation is a dataclass; its fields are its settings.
+    """Writes revised prompts for unfinished images. An implementation is a dataclass; its fields are its settings.
 
-    It may raise anything, and answer late, wrongly or too little:
-    :class:`~lotts_search.rewriters.runner.RewriteRunner` lets the original prompt stand in and counts it.
+    If it raises, is late or returns too few prompts,
+    :class:`~lotts_search.rewriters.runner.RewriteRunner` uses the original prompt instead and counts that.
 
     Attributes:
-        requirements: pip requirements beyond the project's own; Ray gives the actor an environment with them.
-        batch: requests that are answered in one call, 1 or more.
-        parallel: calls that may be under way at once, from different threads, 1 or more.
-        timeout: seconds after which a call's answer is not waited for any more.
+        requirements: pip requirements beyond the project's own; Ray installs them in the actor's environment.
+        batch: requests per call, 1 or more.
+        parallel: concurrent calls, from different threads, 1 or more.
+        timeout: seconds after which a call is abandoned.
     """
 
     requirements: tuple[str, ...]
@@ -27,4 +27,4 @@ class PromptRewriter(Protocol):
     timeout: float
 
     def rewrite(self, requests: Sequence[Rewrite]) -> Sequence[Sequence[str]]:
-        """For each request ``count`` revised prompts, by what its image [h, w, 3] lacks of its prompt."""
+        """Return for each request ``count`` revised prompts that stress what its image [h, w, 3] lacks."""

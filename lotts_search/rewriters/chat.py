@@ -1,4 +1,4 @@
-"""A vision-language model behind an OpenAI-compatible chat endpoint: vLLM, SGLang, LocalAI and others."""
+"""Rewrite prompts with a vision-language model behind an OpenAI-compatible endpoint: vLLM, SGLang, LocalAI, …"""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from lotts_search.errors import BadInput, Failure
 from lotts_search.rewriters.instructions import SYSTEM, question, read_reply
 from lotts_search.work.requests import Bytes, Rewrite
 
-AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""Status codes after which a request is tried again."""
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+"""Status codes after which a request is retried."""
 
 
-def _setting(name: str, otherwise: str) -> Any:
-    return field(default_factory=lambda: os.environ.get(name) or otherwise)
+def _setting(name: str, default: str) -> Any:
+    return field(default_factory=lambda: os.environ.get(name) or default)
 
 
 @dataclass
 class ChatRewriter:
-    """Asks ``POST {base_url}/chat/completions`` with the image as a PNG.
+    """Send the image as a PNG to ``POST {base_url}/chat/completions``.
 
-    The key is read from the environment variable ``LOTTS_REWRITER_KEY`` alone, so that it gets into no record.
+    The key is read from the environment variable ``LOTTS_REWRITER_KEY`` only, so that no record contains it.
 
     Attributes:
-        base_url: of the endpoint, e.g. http://127.0.0.1:8000/v1; LOTTS_REWRITER_URL by default.
-        model: name of the model; LOTTS_REWRITER_MODEL by default, and the first that the endpoint offers without it.
-        timeout: seconds in which all tries of a request must be done.
-        retries: further tries after a refused or lost connection, a timeout, or a status that may pass.
-        temperature: of sampling, 0 or more.
-        max_tokens: most tokens of a reply.
-        side: longer side to which larger images are brought, in pixels.
-        parallel: requests under way at once.
-        json_mode: ask for ``response_format`` JSON; left out once the endpoint refuses it.
+        base_url: address of the endpoint, e.g. http://127.0.0.1:8000/v1; LOTTS_REWRITER_URL by default.
+        model: name of the model; by default LOTTS_REWRITER_MODEL, or the first model that the endpoint offers.
+        timeout: seconds for all tries of a request together.
+        retries: further tries after a refused or lost connection, a timeout or a temporary error status.
+        temperature: sampling temperature, 0 or more.
+        max_tokens: maximum tokens per reply.
+        side: longer side in pixels to which larger images are scaled down.
+        parallel: concurrent requests.
+        json_mode: request JSON by ``response_format``; dropped once the endpoint refuses it.
     """
 
     base_url: str = _setting("LOTTS_REWRITER_URL", "http://127.0.0.1:8000/v1")
@@ -68,11 +68,11 @@ class ChatRewriter:
         self._client = httpx.Client(headers=headers, limits=httpx.Limits(max_connections=self.parallel))
 
     def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
-        """Ask for each in turn; the runner asks in parallel.
+        """Send the requests one after another; the runner makes parallel calls.
 
         Raises:
             Failure: the endpoint cannot be reached in time, or answers with an error.
-            ValueError: its reply is not what was asked for.
+            ValueError: the reply contains no prompts.
         """
         return [self._ask(request) for request in requests]
 
@@ -103,7 +103,7 @@ class ChatRewriter:
         try:
             text = reply["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"the reply is no chat completion: {str(reply)[:200]}") from error
+            raise ValueError(f"the reply is not a chat completion: {str(reply)[:200]}") from error
         return read_reply(text if isinstance(text, str) else "")
 
     def _first_model(self, until: float) -> str:
@@ -115,7 +115,7 @@ class ChatRewriter:
         return self.model
 
     def _send(self, method: str, path: str, until: float, body: dict[str, Any] | None = None) -> httpx.Response:
-        """One request, tried again while it may help and there is time."""
+        """Send a request, with retries after temporary errors while there is time."""
         url = f"{self.base_url.rstrip('/')}/{path}"
         for tried in range(self.retries + 1):
             left = until - time.monotonic()
@@ -127,7 +127,7 @@ class ChatRewriter:
             except httpx.TransportError as error:
                 problem = f"{url}: {type(error).__name__}: {error}"
             else:
-                if answer.status_code not in AGAIN or tried == self.retries:
+                if answer.status_code not in RETRIED or tried == self.retries:
                     return answer
                 problem = f"{url}: status {answer.status_code}"
                 after = answer.headers.get("Retry-After", "")

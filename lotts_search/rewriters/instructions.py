@@ -1,4 +1,4 @@
-"""What a vision-language model is told, and how its reply is read."""
+"""The instructions for a vision-language model, and the parser of its reply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ that contradicts it, and is not much longer. Where nothing is missing, repeat th
 
 
 def question(work: Rewrite) -> str:
-    """The user's message that goes with the image."""
+    """Return the user's message that accompanies the image."""
     return (
         f"The prompt: {work.prompt}\n"
         f"Write {work.count} revised prompt{'s' if work.count > 1 else ''}. "
@@ -23,10 +23,10 @@ def question(work: Rewrite) -> str:
 
 
 def read_reply(text: str) -> list[str]:
-    """The prompts in a reply: a JSON object with ``prompts``, or a list, possibly within other text.
+    """Return the prompts of a reply: a JSON object with ``prompts``, or a JSON list, possibly within other text.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: the reply contains neither.
     """
     decoder = json.JSONDecoder()
     for place, character in enumerate(text):
@@ -39,7 +39,7 @@ def read_reply(text: str) -> list[str]:
         prompts = _prompts(found)
         if prompts:
             return prompts
-    raise ValueError(f"the reply has no JSON with prompts: {text[:200]!r}")
+    raise ValueError(f"the reply contains no JSON with prompts: {text[:200]!r}")
 
 
 def _prompts(found: Any) -> list[str]:

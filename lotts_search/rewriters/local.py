@@ -1,4 +1,4 @@
-"""A vision-language model of the transformers library on this machine. torch is imported when it first writes."""
+"""Rewrite prompts with a vision-language model of the transformers library on this machine."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from lotts_search.work.requests import Rewrite
 
 @dataclass
 class TransformersRewriter:
-    """Any image-text-to-text model with a chat template: safetensors only, never code from outside.
+    """An image-text-to-text model with a chat template: safetensors only, no code from the model folder.
+
+    The first call imports torch and loads the model.
 
     Attributes:
-        model: folder or hub id.
-        device: torch device; none = CUDA where there is one.
+        model: folder or Hub id.
+        device: torch device; none = CUDA if available.
         dtype: float32, bfloat16 or float16; auto = as stored.
-        timeout: seconds after which a reply is not waited for any more.
-        temperature: of sampling; 0 = the likeliest tokens.
-        max_tokens: most tokens of a reply.
-        batch: requests in one call. Replies in company are not those alone, bit by bit.
+        timeout: seconds after which a call is abandoned.
+        temperature: sampling temperature; 0 = greedy decoding.
+        max_tokens: maximum tokens per reply.
+        batch: requests per call. A reply may depend on the other requests of its batch.
     """
 
     model: str = ""
@@ -41,16 +43,16 @@ class TransformersRewriter:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise BadInput("the rewriter 'transformers' needs a model: a folder or hub id")
+            raise BadInput("the rewriter 'transformers' needs a model: a folder or Hub id")
         self._lock = threading.Lock()
         self._loaded: tuple[Any, Any] | None = None
 
     def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
-        """Reply to each.
+        """Return the prompts of each reply.
 
         Raises:
             Failure: the model cannot be loaded.
-            ValueError: a reply is not what was asked for.
+            ValueError: a reply contains no prompts.
         """
         with self._lock:
             return [read_reply(reply) for reply in self._replies(requests)]

@@ -1,4 +1,4 @@
-"""Runs a rewriter beside the models, in threads of its own: a slow answer blocks nothing, a bad one ends nothing."""
+"""Run a rewriter in separate threads, so that a slow reply blocks no model and a bad one fails no search."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from lotts_search.work.requests import Result, Rewrite, Usage
 
 log = logging.getLogger(__name__)
 LONGEST = 4000
-"""Characters of a prompt; a longer answer is none."""
+"""Maximum length of a revised prompt in characters; longer ones are rejected."""
 
 
 @dataclass(eq=False)
 class _Waiting:
     work: Rewrite
     future: Future[Result]
-    asked: float = field(default_factory=time.time)
+    submitted: float = field(default_factory=time.time)
     started: float = 0.0
 
 
 class RewriteRunner:
-    """Collects requests for one rewriter and answers them in its threads, up to ``batch`` in a call.
+    """Collect requests for one rewriter and answer them in threads, up to ``batch`` per call.
 
-    Every request is answered: where the rewriter raises, is late, or writes too few prompts, the original prompt stands
-    in, ``usage.fallbacks`` counts it and ``note`` says why. Surplus prompts are dropped.
+    Every request is answered: if the rewriter raises, is late or writes too few prompts, the original prompt replaces
+    the missing ones, ``usage.fallbacks`` counts them and ``note`` says why. Surplus prompts are dropped.
 
     Args:
-        rewriter: what writes.
+        rewriter: the rewriter.
+
+    Raises:
+        BadInput: its ``batch``, ``parallel`` or ``timeout`` is not above 0.
     """
 
     def __init__(self, rewriter: PromptRewriter):
@@ -49,10 +52,10 @@ class RewriteRunner:
         self._open: set[Future[Result]] = set()
         self._closed = False
         for _ in range(rewriter.parallel):
-            self._hire()
+            self._start_thread()
 
     def submit(self, work: Rewrite) -> Future[Result]:
-        """Ask for revised prompts; never blocks."""
+        """Queue a request; never blocks."""
         future: Future[Result] = Future()
         with self._wake:
             if self._closed:
@@ -64,11 +67,11 @@ class RewriteRunner:
         return future
 
     def tick(self) -> bool:
-        """Nothing is left for a host to do (see :class:`lotts_search.actors.engine_thread.Tickable`)."""
+        """Return False: the rewriter's threads do all the work (see :class:`lotts_search.actors.engine_thread.Tickable`)."""
         return False
 
     def close(self) -> None:
-        """Take no more; requests without an answer fail. A call under way is not waited for."""
+        """Fail the open requests and accept no more; does not wait for running calls."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -76,11 +79,11 @@ class RewriteRunner:
             with contextlib.suppress(InvalidStateError):
                 future.set_exception(PoolClosed("the pool was closed before this work was done"))
 
-    def _hire(self) -> None:
+    def _start_thread(self) -> None:
         threading.Thread(target=self._serve, name="lotts-search rewriter", daemon=True).start()
 
     def _serve(self) -> None:
-        """The life of a thread. One whose call is too late is replaced at once and ends when the call does."""
+        """Answer requests until closed. A thread whose call times out is replaced at once and exits when the call returns."""
         while batch := self._take():
             replaced = threading.Event()
             late = threading.Timer(self.rewriter.timeout, self._too_late, [batch, replaced])
@@ -92,7 +95,7 @@ class RewriteRunner:
                 return
 
     def _take(self) -> list[_Waiting]:
-        """The requests of the next call; none once this is closed."""
+        """Wait for the requests of the next call; return none once closed."""
         batch: list[_Waiting] = []
         with self._wake:
             while not batch:
@@ -114,7 +117,7 @@ class RewriteRunner:
             if len(answers) != len(batch):
                 raise ValueError(f"{len(answers)} answers to {len(batch)} requests")
         except Exception as error:
-            if len(batch) > 1:  # find out which one broke it, so that the others get their prompts
+            if len(batch) > 1:  # ask one by one: only the faulty one falls back
                 for item in batch:
                     if not item.future.done():
                         self._answer([item])
@@ -126,27 +129,29 @@ class RewriteRunner:
 
     def _too_late(self, batch: list[_Waiting], replaced: threading.Event) -> None:
         replaced.set()
-        self._hire()
+        self._start_thread()
         for item in batch:
             _settle(item, (), f"no answer within {self.rewriter.timeout:g} s", self.rewriter.timeout)
 
 
 def _settle(item: _Waiting, prompts: Sequence[str], problem: str, seconds: float) -> None:
-    """Answer a request, with the original prompt in the place of those that are missing."""
+    """Answer a request; the original prompt replaces missing ones."""
     work = item.work
     good = [prompt.strip() for prompt in prompts if isinstance(prompt, str) and 0 < len(prompt.strip()) <= LONGEST]
     good = good[: work.count]
     missing = work.count - len(good)
     if missing:
-        log.warning("%s: the original prompt stands in for %d of %d: %s", work.rewriter, missing, work.count, problem)
+        log.warning(
+            "%s: using the original prompt in place of %d of %d: %s", work.rewriter, missing, work.count, problem
+        )
     result = Result(
         Usage(rewrites=1, fallbacks=missing, device_s=seconds),
         prompts=(*good, *[work.prompt] * missing),
         note=problem if missing else "",
-        queue_s=max(0.0, item.started - item.asked),
-        started=item.started or item.asked,
+        queue_s=max(0.0, item.started - item.submitted),
+        started=item.started or item.submitted,
         finished=time.time(),
         node=platform.node(),
     )
-    with contextlib.suppress(InvalidStateError):  # too late, or closed meanwhile
+    with contextlib.suppress(InvalidStateError):  # timed out, or closed meanwhile
         item.future.set_result(result)

@@ -1,4 +1,4 @@
-"""What scores images."""
+"""The interface of verifiers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 
 class Verifier(Protocol):
-    """Scores images for prompts, higher is better. Only bytes and numpy arrays cross its border.
+    """Scores images for prompts, higher is better. Its arguments and results are plain texts and numpy arrays.
 
     Attributes:
         name: registered name.
-        requirements: pip requirements beyond the project's own; Ray gives the actor an environment with them.
+        requirements: pip requirements beyond the project's own; Ray installs them in the actor's environment.
     """
 
     name: str
     requirements: tuple[str, ...]
 
     def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores [B] of images [B, h, w, 3] for ``prompts`` [B]."""
+        """Return the scores [B] of images [B, h, w, 3] for ``prompts`` [B]."""

@@ -1,4 +1,4 @@
-"""Micro-batched scoring: many pending :class:`lotts_search.work.requests.Score` become one call of a verifier."""
+"""Micro-batched scoring: score many pending :class:`lotts_search.work.requests.Score` in one call of a verifier."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lotts_search.work.requests import Result, Score, Usage
 class _Waiting:
     work: Score
     future: Future[Result]
-    asked: float = field(default_factory=time.time)
+    submitted: float = field(default_factory=time.time)
 
 
 class ScoreBatcher:
-    """Collects scores for one verifier and computes up to ``max_batch`` of them in one call.
+    """Collect requests for one verifier and score up to ``max_batch`` of them in one call.
 
     Any thread may :meth:`submit`; one thread at a time drives :meth:`tick`.
 
     Args:
-        verifier: what scores.
-        max_batch: most images in one call, 1 or more.
+        verifier: the verifier.
+        max_batch: maximum number of images per call, 1 or more.
         pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
             on how many others were waiting (numerical libraries choose their kernels by batch size).
     """
@@ -47,19 +47,19 @@ class ScoreBatcher:
 
     @property
     def outstanding(self) -> int:
-        """Scores that were asked for and not yet begun."""
+        """Return the number of requests that have not been started."""
         with self._lock:
             return len(self._waiting)
 
     def submit(self, work: Score) -> Future[Result]:
-        """Ask for a score; the future fails with a :class:`LottsError`. Never blocks."""
+        """Queue a request; its future fails with a :class:`LottsError`. Never blocks."""
         future: Future[Result] = Future()
         with self._lock:
             self._waiting.append(_Waiting(work, future))
         return future
 
     def tick(self) -> bool:
-        """Score up to ``max_batch`` waiting images in one call; False when none was waiting."""
+        """Score up to ``max_batch`` waiting images in one call; return False if none was waiting."""
         batch = self._take()
         if not batch:
             return False
@@ -67,7 +67,7 @@ class ScoreBatcher:
         return True
 
     def _take(self) -> list[_Waiting]:
-        """The oldest waiting item and those after it whose images have the same shape; cancelled ones are dropped."""
+        """Return the oldest waiting item and later ones with images of the same shape; drop cancelled ones."""
         batch: list[_Waiting] = []
         later: deque[_Waiting] = deque()
         with self._lock:
@@ -86,7 +86,7 @@ class ScoreBatcher:
         try:
             scores = self._scores([item.work for item in batch])
         except Exception as error:
-            if len(batch) > 1:  # find out which one broke it, so that the others get their scores
+            if len(batch) > 1:  # score them one by one: only the faulty one fails
                 for item in batch:
                     self._finish([item])
                 return
@@ -96,13 +96,13 @@ class ScoreBatcher:
         finished = time.time()
         for item, score in zip(batch, scores, strict=True):
             if not math.isfinite(score):
-                item.future.set_exception(Failure(f"verifier {self.verifier.name!r} gave the score {score}"))
+                item.future.set_exception(Failure(f"verifier {self.verifier.name!r} returned the score {score}"))
                 continue
             item.future.set_result(
                 Result(
                     Usage(scores=1, device_s=share),
                     score=float(score),
-                    queue_s=max(0.0, started - item.asked),
+                    queue_s=max(0.0, started - item.submitted),
                     started=started,
                     finished=finished,
                     node=platform.node(),
@@ -116,7 +116,9 @@ class ScoreBatcher:
             self.verifier.score([w.prompt for w in rows], np.stack([w.image for w in rows])), dtype=np.float32
         )
         if scores.shape != (len(rows),):
-            raise Failure(f"verifier {self.verifier.name!r} gave scores of shape {scores.shape}, not ({len(rows)},)")
+            raise Failure(
+                f"verifier {self.verifier.name!r} returned scores of shape {scores.shape}, not ({len(rows)},)"
+            )
         return scores[:count]
 
 

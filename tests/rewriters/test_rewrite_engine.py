@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from lotts_search import search
@@ -15,24 +14,15 @@ from lotts_search.core.result import SearchResult
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.strategies.ttgen import TTGen
 from lotts_search.work.requests import Bytes, Rewrite
+from tests.actors.fakes import Brightness
 from tests.tiny import tiny_backbone
 
 PROMPT = "a red circle"
 
 
-class Brightness:
-    """A verifier without a model."""
-
-    name = "brightness"
-    requirements: tuple[str, ...] = ()
-
-    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.asarray(images.mean(axis=(1, 2, 3), dtype=np.float64), np.float32)
-
-
 @dataclass
 class Writer:
-    """Writes what it is told, and keeps the images that it saw."""
+    """Writes what the given function returns, and keeps the images that it saw."""
 
     write: Callable[[Rewrite], Sequence[str]]
     batch: int = 4
@@ -57,7 +47,7 @@ def ttgen(writer: Writer, strategy: Any, **options: Any) -> SearchResult:
 
 
 @pytest.mark.parametrize("solver", [{"solver": "ddim", "eta": 0.0}, {"solver": "ddim", "eta": 0.6}, {"eta": 1.0}])
-def test_one_original_prompt_is_plain_sampling(solver: dict[str, Any]) -> None:
+def test_a_single_original_prompt_equals_plain_sampling(solver: dict[str, Any]) -> None:
     writer = Writer(lambda request: [request.prompt] * request.count)
     tried, plain = ttgen(writer, TTGen(prompts=1, injection=3), **solver), ttgen(writer, "resampling", **solver)
     assert len(writer.seen) == 3 and tried.ledger.rewrites == 3
@@ -66,7 +56,7 @@ def test_one_original_prompt_is_plain_sampling(solver: dict[str, Any]) -> None:
 
 
 def test_the_rewriter_sees_the_prediction_whose_score_won() -> None:
-    """Looks cost no network row, and the image that won a step is the one that the next revision is made by."""
+    """x0 previews cost no network row, and the rewriter sees the image that won the previous step."""
     writer = Writer(lambda request: [f"a {colour} square" for colour in ("green", "blue", "red")])
     result = ttgen(writer, TTGen(injection=3), solver="ddim", eta=0.0)
     assert result.ledger.nfe == 5 + 3 * 2 and result.ledger.rows == 22

@@ -1,4 +1,4 @@
-"""The rewriter on a vision-language model of transformers: a tiny random LLaVA in the real classes."""
+"""The rewriter for vision-language models of transformers, with a tiny random LLaVA in the real classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its first token is a whole reply, which a network whose head is zero writes again and again."""
+    """Save two models whose first token is a whole reply; the one with a zero head repeats that token."""
     words = ['["one","two"]', "<unk>", "<pad>", "<image>", "<s>", "</s>", "user", "system", "assistant", "fox", "red"]
     words += [f"word{number}" for number in range(200)]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
@@ -77,8 +77,8 @@ def rewriter(model: Path, **settings: Any) -> TransformersRewriter:
     return TransformersRewriter(str(model), device="cpu", max_tokens=8, **settings)
 
 
-def test_it_writes_what_the_model_writes(folder: Path) -> None:
-    """Against a call of the network by hand, with the image and the text put together here."""
+def test_the_reply_is_that_of_the_model(folder: Path) -> None:
+    """Compare with a direct call of the network on an input that is assembled here."""
     mine = rewriter(folder / "random", temperature=0.0)
     network = LlavaForConditionalGeneration.from_pretrained(folder / "random").eval()
     processor = LlavaProcessor.from_pretrained(folder / "random")
@@ -89,7 +89,7 @@ def test_it_writes_what_the_model_writes(folder: Path) -> None:
     assert reply == processor.decode(written, skip_special_tokens=True) and len(reply.split()) > 1
 
 
-def test_replies_become_prompts_and_nonsense_the_original(folder: Path) -> None:
+def test_replies_become_prompts_and_nonsense_becomes_the_original_prompt(folder: Path) -> None:
     runner = RewriteRunner(rewriter(folder / "replying", temperature=0.0, batch=2))
     futures = [runner.submit(work(count=count)) for count in (2, 1, 3)]
     prompts = [future.result(120).prompts for future in futures]
@@ -101,7 +101,7 @@ def test_replies_become_prompts_and_nonsense_the_original(folder: Path) -> None:
     runner.close()
 
 
-def test_seeds_decide_what_is_sampled(folder: Path) -> None:
+def test_the_seed_decides_the_sampled_reply(folder: Path) -> None:
     mine = rewriter(folder / "random", temperature=1.0)
     state = torch.get_rng_state()
     first, again = mine._replies([work()]), mine._replies([work()])

@@ -1,4 +1,4 @@
-"""Rewriters: the chat client against a server of this test's own, the runner, and the one of the shapes world."""
+"""Rewriters: the chat client against a local server, the runner, and the rewriter of the shapes world."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def work(prompt: str = "a red fox", count: int = 2, rewriter: str = "chat") -> R
 
 @dataclass
 class Endpoint:
-    """A chat endpoint on this machine that replies as it is told."""
+    """A chat endpoint on this machine with scripted replies."""
 
     replies: list[Any] = field(default_factory=list)
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def reply(self, *replies: Any) -> None:
-        """One a request, the last one again and again: the content of a message, a status, or what to call."""
+        """Set one reply per request, the last one repeated: the content of a message, a status, or a function."""
         self.replies = list(replies)
 
 
@@ -69,11 +69,11 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             assert self.path == "/v1/chat/completions"
-            state.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            state.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             state.keys.append(self.headers.get("Authorization"))
             reply = state.replies.pop(0) if len(state.replies) > 1 else state.replies[0]
             if callable(reply):
-                reply = reply(state.asked[-1])
+                reply = reply(state.requests[-1])
             if isinstance(reply, int):
                 self.send(reply, {"error": "no"})
             elif isinstance(reply, bytes):
@@ -100,13 +100,13 @@ def answer(rewriter: Any, *works: Rewrite) -> list[Result]:
         runner.close()
 
 
-def test_the_model_sees_image_prompt_and_number(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_contains_image_prompt_and_count(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOTTS_REWRITER_KEY", "secret")
     endpoint.reply('{"prompts": ["a red fox, its tail", "a vivid red fox"]}')
     (result,) = answer(ChatRewriter(endpoint.url, temperature=0.1), work())
     assert result.prompts == ("a red fox, its tail", "a vivid red fox") and result.note == ""
     assert (result.usage.rewrites, result.usage.fallbacks) == (1, 0)
-    (asked,) = endpoint.asked
+    (asked,) = endpoint.requests
     assert endpoint.keys == ["Bearer secret"]
     assert (asked["model"], asked["seed"], asked["temperature"]) == ("first-model", 7, 0.1)
     assert asked["response_format"] == {"type": "json_object"}
@@ -117,10 +117,10 @@ def test_the_model_sees_image_prompt_and_number(endpoint: Endpoint, monkeypatch:
     assert "secret" not in repr(ChatRewriter(endpoint.url))
 
 
-def test_large_images_are_made_smaller(endpoint: Endpoint) -> None:
+def test_large_images_are_scaled_down(endpoint: Endpoint) -> None:
     endpoint.reply('["a", "b"]')
     answer(ChatRewriter(endpoint.url, model="m", side=6), work())
-    url = endpoint.asked[0]["messages"][1]["content"][1]["image_url"]["url"]
+    url = endpoint.requests[0]["messages"][1]["content"][1]["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (6, 4)
 
 
@@ -133,14 +133,14 @@ def test_large_images_are_made_smaller(endpoint: Endpoint) -> None:
         ('{"prompts": [" ", 3, null, "x"]}', ["x"], "too few"),
         ("", [], "no JSON with prompts"),
         (b"not even JSON", [], "JSONDecodeError"),
-        (b'{"choices": []}', [], "no chat completion"),
-        (b"[1]", [], "no chat completion"),
+        (b'{"choices": []}', [], "not a chat completion"),
+        (b"[1]", [], "not a chat completion"),
         (404, [], "status 404"),
         (503, [], "status 503"),
         (lambda asked: '{"prompts": ["' + "x" * 5000 + '", "short"]}', ["short"], "too few"),
     ],
 )
-def test_the_original_prompt_stands_in_for_bad_replies(
+def test_the_original_prompt_replaces_bad_replies(
     endpoint: Endpoint, reply: Any, prompts: list[str], note: str
 ) -> None:
     endpoint.reply(reply)
@@ -169,23 +169,23 @@ def test_surplus_prompts_are_dropped(endpoint: Endpoint) -> None:
     assert (result.prompts, result.usage.fallbacks) == (("a", "b"), 0)
 
 
-def test_what_may_pass_is_tried_again(endpoint: Endpoint) -> None:
+def test_temporary_errors_are_retried(endpoint: Endpoint) -> None:
     endpoint.reply(503, 429, '["a", "b"]')
     (result,) = answer(ChatRewriter(endpoint.url, model="m", retries=2), work())
-    assert result.prompts == ("a", "b") and len(endpoint.asked) == 3
+    assert result.prompts == ("a", "b") and len(endpoint.requests) == 3
     endpoint.reply(401, '["a", "b"]')
     (result,) = answer(ChatRewriter(endpoint.url, model="m", retries=2), work())
-    assert result.usage.fallbacks == 2 and len(endpoint.asked) == 4
+    assert result.usage.fallbacks == 2 and len(endpoint.requests) == 4
 
 
-def test_an_endpoint_without_json_mode_is_asked_without(endpoint: Endpoint) -> None:
+def test_json_mode_is_dropped_for_an_endpoint_that_refuses_it(endpoint: Endpoint) -> None:
     endpoint.reply(lambda asked: 400 if "response_format" in asked else '["a", "b"]')
     results = answer(ChatRewriter(endpoint.url, model="m", parallel=1), work(), work())
     assert [result.prompts for result in results] == [("a", "b")] * 2
-    assert ["response_format" in asked for asked in endpoint.asked] == [True, False, False]
+    assert ["response_format" in request for request in endpoint.requests] == [True, False, False]
 
 
-def test_a_slow_endpoint_is_not_waited_for(endpoint: Endpoint) -> None:
+def test_a_slow_endpoint_is_abandoned(endpoint: Endpoint) -> None:
     release = threading.Event()
     endpoint.reply(lambda asked: '["a", "b"]' if release.wait(WAIT) else 500)
     began = time.monotonic()
@@ -211,7 +211,7 @@ def test_a_refused_connection_and_bad_settings(endpoint: Endpoint, monkeypatch: 
         registry.load_rewriter("chatt")
 
 
-def test_requests_are_under_way_side_by_side(endpoint: Endpoint) -> None:
+def test_requests_run_in_parallel(endpoint: Endpoint) -> None:
     meeting = threading.Barrier(4)
     endpoint.reply(lambda asked: '["a", "b"]' if meeting.wait(WAIT) >= 0 else 500)
     results = answer(ChatRewriter(endpoint.url, model="m", parallel=4), *[work() for _ in range(4)])
@@ -220,7 +220,7 @@ def test_requests_are_under_way_side_by_side(endpoint: Endpoint) -> None:
 
 @dataclass
 class Batching:
-    """A rewriter that takes several requests, and may be told to misbehave by their prompts."""
+    """A rewriter that takes several requests per call; the given function writes the prompts."""
 
     write: Callable[[Rewrite], Sequence[str]]
     batch: int = 8
@@ -257,7 +257,7 @@ def test_waiting_requests_are_answered_in_one_call_and_fail_alone() -> None:
     runner.close()
 
 
-def test_a_call_that_hangs_holds_up_no_other() -> None:
+def test_a_hanging_call_does_not_block_others() -> None:
     go = threading.Event()
     rewriter = Batching(lambda request: ["x"] if request.prompt != "hang" or go.wait(WAIT) else [], 1, timeout=0.1)
     runner = RewriteRunner(rewriter)
@@ -268,7 +268,7 @@ def test_a_call_that_hangs_holds_up_no_other() -> None:
     runner.close()
 
 
-def test_a_closed_runner_answers_no_more() -> None:
+def test_a_closed_runner_fails_open_and_new_requests() -> None:
     go = threading.Event()
     runner = RewriteRunner(Batching(lambda request: ["x"] if go.wait(WAIT) else [], 1))
     futures = [runner.submit(work()) for _ in range(3)]
@@ -284,7 +284,7 @@ def test_a_closed_runner_answers_no_more() -> None:
 
 
 def damaged(cell: int) -> tuple[str, np.ndarray[Any, Any]]:
-    """A caption with nine objects and its undamaged render, in which one object is scrambled."""
+    """Return a caption with nine objects and its undamaged render, with the object in ``cell`` scrambled."""
     scene = next(scene for scene in scenes("tune", 60) if len(scene.objects) == 9)
     image = (render(scene, np.random.default_rng(0), damage=0.0).image * 255).round().astype(np.uint8)
     rows, columns = cell_box(cell)
@@ -294,8 +294,8 @@ def damaged(cell: int) -> tuple[str, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("cell", [0, 3, 7])
-def test_the_shapes_rewriter_stresses_what_is_least_satisfied(cell: int) -> None:
-    """The left cells are named as the end of others' names: ``top left`` and ``left``."""
+def test_the_shapes_rewriter_stresses_the_object_with_the_lowest_score(cell: int) -> None:
+    """The names of some cells end with those of others: ``top left`` and ``left``."""
     caption, image = damaged(cell)
     request = Rewrite("shapes-rewriter", caption, image, 12, 0)
     (result,) = answer(registry.load_rewriter("shapes-rewriter"), request)
@@ -313,7 +313,7 @@ def test_the_shapes_rewriter_stresses_what_is_least_satisfied(cell: int) -> None
     assert result.usage.fallbacks == 0
 
 
-def test_the_shapes_rewriter_refuses_other_worlds() -> None:
+def test_the_shapes_rewriter_refuses_other_captions() -> None:
     rewriter = registry.load_rewriter("shapes-rewriter")
     caption, image = damaged(4)
     requests = [Rewrite("shapes-rewriter", prompt, image, 1, 0) for prompt in ("a red fox", caption)]

@@ -13,8 +13,8 @@ from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.work.requests import Result, Score
 
 
-class Recorder:
-    """Scores an image by its mean plus the length of its prompt, and keeps what it was asked."""
+class RecordingVerifier:
+    """Scores an image by its mean plus the length of its prompt, and keeps the arguments of each call."""
 
     name = "recorder"
     requirements: tuple[str, ...] = ()
@@ -34,14 +34,14 @@ def image(level: int, size: int = 4) -> npt.NDArray[np.uint8]:
     return np.full((size, size, 3), level, dtype=np.uint8)
 
 
-def ask(batcher: ScoreBatcher, prompt: str, image: npt.NDArray[np.uint8]) -> Future[Result]:
+def submit(batcher: ScoreBatcher, prompt: str, image: npt.NDArray[np.uint8]) -> Future[Result]:
     return batcher.submit(Score("recorder", prompt, image))
 
 
-def test_one_call_for_all_that_wait_and_each_gets_its_own_score() -> None:
-    verifier = Recorder()
+def test_waiting_requests_share_a_call_and_each_gets_its_own_score() -> None:
+    verifier = RecordingVerifier()
     batcher = ScoreBatcher(verifier, max_batch=4)
-    futures = [ask(batcher, "p" * i, image(10 * i)) for i in range(6)]
+    futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(6)]
     assert batcher.outstanding == 6
     assert batcher.tick() and batcher.outstanding == 2
     assert batcher.tick() and batcher.outstanding == 0
@@ -52,20 +52,20 @@ def test_one_call_for_all_that_wait_and_each_gets_its_own_score() -> None:
     assert all(f.result(0).usage.nfe == 0 for f in futures)
 
 
-def test_padding_repeats_own_rows_and_can_be_switched_off() -> None:
+def test_padding_repeats_rows_of_the_batch_and_can_be_disabled() -> None:
     for pad, prompts in [(True, ["a", "b", "a", "b"]), (False, ["a", "b"])]:
-        verifier = Recorder()
+        verifier = RecordingVerifier()
         batcher = ScoreBatcher(verifier, max_batch=4, pad=pad)
-        ask(batcher, "a", image(1))
-        ask(batcher, "b", image(2))
+        submit(batcher, "a", image(1))
+        submit(batcher, "b", image(2))
         batcher.tick()
         assert verifier.calls[0][0] == prompts
         assert verifier.calls[0][1][:, 0, 0, 0].tolist() == [ord(p) - ord("a") + 1 for p in prompts]
 
 
-def test_device_time_of_a_call_is_shared_out() -> None:
-    batcher = ScoreBatcher(Recorder(), max_batch=3)
-    results = [ask(batcher, "p", image(i)) for i in range(3)]
+def test_the_device_time_of_a_call_is_split_evenly() -> None:
+    batcher = ScoreBatcher(RecordingVerifier(), max_batch=3)
+    results = [submit(batcher, "p", image(i)) for i in range(3)]
     batcher.tick()
     shares = [f.result(0).usage.device_s for f in results]
     first = results[0].result(0)
@@ -73,9 +73,9 @@ def test_device_time_of_a_call_is_shared_out() -> None:
     assert 0 < 3 * shares[0] <= first.finished - first.started + 0.05
 
 
-def test_an_exception_fails_only_the_one_that_caused_it() -> None:
-    batcher = ScoreBatcher(Recorder(), max_batch=4)
-    good, bad, other = (ask(batcher, p, image(5)) for p in ("fine", "explode", "good"))
+def test_an_exception_fails_only_the_request_that_caused_it() -> None:
+    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    good, bad, other = (submit(batcher, p, image(5)) for p in ("fine", "explode", "good"))
     batcher.tick()
     assert good.result(0).score == 9 and other.result(0).score == 9
     with pytest.raises(Failure, match=r"'recorder' failed: OSError: out of ink"):
@@ -83,39 +83,39 @@ def test_an_exception_fails_only_the_one_that_caused_it() -> None:
 
 
 def test_a_nan_score_fails_only_its_own_future() -> None:
-    batcher = ScoreBatcher(Recorder(), max_batch=4)
-    good, bad = ask(batcher, "fine", image(5)), ask(batcher, "nan", image(5))
+    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    good, bad = submit(batcher, "fine", image(5)), submit(batcher, "nan", image(5))
     batcher.tick()
     assert good.result(0).score == 9
     with pytest.raises(Failure, match="nan"):
         bad.result(0)
 
 
-def test_images_of_another_size_go_into_another_call_in_order() -> None:
-    verifier = Recorder()
+def test_images_of_different_sizes_go_into_separate_calls_in_order() -> None:
+    verifier = RecordingVerifier()
     batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
-    futures = [ask(batcher, "p", image(i, size)) for i, size in enumerate([4, 8, 4, 8])]
+    futures = [submit(batcher, "p", image(i, size)) for i, size in enumerate([4, 8, 4, 8])]
     assert batcher.tick() and batcher.tick() and not batcher.tick()
     assert [images.shape for _, images in verifier.calls] == [(2, 4, 4, 3), (2, 8, 8, 3)]
     assert [f.result(0).score for f in futures] == [1, 2, 3, 4]
 
 
-def test_cancelled_work_is_dropped() -> None:
-    verifier = Recorder()
+def test_a_cancelled_request_is_dropped() -> None:
+    verifier = RecordingVerifier()
     batcher = ScoreBatcher(verifier, max_batch=2, pad=False)
-    ask(batcher, "gone", image(0)).cancel()
-    kept = ask(batcher, "kept", image(0))
+    submit(batcher, "gone", image(0)).cancel()
+    kept = submit(batcher, "kept", image(0))
     assert batcher.tick() and kept.result(0).score == 4
     assert verifier.calls[0][0] == ["kept"]
 
 
 def test_a_wrong_number_of_scores_is_a_failure() -> None:
-    class Broken(Recorder):
+    class WrongShape(RecordingVerifier):
         def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             return np.zeros(3, dtype=np.float32)
 
-    batcher = ScoreBatcher(Broken(), max_batch=2)
-    future = ask(batcher, "p", image(0))
+    batcher = ScoreBatcher(WrongShape(), max_batch=2)
+    future = submit(batcher, "p", image(0))
     batcher.tick()
     with pytest.raises(Failure, match=r"shape \(3,\), not \(2,\)"):
         future.result(0)
@@ -123,4 +123,4 @@ def test_a_wrong_number_of_scores_is_a_failure() -> None:
 
 def test_an_empty_batch_size_is_refused() -> None:
     with pytest.raises(BadInput, match="max_batch"):
-        ScoreBatcher(Recorder(), max_batch=0)
+        ScoreBatcher(RecordingVerifier(), max_batch=0)
