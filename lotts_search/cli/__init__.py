@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
+from lotts_search import __version__
 from lotts_search.cli.commands.bench import bench
 from lotts_search.cli.commands.demo import demo
 from lotts_search.cli.commands.generate import generate
@@ -36,39 +37,56 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    generate, refine, study, report, theory, demo, train, models, strategies, verifiers, rewriters, masks,
-):  # fmt: skip
-    app.command()(command)
-app.add_typer(bench, name="bench")
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Search": (generate, refine, demo),
+    "Study": (study, report, theory),
+    "Models and plug-ins": (models, strategies, verifiers, rewriters, masks),
+    "Development": (train,),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(bench, name="bench", rich_help_panel="Development")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lotts-search {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def explain(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")] = False,
 ) -> None:
     """A better image for more compute: test-time search for text-to-image diffusion models.
 
-    Start here, with the embedded model, which needs no download and no GPU:
+    A search samples images for a prompt, scores them with a verifier, refines them, and keeps the best one that a compute
+    budget pays for. The embedded models need no download and no GPU:
 
-        lotts-search demo
+        lotts-search demo                       # LoTTS against Best-of-N, as a page
 
-        lotts-search generate --help
+        lotts-search generate --help            # one search, with examples
+
+        lotts-search study examples/study.yaml  # strategies over many prompts
 
     `lotts-search COMMAND --help` explains a command and shows examples.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failure, 2 bad input.
+    """Run the command line and exit: 0 success, 1 failure, 2 bad input, 130 interrupted.
 
     Args:
-        arguments: without the program's name; those of the process when None.
+        arguments: the words after the program's name; those of the process when None.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a strategy of one's own is found where one stands, as by python -m
+        sys.path.append(os.getcwd())  # --strategy my_module:Name imports from the working directory, as python -m does
     try:
         app([a for a in given if a != "--debug"], prog_name="lotts-search")
     except KeyboardInterrupt:
