@@ -1,6 +1,6 @@
 """Which trial to do next: expected improvement over the best score, learned within one search. Pure arithmetic.
 
-Trials are of two sorts (DESIGN §6.5): global ones, whose outcome is a new score, and local ones, whose outcome is a gain
+Trials are of two sorts: global ones, whose outcome is a new score, and local ones, whose outcome is a gain
 on their parent. What a local trial gains depends on how good its parent is already, and on the parent itself: a mask that
 misses the defect misses it every time. So gains are remembered with their parents, and those of parents with like scores
 count for one another.

@@ -1,4 +1,4 @@
-"""When a local trial beats a global one (LoTTS, appendix G; DESIGN §6.5): expected gains, and what a mask must be like.
+"""When a local trial beats a global one (LoTTS, appendix G): expected gains, and what a mask must be like.
 
 An image has N patches, m of them defective. A global trial resamples all patches: it repairs a defective one with
 probability ``q_g`` and harms an intact one with ``h_g``. A local trial resamples those that a mask of recall ρ and precision
@@ -25,7 +25,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Regime:
-    """The numbers of DESIGN §6.5.
+    """The numbers of the dominance condition (docs/architecture.md, Algorithms).
 
     Attributes:
         patches: N.

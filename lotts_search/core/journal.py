@@ -1,4 +1,4 @@
-"""The journal of a search: what its finished trials returned, so that the search can be replayed (DESIGN §4).
+"""The journal of a search: what its finished trials returned, so that the search can be replayed.
 
 A file of records that only grows. Each record has its length and checksum before it, so that a last record that was torn
 by a crash is found and dropped. Contents are msgpack: dataclasses of :mod:`lotts_search.work.requests` by name, arrays by the

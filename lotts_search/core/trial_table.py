@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrialRecord:
-    """One trial (DESIGN §7). NFE follow DESIGN §2.
+    """One trial. NFE are counted as in docs/architecture.md, Cost.
 
     Attributes:
         run_id, search_id, prompt_id: what the trial belongs to.

@@ -214,7 +214,7 @@ def _table(steps: int, eta: float, solver: Solver) -> npt.NDArray[np.float64]:
 
 
 def _segment(work: Segment, model: Model) -> Result:
-    """The solver's formula and DESIGN §6.2, step by step."""
+    """Apply the solver's formula and LoTTS Algorithm 2, step by step."""
     steps, seed, lineage, shape = work.sampling.steps, work.search_seed, work.lineage, model.shape
     times, table = schedule(steps), _table(steps, work.sampling.eta, work.sampling.solver)
     if work.noise is not None:

@@ -13,7 +13,7 @@ from lotts_search.work.requests import Solver
 
 @dataclass(frozen=True)
 class Defaults:
-    """A model's own settings (DESIGN §6.3): used wherever a caller does not choose.
+    """A model's own settings (docs/architecture.md, LoTTS): used wherever a caller does not choose.
 
     Attributes:
         steps: T.

@@ -194,7 +194,7 @@ class Segment:
     Exactly one of these holds at the beginning:
       * ``noise`` is set: start from that noise at step 0;
       * ``renoise`` is set: ``state`` is complete; re-noise it to step ``renoise`` (with ``region`` inside the mask,
-        DESIGN 6.2; its solver history is reset);
+        LoTTS Algorithm 2; its solver history is reset);
       * neither: go on from ``state``.
     The solver's noise at step i is a pure function of (search_seed, lineage, i).
     A complete result is decoded to an image.
@@ -310,7 +310,7 @@ Work: TypeAlias = Generate | Score | Rewrite
 
 @dataclass
 class Usage:
-    """What a piece of work used. ``nfe`` follows DESIGN §2; ``rows`` are network rows, ``flops`` floating-point
+    """What a piece of work used. ``nfe`` follows docs/architecture.md, Cost; ``rows`` are network rows, ``flops`` floating-point
     operations of the network, ``device_s`` seconds on the device (a batch's time is shared out by rows), ``rewrites``
     requests to the rewriter and ``fallbacks`` the prompts that it owed and the original prompt stood in for."""
 
