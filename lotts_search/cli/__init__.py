@@ -18,16 +18,12 @@ from lotts_search import __version__
 from lotts_search.cli.commands.bench import bench
 from lotts_search.cli.commands.demo import demo
 from lotts_search.cli.commands.generate import generate
-from lotts_search.cli.commands.masks import masks
-from lotts_search.cli.commands.models import models
+from lotts_search.cli.commands.listing import masks, models, rewriters, strategies, verifiers
 from lotts_search.cli.commands.refine import refine
 from lotts_search.cli.commands.report import report
-from lotts_search.cli.commands.rewriters import rewriters
-from lotts_search.cli.commands.strategies import strategies
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
-from lotts_search.cli.commands.verifiers import verifiers
 from lotts_search.errors import BadInput, LottsError
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of their values."""
+"""Options shared by several commands, and parsers for their values."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 from lotts_search.backbones.options import LoadOptions
 from lotts_search.errors import BadInput
 
-SEARCH, MODEL, BUDGET, COMPUTE, OUTPUT = "What to search", "How to load the model", "Budget", "Where to run", "Output"
+SEARCH, MODEL, BUDGET, COMPUTE, OUTPUT = "Search", "Model", "Budget", "Compute", "Output"
 
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
-        help="A name from `lotts-search models`, or a folder or hub id of diffusers' format.",
+        help="A name from `lotts-search models`, or a model in diffusers format: a folder or a Hub id.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -33,14 +33,19 @@ Strategy = Annotated[
 ]
 Verifier = Annotated[
     str,
-    typer.Option("--verifier", "-v", help="What guides: see `lotts-search verifiers`.", rich_help_panel=SEARCH),
+    typer.Option(
+        "--verifier",
+        "-v",
+        help="Scores images: a name from `lotts-search verifiers`, or package.module:Class.",
+        rich_help_panel=SEARCH,
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Decides all noise of the search.", rich_help_panel=SEARCH)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all noise of the search.", rich_help_panel=SEARCH)]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Denoising steps of an image [the model's].", rich_help_panel=SEARCH)
+    int | None, typer.Option("--steps", help="Denoising steps per image [the model's].", rich_help_panel=SEARCH)
 ]
 Guidance = Annotated[
-    float | None, typer.Option("--guidance", help="Guidance weight, 1 = none [the model's].", rich_help_panel=SEARCH)
+    float | None, typer.Option("--guidance", help="Guidance weight, 1 = off [the model's].", rich_help_panel=SEARCH)
 ]
 Solver = Annotated[
     str | None,
@@ -48,7 +53,9 @@ Solver = Annotated[
 ]
 Eta = Annotated[
     float | None,
-    typer.Option("--eta", help="The solver's noise: 1 = all, 0 = deterministic [the model's].", rich_help_panel=SEARCH),
+    typer.Option(
+        "--eta", help="Noise of the solver: 1 = full, 0 = deterministic [the model's].", rich_help_panel=SEARCH
+    ),
 ]
 Negative = Annotated[str, typer.Option("--negative", help="Negative prompt.", rich_help_panel=SEARCH)]
 Set = Annotated[
@@ -56,21 +63,21 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A setting of the strategy; may be repeated. `lotts-search strategies NAME` lists them.",
+        help="Set an option of the strategy; repeatable. `lotts-search strategies NAME` lists them.",
         rich_help_panel=SEARCH,
     ),
 ]
 
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16 [float32].", rich_help_panel=MODEL),
+    typer.Option("--dtype", help="Precision: float32, bfloat16 or float16 [float32].", rich_help_panel=MODEL),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
         "--size",
         metavar="WIDTHxHEIGHT",
-        help="Pixels of the images, or one number [the model's].",
+        help="Size of the images in pixels, or one number for squares [the model's].",
         rich_help_panel=MODEL,
     ),
 ]
@@ -79,22 +86,22 @@ Lora = Annotated[
     typer.Option(
         "--lora",
         metavar="SOURCE[:SCALE]",
-        help="A LoRA adapter: .safetensors file, folder, hub id or hub id/file; may be repeated. Needs peft.",
+        help="LoRA adapter: .safetensors file, folder, Hub id or Hub id/file; repeatable. Needs peft.",
         rich_help_panel=MODEL,
     ),
 ]
 VaeSlicing = Annotated[
-    bool, typer.Option("--vae-slicing", help="Decode images one by one: less memory.", rich_help_panel=MODEL)
+    bool, typer.Option("--vae-slicing", help="Decode images one by one, to save memory.", rich_help_panel=MODEL)
 ]
 VaeTiling = Annotated[
-    bool, typer.Option("--vae-tiling", help="Decode large images in tiles: less memory.", rich_help_panel=MODEL)
+    bool, typer.Option("--vae-tiling", help="Decode large images in tiles, to save memory.", rich_help_panel=MODEL)
 ]
 Offload = Annotated[
     str | None,
     typer.Option(
         "--offload",
-        help="Keep weights in CPU memory: `model` (parts take turns on the device) or `sequential` (layer by layer,"
-        " slow).",
+        help="Keep weights in CPU memory: `model` (one part at a time on the device) or `sequential` (one layer at a"
+        " time, slow).",
         rich_help_panel=MODEL,
     ),
 ]
@@ -103,25 +110,30 @@ Preview = Annotated[
     typer.Option(
         "--preview",
         metavar="MODEL",
-        help="An AutoencoderTiny that decodes unfinished images for the verifier.",
+        help="AutoencoderTiny that decodes unfinished images for the verifier.",
         rich_help_panel=MODEL,
     ),
 ]
 Compile = Annotated[
     bool,
     typer.Option(
-        "--compile", help="Compile the network's blocks: slow first steps, faster later ones.", rich_help_panel=MODEL
+        "--compile",
+        help="Compile the network's blocks: the first steps are slow, all later ones faster.",
+        rich_help_panel=MODEL,
     ),
 ]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.", rich_help_panel=MODEL)]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.", rich_help_panel=MODEL)
+]
 Variant = Annotated[
-    str | None, typer.Option("--variant", help="Of the weight files, e.g. fp16.", rich_help_panel=MODEL)
+    str | None, typer.Option("--variant", help="Variant of the weight files, e.g. fp16.", rich_help_panel=MODEL)
 ]
 Rewriter = Annotated[
     str | None,
     typer.Option(
         "--rewriter",
-        help="What revises prompts, for strategies that ask: see `lotts-search rewriters` [shapes-rewriter].",
+        help="Revises prompts, for strategies that use one: a name from `lotts-search rewriters`, or package.module:Class"
+        " [shapes-rewriter].",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -130,35 +142,44 @@ SetRewriter = Annotated[
     typer.Option(
         "--set-rewriter",
         metavar="KEY=VALUE",
-        help="A setting of the rewriter; may be repeated. `lotts-search rewriters NAME` lists them.",
+        help="Set an option of the rewriter; repeatable. `lotts-search rewriters NAME` lists them.",
         rich_help_panel=SEARCH,
     ),
 ]
 
-Nfe = Annotated[float | None, typer.Option("--nfe", help="Denoising steps.", rich_help_panel=BUDGET)]
-Images = Annotated[int | None, typer.Option("--images", help="Images.", rich_help_panel=BUDGET)]
-Seconds = Annotated[float | None, typer.Option("--seconds", help="Seconds.", rich_help_panel=BUDGET)]
+Nfe = Annotated[
+    float | None,
+    typer.Option("--nfe", help="Network evaluations: denoising steps of all images.", rich_help_panel=BUDGET),
+]
+Images = Annotated[int | None, typer.Option("--images", help="Number of images.", rich_help_panel=BUDGET)]
+Seconds = Annotated[float | None, typer.Option("--seconds", help="Wall-clock time in seconds.", rich_help_panel=BUDGET)]
 Target = Annotated[
-    float | None, typer.Option("--target", help="Stop at an image with this score.", rich_help_panel=BUDGET)
+    float | None, typer.Option("--target", help="Stop once an image has this score.", rich_help_panel=BUDGET)
 ]
 
-Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.", rich_help_panel=COMPUTE)]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.", rich_help_panel=COMPUTE)]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Join a Ray cluster: `auto`, `ray://head:10001`.", rich_help_panel=COMPUTE),
+    typer.Option(
+        "--address", help="Join a Ray cluster: `auto`, `host:port` or `ray://host:port`.", rich_help_panel=COMPUTE
+    ),
 ]
 Generators = Annotated[
     int | None,
     typer.Option(
-        "--generators", min=1, help="Generator actors [1; on CPUs 2, of one thread each].", rich_help_panel=COMPUTE
+        "--generators",
+        min=1,
+        help="Number of generator actors [1 on a GPU; up to 2 on CPUs, with one thread each].",
+        rich_help_panel=COMPUTE,
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Torch device of the generators.", rich_help_panel=COMPUTE)]
 
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder of the results [made below out/].", rich_help_panel=OUTPUT)
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for the results [a new folder below out/].", rich_help_panel=OUTPUT),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=OUTPUT)]
 
 
 def loading(
@@ -173,10 +194,10 @@ def loading(
     revision: str | None = None,
     variant: str | None = None,
 ) -> dict[str, object]:
-    """The options of the model that were given, for :func:`~lotts_search.registry.load_backbone`.
+    """Return the model options that were set, for :func:`~lotts_search.registry.load_backbone`.
 
     Raises:
-        BadInput: a bad value.
+        BadInput: an invalid value.
     """
     given: dict[str, object] = {
         "dtype": dtype,
@@ -196,7 +217,7 @@ def loading(
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Height and width from ``WIDTHxHEIGHT`` or one number. Raises BadInput for another text."""
+    """Return height and width from ``WIDTHxHEIGHT`` or one number; raise BadInput for other texts."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
         raise BadInput(f"--size takes WIDTHxHEIGHT or one number of pixels, not {text!r}")
@@ -204,7 +225,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def loading_words(load: Mapping[str, object]) -> list[str]:
-    """The words of the command line that give :func:`loading` back."""
+    """Return the command-line words that :func:`loading` turns into ``load``."""
     words: list[str] = []
     for name, value in load.items():
         option = f"--{name.replace('_', '-')}"
@@ -219,7 +240,7 @@ def loading_words(load: Mapping[str, object]) -> list[str]:
 
 
 def settings(pairs: Sequence[str] | None, option: str = "--set") -> dict[str, object]:
-    """``["refinements=4", "ratio=0.3"]`` as a dictionary. Raises BadInput for a text without ``=``."""
+    """Return ``["refinements=4", "ratio=0.3"]`` as a dictionary; raise BadInput for a text without ``=``."""
     found: dict[str, object] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")

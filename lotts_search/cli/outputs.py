@@ -1,4 +1,4 @@
-"""What a search leaves behind: the winner's PNG with its recipe, the trial table and the page to look at."""
+"""Write the results of a search: the best image as a PNG with its recipe, the trial table and an HTML report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lotts_search.work.requests import Bytes
 
 
 def folder_name(prompt: str, strategy: str, seed: int) -> str:
-    """A readable folder name for a search, e.g. ``center-red-star-on-gray-lotts-0``."""
+    """Return a readable folder name for a search, e.g. ``center-red-star-on-gray-lotts-0``."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
     return "-".join(part for part in (words, re.sub(r"[^a-zA-Z0-9]+", "-", strategy).strip("-"), str(seed)) if part)
 
 
 def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
-    """Write an image [h, w, 3] with text metadata (PNG iTXt chunks), under a temporary name first."""
+    """Write an image [h, w, 3] with text metadata (PNG iTXt chunks), atomically."""
     info = PngInfo()
     for key, value in text.items():
         info.add_itxt(key, value)
@@ -38,12 +38,12 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
 
     Args:
         result: a finished or interrupted search.
-        out: folder, made where it is missing.
-        command: the command that makes the search again.
-        recipe: what the command means, by option; goes with ``command`` into the metadata of the PNG.
+        out: folder; created if missing.
+        command: the command that repeats the search.
+        recipe: the command's options by name; stored with ``command`` in the metadata of the PNG.
 
     Returns:
-        What ``--json`` prints: score, nfe, images, best (the PNG), out, and more.
+        The JSON object that ``--json`` prints: score, nfe, images, best (the PNG), out, and more.
     """
     out.mkdir(parents=True, exist_ok=True)
     best: Path | None = None

@@ -1,4 +1,4 @@
-"""Opening the pool that the compute options ask for."""
+"""Open the pool that the compute options describe."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from lotts_search.errors import BadInput
 from lotts_search.work.pool import Pool
 
 THREADS = 1
-"""Torch's threads of every generator, the same in all pools: with it the bits of a search are the same in all of them."""
+"""Torch threads per generator, the same in all pools, so results are bitwise identical across pools."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where to run: in this process (``local``), on a Ray of our own, or on the cluster at ``address``.
+    """Where to run: in this process (``local``), on the Ray cluster at ``address``, or on a private Ray.
 
     Attributes:
+        local: run in this process.
+        address: cluster to join.
+        generators: number of generator actors, None = see :attr:`actors`.
+        device: torch device.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
 
     Raises:
@@ -36,18 +40,18 @@ class Compute:
         if self.local and self.address is not None:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
-            raise BadInput("several --generators need Ray: leave out --local")
+            raise BadInput("more than one generator needs Ray: leave out --local")
 
     @property
     def actors(self) -> int:
-        """Generator actors on Ray. Results do not depend on their number, as each has one thread on a CPU."""
+        """Return the number of generator actors on Ray; results do not depend on it."""
         return self.generators or (min(2, len(os.sched_getaffinity(0))) if self.device == "cpu" else 1)
 
     def __str__(self) -> str:
         if self.local:
             return "this process"
         actors = f"{self.actors} generator actor{'s' if self.actors > 1 else ''}"
-        return f"{actors} of Ray" + (f" at {self.address}" if self.address else "")
+        return f"{actors} on Ray" + (f" at {self.address}" if self.address else "")
 
     @contextmanager
     def pool(
@@ -57,11 +61,13 @@ class Compute:
         rewriters: Mapping[str, Mapping[str, object]] | None = None,
         **options: Any,
     ) -> Iterator[Pool]:
-        """A pool for one model, its verifiers and its rewriters, closed at the end.
+        """Open a pool for a model, verifiers and rewriters; the context closes it.
 
         Args:
+            model: registered name, folder or Hub id.
+            verifiers: registered names or ``package.module:Class``.
             rewriters: settings by name.
-            options: for the family's ``from_pretrained``.
+            options: passed to the family's ``from_pretrained``.
         """
         options = {"device": self.device, **self.load, **options}
         pool: Pool

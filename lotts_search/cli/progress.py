@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a line every few seconds elsewhere."""
+"""Show progress on stderr: a live bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lotts_search.core.budget import Budget
 from lotts_search.core.trial_table import TrialRecord
 
 EVERY_S = 5.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines without a terminal."""
 
 
 class Live:
-    """A context that shows how far the work is.
+    """A context that shows progress.
 
     Args:
-        what: what is under way.
+        what: description of the current work.
         quiet: show nothing.
     """
 
     def __init__(self, what: str, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._begun = self._said = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if self.console.is_terminal and not quiet:
@@ -44,7 +44,7 @@ class Live:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was made."""
+        """Return the seconds since creation."""
         return time.monotonic() - self._begun
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Live:
             self._bar.stop()
 
     def update(self, share: float, status: str, what: str | None = None) -> None:
-        """``share`` of the work is done, 0..1; ``status`` says the rest; ``what`` is under way from now on."""
+        """Show that ``share`` (0..1) of the work is done, with a ``status`` text; ``what`` replaces the description."""
         if self._bar is not None:
             self._bar.update(self._task, completed=min(share, 1.0), status=status)
             if what is not None:
@@ -67,13 +67,13 @@ class Live:
             return
         if what is not None:
             self.console.print(what)
-        if time.monotonic() - self._said >= EVERY_S:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed >= EVERY_S:
+            self._printed = time.monotonic()
             self.console.print(f"{self.elapsed:5.0f} s  {100 * min(share, 1.0):3.0f} %  {status}", soft_wrap=True)
 
 
 class SearchProgress:
-    """Shows the trials of one search as they come; pass it as ``on_trial``."""
+    """Show the trials of one search as they arrive; pass it as ``on_trial``."""
 
     def __init__(self, live: Live, budget: Budget) -> None:
         self.live, self.budget = live, budget

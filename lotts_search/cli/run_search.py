@@ -1,4 +1,4 @@
-"""One search from the command line: what ``generate`` and ``refine`` have in common."""
+"""Run one search from the command line: the common part of ``generate`` and ``refine``."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ REWRITER = "shapes-rewriter"
 
 @dataclass
 class Request:
-    """What was asked for on the command line. Its fields are the recipe that goes with the image.
+    """The options of the command line; they are stored with the image as its recipe.
 
     Attributes:
-        image, mask: files of an image to begin from and of a mask.
-        settings: of the strategy.
-        rewriter: what revises prompts; none = the usual one, for strategies that ask for it.
+        image, mask: files of the initial image and of its mask.
+        settings: settings of the strategy.
+        rewriter: name of the rewriter; None = the default one, for strategies that use a rewriter.
         writing: settings of the rewriter.
-        load: options of the model, as :func:`lotts_search.cli.options.loading` gives them.
+        load: options of the model, from :func:`lotts_search.cli.options.loading`.
     """
 
     command: str
@@ -65,12 +65,16 @@ class Request:
     writing: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> Budget:
-        """Find what is wrong before anything is started. Returns the budget."""
+        """Check the options before anything is started, and return the budget.
+
+        Raises:
+            BadInput: an option is wrong.
+        """
         if not self.prompt.strip():
             raise BadInput("the prompt is empty")
         strategy = registry.make_strategy(self.strategy, self.settings)
         if (self.rewriter or self.writing) and not strategy.rewrites:
-            raise BadInput(f"strategy {self.strategy!r} asks for no revised prompts: leave out the rewriter")
+            raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
         if strategy.rewrites:
             self.rewriter = self.rewriter or REWRITER
             registry.load_rewriter(self.rewriter, self.writing)
@@ -83,7 +87,7 @@ class Request:
         return Budget(self.nfe, self.images, self.seconds, self.target)
 
     def line(self) -> str:
-        """The command that makes the search again."""
+        """Return the command that repeats the search."""
         words = ["lotts-search", self.command]
         if self.image is None:
             words.append(self.prompt)
@@ -103,7 +107,7 @@ class Request:
         return shlex.join(words)
 
     def recipe(self) -> dict[str, object]:
-        """The fields that are set, for JSON."""
+        """Return the fields that are set, for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         kept = {name: value for name, value in values.items() if value not in (None, "", {})}
         return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
@@ -111,7 +115,12 @@ class Request:
     def run(
         self, pool: Pool, budget: Budget, live: Live, image: Bytes | None, given: dict[str, object]
     ) -> SearchResult:
-        """Search; ``image`` and the settings ``given`` are those that no text can hold."""
+        """Run the search.
+
+        Args:
+            image: initial image at the model's size, if any.
+            given: settings of the strategy that are not text (the given mask).
+        """
         return search(
             self.prompt,
             strategy=self.strategy,
@@ -135,12 +144,12 @@ class Request:
 
 
 def run(request: Request, compute: Compute, out: Path | None, json: bool) -> None:
-    """Carry a request out, write its results and say what they are.
+    """Run a search, write its results and print a summary.
 
-    Exits with 130 where Ctrl-C ended the search; what was done until then is written.
+    After Ctrl-C the partial results are written and the process exits with 130.
 
     Raises:
-        SearchFailed: not one image was finished; the trials are written all the same.
+        SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
     folder = out or Path("out") / folder_name(request.prompt, request.strategy, request.seed)
@@ -169,7 +178,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
 def _say(result: SearchResult, folder: Path) -> None:
     console = Console(highlight=False)
     if result.status == "interrupted":
-        console.print("stopped; this is what was done until then:")
+        console.print("stopped; results so far:")
     if result.score is not None:
         ledger = result.ledger
         console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} images")
@@ -177,7 +186,7 @@ def _say(result: SearchResult, folder: Path) -> None:
             console.print(f"saved {ledger.left}: {ledger.stopped}")
         if ledger.fallbacks:
             console.print(
-                f"[yellow]the original prompt stood in for {ledger.fallbacks} revised ones[/yellow] (why: column error)"
+                f"[yellow]the original prompt replaced {ledger.fallbacks} revised ones[/yellow] (reasons: column `error`)"
             )
         console.print(f"image  {folder / 'best.png'}", soft_wrap=True)
     console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
@@ -185,10 +194,10 @@ def _say(result: SearchResult, folder: Path) -> None:
 
 
 def images(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object]]:
-    """The image to begin from, at the model's size, and the settings that hold the given mask.
+    """Return the initial image at the model's size, and the settings with the given mask.
 
     Raises:
-        BadInput: a file that is missing or no image.
+        BadInput: a file is missing or not an image, or the mask is empty.
     """
     if request.image is None:
         return None, {}
@@ -200,7 +209,7 @@ def images(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object
         return np.asarray(image), {}
     mask = _open(request.mask).convert("L").resize((width, height), Image.Resampling.NEAREST)
     if not np.asarray(mask).max() > 127:
-        raise BadInput(f"the mask {request.mask} is black all over: what is white is drawn anew")
+        raise BadInput(f"the mask {request.mask} is black all over: white marks the region to resample")
     buffer = io.BytesIO()
     mask.save(buffer, format="PNG")
     return np.asarray(image), {"mask": GivenMask(buffer.getvalue())}
@@ -213,5 +222,5 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise BadInput(f"there is no file {path}") from error
     except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"{path} is not an image that can be read") from error
+        raise BadInput(f"{path} is not a readable image") from error
     return image

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it prints, and how it ends. Searches run on the analytic model."""
+"""The command line: its files, its output and its exit codes. Searches run on the analytic model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SAMPLE = analytic_info().defaults.steps
 
 
 def use(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
-    """Let every command run on ``pool``."""
+    """Make every command run on ``pool``."""
 
     @contextmanager
     def opened(self: Compute, model: str, verifier: str, rewriters: object = None) -> Iterator[Pool]:
@@ -49,7 +49,7 @@ def use(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
 
 
 def unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a command fail the test where it opens a pool."""
+    """Fail the test if a command opens a pool."""
 
     def opened(self: Compute, model: str, verifier: str) -> None:
         pytest.fail("nothing may be started for bad input")
@@ -58,7 +58,7 @@ def unused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*words: str | Path) -> int:
-    """Run the command line; its exit code."""
+    """Run the command line and return its exit code."""
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     return int(ended.value.code or 0)
@@ -95,7 +95,7 @@ def test_generate_writes_image_trials_and_page(
     assert {path.name for path in tmp_path.iterdir()} == {"best.png", "trials.parquet", "search.html"}
 
 
-def test_the_command_in_the_image_makes_it_again(tmp_path: Path, pool: AnalyticPool) -> None:
+def test_the_command_in_the_image_reproduces_it(tmp_path: Path, pool: AnalyticPool) -> None:
     words = ["--images", "7", "--seed", "5", "--steps", "6", "--guidance", "2.5", "--set", "refinements=3"]
     assert generate(tmp_path / "a", *words, "--negative", "it's dull") == 0
     with Image.open(tmp_path / "a" / "best.png") as image:
@@ -149,7 +149,7 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
         (["generate", PROMPT, "--nfe", "-1"], "not -1"),
         (["generate", PROMPT, "--local", "--address", "auto"], "exclude each other"),
         (["generate", PROMPT, "--local", "--generators", "2"], "leave out --local"),
-        (["generate", PROMPT, "--rewriter", "chat"], "asks for no revised prompts"),
+        (["generate", PROMPT, "--rewriter", "chat"], "does not use a rewriter"),
         (["generate", PROMPT, "--strategy", "ttgen", "--rewriter", "chatt"], "did you mean 'chat'"),
         (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeot=3"], "did you mean 'timeout'"),
         (["generate", PROMPT, "--strategy", "ttgen", "--set-rewriter", "timeout"], "--set-rewriter takes KEY=VALUE"),
@@ -192,7 +192,7 @@ def test_a_search_that_fails_keeps_its_trials(
     assert not (tmp_path / "best.png").exists() and (tmp_path / "search.html").exists()
 
 
-def test_surprises_end_with_code_1_and_a_traceback_only_with_debug(
+def test_unexpected_errors_exit_with_code_1_and_print_a_traceback_only_with_debug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(self: Compute, model: str, verifier: str, rewriters: object = None) -> None:
@@ -207,7 +207,7 @@ def test_surprises_end_with_code_1_and_a_traceback_only_with_debug(
 
 
 class Interrupting(AnalyticPool):
-    """Sends Ctrl-C to this process at the first refinement, and answers nothing from then on."""
+    """Sends Ctrl-C to this process at the first refinement, and never answers afterwards."""
 
     sent = False
 
@@ -218,7 +218,7 @@ class Interrupting(AnalyticPool):
         return Future() if self.sent else super().submit(work)
 
 
-def test_ctrl_c_keeps_what_was_done(
+def test_ctrl_c_writes_the_results_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, Interrupting())
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_was_done(
 
 
 class Masking(AnalyticPool):
-    """The analytic model, which takes a given mask as it is."""
+    """The analytic model with support for given masks, which it uses unchanged."""
 
     def submit(self, work: Generate | Score) -> Future[Result]:
         if not (isinstance(work, Locate) and isinstance(work.source, GivenMask)):
@@ -248,7 +248,7 @@ class Masking(AnalyticPool):
         return answered
 
 
-def test_refine_begins_from_the_image_inside_the_mask(
+def test_refine_resamples_the_image_inside_the_mask_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pool = Masking()
@@ -265,18 +265,22 @@ def test_refine_begins_from_the_image_inside_the_mask(
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert [row["kind"] for row in rows if row["parent_id"] is None] == ["encode"]
     assert {row["mask_ratio"] for row in rows if row["kind"] == "refine"} == {0.5}
-    assert said["score"] >= 0.5  # the image itself takes part
+    assert said["score"] >= 0.5  # the image itself is a candidate
     with Image.open(tmp_path / "out" / "best.png") as best:
-        # Light on the left it was and must stay: outside the mask nothing is drawn anew.
+        # The left half was light and must stay so: nothing is resampled outside the mask.
         np.testing.assert_allclose(np.asarray(best)[:, :3].astype(int), 190, atol=1)
     assert str(tmp_path / "mask.png") in shlex.split(said["command"])
 
 
 @pytest.mark.parametrize(
     ("image", "mask", "said"),
-    [("none.png", None, "no file"), ("text.png", None, "not an image"), ("in.png", "black.png", "black all over")],
+    [
+        ("none.png", None, "no file"),
+        ("text.png", None, "not a readable image"),
+        ("in.png", "black.png", "black all over"),
+    ],
 )
-def test_refine_says_what_is_wrong_with_a_file(
+def test_refine_reports_a_bad_file(
     image: str, mask: str | None, said: str, tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
@@ -288,7 +292,7 @@ def test_refine_says_what_is_wrong_with_a_file(
 
 
 class Painting(AnalyticPool):
-    """The analytic model with images of the shapes world in the place of its own."""
+    """The analytic model with its images replaced by those of the shapes world."""
 
     def __init__(self) -> None:
         super().__init__(replace(analytic_info(), image=(64, 64)))
@@ -336,7 +340,7 @@ def test_demo_compares_and_judges(
 
 
 class Silent(AnalyticPool):
-    """Never answers."""
+    """A pool that never answers."""
 
     def submit(self, work: Generate | Score) -> Future[Result]:
         return Future()
@@ -354,8 +358,15 @@ def test_demo_without_a_finished_prompt_fails(
     assert not (tmp_path / "out").exists()
 
 
-def test_lists_name_what_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, name in (("models", "shapes-sd"), ("strategies", "best-of-n"), ("verifiers", "shapes-reward")):
+def test_the_list_commands_show_what_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
+    named = {
+        "models": "shapes-sd",
+        "strategies": "best-of-n",
+        "verifiers": "shapes-reward",
+        "rewriters": "chat",
+        "masks": "error-contrast",
+    }
+    for command, name in named.items():
         assert call(command, "--json") == 0
         assert name in json.loads(capsys.readouterr().out)
         assert call(command) == 0
@@ -370,7 +381,7 @@ def test_lists_name_what_is_registered(capsys: pytest.CaptureFixture[str]) -> No
     assert "Algorithm 3" in shown and "refinements · (T - t0)" in shown
 
 
-def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Path, dict[str, object]]] = []
 
     def train(name: str, out: Path, **more: object) -> Path:
@@ -388,13 +399,13 @@ def test_train_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (name, out, given["effort"]) == ("shapes-reward", Path("out/shapes-reward"), Effort.on(name, "cpu"))
     by_the_clock = asked[2][2]["effort"]
     assert isinstance(by_the_clock, Effort) and by_the_clock.minutes == 2.5
-    assert by_the_clock.images > 10**12  # the clock ends it, not the count
+    assert by_the_clock.images > 10**12  # the time limit ends it, not the count
 
 
 @pytest.mark.parametrize(
     "command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"]
 )
-def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0
     assert re.search(r"^\s+lotts-search \w+", capsys.readouterr().out, re.MULTILINE)
 
@@ -421,7 +432,7 @@ def test_folder_names_are_plain() -> None:
     assert "/" not in folder_name("../../etc/passwd", "lotts", 0)
 
 
-def test_a_search_that_stops_early_says_what_it_saved(
+def test_a_search_that_stops_early_reports_what_it_saved(
     pool: AnalyticPool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stop = ("--strategy", "adaptive-lotts", "--set", "worth=0.5", "--nfe", "900")

@@ -1,4 +1,4 @@
-"""``lotts-search bench``: measurements of the framework itself."""
+"""``lotts-search bench``: measure the framework itself."""
 
 from __future__ import annotations
 
@@ -25,32 +25,38 @@ def explain() -> None:
 @bench.command()
 def families(
     family: Annotated[
-        list[str] | None, typer.Option("--family", "-f", help="sd, sdxl or flux; may be repeated [all three].")
+        list[str] | None, typer.Option("--family", "-f", help="sd, sdxl or flux; repeatable [all three].")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Torch device [CUDA where there is one].")] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16",
+    device: Annotated[str | None, typer.Option("--device", help="Torch device [CUDA if available].")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or float16.")] = "bfloat16",
     size: Annotated[
-        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Pixels [the published size].")
+        str | None,
+        typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the images in pixels [the published size]."),
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option("--depth", min=1, help="FLUX: double-stream blocks, and twice as many single-stream [19]."),
+        typer.Option(
+            "--depth", min=1, help="FLUX: number of double-stream blocks, with twice as many single-stream blocks [19]."
+        ),
     ] = None,
     tied: Annotated[
-        bool, typer.Option("--tied", help="FLUX: all blocks of a kind share the first's weights, to fit into memory.")
+        bool,
+        typer.Option("--tied", help="FLUX: share the weights of the first block of each kind, to fit into memory."),
     ] = False,
     text: Annotated[
-        bool, typer.Option("--text/--no-text", help="With the text encoders (FLUX: 5 B more weights), or without.")
+        bool, typer.Option("--text/--no-text", help="Include the text encoders (FLUX: 5 B more weights).")
     ] = True,
-    timed: Annotated[int, typer.Option("--timed", min=1, help="How many steps are timed.")] = 3,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="T of the search [the family's].")] = None,
+    timed: Annotated[int, typer.Option("--timed", min=1, help="Number of steps to time.")] = 3,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Denoising steps T of the search [the family's].")
+    ] = None,
     images: Annotated[int, typer.Option("--images", min=3, help="Images of the search.")] = 9,
-    batch: Annotated[int, typer.Option("--batch", min=2, help="Network rows at once in the search.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Maximum network rows per call in the search.")] = 8,
     json: Json = False,
 ) -> None:
-    """A dry run of SD2.1, SDXL and FLUX.1-schnell: the published configurations with random weights.
+    """Dry-run SD2.1, SDXL and FLUX.1-schnell: the published configurations with random weights.
 
-    Times a step, a localization and a decoding, then runs a whole LoTTS search with masks. Nothing is downloaded.
+    Time a step, a localization and a decoding, then run a whole LoTTS search with masks. Nothing is downloaded.
 
         lotts-search bench families --device cuda
 
@@ -75,7 +81,7 @@ def families(
     except RuntimeError as error:
         raise BadInput(f"device must be cpu, cuda or cuda:N, not {device!r}") from error
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput("there is no CUDA device here")
+        raise BadInput("this machine has no CUDA device")
     making = Making(place, getattr(torch, dtype), pixels, depth, text, tied)
     reports = []
     for name in family or list(FAMILIES):
@@ -94,12 +100,12 @@ def _show(report: Report) -> None:
     table = Table(box=None, pad_edge=False, show_header=False, title=f"{report.model}, {report.dtype}, {report.device}")
     rows = {
         "images": f"{width}x{height}, latent {'x'.join(map(str, report.latent))}, grid {report.grid[0]}x{report.grid[1]}",
-        "network": f"{report.parameters / 1e9:.2f} B parameters, {report.flops_per_row / 1e12:.2f} TFLOP a row",
-        "a step": f"{report.step_s:.3f} s ({report.rows} {'rows' if report.rows > 1 else 'row'})",
-        "a sample": f"{report.sample_s:.2f} s for {report.steps} steps, and {report.decode_s:.3f} s of decoding",
-        "a localization": f"{report.localize_s:.3f} s, {report.localize_ratio:.1%} of a sample (at most {report.limit:.0%})",
-        "memory": f"{report.peak_bytes / 2**30:.1f} GiB at most, {report.weights_bytes / 2**30:.1f} GiB of weights",
-        "a search": (
+        "network": f"{report.parameters / 1e9:.2f} B parameters, {report.flops_per_row / 1e12:.2f} TFLOP per row",
+        "step": f"{report.step_s:.3f} s ({report.rows} {'rows' if report.rows > 1 else 'row'})",
+        "sample": f"{report.sample_s:.2f} s for {report.steps} steps, plus {report.decode_s:.3f} s for decoding",
+        "localization": f"{report.localize_s:.3f} s, {report.localize_ratio:.1%} of a sample (at most {report.limit:.0%})",
+        "memory": f"{report.peak_bytes / 2**30:.1f} GiB peak, {report.weights_bytes / 2**30:.1f} GiB of weights",
+        "search": (
             f"{report.search_images} images of {report.search_steps} steps, {report.search_nfe:g} NFE,"
             f" {report.search_rows} rows, {report.search_s:.1f} s, {report.mask_cells} cells in a mask"
         ),

@@ -10,7 +10,7 @@ from lotts_search.cli import options as o
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="Text to generate an image for.", show_default=False)],
     model: o.Model = "shapes-sd",
     strategy: o.Strategy = "lotts",
     verifier: o.Verifier = "shapes-reward",
@@ -44,10 +44,10 @@ def generate(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Search for the best image of PROMPT that a budget pays for.
+    """Search for the best image of PROMPT within a budget.
 
-    Writes `best.png` (with the command that makes it again in its metadata), `trials.parquet` and `search.html`.
-    Ctrl-C keeps what was done. Without a budget it makes 9 images.
+    Writes `best.png` (its metadata holds the command that reproduces it), `trials.parquet` and `search.html`. Ctrl-C
+    stops the search and writes the results so far. The default budget is 9 images.
 
     Examples:
 

@@ -11,13 +11,16 @@ from lotts_search.cli import options as o
 
 
 def refine(
-    image: Annotated[Path, typer.Argument(help="The image to mend.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="Image to refine.", show_default=False)],
     prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="What it should show.", show_default=False, rich_help_panel=o.SEARCH)
+        str,
+        typer.Option(
+            "--prompt", "-p", help="Text that the image should match.", show_default=False, rich_help_panel=o.SEARCH
+        ),
     ],
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", help="Black and white image: white is drawn anew [found].", rich_help_panel=o.SEARCH),
+        typer.Option("--mask", help="Black and white image: white is resampled [detected].", rich_help_panel=o.SEARCH),
     ] = None,
     model: o.Model = "shapes-sd",
     strategy: o.Strategy = "lotts",
@@ -50,10 +53,10 @@ def refine(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Mend IMAGE: draw its defective region anew, again and again, and keep the best image.
+    """Refine IMAGE: resample its defective region several times and keep the best image.
 
-    The region is found, or given by --mask. The image is brought to the model's size. It takes part itself, so by the
-    verifier the result is never worse. Without a budget 9 refinements are made.
+    The region is detected, or given by --mask. The image is scaled to the model's size. It is a candidate itself, so the
+    result never scores lower. The default budget is 9 refinements.
 
     Examples:
 
@@ -81,9 +84,9 @@ def refine(
         negative,
         image,
         mask,
-        o.settings(set_),
-        solver,
-        eta,
-        load,
+        settings=o.settings(set_),
+        solver=solver,
+        eta=eta,
+        load=load,
     )
     run(request, Compute(local, address, generators, device, load), out, json)

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 def theory(
     run: Annotated[
         Path | None,
-        typer.Argument(help="Folder of a study with a shapes model and its images.", show_default=False),
+        typer.Argument(help="Folder of a study that used a shapes model and kept its images.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Measure this shapes model instead, slice by slice.")
     ] = None,
-    images: Annotated[int, typer.Option(min=2, help="Images of each slice, with --model.")] = 60,
+    images: Annotated[int, typer.Option(min=2, help="Images per slice, with --model.")] = 60,
     device: Annotated[str, typer.Option(help="Torch device, with --model.")] = "cpu",
     json: Json = False,
 ) -> None:
-    """Should local search beat global search here, by the theory of LoTTS's appendix G, and did it?
+    """Compare local with global search: the prediction of LoTTS's appendix G against the measured gain.
 
-    The theory knows a mask by its precision and recall, and local and global trials by how often they repair a defective
-    place (q) and harm an intact one (h). All of these are estimated from the images, as shapes-oracle judges them, in
-    slices from sparse to dense defects and for defects of the whole image. Then its condition is compared with the gain
-    in quality per NFE that was measured: with every trial accepted, as in the theory, and with the better one of parent
-    and child kept, as in a search.
+    The theory describes a mask by its precision and recall, and local and global trials by their probabilities to repair
+    a defective cell (q) and to harm an intact one (h). The command estimates all of these from images that shapes-oracle
+    judges, in slices from sparse to dense defects and for defects of the whole image. It then compares the prediction
+    with the measured gain in quality per NFE, once with every trial accepted, as in the theory, and once with the better
+    of parent and child kept, as in a search.
 
     Examples:
 
@@ -67,7 +67,7 @@ def theory(
 
 
 def verdicts(finding: Finding) -> dict[str, bool]:
-    """What the theory says and what was measured, as yes or no to "does local beat global"."""
+    """Return whether local beats global, by the theory and as measured."""
     regime = finding.regime
     if regime is None or finding.local is None or finding.anew is None:
         return {}
@@ -107,7 +107,7 @@ def _show(found: dict[str, Finding], local: float, anew: float) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"A local trial costs {local:.1f} NFE (its share of a mask included), a global one {anew:.1f}.\n")
+    console.print(f"A local trial costs {local:.1f} NFE (including its share of a mask), a global one {anew:.1f}.\n")
     numbers = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("slice", "trials", "m of N", "p", "needs p", "recall", "needs", "q l", "h l", "q g", "h g"):
         numbers.add_column(heading)
@@ -128,7 +128,7 @@ def _show(found: dict[str, Finding], local: float, anew: float) -> None:
             f"{r.precision:.2f}",
             f"{r.required_precision:.2f}",
             f"{r.recall:.2f}",
-            "any" if needs < 0 else "none is enough" if needs > 1 else f"{needs:.2f}",
+            "any" if needs < 0 else "unreachable" if needs > 1 else f"{needs:.2f}",
             *(f"{share:.2f}" for share in shares),
         )
         gains = [
@@ -136,5 +136,5 @@ def _show(found: dict[str, Finding], local: float, anew: float) -> None:
         ]
         answers.add_row(name, *gains, *("local" if said[key] else "global" for key in said))
     console.print(numbers)
-    console.print("\nWho wins, by quality per NFE (* = the better one of parent and child is kept):\n")
+    console.print("\nWinner by quality per NFE (* = keeping the better of parent and child):\n")
     console.print(answers)

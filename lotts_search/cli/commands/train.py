@@ -16,26 +16,28 @@ def train(
         typer.Argument(help="`shapes-sd`, `shapes-sdxl`, `shapes-flux` or `shapes-reward`.", show_default=False),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the model [default: out/NAME].", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="Folder for the model [default: out/NAME].", show_default=False)
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option("--images", min=1, help="Training images seen; what the device makes worth its time."),
+        typer.Option("--images", min=1, help="Number of training images [depends on the device]."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0.1, help="Train the denoiser for that long instead.")
+        float | None, typer.Option("--minutes", min=0.1, help="Train the denoiser for this time instead.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of one step of the denoiser.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images per training step of the denoiser.")
+    ] = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="Folder of a trained model to begin from.", show_default=False)
+        Path | None, typer.Option("--start", help="Folder of a trained model to start from.", show_default=False)
     ] = None,
     renders: Annotated[
         Path | None,
-        typer.Option("--renders", help="Folder of the training images, which models may share [default: below OUT]."),
+        typer.Option("--renders", help="Folder of the training images; models may share it [default: below OUT]."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Torch device, e.g. cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train an embedded model. An interrupted training goes on where it stopped.
+    """Train an embedded model. Rerunning the command resumes an interrupted training.
 
     Examples:
 
@@ -54,4 +56,4 @@ def train(
         images = own.images if minutes is None else sys.maxsize
     effort = replace(own, images=images, minutes=minutes, batch=batch or own.batch)
     written = run(name, folder, effort=effort, start=start, renders=renders, device=device)
-    print(f"{name} is in {written}")
+    print(f"wrote {name} to {written}")
