@@ -1,4 +1,4 @@
-"""A search that never ran: renders of the shapes world in the place of samples, with records that add up."""
+"""A search that never ran: renders of the shapes world instead of samples, with consistent records."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Writer:
         refined = self.best_refined.score if self.best_refined is not None else None
         if kind == "refine" and score is not None and (refined is None or score > refined):
             self.best_refined = record
-        if score is not None:  # the real search enters the scoring as a trial of its own
+        if score is not None:  # a real search records the scoring as a separate trial
             scored = replace(
                 record, trial_id=f"{key}-score", parent_id=key, kind="score", start=None, stop=None, nfe=0.0, rows=0,
                 flops=0.0, images=0, decodes=0, device_s=0.0, image=None, best_so_far=self.best.score if self.best else None,
@@ -79,10 +79,10 @@ def _located(image: Render, rng: np.random.Generator) -> Located:
 
 
 def made_up_search(strategy: str, prompt: str = PROMPT, seed: int = 0, cancelled: int = 0) -> SearchResult:
-    """A search by ``lotts`` (3 first images, 2 refinements each) or ``best-of-n`` (6 images).
+    """Make up a search by ``lotts`` (3 first images, 2 refinements each) or ``best-of-n`` (6 images).
 
     Args:
-        cancelled: so many samples that the end of the search cancelled follow at the end.
+        cancelled: number of cancelled samples at the end of the search.
     """
     rng = np.random.default_rng([seed, len(strategy)])
     scene: Scene = parse_caption(PROMPT if "on " not in prompt else prompt)

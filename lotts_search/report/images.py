@@ -1,4 +1,4 @@
-"""Images, heat maps and mask outlines as text that a page can hold: data URIs and SVG paths."""
+"""Images, heat maps and masks as text for a page: data URIs and SVG paths."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from lotts_search.work.requests import Bools, Bytes, Floats
 
 Stops = tuple[tuple[int, int, int], ...]
 SEQUENTIAL: Stops = ((13, 12, 38), (68, 20, 98), (140, 32, 99), (210, 62, 68), (246, 132, 38), (252, 212, 96))
-"""Dark to bright, evenly spaced: low values recede, high values glow."""
+"""Colours from dark (low values) to bright (high values), evenly spaced."""
 DIVERGING: Stops = ((38, 92, 168), (136, 178, 220), (240, 240, 236), (236, 156, 122), (176, 44, 48))
-"""Blue below zero, pale at zero, red above."""
-
-
-def png(image: Bytes) -> bytes:
-    """The PNG file of an image [h, w, 3] uint8."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+"""Colours from blue (below zero) over pale (zero) to red (above zero), evenly spaced."""
 
 
 def data_uri(image: Bytes) -> str:
-    """An image [h, w, 3] uint8 as ``data:image/png;base64,…``."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+    """Return an image [h, w, 3] uint8 as ``data:image/png;base64,…``."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _paint(share: npt.NDArray[np.float64], stops: Stops) -> Bytes:
-    """Colours of values in 0..1, by linear interpolation between evenly spaced stops."""
+    """Return the colours of values in 0..1, interpolated linearly between evenly spaced stops."""
     positions = np.linspace(0, 1, len(stops))
     channels = [np.interp(share, positions, [stop[c] for stop in stops]) for c in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def colour_map(values: Floats) -> Bytes:
-    """Colours [h, w, 3] of a map [h, w]: diverging about zero when it has both signs, else from its least to its
-    greatest value. A constant map takes the middle colour."""
+    """Return the colours [h, w, 3] of a map [h, w].
+
+    A map with both signs is coloured symmetrically about zero, any other map from its minimum to its maximum. A constant
+    map takes the middle colour.
+    """
     map_ = values.astype(np.float64)
     low, high = float(map_.min()), float(map_.max())
     if low < 0 < high:
@@ -51,11 +49,13 @@ def colour_map(values: Floats) -> Bytes:
 
 
 def outline(mask: Bools) -> str:
-    """The SVG path, in units of cells, of the border of a mask [h, w]: one segment for each run of cell edges that
-    part masked from unmasked cells. The image's own border counts as unmasked."""
+    """Return the outline of a mask [h, w] as an SVG path in units of cells, the border of the image included.
+
+    The path has one segment for each straight run of edges between a masked and an unmasked cell.
+    """
     padded = np.pad(mask, 1).astype(np.int8)
     parts: list[str] = []
-    # An edge lies on the horizontal line y where the cells above and below it differ; runs of such edges join.
+    # The horizontal line y has an edge wherever the cells above and below it differ.
     for y, row in enumerate(np.diff(padded, axis=0)[:, 1:-1] != 0):
         parts += [f"M{a} {y}H{b}" for a, b in _runs(row)]
     for x, column in enumerate((np.diff(padded, axis=1)[1:-1, :] != 0).T):
@@ -64,11 +64,11 @@ def outline(mask: Bools) -> str:
 
 
 def area(mask: Bools) -> str:
-    """The SVG path, in units of cells, that fills a mask [h, w]."""
+    """Return an SVG path in units of cells that fills a mask [h, w]."""
     return "".join(f"M{a} {y}H{b}V{y + 1}H{a}Z" for y, row in enumerate(mask) for a, b in _runs(row))
 
 
 def _runs(flags: Bools) -> list[tuple[int, int]]:
-    """The half-open intervals in which ``flags`` is true."""
+    """Return the half-open intervals in which ``flags`` is true."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -1,4 +1,4 @@
-"""Templates and the writing of pages."""
+"""Render templates and write pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lotts_search import __version__
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number for a table: thousands apart, no more than ``digits`` decimals, nothing for None."""
+    """Format a number for a table: thousands separated, at most ``digits`` decimals, empty for None and NaN."""
     if value is None or math.isnan(value):
         return ""
     text = f"{value:,.{digits}f}"
@@ -23,7 +23,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def large(value: float) -> str:
-    """A number with a prefix of the SI: 1.2 G, 35 M."""
+    """Format a number with an SI prefix: 1.2 G, 35 M."""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
@@ -31,15 +31,19 @@ def large(value: float) -> str:
 
 
 def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path:
-    """Render ``template`` to ``path``: to a temporary name first, so that a half-written page is never seen."""
+    """Render ``template`` with ``context`` to ``path`` and return the path."""
     environment = Environment(
         loader=PackageLoader("lotts_search.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = number
     style = Markup((files("lotts_search.report") / "templates" / "style.css").read_text())
-    html = environment.get_template(template).render(style=style, version=__version__, **context)
+    return write_text(path, environment.get_template(template).render(style=style, version=__version__, **context))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file under a temporary name and rename it, so that no reader sees half of it; return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(html, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
     return path

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG. Colours are CSS variables of the page, so that they follow light and dark."""
+"""Line charts as inline SVG. Colours are CSS variables of the page, so that charts follow its light and dark themes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Series:
     Attributes:
         label: its name in the legend.
         colour: a CSS colour, e.g. ``var(--series-1)``.
-        x, y: [n], the line.
-        low, high: [n], the band around it, None for no band.
-        step: draw as a step function.
-        dots: points (x, y) drawn beside the line, e.g. the single trials.
+        x, y: [n] points of the line; points whose y is not finite are left out.
+        low, high: [n] band around the line, None = no band.
+        step: whether the line is a step function.
+        dots: further points (x, y), e.g. single trials.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Series:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``."""
+    """Return about ``count`` round numbers from ``low`` to ``high``, 1, 2 or 5 times a power of ten apart."""
     if not high > low:
         return [low]
     rough = (high - low) / count
@@ -49,8 +49,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """The numbers 1, 2 and 5 times powers of ten from ``low`` to ``high``: powers of ten alone over many decades, evenly
-    spaced ones where there are fewer than three."""
+    """Return the numbers 1, 2 and 5 times a power of ten from ``low`` to ``high``.
+
+    Over more than three decades only powers of ten are returned. If there are fewer than three such numbers, the ticks
+    are evenly spaced instead.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [m * 10.0**d for d in decades for m in ((1, 2, 5) if high / low < 3e3 else (1,))]
     found = [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
@@ -73,7 +76,7 @@ def _values(series: Series) -> list[float]:
 
 
 def _trace(x: Doubles, y: Doubles, step: bool) -> list[tuple[float, float]]:
-    """The points of a line through finite values, with the corners of a step function where it is one."""
+    """Return the points of a line through the finite values, with the corners of a step function if ``step``."""
     points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
     if not step or not points:
         return points
@@ -93,9 +96,9 @@ def line_chart(
     *,
     log: bool = False,
 ) -> Markup:
-    """An inline SVG chart of ``series``. ``title`` is what a screen reader says.
+    """Draw ``series`` as an inline SVG chart; ``title`` is its text for screen readers.
 
-    x begins at zero; with ``log`` it is logarithmic and begins at its least value, which must be above zero.
+    The x axis begins at zero. With ``log`` it is logarithmic and begins at its lowest value, which must be positive.
     """
     x_low = min((float(v) for s in series for v in s.x), default=1.0) if log else 0.0
     x_high = _extent([0.0, *(float(v) for s in series for v in s.x), *(x for s in series for x, _ in s.dots)])[1]
@@ -104,7 +107,7 @@ def line_chart(
     y_low, y_high = y_low - margin, y_high + margin
     inner_w, inner_h = width - LEFT - RIGHT, height - TOP - BOTTOM
 
-    if log and x_high <= x_low:  # one place: in the middle
+    if log and x_high <= x_low:  # all points have the same x: draw it in the middle
         x_low, x_high = x_low / 2, x_high * 2
 
     def px(x: float) -> float:

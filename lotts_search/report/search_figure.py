@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import escape
 
-from lotts_search.report.search_tree import Node, Region, build
+from lotts_search.report.page import write_text
+from lotts_search.report.search_tree import Card, RegionView, build
 
 if TYPE_CHECKING:
     from lotts_search.core.result import SearchResult
 
 SIDE, GAP, HEAD, FOOT = 104, 18, 34, 24
-"""Side of an image, space between images, height of the headings and of the line under an image."""
+"""Side of an image, gap between images, height of the headings, and height of the line below an image."""
 INK, SOFT, LINE, WIN = "#1d1d22", "#63636e", "#c9c6bd", "#b7791f"
 
 
 def write_figure(result: SearchResult, path: Path | str, rows: int = 3) -> Path:
-    """Draw the first ``rows`` first images that were refined, each with its heat map, located region and children.
+    """Draw the first images that were refined, each with its heat map, located region and refinements.
 
     Args:
         result: a search by a strategy that localizes and refines.
         path: the SVG file.
-        rows: at most so many first images.
+        rows: at most this many first images.
+
+    Returns:
+        ``path``.
     """
     best = result.best.trial_id if result.best is not None else None
     roots = [n for n in build(result.trials, result.images, result.located, best) if n.regions and n.children][:rows]
@@ -37,41 +40,34 @@ def write_figure(result: SearchResult, path: Path | str, rows: int = 3) -> Path:
         f"<title>{escape(result.prompt)}</title>",
         f'<rect width="{width}" height="{height}" rx="12" fill="#ffffff"/>',
     ]
-    for column, heading in enumerate(("first image", "what looks wrong", "located region", "drawn anew only there")):
+    for column, heading in enumerate(("first image", "what looks wrong", "located region", "resampled only there")):
         out.append(f'<text x="{_x(column)}" y="{HEAD - 12}" fill="{SOFT}">{heading}</text>')
     for row, node in enumerate(roots):
         y = HEAD + row * (SIDE + FOOT + GAP)
         out += _row(node, y)
-    out.append("</svg>")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".part")
-    temporary.write_text("\n".join(out) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
-    return target
+    return write_text(Path(path), "\n".join([*out, "</svg>"]) + "\n")
 
 
 def _x(column: int) -> int:
-    """Left side of a column; the columns on both sides of an arrow stand further apart."""
+    """Return the left side of a column; columns with an arrow between them are further apart."""
     return GAP + column * (SIDE + GAP) + (GAP if column >= 1 else 0) + (GAP if column >= 3 else 0)
 
 
-def _row(node: Node, y: int) -> list[str]:
-    region = node.regions[0]
-    out = [*_candidate(node, _x(0), y), _arrow(_x(0) + SIDE, _x(1), y), _image(region.heat, _x(1), y)]
-    out += [_image(node.uri, _x(2), y), _mask(region, _x(2), y), _arrow(_x(2) + SIDE, _x(3), y)]
-    for column, child in enumerate(node.children, start=3):
+def _row(card: Card, y: int) -> list[str]:
+    region = card.regions[0]
+    out = [*_candidate(card, _x(0), y), _arrow(_x(0) + SIDE, _x(1), y), _image(region.heat, _x(1), y)]
+    out += [_image(card.uri, _x(2), y), _mask(region, _x(2), y), _arrow(_x(2) + SIDE, _x(3), y)]
+    for column, child in enumerate(card.children, start=3):
         out += _candidate(child, _x(column), y)
     return out
 
 
-def _candidate(node: Node, x: int, y: int) -> list[str]:
-    score = "" if node.trial.score is None else f"{node.trial.score:.3f}"
-    out = [_image(node.uri, x, y), f'<text x="{x}" y="{y + SIDE + 16}" fill="{INK}" font-weight="600">{score}</text>']
-    if node.winner:
+def _candidate(card: Card, x: int, y: int) -> list[str]:
+    score = "" if card.trial.score is None else f"{card.trial.score:.3f}"
+    out = [_image(card.uri, x, y), f'<text x="{x}" y="{y + SIDE + 16}" fill="{INK}" font-weight="600">{score}</text>']
+    note, colour = "" if card.gain is None else f"{card.gain:+.3f}", SOFT
+    if card.winner:
         out.append(f'<rect x="{x - 3}" y="{y - 3}" width="{SIDE + 6}" height="{SIDE + 6}" rx="5" fill="none" stroke="{WIN}" stroke-width="3"/>')  # fmt: skip
-    note, colour = (f"{node.gain:+.3f}", SOFT) if node.gain is not None else ("", SOFT)
-    if node.winner:
         note, colour = "★ best", WIN
     out.append(f'<text x="{x + SIDE}" y="{y + SIDE + 16}" fill="{colour}" text-anchor="end">{note}</text>')
     return out
@@ -83,7 +79,7 @@ def _image(uri: str | None, x: int, y: int) -> str:
     return f'<image href="{uri}" x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" style="image-rendering:pixelated"/>'
 
 
-def _mask(region: Region, x: int, y: int) -> str:
+def _mask(region: RegionView, x: int, y: int) -> str:
     place = f'x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" viewBox="0 0 {region.width} {region.height}"'
     line = 'fill="none" vector-effect="non-scaling-stroke" stroke-linecap="square"'
     return (

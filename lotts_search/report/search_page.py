@@ -1,4 +1,4 @@
-"""``search.html``: one search to look at."""
+"""``search.html``: the page of one search."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lotts_search.report.search_tree import DRAWN, build
 
 
 def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> StepFunction:
-    """The guiding score of the best complete image so far, in virtual order.
+    """Return the verifier's score of the best complete image so far, in virtual order.
 
     Args:
         trials: records of one search, in virtual order.
-        over: ``nfe_cum``, or ``images`` for the number of complete images.
+        over: the cost: ``nfe_cum``, or ``images`` for the number of complete images.
     """
     x, y, images = [], [], 0
     for trial in trials:
@@ -35,19 +35,20 @@ def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> StepFun
 
 
 def search_chart(trials: Sequence[TrialRecord]) -> Markup:
-    """Best-so-far against NFE, with every scored trial as a dot."""
+    """Draw the best score so far against NFE, with a dot for every scored trial."""
     steps = best_so_far(trials)
     dots = [(t.nfe_cum, t.score) for t in trials if t.score is not None and t.kind in DRAWN]
     line = Series("best so far", "var(--series-1)", steps.x, steps.y, step=True, dots=dots)
     return line_chart([line], "NFE", "score", "best score so far against NFE")
 
 
-ENDED = {"target": "its target", "seconds": "its time", "interrupted": "Ctrl-C"}
+ENDED = {"target": "target score", "seconds": "time limit", "interrupted": "Ctrl-C"}
+"""What ended a search early, by its status."""
 LEDGER_HEAD = ("kind", "trials", "NFE", "rows", "FLOPs", "images", "decodes", "scores", "device s")
 
 
 def ledger_lines(trials: Sequence[TrialRecord]) -> list[list[str]]:
-    """The ledger by kind of trial, in the order in which the kinds first occur."""
+    """Return one ledger line for each kind of trial, in order of first occurrence."""
     kinds = dict.fromkeys(t.kind for t in trials)
     return [_line(kind, [t for t in trials if t.kind == kind]) for kind in kinds]
 
@@ -67,12 +68,15 @@ def _line(name: str, trials: Sequence[TrialRecord]) -> list[str]:
 
 
 def write_search_page(result: SearchResult, path: Path | str, command: str = "") -> Path:
-    """Write the page of one search: its winner, tree, ledger, best-so-far curve and trials.
+    """Write the page of one search: its best image, tree, ledger, best-so-far curve and trials.
 
     Args:
-        result: what :func:`lotts_search.search` returned.
-        path: the HTML file; its folder is made.
-        command: the command that makes the search again, shown when it is not empty.
+        result: the result of :func:`lotts_search.search`.
+        path: the HTML file; its folder is created.
+        command: the command that repeats the search; shown if it is not empty.
+
+    Returns:
+        ``path``.
     """
     trials = result.trials
     best = result.best.trial_id if result.best is not None else None

@@ -1,8 +1,8 @@
-"""The tree of a search, ready to be laid out: images, located regions and scores under their parents."""
+"""The tree of a search, ready for layout: images, located regions and scores under their parents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lotts_search.core.trial_table import TrialRecord
@@ -10,12 +10,13 @@ from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.work.requests import Bytes, Located
 
 DRAWN = frozenset({"sample", "encode", "refine", "advance"})
-"""Kinds of trials that make a candidate and so a card of the tree; a localization belongs to its candidate's card."""
+"""Kinds of trials that make a candidate, each a card of the tree. A localization belongs to the card of its candidate.
+"""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One map of a localization: its name, its colours as a data URI and its range of values."""
+class StageView:
+    """One stage of a localization: its name, its map as a data URI, and the range of its values."""
 
     name: str
     uri: str
@@ -24,10 +25,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Region:
-    """A located region: its stages, and its mask as SVG paths on a grid of ``width`` by ``height`` latent cells."""
+class RegionView:
+    """A located region: its stages, and its mask as SVG paths on a grid of ``width`` by ``height`` cells.
 
-    stages: list[Stage]
+    Attributes:
+        stages: the maps of the localization, in the order of the algorithm.
+        heat: the heat map as a data URI.
+        outline, area: SVG paths of the mask.
+        share: share of the image inside the mask, 0..1.
+        nfe: cost of the localization.
+    """
+
+    stages: list[StageView]
     heat: str
     outline: str
     area: str
@@ -38,22 +47,22 @@ class Region:
 
 
 @dataclass
-class Node:
-    """One candidate of the tree, what was located on it and what was made from it.
+class Card:
+    """One candidate of the tree, with the regions located on it and the candidates made from it.
 
     Attributes:
         trial: its record.
-        uri: its image, None where there is none (a partial candidate, a failed trial).
-        winner: whether the search handed it out.
-        gain: its score minus its parent's, None where either is missing.
+        uri: its image as a data URI; None without an image (a partial candidate, a failed trial).
+        winner: whether the search returned it.
+        gain: its score minus its parent's; None if either is missing.
     """
 
     trial: TrialRecord
     uri: str | None
     winner: bool
     gain: float | None = None
-    regions: list[Region] = field(default_factory=list)
-    children: list[Node] = field(default_factory=list)
+    regions: list[RegionView] = field(default_factory=list)
+    children: list[Card] = field(default_factory=list)
 
     @property
     def on_path(self) -> bool:
@@ -62,7 +71,7 @@ class Node:
 
     @property
     def inner(self) -> bool:
-        """Whether something was located on it or made from it."""
+        """Whether it has a located region or children."""
         return bool(self.children or self.regions)
 
     @property
@@ -73,46 +82,39 @@ class Node:
         return self.trial.lineage[-1]
 
 
-def region(located: Located, nfe: float) -> Region:
-    """A localization that cost ``nfe``, for the page."""
+def _region(located: Located, nfe: float) -> RegionView:
+    """Prepare a localization that cost ``nfe`` for the page."""
     height, width = located.mask.shape
     stages = [
-        Stage(name, data_uri(colour_map(values)), float(values.min()), float(values.max()))
+        StageView(name, data_uri(colour_map(values)), float(values.min()), float(values.max()))
         for name, values in located.stages.items()
     ]
     heat, mask = data_uri(colour_map(located.heat)), located.mask
-    return Region(stages, heat, outline(mask), area(mask), width, height, float(mask.mean()), nfe)
+    return RegionView(stages, heat, outline(mask), area(mask), width, height, float(mask.mean()), nfe)
 
 
 def build(
     trials: Sequence[TrialRecord], images: Mapping[str, Bytes], located: Mapping[str, Located], best: str | None
-) -> list[Node]:
-    """The roots of the tree, in virtual order, as are the children of every node.
+) -> list[Card]:
+    """Build the tree of a search and return its roots. Roots and children are in virtual order.
 
     Args:
-        trials: the records of one search.
+        trials: the records of one search, in virtual order.
         images: images by trial id.
-        located: localizations by the id of their trial.
-        best: id of the trial whose image won.
+        located: localizations by trial id.
+        best: id of the trial whose image the search returned.
     """
-    nodes: dict[str, Node] = {}
-    roots: list[Node] = []
+    cards: dict[str, Card] = {}
+    roots: list[Card] = []
     for trial in trials:
-        parent = nodes.get(trial.parent_id) if trial.parent_id else None
+        parent = cards.get(trial.parent_id) if trial.parent_id else None
         if trial.kind in DRAWN:
             image = images.get(trial.trial_id)
-            node = Node(trial, data_uri(image) if image is not None else None, trial.trial_id == best)
+            card = Card(trial, data_uri(image) if image is not None else None, trial.trial_id == best)
             if parent is not None and parent.trial.score is not None and trial.score is not None:
-                node.gain = trial.score - parent.trial.score
-            nodes[trial.trial_id] = node
-            (roots if parent is None else parent.children).append(node)
+                card.gain = trial.score - parent.trial.score
+            cards[trial.trial_id] = card
+            (roots if parent is None else parent.children).append(card)
         elif trial.trial_id in located and parent is not None:
-            parent.regions.append(region(located[trial.trial_id], trial.nfe))
+            parent.regions.append(_region(located[trial.trial_id], trial.nfe))
     return roots
-
-
-def walk(roots: Sequence[Node]) -> Iterator[Node]:
-    """All nodes, parents before their children."""
-    for root in roots:
-        yield root
-        yield from walk(root.children)

@@ -1,4 +1,4 @@
-"""The pages to look at: their numbers, their images and, in a browser, what is really drawn."""
+"""The pages: their numbers, their images and, in a browser, what is really drawn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
-from lotts_search.report.search_tree import build, walk
+from lotts_search.report.search_tree import Card, build
 from tests.made_up import PROMPT, made_up_search
 
 
@@ -36,12 +37,12 @@ def test_interval_is_students_t() -> None:
         interval([])
 
 
-def test_steps_hold_their_value_until_the_next() -> None:
+def test_step_functions_hold_their_value_until_the_next_step() -> None:
     steps = StepFunction(np.array([2.0, 5.0]), np.array([0.1, 0.7]))
     np.testing.assert_array_equal(steps.at(np.array([1.9, 2.0, 4.9, 5.0, 99.0])), [np.nan, 0.1, 0.1, 0.7, 0.7])
 
 
-def test_mean_curve_begins_where_all_searches_have_a_image() -> None:
+def test_mean_curve_begins_where_all_searches_have_an_image() -> None:
     one = StepFunction(np.array([1.0, 4.0]), np.array([0.0, 1.0]))
     two = StepFunction(np.array([2.0, 3.0]), np.array([0.5, 0.7]))
     curve = mean_curve([one, two])
@@ -61,7 +62,7 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
 
 
 def _cells(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """The cells that an ``area`` path fills, drawn by hand."""
+    """Return the cells that an ``area`` path fills, parsed independently."""
     drawn = np.zeros(shape, dtype=bool)
     for a, y, b in re.findall(r"M(\d+) (\d+)H(\d+)V\d+H\d+Z", path):
         drawn[int(y), int(a) : int(b)] = True
@@ -89,7 +90,7 @@ def test_images_survive_as_data_uris() -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))), image)
 
 
-def test_colours_tell_sign_and_size() -> None:
+def test_colours_show_sign_and_size() -> None:
     signed = colour_map(np.array([[-1.0, 0.0, 0.5]], dtype=np.float32))[0].astype(int)
     assert signed[0, 2] > signed[0, 0]  # blue below zero
     assert signed[2, 0] > signed[2, 2]  # red above
@@ -97,6 +98,13 @@ def test_colours_tell_sign_and_size() -> None:
     light = colour_map(np.linspace(0, 1, 50, dtype=np.float32)[None])[0] @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(light) >= 0).all()
     assert colour_map(np.zeros((3, 3), dtype=np.float32)).std(axis=(0, 1)).max() == 0
+
+
+def walk(roots: Sequence[Card]) -> Iterator[Card]:
+    """Yield all cards, parents before their children."""
+    for root in roots:
+        yield root
+        yield from walk(root.children)
 
 
 def test_tree_has_regions_and_children_under_their_parents() -> None:
@@ -131,7 +139,7 @@ def test_ledger_adds_up() -> None:
     assert lines["refine"][1:3] == ["6", "54"]
 
 
-def test_chart_leaves_out_what_is_not_finite() -> None:
+def test_chart_leaves_out_values_that_are_not_finite() -> None:
     x = np.array([1.0, 2.0, 3.0])
     chart = line_chart([Series("a", "red", x, np.array([np.nan, 0.2, 0.4]), step=True)], "x", "y", "t")
     line = re.search(r'class="line" d="([^"]+)"', chart)
@@ -140,7 +148,7 @@ def test_chart_leaves_out_what_is_not_finite() -> None:
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to and says."""
+    """Collects the references, tags and classes of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -166,7 +174,7 @@ def test_search_page_is_one_file_and_escapes_the_prompt(tmp_path: Path) -> None:
     assert "script" not in page.tags and "b" not in page.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in html
     assert page.classes.count("candidate") == 9 and page.classes.count("winner") == 1
-    # The winner's very pixels are in the page.
+    # The page contains the exact pixels of the best image.
     assert result.image is not None and data_uri(result.image) in page.references
     assert list(path.parent.iterdir()) == [path]
 
@@ -230,15 +238,15 @@ def test_browser_draws_the_search(tmp_path: Path) -> None:
     assert shot.shape == (1500, 1200, 3)
     golden = (np.abs(shot - [183, 121, 31]).max(axis=-1) < 4).sum()
     yellow = (np.abs(shot - [255, 225, 77]).max(axis=-1) < 4).sum()
-    assert golden > 1000  # frames of the winner
+    assert golden > 1000  # the frames of the best image
     assert yellow > 500  # outlines of the located regions
-    # The winner stands at the top of the page, three times as large as it is, pixel by pixel.
+    # The best image is at the top of the page, enlarged three times, pixel by pixel.
     assert result.image is not None
     assert _holds(shot, np.kron(result.image.astype(int), np.ones((3, 3, 1), dtype=int))[12:-12, 12:-12])
 
 
 def _holds(shot: np.ndarray, image: np.ndarray) -> bool:
-    """Whether ``image`` stands somewhere in the upper left of a screenshot, give or take one step of a byte."""
+    """Return whether the upper left of a screenshot contains ``image``, up to one level of its bytes."""
     h, w, _ = image.shape
     off = np.zeros((400 - h, 400 - w))
     for y, x in np.random.default_rng(0).integers(0, (h, w), (200, 2)):

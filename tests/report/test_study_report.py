@@ -1,4 +1,4 @@
-"""The report of a study: its numbers in the page, the tables and the figures, and what a browser draws."""
+"""The report of a study: the numbers of its page, tables and figures, and what a browser draws."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ABOUT = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A study with a planted speed-up of 3, the images of its LoTTS setup, and two failed trials."""
+    """A study with a planted speed-up of 3, the images of LoTTS only, and two failed trials."""
     strategies = {"best-of-n": Simulated(images=40), "ours": Simulated("lotts", 9, speed=3)}
     table = simulate(strategies, 20, rng=np.random.default_rng(2))
     broken = {
@@ -66,7 +66,7 @@ def _report(run: Path, *options: str) -> Path:
     return run.parent / "report"
 
 
-def test_the_page_says_what_the_estimators_say(run: Path) -> None:
+def test_the_page_shows_the_numbers_of_the_estimators(run: Path) -> None:
     html = (_report(run, "--no-figures") / "index.html").read_text()
     results = load(run)
     ours, base = results.find("ours"), results.find("best-of-n", images=9)
@@ -82,7 +82,7 @@ def test_the_page_says_what_the_estimators_say(run: Path) -> None:
     assert f"{mean.mean:.3f}" in html and f"[{mean.low:.3f}, {mean.high:.3f}]" in html
 
 
-def test_the_page_is_one_file_and_escapes_what_it_shows(run: Path) -> None:
+def test_the_page_is_one_file_and_escapes_its_texts(run: Path) -> None:
     html = (_report(run, "--no-figures") / "index.html").read_text()
     page = Page(html)
     assert page.references and all(r.startswith("data:") for r in page.references)
@@ -121,11 +121,11 @@ def test_figures_are_drawn(run: Path) -> None:
     assert (figures / "simulated.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_cases_are_the_prompts_with_the_greatest_gaps(run: Path) -> None:
+def test_cases_are_the_prompts_with_the_largest_gaps(run: Path) -> None:
     results, table = load_whole(run)
     setups = [results.find("ours"), results.find("best-of-n", images=9)]
     cases = Gallery(results, table, [run]).cases(setups, "truth", ["truth", "score"], 3)
-    # Row by row, from the table alone.
+    # The expected values are computed row by row from the table.
     best: dict[tuple[str, str], tuple[float, float, str]] = {}
     made: dict[str, int] = {}
     for row in table.to_pylist():
@@ -145,7 +145,7 @@ def test_cases_are_the_prompts_with_the_greatest_gaps(run: Path) -> None:
         assert case.winners[1].image is None  # the study did not keep it
 
 
-def test_large_images_are_made_small(tmp_path: Path) -> None:
+def test_large_images_become_thumbnails(tmp_path: Path) -> None:
     save_png(tmp_path / "a.png", np.zeros((600, 300, 3), dtype=np.uint8), {})
     assert thumbnail(tmp_path / "a.png").startswith("data:image/jpeg;base64,")
 
@@ -173,7 +173,7 @@ def test_an_unknown_metric_or_baseline_is_refused(run: Path, capsys: pytest.Capt
         assert good in capsys.readouterr().err
 
 
-def test_json_goes_to_stdout_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdout_has_the_json_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _report(run, "--no-figures", "--json")
     said = json.loads(capsys.readouterr().out)
     assert Path(said["report"]).is_file() and {r["label"] for r in said["results"]} == {"best-of-n", "ours"}
@@ -191,7 +191,7 @@ def test_logarithmic_ticks() -> None:
 
 
 def _small_study(folder: Path) -> SearchResult:
-    """A real search as a study of its own."""
+    """Write a study that consists of one real search, and return the search."""
     prompt = "top left red circle, top blue star, left pink cross, center yellow square, right green ring on gray"
     result = search(prompt, images=3, seed=5, run_id="s", prompt_id="p")
     write_parquet(result.to_table(), folder / "trials.parquet")
@@ -205,7 +205,7 @@ def _small_study(folder: Path) -> SearchResult:
 
 
 @pytest.mark.slow
-def test_searches_are_made_again_as_they_were(tmp_path: Path) -> None:
+def test_repeated_searches_equal_the_originals(tmp_path: Path) -> None:
     result = _small_study(tmp_path)
     from lotts_search.curves import Setup
     from lotts_search.report.study_gallery import Again
