@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file
 
 from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.denoisers.base import Denoiser, train_denoiser
-from lotts_search.shapes.denoisers.store import Images, encode_store, render_store
+from lotts_search.shapes.denoisers.store import encode_store, render_store
 from lotts_search.shapes.denoisers.vae import train_vae
+from lotts_search.work.requests import Bytes
 
 Describe = Callable[[str], None]
 EMBEDDED = Path(__file__).parent / "models"
@@ -141,21 +140,8 @@ def train(
     return out
 
 
-def snapshot(name: str, training: Path, out: Path, vae: Path) -> int:
-    """Write the averaged weights of a denoiser still in training as a model folder; returns its step.
-
-    For looking at a run before it ends, and for shipping good weights early.
-    """
-    folder = training / "denoiser"
-    tensors = load_file(folder / "state.safetensors")
-    model: Denoiser = pkgutil.resolve_name(RECIPES[name].model)()
-    model.load_state_dict({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})
-    model.save(out, AutoencoderKL.from_pretrained(vae))
-    return int(json.loads((folder / "state.json").read_text())["step"])
-
-
 def _vae(
-    effort: Effort, images: Images, work: Path, given: Path | None, device: str, describe: Describe
+    effort: Effort, images: Bytes, work: Path, given: Path | None, device: str, describe: Describe
 ) -> AutoencoderKL:
     """The autoencoder: one that is given, one that this run has trained before, or a new one."""
     folder = given or work / "vae"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from lotts_search.work.requests import Bytes, Floats
 
 if TYPE_CHECKING:
     from lotts_search.shapes.reward.net import RewardNet
@@ -38,7 +39,7 @@ class ShapesReward:
 
         return cls(load_reward(FOLDER if folder is None else Path(folder)))
 
-    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows do not affect each other."""
         from lotts_search.shapes.reward.net import predict, quality
 

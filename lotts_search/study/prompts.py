@@ -180,8 +180,7 @@ def _shapes(source: str, count: int, seed: int | None, where: Mapping[str, Any])
 def _with_image(prompt: Prompt, slice_: str) -> Prompt:
     import numpy as np
 
-    from lotts_search.shapes.denoisers.data import to_uint8
-    from lotts_search.shapes.world.render import render
+    from lotts_search.shapes.world.render import render, to_uint8
     from lotts_search.shapes.world.scene import parse_caption
 
     rate, light = _SLICES[slice_]

@@ -11,10 +11,9 @@ import pytest
 from scipy import ndimage
 
 from lotts_search.errors import BadInput
-from lotts_search.shapes.denoisers.data import to_uint8
+from lotts_search.shapes.measure.oracle_check import check
 from lotts_search.shapes.world.oracle import DAMAGED_SHARE, Verdict, judge, judge_many
-from lotts_search.shapes.world.oracle_check import check
-from lotts_search.shapes.world.render import cell_box, render
+from lotts_search.shapes.world.render import cell_box, render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
 Image = npt.NDArray[np.uint8]

@@ -14,11 +14,10 @@ from PIL import Image
 from lotts_search import BadInput
 from lotts_search.cli import main
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
-from lotts_search.shapes.denoisers.data import to_uint8
 from lotts_search.shapes.measure import regimes
 from lotts_search.shapes.measure.common import JudgedImage, cell_means
 from lotts_search.shapes.world.oracle import judge
-from lotts_search.shapes.world.render import cell_box, render
+from lotts_search.shapes.world.render import cell_box, render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, Scene, scenes
 from lotts_search.testing import analytic_info
 from lotts_search.work.requests import Located

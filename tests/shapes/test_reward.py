@@ -11,12 +11,12 @@ import torch
 from scipy import stats
 
 from lotts_search.errors import BadInput, Failure
-from lotts_search.shapes.denoisers.data import HIGH, to_uint8
+from lotts_search.shapes.denoisers.data import HIGH
 from lotts_search.shapes.reward.data import AREAS, altered, truths
 from lotts_search.shapes.reward.net import WORDS, RewardConfig, RewardNet, load_reward, predict, save_reward, word_ids
 from lotts_search.shapes.reward.training import _mirrored, auc, measure, train_reward
 from lotts_search.shapes.verifier import FOLDER, ShapesReward
-from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.render import render, to_uint8
 from lotts_search.shapes.world.scene import Object, Scene, scenes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lotts_search.shapes.world.render import Render, render
 from lotts_search.shapes.world.scene import MAX_OBJECTS, MIN_OBJECTS, PLACES, Scene, Split, random_scene
@@ -77,8 +76,3 @@ def _caption(rng: np.random.Generator, scene: Scene, good: bool, drawn: Render) 
         word = f" {'good' if says_good else 'bad'}" if rng.random() < OBJECT_WORDS else ""
         phrases.append(f"{PLACES[o.cell]}{word} {o.colour} {o.shape}")
     return ", ".join(phrases) + f" on {scene.background}"
-
-
-def to_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """An image in 0..1 as bytes."""
-    return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

@@ -19,13 +19,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from lotts_search.shapes.denoisers.data import DAMAGE, MILD_DAMAGE, example, to_uint8
+from lotts_search.shapes.denoisers.data import DAMAGE, MILD_DAMAGE, example
 from lotts_search.shapes.denoisers.vae import encode_images
-from lotts_search.shapes.world.render import SIZE
+from lotts_search.shapes.world.render import SIZE, to_uint8
+from lotts_search.work.requests import Bytes
 
-Images = npt.NDArray[np.uint8]
 CHUNK = 2000
-"""Images in one file."""
+"""Bytes in one file."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _render(folder: Path, number: int, count: int) -> int:
     return len(images)
 
 
-def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Images, list[str]]:
+def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Bytes, list[str]]:
     """``count`` training images [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
 
     Files that are there already are not made again; models may share one folder.
@@ -105,7 +105,7 @@ def render_store(folder: Path, count: int, describe: Callable[[str], None] = pri
 
 
 def encode_store(
-    folder: Path, vae: AutoencoderKL, images: Images, device: str, describe: Callable[[str], None] = print
+    folder: Path, vae: AutoencoderKL, images: Bytes, device: str, describe: Callable[[str], None] = print
 ) -> npt.NDArray[np.float16]:
     """Posterior mean and standard deviation of each image [N, 2C, H, W], unscaled; kept in ``folder`` for the next
     model with the same autoencoder."""

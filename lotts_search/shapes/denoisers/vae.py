@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
 from lotts_search.shapes.denoisers.loop import Trainer
+from lotts_search.work.requests import Bytes
 
 LATENT_CHANNELS = 8
 
@@ -31,7 +31,7 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-def to_tensor(images: npt.NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+def to_tensor(images: Bytes, device: torch.device | str = "cpu") -> Tensor:
     """[B, 64, 64, 3] bytes as [B, 3, 64, 64] float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -41,7 +41,7 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_vae(
-    images: npt.NDArray[np.uint8],
+    images: Bytes,
     folder: Path,
     *,
     count: int,
@@ -85,7 +85,7 @@ def train_vae(
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: npt.NDArray[np.uint8], *, batch: int = 64, device: str = "cpu") -> Tensor:
+def encode_images(vae: AutoencoderKL, images: Bytes, *, batch: int = 64, device: str = "cpu") -> Tensor:
     """Posterior mean and standard deviation of each image: [N, 2 * channels, 16, 16] bfloat16, unscaled."""
     out = []
     for start in range(0, len(images), batch):

@@ -18,6 +18,7 @@ from lotts_search.shapes.world.scene import Scene
 from lotts_search.work.masks import MaskSource
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import (
+    Bools,
     Bytes,
     Floats,
     Fresh,
@@ -105,7 +106,7 @@ def locate(pool: Pool, images: Sequence[JudgedImage], source: MaskSource, title:
 
 
 def refine(
-    pool: Pool, images: Sequence[JudgedImage], masks: Sequence[npt.NDArray[np.bool_]], *, start: int, integrate: int,
+    pool: Pool, images: Sequence[JudgedImage], masks: Sequence[Bools], *, start: int, integrate: int,
     seed: int = 0,
 ) -> list[JudgedImage]:  # fmt: skip
     """One refinement of each image, from step ``start``, inside its mask."""

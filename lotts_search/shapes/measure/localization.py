@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lotts_search.shapes.denoisers.data import to_uint8
 from lotts_search.shapes.measure.common import JudgedImage, judged, locate, object_heat, run_all, sample
 from lotts_search.shapes.measure.statistics import pair_area
-from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.render import render, to_uint8
 from lotts_search.shapes.world.scene import Split, scenes
 from lotts_search.work.masks import (
     AttentionMask,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from lotts_search.curves.intervals import Doubles
+from lotts_search.work.requests import Bools
 
 
-def pair_area(scores: Sequence[Doubles], flawed: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int]:
+def pair_area(scores: Sequence[Doubles], flawed: Sequence[Bools]) -> tuple[float, int]:
     """ROC area over pairs of a flawed and an intact object of the same image, and the number of such pairs.
 
     Args:

@@ -11,16 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
-from lotts_search.shapes.denoisers.data import to_uint8
-from lotts_search.shapes.world.render import SIZE, Pose, cell_box, cell_grid, coverage, render
+from lotts_search.shapes.world.render import SIZE, Pose, cell_box, cell_grid, coverage, render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, random_scene
-
-Array = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
-Images = npt.NDArray[np.uint8]
+from lotts_search.work.requests import Bools, Bytes, Floats
 
 AREAS: dict[str, float] = {shape: float(coverage(shape, Pose(), *cell_grid(4)).sum()) for shape in SHAPES}
 """Pixels that each shape covers."""
@@ -33,7 +28,7 @@ _CHANGED = 0.12
 
 @dataclass
 class Truths:
-    """Images with what is true of them.
+    """Bytes with what is true of them.
 
     Attributes:
         images: [N, 64, 64, 3] uint8.
@@ -41,9 +36,9 @@ class Truths:
         quality: [N, 9] float32 in 0..1: how much of each cell is as it should be.
     """
 
-    images: Images
+    images: Bytes
     scenes: list[Scene]
-    quality: Array
+    quality: Floats
 
 
 def truths(count: int, seed: int, describe: Callable[[str], None] = print) -> Truths:
@@ -61,7 +56,7 @@ def truths(count: int, seed: int, describe: Callable[[str], None] = print) -> Tr
     return Truths(images, wanted, quality)
 
 
-def _image(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
+def _image(scene: Scene, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """An image of a scene and each cell's quality."""
     light = rng.random() < _LIGHT_SHARE
     poses, damage = int(rng.integers(2**31)), float(rng.choice(_DAMAGE_RATES))
@@ -84,7 +79,7 @@ def _image(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
     return image, quality
 
 
-def _beyond_neighbourhood(image: Array, reference: Array) -> Bools:
+def _beyond_neighbourhood(image: Floats, reference: Floats) -> Bools:
     """[64, 64] pixels that lie outside the colours of the reference's 3x3 neighbourhood."""
     low = ndimage.minimum_filter(reference, size=(3, 3, 1), mode="nearest")
     high = ndimage.maximum_filter(reference, size=(3, 3, 1), mode="nearest")
@@ -93,7 +88,7 @@ def _beyond_neighbourhood(image: Array, reference: Array) -> Bools:
     return np.asarray(nearby & (np.abs(image - reference).max(axis=-1) > _CHANGED), dtype=bool)
 
 
-def _morph(image: Array, scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
+def _morph(image: Floats, scene: Scene, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Blend, partly replace or warp some cells; returns the image and each cell's replaced share [9], 0..1."""
     rate = float(rng.choice(_MORPH_RATES))
     chosen = rng.random(9) < rate
@@ -138,13 +133,13 @@ def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(tuple(others), scene.background)
 
 
-def _smooth(rng: np.random.Generator, count: int) -> Array:
+def _smooth(rng: np.random.Generator, count: int) -> Floats:
     """``count`` smooth random fields [count, 64, 64] of unit variance."""
     fields = ndimage.gaussian_filter(rng.standard_normal((count, SIZE, SIZE)), (0, 3.5, 3.5))
     return np.asarray(fields / fields.std(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
-def _warp(image: Array, rng: np.random.Generator) -> Array:
+def _warp(image: Floats, rng: np.random.Generator) -> Floats:
     """The image with wobbly outlines."""
     shift = _smooth(rng, 2) * rng.uniform(0.3, 2.0)
     where = np.mgrid[:SIZE, :SIZE] + shift

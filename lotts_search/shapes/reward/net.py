@@ -22,6 +22,7 @@ from torch.nn import functional
 from lotts_search.errors import BadInput, Failure
 from lotts_search.shapes.world.render import EDGES, SIZE
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES
+from lotts_search.work.requests import Bytes
 
 WORDS: tuple[str, ...] = (
     *dict.fromkeys(word for place in PLACES for word in place.split()), *COLOURS, *SHAPES, *BACKGROUNDS, "on", ",",
@@ -78,7 +79,7 @@ class _TextTower(nn.Module):
 
 
 class _ImageTower(nn.Module):
-    """Images [B, 3, 64, 64] in -1..1 → features [B, 9, features], each cell by itself."""
+    """Bytes [B, 3, 64, 64] in -1..1 → features [B, 9, features], each cell by itself."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -99,7 +100,7 @@ class _ImageTower(nn.Module):
 
 
 class RewardNet(nn.Module):
-    """Images [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell, and the
+    """Bytes [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell, and the
     background, is as the words say."""
 
     def __init__(self, config: RewardConfig):
@@ -156,7 +157,7 @@ def load_reward(folder: Path) -> RewardNet:
     return net.eval()
 
 
-def predict(net: RewardNet, prompts: Sequence[str], images: npt.NDArray[np.uint8]) -> Tensor:
+def predict(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Tensor:
     """Logits [B, TARGETS] for images [B, 64, 64, 3]."""
     if images.dtype != np.uint8 or images.shape != (len(prompts), SIZE, SIZE, 3):
         raise BadInput(

@@ -1,16 +1,14 @@
-"""Images through the autoencoder and back."""
+"""Bytes through the autoencoder and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from lotts_search.shapes.denoisers.data import to_uint8
-
-Images = npt.NDArray[np.uint8]
+from lotts_search.shapes.world.render import to_uint8
+from lotts_search.work.requests import Bytes
 
 
 class RoundTrip:
@@ -27,7 +25,7 @@ class RoundTrip:
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, images: Images, *, wobble: float = 0.0, seed: int = 0) -> Images:
+    def __call__(self, images: Bytes, *, wobble: float = 0.0, seed: int = 0) -> Bytes:
         """The decoded images; with ``wobble``, half of the latents first take Gaussian noise of up to that many of
         their standard deviations, as a sampler may leave it."""
         from lotts_search.shapes.denoisers.vae import to_tensor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lotts_search.shapes.denoisers.data import HIGH, LOW, to_uint8
+from lotts_search.shapes.denoisers.data import HIGH, LOW
 from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.reward.data import Truths, altered, truths
 from lotts_search.shapes.reward.net import (
@@ -27,9 +27,10 @@ from lotts_search.shapes.reward.net import (
     word_ids,
 )
 from lotts_search.shapes.reward.round_trip import RoundTrip
-from lotts_search.shapes.world.render import render
+from lotts_search.shapes.world.render import render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, scenes
 from lotts_search.shapes.world.wrong_captions import one_wrong
+from lotts_search.work.requests import Bytes, Floats
 
 _COLOUR, _SHAPE = ({name: i + 1 for i, name in enumerate(names)} for names in (COLOURS, SHAPES))
 _GROUND = {name: i for i, name in enumerate(BACKGROUNDS)}
@@ -136,7 +137,7 @@ class _Batch:
 
 
 def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _Batch:
-    """Images with captions that are right or wrong about them in known cells."""
+    """Bytes with captions that are right or wrong about them in known cells."""
     chosen = rng.integers(len(data.images), size=batch)
     pixels = data.images[chosen].astype(np.float32) / 255
     target = np.ones((batch, TARGETS), dtype=np.float32)
@@ -231,7 +232,7 @@ def measure(
     return figures
 
 
-def _scores(net: RewardNet, prompts: Sequence[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _scores(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Floats:
     parts = [predict(net, prompts[i : i + 50], images[i : i + 50]) for i in range(0, len(prompts), 50)]
     return quality(torch.cat(parts)).cpu().numpy()
 

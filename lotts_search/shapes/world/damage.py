@@ -13,19 +13,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Array = npt.NDArray[np.float32]
-Damage = Callable[[Array, Array, np.random.Generator], Array]
+from lotts_search.work.requests import Floats
+
+Damage = Callable[[Floats, Floats, np.random.Generator], Floats]
 
 
-def blur(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+def blur(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
     """Out of focus: a Gaussian blur of 2.4 to 3.4 pixels."""
     sigma = rng.uniform(2.4, 3.4)
     padded = np.pad(cell, ((6, 6), (6, 6), (0, 0)), mode="edge")
-    blurred: Array = ndimage.gaussian_filter(padded, sigma=(sigma, sigma, 0))[6:-6, 6:-6]
+    blurred: Floats = ndimage.gaussian_filter(padded, sigma=(sigma, sigma, 0))[6:-6, 6:-6]
     return blurred
 
 
-def noise(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+def noise(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
     """Coarse grain: 30 to 45 % of the 3x3-pixel blocks take a random colour."""
     h, w, _ = cell.shape
     rows, columns = -(-h // 3), -(-w // 3)
@@ -38,18 +39,18 @@ def noise(cell: Array, background: Array, rng: np.random.Generator) -> Array:
     return np.where(enlarge(chosen), enlarge(colours), cell).astype(np.float32)
 
 
-def missing(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+def missing(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
     """A piece is cut off along a line near the object's centre."""
     h, w, _ = cell.shape
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:h, :w]
     side = np.cos(angle) * (x + 0.5 - w / 2) + np.sin(angle) * (y + 0.5 - h / 2) - rng.uniform(-1.0, 2.5)
     cut = np.clip(side + 0.5, 0, 1)[..., None]
-    rest: Array = (cut * background + (1 - cut) * cell).astype(np.float32)
+    rest: Floats = (cut * background + (1 - cut) * cell).astype(np.float32)
     return rest
 
 
-def shuffle(cell: Array, background: Array, rng: np.random.Generator) -> Array:
+def shuffle(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
     """The cell's nine 7-pixel blocks change places."""
     out = cell.copy()
     order = rng.permutation(9)

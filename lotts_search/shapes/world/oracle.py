@@ -2,7 +2,7 @@
 
 It explains each cell of an image by a rendered template (shape, pose, palette colour) and counts the pixels that the
 best explanation leaves over. Nothing in it is learned, and nothing that guides a search or trains a model may use it.
-Images are uint8 arrays of shape [64, 64, 3].
+Bytes are uint8 arrays of shape [64, 64, 3].
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from scipy import ndimage
 from lotts_search.errors import BadInput
 from lotts_search.shapes.world.render import SIZE, Pose, cell_box, cell_grid, coverage
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
-
-Array = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from lotts_search.work.requests import Bools, Bytes, Floats
 
 DAMAGED_SHARE = 0.12
 """An object counts as damaged where more than this share of its area is damaged."""
@@ -55,9 +53,9 @@ _FINE = 12
 _REACHED = 11.5
 """Largest distance (pixels) of a lattice point from the centre of a shape, along an axis."""
 
-_PALETTE: Array = np.array(list(COLOURS.values()), dtype=np.float32) / np.float32(255)
+_PALETTE: Floats = np.array(list(COLOURS.values()), dtype=np.float32) / np.float32(255)
 _NAMES = list(COLOURS)
-_GROUNDS: Array = np.array(list(BACKGROUNDS.values()), dtype=np.float32) / np.float32(255)
+_GROUNDS: Floats = np.array(list(BACKGROUNDS.values()), dtype=np.float32) / np.float32(255)
 _OFFSETS = list(itertools.product((-0.5, 0.0, 0.5), repeat=2))
 _TURNS = list(itertools.product((0.92, 0.97, 1.02), (-0.12, -0.06, 0.0, 0.06, 0.12)))
 _POSES = len(_OFFSETS) * len(_TURNS)
@@ -86,7 +84,7 @@ class Verdict:
     present: Bools
     colour_right: Bools
     shape_right: Bools
-    damage: Array
+    damage: Floats
     area: npt.NDArray[np.int64]
     region: Bools
     found: tuple[tuple[str, str] | None, ...]
@@ -129,9 +127,9 @@ class _Bank:
     """Templates of a cell: ``flat`` [shapes * poses, pixels], their squared norms, and their ``slope``
     [shapes * poses, 4, pixels] per half a pose step."""
 
-    flat: Array
-    norm: Array
-    slope: Array
+    flat: Floats
+    norm: Floats
+    slope: Floats
 
 
 @cache
@@ -140,7 +138,7 @@ def _bank(cell: int) -> _Bank:
     offsets = np.array(_OFFSETS, dtype=np.float32)
     x, y = grid_x[0] - offsets[:, :1], grid_y[:, 0] - offsets[:, 1:]  # [offsets, w], [offsets, h]
 
-    def look(right: float, down: float) -> Array:
+    def look(right: float, down: float) -> Floats:
         """Templates [shapes, offsets, turns, h, w], seen from a little further right or down."""
         columns, rows = (np.rint((v + d + _REACHED) * _FINE).astype(int) for v, d in ((x, right), (y, down)))
         return np.stack([_lattice()[:, :, r[:, None], c] for r, c in zip(rows, columns, strict=True)], axis=1)
@@ -158,7 +156,7 @@ def _bank(cell: int) -> _Bank:
 
 
 @cache
-def _lattice() -> Array:
+def _lattice() -> Floats:
     """Coverage of each shape, scale and rotation on a lattice of ``_FINE`` points a pixel: [shapes, turns, n, n]."""
     axis = (np.arange(2 * round(_REACHED * _FINE) + 1) / _FINE - _REACHED).astype(np.float32)
     ys, xs = np.meshgrid(axis, axis, indexing="ij")
@@ -167,12 +165,12 @@ def _lattice() -> Array:
     )
 
 
-def judge(image: npt.NDArray[np.uint8], scene: Scene) -> Verdict:
+def judge(image: Bytes, scene: Scene) -> Verdict:
     """Judge one image [64, 64, 3] against the scene it should show."""
     return judge_many(image[None], [scene])[0]
 
 
-def judge_many(images: npt.NDArray[np.uint8], scenes: Sequence[Scene]) -> list[Verdict]:
+def judge_many(images: Bytes, scenes: Sequence[Scene]) -> list[Verdict]:
     """Judge images [N, 64, 64, 3] against their scenes; each verdict is independent of the others.
 
     Raises:
@@ -189,7 +187,7 @@ def judge_many(images: npt.NDArray[np.uint8], scenes: Sequence[Scene]) -> list[V
     return verdicts
 
 
-def _judge_chunk(images: Array, scenes: Sequence[Scene]) -> list[Verdict]:
+def _judge_chunk(images: Floats, scenes: Sequence[Scene]) -> list[Verdict]:
     count = len(images)
     kinds, grounds = _backgrounds(images, scenes)
     wanted = np.full((count, 9, 2), -1)
@@ -233,7 +231,7 @@ def _judge_chunk(images: Array, scenes: Sequence[Scene]) -> list[Verdict]:
     ]  # fmt: skip
 
 
-def _backgrounds(images: Array, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Array]:
+def _backgrounds(images: Floats, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Floats]:
     """Which background each image shows, and its exact colour there (the palette's, up to a small drift)."""
     flat = images.reshape(len(images), -1, 3)
     near = np.stack([np.abs(flat - ground).max(axis=-1) < _GROUND_SHIFT for ground in _GROUNDS], axis=1)
@@ -249,14 +247,14 @@ def _backgrounds(images: Array, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np
     return kinds, _clip_drift(colours, _GROUNDS[kinds], _GROUND_SHIFT)
 
 
-def _clip_drift(colours: Array, palette: Array, most: float) -> Array:
+def _clip_drift(colours: Floats, palette: Floats, most: float) -> Floats:
     drift = np.clip(colours - palette, -most, most)
     return np.asarray(palette + drift, dtype=np.float32)
 
 
 def _explain(
-    cell: int, pixels: Array, grounds: Array, wanted: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], Array]:
+    cell: int, pixels: Floats, grounds: Floats, wanted: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Floats]:
     """The (colour, shape) that explains each cell best, and its coverage.
 
     Least squares choose a pose and colour for each shape, and a pose for the wanted object; among these the smallest
@@ -290,7 +288,7 @@ def _explain(
     return np.stack([colour, shape], axis=1), _place(bank, shape, difference, contrast[rows, colour])
 
 
-def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Array, contrast: Array) -> Array:
+def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Floats, contrast: Floats) -> Floats:
     """Coverage [N, P] of each shape in the pose that fits ``difference`` [N, P, 3] best where it is not damaged.
 
     The smallest truncated residual chooses among the templates, so that a missing piece does not pull the pose; two
@@ -315,7 +313,7 @@ def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Array, contras
     return np.asarray(best)
 
 
-def _drifted(pixels: Array, cover: Array, palette: Array) -> Array:
+def _drifted(pixels: Floats, cover: Floats, palette: Floats) -> Floats:
     """The objects' exact colours [N, 3]: the median of their inner pixels near the palette's, up to a small drift."""
     inner = ndimage.minimum_filter(cover, size=(1, 3, 3), mode="nearest").reshape(len(cover), -1) > 0.99
     near = np.abs(pixels - palette[:, None]).max(axis=-1) < 2 * _COLOUR_SHIFT
@@ -326,10 +324,10 @@ def _drifted(pixels: Array, cover: Array, palette: Array) -> Array:
     return _clip_drift(colours, palette, _COLOUR_SHIFT)
 
 
-def _is_unfocused(patch: Array, cover: Array, colours: Array, grounds: Array) -> Bools:
+def _is_unfocused(patch: Floats, cover: Floats, colours: Floats, grounds: Floats) -> Bools:
     """[N] cells [N, h, w, 3] that a blurred fit explains better than a sharp or slightly soft one."""
 
-    def misfit(sigma: float) -> Array:
+    def misfit(sigma: float) -> Floats:
         soft = ndimage.gaussian_filter(cover, (0, sigma, sigma), mode="nearest") if sigma else cover
         shown = soft[..., None] * (colours - grounds)[:, None, None] + grounds[:, None, None]
         return np.asarray(np.abs(patch - shown).mean(axis=(1, 2, 3)))
@@ -338,7 +336,7 @@ def _is_unfocused(patch: Array, cover: Array, colours: Array, grounds: Array) ->
     return np.asarray(blurred < sharp, dtype=bool)
 
 
-def _leftover(images: Array, fitted: Array, unfocused: Bools) -> Bools:
+def _leftover(images: Floats, fitted: Floats, unfocused: Bools) -> Bools:
     """[N, 64, 64] pixels that the fit does not explain; outlines may be a little soft and a pixel off."""
     low = ndimage.minimum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
     high = ndimage.maximum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")

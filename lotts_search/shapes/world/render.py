@@ -1,6 +1,6 @@
 """Antialiased rendering of scenes by signed distance, with damage per object.
 
-Images are float32 arrays of shape [64, 64, 3] in 0..1.
+Bytes are float32 arrays of shape [64, 64, 3] in 0..1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lotts_search.shapes.world.damage import DAMAGES
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, Scene
+from lotts_search.work.requests import Bools, Bytes, Floats
 
 SIZE = 64
 PITCH = SIZE / 3
@@ -19,8 +20,6 @@ EDGES: tuple[int, ...] = (0, 21, 43, 64)
 """Pixel borders of the cells: cell (row, column) is ``[EDGES[row]:EDGES[row + 1], ...]``."""
 DAMAGE_THRESHOLD = 0.1
 """A pixel is damaged where a channel differs by more than this from the undamaged render."""
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Render:
         light: whether the whole image has the lighting defect.
     """
 
-    image: Array
-    damaged: npt.NDArray[np.bool_]
-    region: npt.NDArray[np.bool_]
+    image: Floats
+    damaged: Bools
+    region: Bools
     light: bool = False
 
 
@@ -61,7 +60,7 @@ def cell_box(cell: int) -> tuple[slice, slice]:
     return slice(EDGES[r], EDGES[r + 1]), slice(EDGES[c], EDGES[c + 1])
 
 
-def _polygon(x: Array, y: Array, corners: npt.NDArray[np.float64]) -> Array:
+def _polygon(x: Floats, y: Floats, corners: npt.NDArray[np.float64]) -> Floats:
     """Signed distance to a simple polygon, negative inside."""
     best = np.full(x.shape, np.inf)
     inside = np.zeros(x.shape, dtype=bool)
@@ -99,7 +98,7 @@ _CORNERS: dict[str, npt.NDArray[np.float64]] = {
 }
 
 
-def coverage(shape: str, pose: Pose, xs: Array, ys: Array) -> Array:
+def coverage(shape: str, pose: Pose, xs: Floats, ys: Floats) -> Floats:
     """Share of each pixel that the shape covers, 0..1; ``xs, ys`` are pixel centres relative to the cell's centre."""
     x, y = (xs - pose.dx) / pose.scale, (ys - pose.dy) / pose.scale
     cos, sin = np.cos(pose.angle), np.sin(pose.angle)
@@ -110,11 +109,11 @@ def coverage(shape: str, pose: Pose, xs: Array, ys: Array) -> Array:
         distance = np.abs(np.hypot(x, y) - 7.0) - 2.5
     else:
         distance = _polygon(x, y, _CORNERS[shape])
-    covered: Array = np.clip(0.5 - distance * pose.scale, 0, 1).astype(np.float32)
+    covered: Floats = np.clip(0.5 - distance * pose.scale, 0, 1).astype(np.float32)
     return covered
 
 
-def cell_grid(cell: int) -> tuple[Array, Array]:
+def cell_grid(cell: int) -> tuple[Floats, Floats]:
     """x and y of a cell's pixel centres, relative to the cell's centre, each [rows, columns]."""
     rows, columns = cell_box(cell)
     r, c = divmod(cell, 3)
@@ -127,17 +126,17 @@ def cell_grid(cell: int) -> tuple[Array, Array]:
 _GRIDS = [cell_grid(c) for c in range(9)]
 
 
-def _shade(rng: np.random.Generator) -> Array:
+def _shade(rng: np.random.Generator) -> Floats:
     """The lighting defect: a ramp from full light to near darkness across the whole image."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-1, 1, SIZE)
     ramp = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
     ramp = (ramp - ramp.min()) / (ramp.max() - ramp.min())
-    shade: Array = (rng.uniform(0.15, 0.3) + (1 - 0.15) * ramp).clip(0, 1).astype(np.float32)[..., None]
+    shade: Floats = (rng.uniform(0.15, 0.3) + (1 - 0.15) * ramp).clip(0, 1).astype(np.float32)[..., None]
     return shade
 
 
-def _rgb(colour: tuple[int, int, int]) -> Array:
+def _rgb(colour: tuple[int, int, int]) -> Floats:
     return np.asarray(colour, dtype=np.float32) / np.float32(255)
 
 
@@ -151,7 +150,7 @@ def render(scene: Scene, rng: np.random.Generator, *, damage: float = 0.0, light
         light: apply the lighting defect, a global one that no local repair can mend.
     """
     background = _rgb(BACKGROUNDS[scene.background])
-    clean: Array = np.broadcast_to(background, (SIZE, SIZE, 3)).copy()
+    clean: Floats = np.broadcast_to(background, (SIZE, SIZE, 3)).copy()
     damaged = np.zeros(9, dtype=bool)
     for obj in scene.objects:
         mask = coverage(obj.shape, Pose.random(rng), *_GRIDS[obj.cell])[..., None]
@@ -167,3 +166,8 @@ def render(scene: Scene, rng: np.random.Generator, *, damage: float = 0.0, light
     if light:
         image = image * _shade(rng)
     return Render(image.clip(0, 1).astype(np.float32), damaged, region, light)
+
+
+def to_uint8(image: Floats) -> Bytes:
+    """Return an image in 0..1 as bytes."""
+    return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

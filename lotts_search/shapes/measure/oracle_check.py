@@ -1,4 +1,4 @@
-"""How far the oracle can be trusted, measured on renders: ``python -m lotts_search.shapes.world.oracle_check``."""
+"""How far the oracle can be trusted, measured on renders: ``python -m lotts_search.shapes.measure.oracle_check``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.shapes.denoisers.data import to_uint8
 from lotts_search.shapes.world.oracle import Verdict, judge_many
-from lotts_search.shapes.world.render import cell_box, render
+from lotts_search.shapes.world.render import cell_box, render, to_uint8
 from lotts_search.shapes.world.scene import Split, scenes
 from lotts_search.shapes.world.wrong_captions import one_wrong
+from lotts_search.work.requests import Bools, Bytes
 
-Trip = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+Trip = Callable[[Bytes], Bytes]
 
 
 def check(count: int = 300, *, split: Split = "tune", seed: int = 0, trip: Trip | None = None) -> dict[str, float]:
@@ -65,7 +65,7 @@ def _pinpointed(verdicts: Sequence[Verdict], cells: Sequence[int]) -> float:
 
 
 def _damage_figures(
-    where: str, verdicts: Sequence[Verdict], truth: npt.NDArray[np.bool_], area: npt.NDArray[np.int64]
+    where: str, verdicts: Sequence[Verdict], truth: Bools, area: npt.NDArray[np.int64]
 ) -> dict[str, float]:
     expected, judged, found = (_cells(verdicts, n) for n in ("expected", "area", "flawed"))
     return {
