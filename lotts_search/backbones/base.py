@@ -1,13 +1,14 @@
-"""What a model looks like to the engine and to a search. Adding a family means one file that implements
-:class:`Backbone`."""
+"""The model as the engine sees it. To add a family, write one file that implements :class:`Backbone`, and any of the
+optional abilities below it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from lotts_search.errors import Failure
 from lotts_search.work.model import ModelInfo, Schedule
 
 if TYPE_CHECKING:
@@ -16,54 +17,98 @@ if TYPE_CHECKING:
 
 
 class Backbone(Protocol):
-    """A diffusion model behind one interface (torch). Rows of one call may have different prompts and timesteps.
+    """A diffusion model in torch. Rows of one call may have different prompts and timesteps.
 
-    A backbone may also have ``preview``, a cheaper ``decode`` for x0 predictions of unfinished candidates, and, so that
-    nothing waits for a CUDA device, ``decode_tensor(latents, preview)``: what ``decode`` and ``preview`` give as a tensor on
-    the device.
+    Optional abilities are protocols of their own: :class:`Placed`, :class:`Offloads`, :class:`Previews`,
+    :class:`DecodesOnDevice`, :class:`EmbedsGuidance`, and for masks by attention
+    :class:`~lotts_search.backbones.attention.base.ReadsAttention` and
+    :class:`~lotts_search.backbones.attention.base.ReadsConcepts`.
     """
 
     info: ModelInfo
 
     def schedule(self, steps: int) -> Schedule:
-        """The schedule of ``steps`` steps."""
+        """Return the schedule of ``steps`` steps."""
 
     def train_level(self, timestep: int) -> tuple[float, float]:
-        """(alpha, sigma) at a training timestep 0..999."""
+        """Return (alpha, sigma) at a training timestep 0..999."""
 
     def encode_prompts(self, prompts: list[str]) -> list[Any]:
-        """One conditioning object a prompt; the engine stacks them with :meth:`stack`. Batched; not cached here."""
+        """Return one conditioning object per prompt; :meth:`stack` batches them. The engine caches the answers."""
 
     def stack(self, conditionings: list[Any]) -> Any:
-        """Conditionings of one call, one a row."""
+        """Return the conditioning of one call from those of its rows."""
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
-        """One network call: [B, C, H, W] fp32 latents, [B] timesteps → raw output [B, C, H, W] fp32."""
+        """Call the network once: [B, C, H, W] fp32 latents, [B] timesteps → raw output [B, C, H, W] fp32."""
 
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The x0 prediction from raw output; alpha and sigma are [B, 1, 1, 1]."""
+        """Return the x0 prediction [B, C, H, W] of a raw output; alpha and sigma are [B, 1, 1, 1]."""
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """[B, C, H, W] clean latents → [B, h, w, 3] images."""
+        """Return the images [B, h, w, 3] of clean latents [B, C, H, W]."""
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """[B, h, w, 3] images → [B, C, H, W] clean latents (the posterior's mean)."""
+        """Return the clean latents [B, C, H, W] of images [B, h, w, 3], the posterior's mean."""
 
 
-def tell(backbone: Backbone, conditioning: Any, guidance: float) -> Any:
-    """A row's conditioning with its guidance weight, for networks that are told it; for others as it is."""
+@runtime_checkable
+class Placed(Protocol):
+    """The model is on a device; a backbone without this attribute is on the CPU."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@runtime_checkable
+class Offloads(Protocol):
+    """The weights may leave the device between calls."""
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether they do."""
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """There is a cheaper decoder for x0 predictions of unfinished candidates."""
+
+    def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """Return approximate images [B, h, w, 3] of latents [B, C, H, W]."""
+
+
+@runtime_checkable
+class DecodesOnDevice(Protocol):
+    """Decoded images can stay on the device, so that the host need not wait for them."""
+
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
+        """Return the images of ``decode``, or of ``preview``, as a uint8 tensor [B, h, w, 3] on the device."""
+
+
+@runtime_checkable
+class EmbedsGuidance(Protocol):
+    """The network takes the guidance weight as an input (``info.embedded_guidance``)."""
+
+    def with_guidance(self, conditioning: Any, guidance: float) -> Any:
+        """Return the conditioning of a row with this guidance weight."""
+
+
+def embed_guidance(backbone: Backbone, conditioning: Any, guidance: float) -> Any:
+    """Return a row's conditioning with its guidance weight, or unchanged where the network does not take one."""
     if not backbone.info.embedded_guidance:
         return conditioning
-    return cast(Any, backbone).with_guidance(conditioning, guidance)
+    if not isinstance(backbone, EmbedsGuidance):
+        raise Failure(f"{backbone.info.name} has embedded guidance, but its backbone has no method with_guidance")
+    return backbone.with_guidance(conditioning, guidance)
 
 
 def device_of(backbone: Backbone) -> torch.device:
-    """Where the model is: its ``device`` attribute, or the CPU for a backbone that has none."""
+    """Return the device of the model."""
     import torch
 
-    return torch.device(getattr(backbone, "device", "cpu"))
+    return torch.device(backbone.device if isinstance(backbone, Placed) else "cpu")
 
 
 def stays_put(backbone: Backbone) -> bool:
-    """Whether the model's weights stay where they are: not those of a part that accelerate offloads."""
-    return not any(hasattr(part, "_hf_hook") for part in getattr(backbone, "__dict__", {}).values())
+    """Whether the weights stay on their device between calls."""
+    return not (isinstance(backbone, Offloads) and backbone.offloaded)

@@ -92,6 +92,11 @@ class Coded:
 
     codec: LatentCodec
 
+    @property
+    def offloaded(self) -> bool:
+        """Whether accelerate keeps the weights of a part on the CPU between calls."""
+        return any(hasattr(part, "_hf_hook") for part in vars(self).values())
+
     def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
         return self.codec.decode_tensor(latents, preview)
 

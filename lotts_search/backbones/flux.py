@@ -247,7 +247,7 @@ class Flux(Coded):
         queries: list[bool],
         grid: tuple[int, int],
     ) -> list[RowAttention]:
-        """As of :class:`~lotts_search.backbones.attention.base.Attentive`: the image queries' attention to the text in
+        """As of :class:`~lotts_search.backbones.attention.base.ReadsAttention`: the image queries' attention to the text in
         the last double-stream blocks, as many as :meth:`concept_blocks` has by default."""
         record = JointRecorder(positions, queries, grid, self._last(self.concept_blocks(None)))
         with capture_joint(self.transformer, record):

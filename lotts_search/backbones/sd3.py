@@ -195,7 +195,7 @@ class StableDiffusion3(Coded):
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return latents - sigma * output
 
-    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.Attentive.
+    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.ReadsAttention.
 
     def tokens(self, prompt: str) -> list[int]:
         """CLIP's token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""

@@ -100,7 +100,7 @@ class UNetBackbone(Coded):
             case _:
                 return output
 
-    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.Attentive.
+    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.ReadsAttention.
 
     def tokens(self, prompt: str) -> list[int]:
         """Token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""

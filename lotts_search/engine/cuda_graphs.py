@@ -25,7 +25,7 @@ WARM_UP = 3
 log = logging.getLogger(__name__)
 
 
-class Replay:
+class RecordedNetwork:
     """``backbone.predict`` by CUDA graphs. An output is valid until the next call."""
 
     def __init__(self, backbone: Backbone):

@@ -13,14 +13,14 @@ from lotts_search.engine.transfer import host_buffer, send
 from lotts_search.work.noise import Purpose, draw
 from lotts_search.work.requests import Floats, Lineage
 
-Draw: TypeAlias = tuple[int, Lineage, Purpose, int]
+NoiseKey: TypeAlias = tuple[int, Lineage, Purpose, int]
 """Search seed, lineage, purpose and step of :func:`~lotts_search.work.noise.draw`."""
 
 THREADS = 4
 """Most threads that draw for a device beside the host."""
 
 
-class Drawing:
+class NoiseRows:
     """Draws noise of one shape for ``device``.
 
     Args:
@@ -30,7 +30,7 @@ class Drawing:
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, threads: int | None = None):
         self._shape, self._device = shape, device
-        self._wanted: list[Draw | None] = []
+        self._wanted: list[NoiseKey | None] = []
         self._buffer = torch.empty(0)
         self._parts: list[Future[None]] = []
         self._threads: ThreadPoolExecutor | None = None
@@ -40,7 +40,7 @@ class Drawing:
         if threads:
             self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="lotts-search noise")
 
-    def begin(self, wanted: list[Draw | None]) -> None:
+    def begin(self, wanted: list[NoiseKey | None]) -> None:
         """Start to draw; what was begun before and not asked for is forgotten."""
         self._wanted, self._parts = wanted, []
         if self._threads is None:
@@ -65,7 +65,7 @@ class Drawing:
         return send(self._buffer, self._device)
 
 
-def _fill(rows: list[Floats], wanted: list[Draw | None]) -> None:
+def _fill(rows: list[Floats], wanted: list[NoiseKey | None]) -> None:
     for row, one in zip(rows, wanted, strict=True):
         if one is None:
             row[...] = 0

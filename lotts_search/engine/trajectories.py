@@ -1,15 +1,15 @@
 """The trajectories that run together: unrelated latents at unrelated steps, moved by whole-batch arithmetic.
 
-Trajectories live in contiguous slots of preallocated tensors; nothing is computed row by row but the noise, which is
-a function of each row's own seed and lineage. The host keeps its own account of every slot, so that it never has to
-ask the device.
+Trajectories live in contiguous slots of preallocated tensors. Nothing is computed row by row except the noise, which
+is a function of each row's seed and lineage. The host keeps its own record of every slot, so it never has to wait for
+the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,101 +17,29 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.base import Backbone, device_of
-from lotts_search.engine.noise_rows import Draw, Drawing
-from lotts_search.engine.solver import NOISE, coefficients, step
+from lotts_search.engine import step_table
+from lotts_search.engine.noise_rows import NoiseKey, NoiseRows
+from lotts_search.engine.segments import Trajectory, background_noise
+from lotts_search.engine.solver import NOISE, step
+from lotts_search.engine.step_table import FIRST_ORDER, PREVIEW, SECOND_ORDER, StepTable
 from lotts_search.engine.transfer import Download, upload
-from lotts_search.work.model import Schedule
-from lotts_search.work.noise import draw, start_noise
-from lotts_search.work.requests import Floats, Lineage, Predict, Region, Sampling, Segment, Solver, State
-
-_TIMESTEP, _ALPHA, _SIGMA, _SOLVER, _NEXT_ALPHA, _NEXT_SIGMA = 0, 1, 2, slice(3, 7), 7, 8
-_MASKED = 9  # whether the background is left to the parent after the step
-_COLUMNS = 10
-_FIRST_ORDER, _SECOND_ORDER, _LOOK = range(3)
-
-
-@dataclass(eq=False)
-class Trajectory:
-    """A segment under way, or a single look at the x0 prediction of a partial state (``stop == step``).
-
-    Attributes:
-        owner: what the engine keeps with it.
-        state: where it starts.
-        stop: the step it goes to.
-        search_seed, lineage: of the solver's noise; unused for a look.
-        conditioning, negative: of its network rows; ``negative`` is None when unguided.
-        look: the network is asked once and nothing moves.
-        since: what the engine's clock showed when its first network call began.
-    """
-
-    owner: Any
-    sampling: Sampling
-    state: State
-    stop: int
-    search_seed: int = 0
-    lineage: Lineage = ()
-    conditioning: Any = None
-    negative: Any = None
-
-    since: float = 0.0
-
-    @property
-    def look(self) -> bool:
-        return self.stop == self.state.step
-
-    @property
-    def rows(self) -> int:
-        """Network rows a step."""
-        return 1 if self.negative is None else 2
-
-
-def start_state(backbone: Backbone, work: Segment) -> State:
-    """The state at the beginning of a segment: pure noise, a re-noised parent, or the given state.
-
-    A refinement re-noises by DESIGN 6.2: ``a·x0 + s·(M⊙ε1 + (1−M)⊙ε2)`` at step t0, its solver history is empty.
-    """
-    steps = work.sampling.steps
-    if work.noise is not None:
-        return State(start_noise(work.search_seed, work.noise, backbone.info.latent), 0, steps)
-    assert work.state is not None
-    if work.renoise is None:
-        return work.state
-    start, region, schedule = work.renoise, work.region, backbone.schedule(steps)
-    inside = draw(work.search_seed, work.lineage, "inside", start, work.state.latent.shape)
-    latent = _noised(schedule, start, work.state.latent, inside)
-    if region is not None:
-        kept = region.origin
-        if region.spatial:
-            kept = _noised(schedule, start, kept, background_noise(work.search_seed, region, start))
-        latent = np.where(region.mask, latent, kept)
-    return State(latent, start, steps, region=region)
-
-
-def background_noise(search_seed: int, region: Region, at: int) -> Floats:
-    """ε2 at step ``at``: one along the refinement, or a new one at each step."""
-    index = at if region.background == "fresh" else 0
-    return draw(search_seed, region.lineage, "outside", index, region.origin.shape)
-
-
-def _noised(schedule: Schedule, at: int, clean: Floats, noise: Floats) -> Floats:
-    return np.float32(schedule.alpha[at]) * clean + np.float32(schedule.sigma[at]) * noise
-
+from lotts_search.work.requests import Floats, State
 
 _SLOT = np.dtype(
     [
-        ("table", np.int64),  # where its table of coefficients begins
+        ("place", np.int64),  # in the step table
         ("steps", np.int64),
         ("step", np.int64),
         ("stop", np.int64),
-        ("order", np.int64),
+        ("section", np.int64),  # of the step table
         ("calls", np.int64),  # network calls so far
         ("unmask", np.int64),  # the first step that is not masked
         ("fresh", np.bool_),  # background noise is new at each step
         ("clean", np.bool_),  # the background stays clean
-        ("look", np.bool_),
+        ("preview", np.bool_),
     ]
 )
-"""What the host keeps of a slot."""
+"""The host's record of a slot."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +47,9 @@ class Moved:
     """Trajectories after one step.
 
     Attributes:
-        members: those that moved.
-        steps: [len(members)] the step that each did.
-        sums: [len(members)] of its latent's numbers, before a background covers any; see :meth:`sound`.
+        members: the trajectories that moved.
+        steps: [len(members)] the step that each has done.
+        sums: [len(members)] of each latent's numbers, before the background covers any.
     """
 
     members: list[Trajectory]
@@ -129,8 +57,8 @@ class Moved:
     sums: Download
 
     def broken(self) -> list[tuple[Trajectory, int]]:
-        """Those whose latent became NaN or infinite, with the step; to be called when the sums have landed."""
-        # A NaN or an infinity anywhere makes the sum one.
+        """Return those whose latent became NaN or infinite, with the step. Call it when the sums have landed."""
+        # A NaN or an infinity anywhere makes the sum NaN or infinite.
         (sums,) = self.sums.arrays()
         return [(self.members[index], int(self.steps[index])) for index in np.flatnonzero(~np.isfinite(sums))]
 
@@ -140,8 +68,8 @@ class Arrived:
     """Trajectories that have left their slots.
 
     Attributes:
-        members: whose.
-        latents: [len(members), C, H, W] on the device: the latent, of a look the x0 prediction.
+        members: the trajectories.
+        latents: [len(members), C, H, W] on the device: the latent, or the x0 prediction of a preview.
         calls: [len(members)] network calls that each took part in.
     """
 
@@ -151,13 +79,13 @@ class Arrived:
     _host: Download
 
     def states(self) -> list[State]:
-        """What each has reached; a complete one keeps only its latent, a look fills in its prediction. To be called
-        when the numbers have landed."""
+        """Return the state that each has reached: with only the latent when complete, with the prediction filled in
+        for a preview. Call it when the numbers have landed."""
         latents, *rest = self._host.arrays()
         states = []
         for index, member in enumerate(self.members):
             state, latent = member.state, latents[index].copy()
-            if member.look:
+            if member.preview:
                 states.append(replace(state, predicted=latent))
             elif member.stop == state.steps:
                 states.append(State(latent, member.stop, state.steps))
@@ -179,18 +107,21 @@ class Trajectories:
         self.members: list[Trajectory] = []
         self.rows = 0
         self._slots = np.zeros(capacity, _SLOT)
-        self._tables: dict[tuple[int, float, Solver], npt.NDArray[np.float64]] = {}
-        # All tables end to end, so that one look-up serves all slots.
-        self._coefficients = np.empty((0, _COLUMNS), np.float32)
-        self._places: dict[int, int] = {}
+        self._table = StepTable(backbone)
         self._latents, self._previous = self._buffer(), self._buffer()
-        self._loaded = 0  # slots from here on are new: their latents are not on the device yet
-        # Backgrounds of refinements; allocated when the first refinement comes.
-        self._origin = self._outside = self._keep = torch.empty(0)
-        self._drawing = Drawing(backbone.info.latent, self._device)
+        self._loaded = 0  # the first slot whose latent is not on the device yet
+        # Backgrounds of refinements; allocated for the first refinement.
+        self._origin = torch.empty(0)
+        self._outside = torch.empty(0)
+        self._keep = torch.empty(0)
+        self._noise = NoiseRows(backbone.info.latent, self._device)
+        self._fresh: list[int] = []  # slots whose background noise changes in the step under way
+        self._masked = False  # whether any slot is masked in the step under way
+        self._values = torch.empty(0)  # of the step under way
+        # Of the membership:
         self._stale = True
         self._guided: Tensor | None = None
-        self._weights = self._values = torch.empty(0)
+        self._weights = torch.empty(0)
         self._conditionings: list[Any] = []
 
     def _buffer(self) -> Tensor:
@@ -199,14 +130,18 @@ class Trajectories:
     def add(self, member: Trajectory) -> None:
         """Put a trajectory into the next free slot."""
         state, region = member.state, member.state.region
-        table = self._place(self._table(member))
+        moving = FIRST_ORDER if state.previous is None else SECOND_ORDER
         slot = self._slots[len(self.members)]
-        slot["table"], slot["steps"], slot["step"], slot["stop"] = table, member.sampling.steps, state.step, member.stop
-        slot["order"] = _LOOK if member.look else _FIRST_ORDER if state.previous is None else _SECOND_ORDER
-        slot["calls"], slot["look"] = 0, member.look
-        slot["unmask"] = 0 if region is None or member.look else state.steps - region.integrate
+        slot["place"] = self._table.place(member.sampling)
+        slot["steps"] = member.sampling.steps
+        slot["step"] = state.step
+        slot["stop"] = member.stop
+        slot["section"] = PREVIEW if member.preview else moving
+        slot["calls"] = 0
+        slot["unmask"] = 0 if region is None or member.preview else state.steps - region.integrate
         slot["fresh"] = region is not None and region.background == "fresh"
         slot["clean"] = region is not None and not region.spatial
+        slot["preview"] = member.preview
         self.members.append(member)
         self.rows += member.rows
         self._stale = True
@@ -222,10 +157,10 @@ class Trajectories:
         movers = [slot for slot in range(left, len(self.members)) if slot not in gone]
         if holes:
             self._slots[holes] = self._slots[movers]
-            to, of = upload(np.array([holes, movers]), self._device)
+            to, source = upload(np.array([holes, movers]), self._device)
             for buffer in (self._latents, self._previous, self._origin, self._outside, self._keep):
                 if len(buffer):
-                    buffer[to] = buffer[of]
+                    buffer[to] = buffer[source]
         self.rows -= sum(self.members[slot].rows for slot in gone)
         for hole, mover in zip(holes, movers, strict=True):
             self.members[hole] = self.members[mover]
@@ -240,12 +175,12 @@ class Trajectories:
         self._stale = True
 
     def calls(self) -> list[tuple[Trajectory, int]]:
-        """The trajectories with the network calls that each has taken part in."""
+        """Return the trajectories with the network calls that each has taken part in."""
         members = list(self.members)
         return list(zip(members, self._slots["calls"][: len(members)].tolist(), strict=True))
 
     def _load(self) -> None:
-        """Bring the new slots' latents to the device, all at once."""
+        """Copy the new slots' latents to the device, all at once."""
         first, end = self._loaded, len(self.members)
         if first == end:
             return
@@ -272,20 +207,20 @@ class Trajectories:
         )
 
     def _upload(self, latents: list[Floats | None]) -> Tensor | float:
-        """[len(latents), C, H, W] with zeros for None."""
+        """Return [len(latents), C, H, W] on the device, with zeros for None."""
         if all(latent is None for latent in latents):
             return 0.0
         zero = np.zeros(self._backbone.info.latent, np.float32)
         return upload(np.stack([zero if latent is None else latent for latent in latents]), self._device)
 
     def conditionings(self) -> list[Any]:
-        """Conditionings of the network rows: one a trajectory, then the negative ones of the guided. The same list
-        as long as the membership stays."""
+        """Return the conditionings of the network rows: one per trajectory, then the negative ones of the guided
+        trajectories. The list is the same object until the membership changes."""
         self._refresh()
         return self._conditionings
 
     def _refresh(self) -> None:
-        """Recompute what depends on the membership alone."""
+        """Recompute what depends only on the membership."""
         if not self._stale:
             return
         self._stale = False
@@ -305,7 +240,7 @@ class Trajectories:
         self._refresh()
         count = len(self.members)
         self._values = self._begin(0, count)
-        latents, times = self._latents[:count], self._values[:, _TIMESTEP]
+        latents, times = self._latents[:count], self._values[:, step_table.TIMESTEP]
         inputs[:count] = latents
         timesteps[:count] = times
         if self._guided is not None:
@@ -323,27 +258,27 @@ class Trajectories:
                 negative = raw.index_copy(0, self._guided, negative)
             raw = negative + self._weights * (raw - negative)
         scales = self._values[:, :, None, None, None]
-        x0 = self._backbone.to_x0(raw, self._latents[:count], scales[:, _ALPHA], scales[:, _SIGMA])
+        x0 = self._backbone.to_x0(raw, self._latents[:count], scales[:, step_table.ALPHA], scales[:, step_table.SIGMA])
         self._slots["calls"][:count] += 1
         return self._move(0, x0, self._values)
 
     def advance_last(self, x0: Floats) -> Moved:
-        """Move the trajectory that came last by a known x0 prediction [C, H, W]."""
+        """Move the trajectory that was added last by a known x0 prediction [C, H, W]."""
         self._load()
         first = len(self.members) - 1
         values = self._begin(first, first + 1)
         return self._move(first, upload(x0[None].copy(), self._device), values)
 
     def _begin(self, first: int, end: int) -> Tensor:
-        """Timestep, scales and solver coefficients [end - first, columns] of the next step of the slots; their noise
-        begins to be drawn."""
+        """Start to draw the noise of the slots' next step, and return their rows of the step table on the device."""
         slots = self._slots[first:end]
-        values = self._coefficients[slots["table"] + slots["order"] * slots["steps"] + slots["step"]]
-        values[slots["clean"], _NEXT_ALPHA], values[slots["clean"], _NEXT_SIGMA] = 1, 0
+        values = self._table.values[slots["place"] + slots["section"] * slots["steps"] + slots["step"]]
+        values[slots["clean"], step_table.NEXT_ALPHA] = 1
+        values[slots["clean"], step_table.NEXT_SIGMA] = 0
         masked = slots["step"] < slots["unmask"]
-        values[:, _MASKED] = masked
-        noisy = (values[:, 3 + NOISE] > 0) & ~slots["look"]
-        wanted: list[Draw | None] = [None] * (end - first)
+        values[:, step_table.MASKED] = masked
+        noisy = (values[:, step_table.SOLVER][:, NOISE] > 0) & ~slots["preview"]
+        wanted: list[NoiseKey | None] = [None] * (end - first)
         steps = slots["step"].tolist()
         for index in np.flatnonzero(noisy).tolist():
             member = self.members[first + index]
@@ -351,77 +286,49 @@ class Trajectories:
         self._fresh = [first + index for index in np.flatnonzero(masked & slots["fresh"]).tolist()]
         for slot in self._fresh:
             member = self.members[slot]
-            region = cast(Region, member.state.region)
+            region = member.state.region
+            assert region is not None
             wanted.append((member.search_seed, region.lineage, "outside", steps[slot - first] + 1))
-        self._drawing.begin(wanted)
+        self._noise.begin(wanted)
         self._masked = bool(masked.any())
         return upload(values, self._device)
 
     def _move(self, first: int, x0: Tensor, values: Tensor) -> Moved:
         end = len(self.members)
-        drawn = self._drawing.finish()
-        moved = step(x0, self._previous[first:end], self._latents[first:end], values[:, _SOLVER], drawn[: end - first])
+        drawn, rows = self._noise.finish(), values[:, step_table.SOLVER]
+        moved = step(x0, self._previous[first:end], self._latents[first:end], rows, drawn[: end - first])
         sums = moved.flatten(1).sum(1)
         if self._masked:
             if self._fresh:
                 self._outside[upload(np.array(self._fresh), self._device)] = drawn[end - first :]
             scales = values[:, :, None, None, None]
-            background = (
-                scales[:, _NEXT_ALPHA] * self._origin[first:end] + scales[:, _NEXT_SIGMA] * self._outside[first:end]
-            )
-            moved = torch.where(self._keep[first:end] & (scales[:, _MASKED] > 0), background, moved)
+            alpha, sigma = scales[:, step_table.NEXT_ALPHA], scales[:, step_table.NEXT_SIGMA]
+            background = alpha * self._origin[first:end] + sigma * self._outside[first:end]
+            moved = torch.where(self._keep[first:end] & (scales[:, step_table.MASKED] > 0), background, moved)
         self._latents[first:end] = moved
         self._previous[first:end] = x0
         slots = self._slots[first:end]
         steps = slots["step"].copy()
-        moves = ~slots["look"]
+        moves = ~slots["preview"]
         slots["step"] += moves
-        slots["order"][moves] = _SECOND_ORDER
+        slots["section"][moves] = SECOND_ORDER
         return Moved(self.members[first:end], steps, Download(sums))
 
     def arrive(self) -> Arrived | None:
-        """Let those leave that have done what they were asked for."""
+        """Remove the trajectories that have reached their stop, and return them; None if there are none."""
         count = len(self.members)
         slots = self._slots[:count]
-        done = np.flatnonzero((slots["step"] == slots["stop"]) & (~slots["look"] | (slots["calls"] > 0)))
+        done = np.flatnonzero((slots["step"] == slots["stop"]) & (~slots["preview"] | (slots["calls"] > 0)))
         if not len(done):
             return None
         members = [self.members[slot] for slot in done]
         places = upload(done, self._device)
         latents, host = self._latents[places], []
-        looks = np.flatnonzero(slots["look"][done])
-        if len(looks):
-            latents[upload(looks, self._device)] = self._previous[upload(done[looks], self._device)]
-        if any(member.stop < member.state.steps and not member.look for member in members):
+        previews = np.flatnonzero(slots["preview"][done])
+        if len(previews):
+            latents[upload(previews, self._device)] = self._previous[upload(done[previews], self._device)]
+        if any(member.stop < member.state.steps and not member.preview for member in members):
             host.append(self._previous[places])
         arrived = Arrived(members, latents, slots["calls"][done], Download(latents, *host))
         self.remove(done.tolist())
         return arrived
-
-    def _place(self, table: npt.NDArray[np.float64]) -> int:
-        """Where a table begins among the coefficients of all."""
-        place = self._places.get(id(table))
-        if place is None:
-            place = self._places[id(table)] = len(self._coefficients)
-            rows = table.reshape(-1, _COLUMNS).astype(np.float32)
-            self._coefficients = np.concatenate([self._coefficients, rows])
-        return place
-
-    def _table(self, member: Trajectory) -> npt.NDArray[np.float64]:
-        key = member.sampling.steps, member.sampling.eta, member.sampling.solver
-        table = self._tables.get(key)
-        if table is None:
-            schedule = self._backbone.schedule(key[0])
-            table = np.zeros((3, key[0], _COLUMNS))
-            table[:, :, _TIMESTEP] = schedule.timestep
-            table[:, :, _ALPHA], table[:, :, _SIGMA] = schedule.alpha[:-1], schedule.sigma[:-1]
-            table[:2, :, _SOLVER] = coefficients(schedule, key[1], key[2])
-            table[_LOOK, :, _SOLVER] = (1, 0, 0, 0)
-            table[:, :, _NEXT_ALPHA], table[:, :, _NEXT_SIGMA] = schedule.alpha[1:], schedule.sigma[1:]
-            self._tables[key] = table
-        return table
-
-
-def look(owner: Any, work: Predict) -> Trajectory:
-    """A trajectory that does not move: one network call at the state's own step."""
-    return Trajectory(owner, work.sampling, work.state, work.state.step)

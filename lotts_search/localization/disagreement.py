@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
-from lotts_search.localization.error_contrast import PredictionRow, smooth
-from lotts_search.localization.select import located
+from lotts_search.localization.plan import PredictionRow
+from lotts_search.localization.select import from_heat, smooth
 from lotts_search.work.masks import DisagreementMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
@@ -56,4 +56,4 @@ class DisagreementLocalization:
             total += values / spread if spread > 0 else 0
         stages["variance"] = (total / len(variance)).astype(np.float32)
         heat = stages["smoothed"] = smooth(stages["variance"], source.smooth)
-        return located(heat, source.ratio, (heat.shape[0], heat.shape[1]), stages)
+        return from_heat(heat, source.ratio, (heat.shape[0], heat.shape[1]), stages)

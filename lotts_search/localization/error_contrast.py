@@ -7,30 +7,20 @@ errors, w being the weight of the foreground.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
-from lotts_search.localization.select import located
+from lotts_search.localization.plan import PredictionRow
+from lotts_search.localization.select import from_heat, smooth
 from lotts_search.work.masks import ErrorContrastMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
 
 _TINY = 1e-6
 """Added to errors before their logarithm, far below any error of a latent of unit variance."""
-
-
-@dataclass(frozen=True)
-class PredictionRow:
-    """One network row whose raw prediction is read: latent [C, H, W], training timestep, prompt."""
-
-    latent: Floats
-    timestep: float
-    prompt: str
 
 
 class ErrorContrastLocalization:
@@ -85,17 +75,4 @@ class ErrorContrastLocalization:
         heat = stages["contrast"]
         if not source.relative:
             heat = stages["smoothed"] = smooth(heat, source.smooth)
-        return located(heat, source.ratio, (heat.shape[0], heat.shape[1]), stages)
-
-
-def smooth(values: Floats, deviation: float) -> Floats:
-    """Gaussian smoothing of a map [h, w]; weights are renormalised at the borders."""
-    if deviation <= 0:
-        return values
-    kernels = []
-    for length in values.shape:
-        distance = np.arange(length)[:, None] - np.arange(length)[None, :]
-        kernel = np.exp(-0.5 * (distance / deviation) ** 2)
-        kernels.append(kernel / kernel.sum(1, keepdims=True))
-    smoothed: Floats = (kernels[0] @ values @ kernels[1].T).astype(np.float32)
-    return smoothed
+        return from_heat(heat, source.ratio, (heat.shape[0], heat.shape[1]), stages)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import rankdata
 
-from lotts_search.localization.select import located, unit, upsample
+from lotts_search.backbones.base import Backbone
+from lotts_search.localization.select import from_heat, unit, upsample
 from lotts_search.work.masks import FusionMask, mask_to_dict
 from lotts_search.work.requests import Floats, Locate, Located
 
@@ -19,13 +20,13 @@ class FusionLocalization:
         parts: the localizations that it is made of.
     """
 
-    def __init__(self, work: Locate, source: FusionMask):
-        self._source, self._size = source, work.state.latent.shape[1:]
+    def __init__(self, backbone: Backbone, work: Locate, source: FusionMask):
+        self._source, self._size = source, backbone.info.latent[1:]
         self.parts = [replace(work, source=part) for part in source.sources]
 
     def finish(self, found: list[Located]) -> Located:
         """The mask from the answers to the parts, on the grid of the latent."""
-        source, size = self._source, (self._size[0], self._size[1])
+        source, size = self._source, self._size
         weights = np.array(source.weights or (1.0,) * len(found))
         stages: dict[str, Floats] = {}
         total = np.zeros(size)
@@ -36,7 +37,7 @@ class FusionLocalization:
             )
             total += weight * values
         heat = stages["fused"] = total.astype(np.float32)
-        return located(heat, source.ratio, size, stages)
+        return from_heat(heat, source.ratio, size, stages)
 
 
 def _scaled(heat: Floats, scale: str) -> Floats:

@@ -25,8 +25,7 @@ from scipy import ndimage
 
 from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.errors import BadInput, unknown
-from lotts_search.localization.error_contrast import smooth
-from lotts_search.localization.select import located
+from lotts_search.localization.select import from_heat, smooth
 from lotts_search.work.masks import QualityMask
 from lotts_search.work.requests import Bytes, Floats, Locate, Located
 
@@ -116,7 +115,7 @@ def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Loc
         raise BadInput(f"quality map {source.map!r} must return a map [h, w], not an array of shape {values.shape}")
     heat = _shrink(values, (size[0], size[1]))
     stages = {source.map: heat, "smoothed": smooth(heat, source.smooth)}
-    return located(stages["smoothed"], source.ratio, (size[0], size[1]), stages)
+    return from_heat(stages["smoothed"], source.ratio, (size[0], size[1]), stages)
 
 
 def _shrink(values: Floats, size: tuple[int, int]) -> Floats:

@@ -1,4 +1,4 @@
-"""From a heat map to a mask of an exact area, and the mask sources that need no network."""
+"""From a heat map to a mask of an exact area, and the methods of the mask sources that need neither."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work.requests import Bools, Floats, Located
+from lotts_search.work.masks import GivenMask, RandomMask, WholeMask
+from lotts_search.work.noise import draw
+from lotts_search.work.requests import Bools, Floats, Locate, Located
 
 T = TypeVar("T", bound=np.generic)
 
 
 def area(ratio: float, cells: int) -> int:
-    """``⌈ratio·cells⌉``, free of rounding error (0.55 of 100 cells is 55).
+    """Return ``⌈ratio·cells⌉``, free of rounding error (0.55 of 100 cells is 55).
 
     Raises:
-        BadInput: the ratio is not within 0..1, or 0.
+        BadInput: the ratio is not above 0 and at most 1.
     """
     if not 0 < ratio <= 1:
         raise BadInput(f"ratio must be above 0 and at most 1, got {ratio}")
@@ -28,7 +31,11 @@ def area(ratio: float, cells: int) -> int:
 
 
 def highest(heat: Floats, ratio: float) -> Bools:
-    """The ``⌈ratio·h·w⌉`` highest cells of a map [h, w]; ties go to the lower index, so the area is exact."""
+    """Return the ``⌈ratio·h·w⌉`` highest cells of a map [h, w]; ties go to the lower index, so the area is exact.
+
+    Raises:
+        Failure: the map has NaN or infinite values.
+    """
     if not np.isfinite(heat).all():
         raise Failure("the localization map has NaN or infinite values")
     mask = np.zeros(heat.size, dtype=np.bool_)
@@ -37,14 +44,14 @@ def highest(heat: Floats, ratio: float) -> Bools:
 
 
 def upsample(values: npt.NDArray[T], size: tuple[int, int]) -> npt.NDArray[T]:
-    """Nearest-neighbour resampling of a map or mask [h, w] to ``size``."""
+    """Resize a map or mask [h, w] to ``size`` by nearest neighbour."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
     large: npt.NDArray[T] = values[rows[:, None], columns[None, :]]
     return large
 
 
 def pooled(values: Floats, patch: int) -> Floats:
-    """Means [..., h/patch, w/patch] over patches of ``patch`` cells a side of maps [..., h, w]."""
+    """Return the means [..., h/patch, w/patch] of maps [..., h, w] over square patches with sides of ``patch`` cells."""
     *rest, height, width = values.shape
     split = values.reshape(*rest, height // patch, patch, width // patch, patch)
     means: Floats = split.mean((-3, -1), dtype=values.dtype)
@@ -52,61 +59,88 @@ def pooled(values: Floats, patch: int) -> Floats:
 
 
 def unit(values: Floats) -> Floats:
-    """Min-max normalised to 0..1; a constant map becomes 0."""
+    """Normalise a map to 0..1 by its minimum and maximum; a constant map becomes 0."""
     low, high = float(values.min()), float(values.max())
     return ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
 
 
-def located(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[str, Floats]) -> Located:
-    """The answer for a map [h, w] of any range: mask of exact area on latents of ``size``, heat in 0..1."""
+def from_heat(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[str, Floats]) -> Located:
+    """Return the mask of the ``⌈ratio·h·w⌉`` highest cells of a map, at the size of the latent.
+
+    Args:
+        heat: [h, w], of any range, higher where the image is worse.
+        ratio: above 0 to 1.
+        size: (H, W) of the latent.
+        stages: maps that led to ``heat``, for reports.
+    """
     mask, heat = highest(heat, ratio), unit(heat)
     inside = float(heat[mask].mean())
     confidence = 0.0 if mask.all() else inside - float(heat[~mask].mean())
     return Located(upsample(mask, size), heat, stages, confidence)
 
 
+def smooth(values: Floats, deviation: float) -> Floats:
+    """Smooth a map [h, w] with a Gaussian of this standard deviation in cells, its weights renormalised at the borders."""
+    if deviation <= 0:
+        return values
+    kernels = []
+    for length in values.shape:
+        distance = np.arange(length)[:, None] - np.arange(length)[None, :]
+        kernel = np.exp(-0.5 * (distance / deviation) ** 2)
+        kernels.append(kernel / kernel.sum(1, keepdims=True))
+    smoothed: Floats = (kernels[0] @ values @ kernels[1].T).astype(np.float32)
+    return smoothed
+
+
 def in_tokens(found: Located, ratio: float, patch: int) -> Located:
-    """A mask made of whole tokens of ``patch`` latent cells a side: as it is if it is so already, else the
-    ``⌈r·h·w⌉`` tokens of the highest mean heat."""
+    """Return a mask made of whole network tokens, squares with sides of ``patch`` latent cells.
+
+    A mask that is made of whole tokens stays as it is; otherwise the ``⌈ratio·h·w⌉`` tokens of the highest mean heat
+    are selected.
+    """
     height, width = found.mask.shape
     tokens = found.mask.reshape(height // patch, patch, width // patch, patch)
     if np.array_equal(tokens.any((1, 3)), tokens.all((1, 3))):
         return found
-    return located(pooled(upsample(found.heat, (height, width)), patch), ratio, (height, width), found.stages)
+    return from_heat(pooled(upsample(found.heat, (height, width)), patch), ratio, (height, width), found.stages)
 
 
-def whole(size: tuple[int, int]) -> Located:
-    """Everything."""
+def locate_whole(backbone: Backbone, work: Locate, source: WholeMask) -> Located:
+    """Select everything."""
+    size = backbone.info.latent[1:]
     return Located(np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.float32))
 
 
-def blocks(noise: Floats, ratio: float, block: int, size: tuple[int, int], patch: int = 1) -> Located:
-    """A random choice of blocks of ``block`` cells a side, the last one cut so that the area is exact.
+def locate_random(backbone: Backbone, work: Locate, source: RandomMask) -> Located:
+    """Select random square blocks of cells; a cell is a token of the network, and the last block is cut so that the
+    area is exact.
 
-    Args:
-        noise: random numbers, at least one a block; their order is the order of the blocks.
-        size: of the latent.
-        patch: latent cells to a side of one cell of the grid that is chosen from.
+    Raises:
+        BadInput: the block is smaller than a cell.
     """
+    block, (height, width), patch = source.block, backbone.info.latent[1:], backbone.info.patch
     if block < 1:
         raise BadInput(f"block must be 1 or more, got {block}")
-    height, width = size[0] // patch, size[1] // patch
-    across = -(-width // block)
-    index = (np.arange(height)[:, None] // block) * across + np.arange(width)[None, :] // block
+    # One number per cell of the latent suffices for any block size; the order of the numbers is that of the blocks.
+    noise = draw(work.search_seed, work.lineage, "locate", 0, (height, width))
+    rows, columns = height // patch, width // patch
+    across = -(-columns // block)
+    index = (np.arange(rows)[:, None] // block) * across + np.arange(columns)[None, :] // block
     order = np.argsort(np.argsort(noise.ravel()[: int(index.max()) + 1], kind="stable"), kind="stable")
-    return located(order[index].astype(np.float32), ratio, size, {})
+    return from_heat(order[index].astype(np.float32), source.ratio, (height, width), {})
 
 
-def given(png: bytes, size: tuple[int, int], patch: int = 1) -> Located:
-    """The user's mask: a black and white PNG, white is resampled; nearest-neighbour to the latent's ``size``.
+def locate_given(backbone: Backbone, work: Locate, source: GivenMask) -> Located:
+    """Select the white of the user's PNG, resized to the latent by nearest neighbour.
 
-    A patch of ``patch`` cells a side is resampled where any of its cells is white.
+    A token of the network is resampled where any of its cells is white.
 
     Raises:
         BadInput: not a PNG, or nothing in it is white.
     """
+    size, patch = backbone.info.latent[1:], backbone.info.patch
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(source.png), formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise BadInput("the mask is not a readable PNG image") from error

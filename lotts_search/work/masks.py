@@ -83,6 +83,8 @@ class AttentionMask(MaskSource):
     high: str = HIGH_QUALITY
     low: str = LOW_QUALITY
 
+    method: ClassVar[str] = "lotts_search.localization.maskgen:AttentionLocalization"
+
     def rows(self) -> int:
         """Network rows that one localization takes."""
         return 3 * self.draws
@@ -123,6 +125,8 @@ class ConceptMask(MaskSource):
     high: str = HIGH_QUALITY
     low: str = LOW_QUALITY
 
+    method: ClassVar[str] = "lotts_search.localization.maskgen:ConceptLocalization"
+
     def rows(self) -> int:
         """Network rows that one localization takes; each stops after the double-stream blocks."""
         return self.draws
@@ -157,6 +161,8 @@ class ErrorContrastMask(MaskSource):
     relative: bool = False
     foreground: float = 0.0
 
+    method: ClassVar[str] = "lotts_search.localization.error_contrast:ErrorContrastLocalization"
+
     def rows(self) -> int:
         return 2 * self.draws * len(self.levels)
 
@@ -168,6 +174,8 @@ class RandomMask(MaskSource):
     ratio: float = 0.5
     block: int = 1
 
+    method: ClassVar[str] = "lotts_search.localization.select:locate_random"
+
     def rows(self) -> int:
         return 0
 
@@ -177,6 +185,8 @@ class WholeMask(MaskSource):
     """Everything: the "w/o mask" ablation, plain image-to-image."""
 
     ratio: float = 1.0
+
+    method: ClassVar[str] = "lotts_search.localization.select:locate_whole"
 
     def rows(self) -> int:
         return 0
@@ -198,6 +208,7 @@ class QualityMask(MaskSource):
     map: str = "mscn"
     smooth: float = 1.0
 
+    method: ClassVar[str] = "lotts_search.localization.quality:locate_quality"
     needs_decoded: ClassVar[bool] = True
 
     def rows(self) -> int:
@@ -222,6 +233,8 @@ class DisagreementMask(MaskSource):
     draws: int = 4
     smooth: float = 1.0
 
+    method: ClassVar[str] = "lotts_search.localization.disagreement:DisagreementLocalization"
+
     def rows(self) -> int:
         return self.draws * len(self.levels)
 
@@ -241,6 +254,8 @@ class FusionMask(MaskSource):
     sources: tuple[MaskSource, ...] = (AttentionMask(), QualityMask(), DisagreementMask())
     weights: tuple[float, ...] = ()
     scale: Literal["rank", "range"] = "rank"
+
+    method: ClassVar[str] = "lotts_search.localization.fusion:FusionLocalization"
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -269,6 +284,8 @@ class GivenMask(MaskSource):
 
     png: bytes = b""
     ratio: float = 1.0
+
+    method: ClassVar[str] = "lotts_search.localization.select:locate_given"
 
     def rows(self) -> int:
         return 0

@@ -19,8 +19,8 @@ from lotts_search.backbones.flux import Flux, image_ids, pack, unpack
 from lotts_search.bench.families import Brightness
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
+from lotts_search.engine.segments import background_noise
 from lotts_search.engine.solver import coefficients, step
-from lotts_search.engine.trajectories import background_noise
 from lotts_search.errors import BadInput, Failure
 from lotts_search.localization.locate import locate
 from lotts_search.registry import load_backbone

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
-from lotts_search.engine.cuda_graphs import Replay, _clone, _tensors
+from lotts_search.engine.cuda_graphs import RecordedNetwork, _clone, _tensors
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import Failure
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask
@@ -45,7 +45,7 @@ def test_a_call_that_cannot_be_recorded_is_made() -> None:
         def predict(self, latents: Any, timesteps: Any, conditioning: Any) -> Any:
             return latents + len(conditioning[1])
 
-    replay = Replay(Plain())  # type: ignore[arg-type]
+    replay = RecordedNetwork(Plain())  # type: ignore[arg-type]
     latents = torch.zeros(2, 4, 8, 8)
     for words in ("a", "abc"):
         assert float(replay.predict(latents, torch.zeros(2), (latents, words)).mean()) == len(words)
@@ -106,7 +106,7 @@ def test_a_broken_latent_fails_alone_on_the_device(on_gpu: StableDiffusion) -> N
 
 @pytest.mark.gpu
 def test_recorded_calls_equal_the_calls(on_gpu: StableDiffusion) -> None:
-    replay = Replay(on_gpu)
+    replay = RecordedNetwork(on_gpu)
     texts = on_gpu.encode_prompts(["a red circle", "a blue star"])
     for number in range(3):
         latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(number)).cuda()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.stable_diffusion import StableDiffusion
-from lotts_search.engine.engine import TEXT_BATCH, Engine
+from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
+from lotts_search.engine.prompt_stage import TEXT_BATCH
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
 from lotts_search.work.requests import (
@@ -35,26 +36,23 @@ BLUE = Sampling("a blue star on the left", 8, 1.0)
 GREEN = Sampling("green square", 5, 2.0, negative="bad quality", eta=0.5)
 
 
-class Watched:
+class Watched(StableDiffusion):
     """A backbone that counts calls and can be made to fail."""
 
     def __init__(self, backbone: StableDiffusion):
-        self._backbone = backbone
+        vars(self).update(vars(backbone))
         self.rows: list[int] = []
         self.texts: list[list[str]] = []
         self.decoded: list[int] = []
         self.error: Exception | None = None
         self.poison = 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
-
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         self.rows.append(len(latents))
         if self.error is not None:
             raise self.error
         self._taste(latents)
-        return self._backbone.predict(latents, timesteps, conditioning)
+        return super().predict(latents, timesteps, conditioning)
 
     def _taste(self, latents: Tensor) -> None:
         """Refuse a call in which one row is nothing but the poison."""
@@ -65,12 +63,12 @@ class Watched:
         self.texts.append(prompts)
         if "poison" in prompts:
             raise RuntimeError("poisoned")
-        return self._backbone.encode_prompts(prompts)
+        return super().encode_prompts(prompts)
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         self.decoded.append(len(latents))
         self._taste(latents)
-        return self._backbone.decode(latents)
+        return super().decode(latents)
 
 
 @pytest.fixture(scope="module")

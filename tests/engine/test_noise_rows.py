@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lotts_search.engine.noise_rows import Draw, Drawing
+from lotts_search.engine.noise_rows import NoiseKey, NoiseRows
 from lotts_search.work.noise import draw
 
 
 @pytest.mark.parametrize("threads", [0, 3])
 def test_noise_of_many_rows_is_that_of_each(threads: int) -> None:
-    drawing = Drawing((2, 3, 5), torch.device("cpu"), threads)
+    drawing = NoiseRows((2, 3, 5), torch.device("cpu"), threads)
     for number in (7, 2, 11):
-        wanted: list[Draw | None] = [(number, ("seed 1", f"branch@{row} 0"), "step", row) for row in range(number)]
+        wanted: list[NoiseKey | None] = [(number, ("seed 1", f"branch@{row} 0"), "step", row) for row in range(number)]
         wanted[number // 2] = None
         drawing.begin([(0, (), "start", 0)])  # never asked for
         drawing.begin(wanted)

@@ -14,10 +14,10 @@ from lotts_search.backbones.attention.base import RowAttention, attention_map
 from lotts_search.backbones.attention.unet_sd3 import capture_unet
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import BadInput, Failure
-from lotts_search.localization.error_contrast import smooth
-from lotts_search.localization.locate import begin, locate
+from lotts_search.localization.locate import locate
 from lotts_search.localization.maskgen import AttentionLocalization, default_grid, quality_word
-from lotts_search.localization.select import area, highest, unit, upsample
+from lotts_search.localization.plan import plan_of
+from lotts_search.localization.select import area, highest, smooth, unit, upsample
 from lotts_search.work.masks import (
     BAD,
     GOOD,
@@ -330,7 +330,7 @@ def test_the_default_grid_is_a_quarter_of_the_latent() -> None:
 
 def test_a_family_needs_only_rows_of_attention(finished: State) -> None:
     """The algorithm runs on any backbone that gives maps and queries: here made up ones with a known answer."""
-    task = begin(tiny_backbone(), work(finished, AttentionMask(grid=4, alpha=0.0, ratio=0.25)))
+    task = plan_of(tiny_backbone(), work(finished, AttentionMask(grid=4, alpha=0.0, ratio=0.25)))
     assert isinstance(task, AttentionLocalization) and [row.prompt for row in task.rows] == PROMPTS
     low = torch.zeros(4, 4)
     low[1] = 1.0

@@ -20,10 +20,10 @@ from scipy.stats import rankdata
 from lotts_search import BadInput, plugins, registry
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine.engine import Engine
-from lotts_search.localization.error_contrast import PredictionRow, smooth
 from lotts_search.localization.locate import locate
+from lotts_search.localization.plan import PredictionRow
 from lotts_search.localization.quality import MAPS, grain, mscn, sharpness
-from lotts_search.localization.select import located, unit
+from lotts_search.localization.select import from_heat, smooth, unit
 from lotts_search.shapes.world.render import cell_box, render
 from lotts_search.shapes.world.scene import scenes
 from lotts_search.strategies.lotts import LoTTS
@@ -230,7 +230,7 @@ class LargestError:
         self.rows = [PredictionRow(work.state.latent, float(source.level), work.sampling.prompt)]
 
     def finish(self, outputs: list[torch.Tensor]) -> Located:
-        return located(outputs[0].square().mean(0).cpu().numpy(), self.source.ratio, (8, 8), {})
+        return from_heat(outputs[0].square().mean(0).cpu().numpy(), self.source.ratio, (8, 8), {})
 
 
 def test_a_package_adds_a_kind(finished: State, monkeypatch: pytest.MonkeyPatch) -> None:

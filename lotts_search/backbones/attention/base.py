@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from lotts_search.backbones.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class RowAttention:
     queries: tuple[Tensor, ...] = ()
 
 
-class Attentive(Backbone, Protocol):
+@runtime_checkable
+class ReadsAttention(Protocol):
     """A backbone whose attention can be read: what :class:`~lotts_search.work.masks.AttentionMask` needs of a family."""
 
     first_token: int
@@ -72,14 +71,15 @@ class Concept:
     read: list[int]
 
 
-class Conceptual(Backbone, Protocol):
+@runtime_checkable
+class ReadsConcepts(Protocol):
     """A backbone that gives maps of concepts: what :class:`~lotts_search.work.masks.ConceptMask` needs of a family."""
 
     first_token: int
     """Position of the first word's token in the text sequence."""
 
     def tokens(self, prompt: str) -> list[int]:
-        """As of :class:`Attentive`."""
+        """As of :class:`ReadsAttention`."""
 
     def concept_grid(self) -> tuple[int, int]:
         """(h, w) of the image tokens."""

@@ -1,0 +1,87 @@
+"""Attention: localizations whose rows run in network calls of their own, while their attention is read."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from lotts_search.backbones.attention.base import RowAttention
+from lotts_search.engine.jobs import Job
+from lotts_search.engine.stage import Shared, Stage
+from lotts_search.engine.transfer import Watch
+from lotts_search.localization.plan import AttentionPlan, attend_rows
+from lotts_search.work.requests import Locate
+
+CAPTURE_ROWS = {"cuda": 24}
+"""Rows of one padded attention call by device, where the fixed cost of a call is large, so that several localizations
+share one. Elsewhere each localization has its own call, without padding."""
+
+
+@dataclass(eq=False)
+class _Localization:
+    job: Job[Locate]
+    plan: AttentionPlan
+
+    def shares_calls_with(self, other: _Localization) -> bool:
+        return (self.plan.grid, self.plan.blocks) == (other.plan.grid, other.plan.blocks)
+
+
+class AttentionStage(Stage):
+    """Runs localizations by attention.
+
+    Args:
+        rows: network rows in one padded call, None = by device; 0 = as many as a localization has.
+    """
+
+    def __init__(self, shared: Shared, rows: int | None):
+        super().__init__(shared)
+        self._rows = min(shared.max_batch, CAPTURE_ROWS.get(shared.device.type, 0) if rows is None else rows)
+        self._queue: deque[_Localization] = deque()
+
+    def add(self, job: Job[Locate], plan: AttentionPlan) -> None:
+        self._queue.append(_Localization(job, plan))
+
+    def tick(self) -> bool:
+        if not self._queue:
+            return False
+        batch = [self._queue.popleft()]
+        count = len(batch[0].plan.rows)
+        limit = self._rows if self.shared.pad else self.shared.max_batch
+        while self._queue and self._queue[0].shares_calls_with(batch[0]):
+            count += len(self._queue[0].plan.rows)
+            if count > limit:
+                break
+            batch.append(self._queue.popleft())
+        self.jobs.isolate(batch, self._read, lambda item: [item.job])
+        return True
+
+    def clear(self) -> None:
+        self._queue.clear()
+
+    def _read(self, batch: list[_Localization]) -> None:
+        watch, now = Watch(self.device), time.time()
+        pairs = [(item.job, row) for item in batch for row in item.plan.rows]
+        fixed = self._rows if self.shared.pad else 0
+        # Without a fixed size a padded localization has calls of its own, so their size depends on it alone.
+        size = fixed or self.shared.max_batch
+        seen: list[RowAttention] = []
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            used = len(part)
+            part += part[:1] * (fixed - used)
+            known = [job.conditioning for job, _ in part]
+            seen += attend_rows(self.backbone, [row for _, row in part], batch[0].plan, known)[:used]
+        watch.stop()
+        self.shared.landings.then(partial(self._finish, batch, seen, watch, now))
+
+    def _finish(self, batch: list[_Localization], seen: list[RowAttention], watch: Watch, started: float) -> None:
+        share = watch.seconds / len(seen)
+        first = 0
+        for item in batch:
+            job, end = item.job, first + len(item.plan.rows)
+            job.started = started
+            self.jobs.charge(job, end - first, share)
+            self.jobs.locate(job, partial(item.plan.finish, seen[first:end]))
+            first = end

@@ -1,0 +1,287 @@
+"""The network: one call stacks all running trajectories, and the rows of localizations fill the room left over."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lotts_search.backbones.base import Backbone, stays_put
+from lotts_search.engine.cuda_graphs import RecordedNetwork
+from lotts_search.engine.jobs import Job, Prompted
+from lotts_search.engine.segments import Trajectory, preview, segment, start_state
+from lotts_search.engine.stage import Shared, Stage
+from lotts_search.engine.trajectories import Arrived, Moved, Trajectories
+from lotts_search.engine.transfer import Watch, upload
+from lotts_search.errors import Failure
+from lotts_search.localization.plan import PredictionPlan, PredictionRow
+from lotts_search.work.requests import Floats, Generate, Locate, Predict, Segment, State
+
+Show = Callable[[Job[Generate], Tensor, State], None]
+"""Decodes a latent [C, H, W] and answers the job with the state and the image."""
+
+
+@dataclass(eq=False)
+class _Localization:
+    """A localization by plain network calls, with the outputs [C, H, W] of its rows so far."""
+
+    job: Job[Locate]
+    plan: PredictionPlan
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+class _Probe(NamedTuple):
+    """One row of a localization."""
+
+    owner: _Localization
+    row: PredictionRow
+
+
+class NetworkStage(Stage):
+    """Runs segments, previews of x0 and localizations by plain network calls.
+
+    Args:
+        graphs: record the network call as a CUDA graph, where that is possible.
+        show: takes over what is to be decoded.
+    """
+
+    def __init__(self, shared: Shared, graphs: bool, show: Show):
+        super().__init__(shared)
+        self._show = show
+        recorded = graphs and shared.pad and self.device.type == "cuda" and stays_put(self.backbone)
+        self._network: Backbone | RecordedNetwork = RecordedNetwork(self.backbone) if recorded else self.backbone
+        self._running = Trajectories(self.backbone, shared.max_batch)
+        self._inputs = torch.zeros(shared.max_batch, *self.backbone.info.latent, device=self.device)
+        self._times = torch.zeros(shared.max_batch, device=self.device)
+        self._stacked: tuple[list[Any], Any] = ([], None)
+        self._clock = 0.0  # device seconds that a row in every call so far would have used
+        self._newcomers: list[Trajectory] = []  # since the last call
+        self._broken: list[Job[Prompted]] = []  # failed, but still in their slots
+        self._previews: deque[Job[Predict]] = deque()  # before segments, because searches block on them
+        self._segments: deque[Job[Segment]] = deque()
+        self._probes: deque[_Probe] = deque()
+
+    def add(self, job: Job[Segment]) -> None:
+        self._segments.append(job)
+
+    def add_preview(self, job: Job[Predict]) -> None:
+        self._previews.append(job)
+
+    def add_localization(self, job: Job[Locate], plan: PredictionPlan) -> None:
+        owner = _Localization(job, plan)
+        self._probes.extend(_Probe(owner, row) for row in plan.rows)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether segments wait for a slot."""
+        return bool(self._segments)
+
+    def running_nfe(self) -> dict[int, int]:
+        """Return the NFE, not charged yet, that each running job has used, by the job's ``id``."""
+        return {id(member.job): calls for member, calls in self._running.calls()}
+
+    def tick(self) -> bool:
+        running = self._running
+        self._discard(self._broken)
+        self._broken.clear()
+        admitted = self._admit()
+        spare = self.shared.max_batch - running.rows
+        probes = [self._probes.popleft() for _ in range(min(spare, len(self._probes)))]
+        if not running.rows and not probes:
+            return admitted
+        now = time.time()
+        for probe in probes:
+            probe.owner.job.started = probe.owner.job.started or now
+        jobs: list[Job[Prompted]] = [member.job for member in running.members]
+        jobs += [probe.owner.job for probe in probes]
+        failed: list[Job[Prompted]] = []
+        if not self.jobs.attempt(jobs, lambda: failed.extend(self._call(probes))):
+            failed = jobs
+        self._discard(failed)
+        return True
+
+    def clear(self) -> None:
+        for queue in (self._previews, self._segments, self._probes):
+            queue.clear()
+        self._newcomers.clear()
+        self._broken.clear()
+        self._running.clear()
+
+    def _discard(self, jobs: list[Job[Prompted]]) -> None:
+        """Remove what is left of jobs that failed."""
+        if not jobs:
+            return
+        gone, members = set(map(id, jobs)), self._running.members
+        self._running.remove([slot for slot, member in enumerate(members) if id(member.job) in gone])
+        self._probes = deque(probe for probe in self._probes if id(probe.owner.job) not in gone)
+
+    # Joining.
+
+    def _admit(self) -> bool:
+        """Let waiting work join while there is room, previews first."""
+        admitted = False
+        while self._previews or self._segments:
+            queue: deque[Job[Predict]] | deque[Job[Segment]] = self._previews or self._segments
+            # A long queue of segments must not keep localizations waiting: they get room before new segments.
+            reserved = len(self._probes) if queue is self._segments else 0
+            needed = 2 if queue[0].work.sampling.guided else 1
+            if self._running.rows + reserved + needed > self.shared.max_batch:
+                break
+            job: Job[Segment | Predict] = queue.popleft()
+            job.started = time.time()
+            admitted = True
+            self.jobs.attempt([job], partial(self._join, job))
+        return admitted
+
+    def _join(self, job: Job[Any]) -> None:
+        work: Segment | Predict = job.work
+        if isinstance(work, Predict):
+            if work.state.predicted is not None:
+                self._decode(job, work.state.predicted, work.state)
+                return
+            member = preview(job)
+        else:
+            state = start_state(self.backbone, work)
+            if state.step == work.stop:
+                self._reached(job, state)
+                return
+            member = segment(job, state)
+        self._running.add(member)
+        self._newcomers.append(member)
+        if not member.preview and member.state.predicted is not None:
+            moved = self._running.advance_last(member.state.predicted)
+            self.shared.landings.then(partial(self._land, moved, self._running.arrive()))
+
+    # One call.
+
+    def _call(self, probes: list[_Probe]) -> list[Job[Prompted]]:
+        """Call the network for everything that runs and ``probes``; return the jobs that failed alone."""
+        running = self._running
+        watch = Watch(self.device)
+        first, used = running.rows, running.rows + len(probes)
+        rows = self.shared.max_batch if self.shared.pad else used
+        inputs, times = self._inputs[:rows], self._times[:rows]
+        conditionings = running.conditionings()
+        if running.members:
+            running.fill(inputs, times)
+        if probes:
+            inputs[first:used] = upload(np.stack([probe.row.latent for probe in probes]), self.device)
+            times[first:used] = upload(np.array([probe.row.timestep for probe in probes], np.float32), self.device)
+            conditionings = conditionings + [probe.owner.job.conditioning[probe.row.prompt] for probe in probes]
+        if used < rows:
+            inputs[used:], times[used:] = 0, 0
+            conditionings = conditionings + conditionings[:1] * (rows - used)
+        output, failed = self._predict(inputs, times, conditionings, probes)
+        if output is None:
+            return failed
+        outputs = list(output[first:used].clone()) if probes else []
+        moved = running.advance(output) if running.members else None
+        arrived = running.arrive() if running.members else None
+        watch.stop()
+        newcomers, self._newcomers = self._newcomers, []
+
+        def land() -> None:
+            share = watch.seconds / used
+            for member in newcomers:
+                member.since = self._clock
+            self._clock += share
+            self._land(moved, arrived)
+            for probe, found in zip(probes, outputs, strict=True):
+                self._landed(probe.owner, found, share)
+
+        self.shared.landings.then(land)
+        return failed
+
+    def _predict(
+        self, inputs: Tensor, times: Tensor, conditionings: list[Any], probes: list[_Probe]
+    ) -> tuple[Tensor | None, list[Job[Prompted]]]:
+        """Return the network's output, None if no row came through, and the jobs that failed alone, whose rows are
+        zero."""
+        members = self._running.members
+        owners: list[Job[Prompted]] = [member.job for member in members]
+        owners += [member.job for member in members if member.negative is not None]
+        owners += [probe.owner.job for probe in probes]
+        everyone = list({id(job): job for job in owners}.values())
+        output: Tensor | None = None
+
+        def predict(jobs: list[Job[Prompted]]) -> None:
+            nonlocal output
+            if len(jobs) == len(everyone):
+                output = self._network.predict(inputs, times, self._stack(conditionings))
+                return
+            # The others' rows become padding; these keep their places.
+            wanted = set(map(id, jobs))
+            kept = [row for row, owner in enumerate(owners) if id(owner) in wanted]
+            texts = [conditionings[kept[0]]] * len(conditionings)
+            some, then = torch.zeros_like(inputs), torch.zeros_like(times)
+            some[kept], then[kept] = inputs[kept], times[kept]
+            for row in kept:
+                texts[row] = conditionings[row]
+            found = self.backbone.predict(some, then, self.backbone.stack(texts))
+            output = torch.zeros_like(found) if output is None else output
+            output[kept] = found[kept]
+
+        failed = self.jobs.isolate(everyone, predict, lambda job: [job])
+        return output, failed
+
+    def _stack(self, conditionings: list[Any]) -> Any:
+        """Return the stacked conditionings, cached from the last call while they are the same."""
+        last, stacked = self._stacked
+        if len(last) != len(conditionings) or any(a is not b for a, b in zip(last, conditionings, strict=True)):
+            stacked = self.backbone.stack(conditionings)
+            self._stacked = conditionings, stacked
+        return stacked
+
+    # Landing.
+
+    def _land(self, moved: Moved | None, arrived: Arrived | None) -> None:
+        if moved is not None:
+            self._check(moved)
+        if arrived is not None:
+            self._leave(arrived)
+
+    def _check(self, moved: Moved) -> None:
+        """Fail the trajectories whose latents broke in a step; all others continue."""
+        for member, step in moved.broken():
+            self._broken.append(member.job)
+            at = f"step {step} of {member.state.steps} (prompt {member.sampling.prompt!r})"
+            self.jobs.fail(member.job, Failure(f"the latent became NaN or infinite at {at}"))
+
+    def _leave(self, arrived: Arrived) -> None:
+        """Finish the trajectories that have arrived, unless they failed; images are decoded first."""
+        for index, (member, state) in enumerate(zip(arrived.members, arrived.states(), strict=True)):
+            job, calls = member.job, int(arrived.calls[index])
+            if calls:
+                seconds = (self._clock - member.since) * member.rows
+                self.jobs.charge(job, calls * member.rows, seconds, nfe=float(calls))
+            if job.future.done():
+                continue
+            if member.preview or state.complete:
+                self._show(job, arrived.latents[index], state)
+            else:
+                self.jobs.finish(job, state)
+
+    def _landed(self, owner: _Localization, output: Tensor, seconds: float) -> None:
+        """Take a row's output into its localization; the last one finishes it."""
+        if owner.job.future.done():
+            return
+        self.jobs.charge(owner.job, 1, seconds)
+        owner.outputs.append(output)
+        if len(owner.outputs) == len(owner.plan.rows):
+            self.jobs.locate(owner.job, partial(owner.plan.finish, owner.outputs))
+
+    def _reached(self, job: Job[Segment], state: State) -> None:
+        if state.complete:
+            self._decode(job, state.latent, state)
+        else:
+            self.jobs.finish(job, state)
+
+    def _decode(self, job: Job[Generate], latent: Floats, state: State) -> None:
+        self._show(job, upload(latent.copy(), self.device), state)
