@@ -17,7 +17,7 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Cost:
-    """A price: denoising steps (NFE, see docs/architecture.md) and complete images. Prices add and multiply: ``a + 2 * b``."""
+    """A price in NFE (docs/architecture.md, Cost) and complete images. Prices add and multiply: ``a + 2 * b``."""
 
     nfe: float = 0.0
     images: int = 0

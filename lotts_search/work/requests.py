@@ -310,9 +310,18 @@ Work: TypeAlias = Generate | Score | Rewrite
 
 @dataclass
 class Usage:
-    """What a piece of work used. ``nfe`` follows docs/architecture.md, Cost; ``rows`` are network rows, ``flops`` floating-point
-    operations of the network, ``device_s`` seconds on the device (a batch's time is shared out by rows), ``rewrites``
-    requests to the rewriter and ``fallbacks`` the prompts that it owed and the original prompt stood in for."""
+    """What a piece of work used.
+
+    Attributes:
+        nfe: denoising steps, see docs/architecture.md, Cost.
+        rows: network rows.
+        flops: floating-point operations of the network.
+        images, decodes, scores: complete images, images decoded, and scores.
+        device_s: seconds on the device; the time of a batch is shared out by rows.
+        nfe_wasted: NFE of tries that were lost.
+        rewrites: requests to the rewriter.
+        fallbacks: prompts that the rewriter owed and the original prompt stood in for.
+    """
 
     nfe: float = 0.0
     rows: int = 0
