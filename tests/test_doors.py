@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pkgutil
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import lotts_search
 from lotts_search.cli import main
@@ -109,3 +111,10 @@ def test_files_and_names_that_a_page_mentions_exist(page: str) -> None:
     for name in NAME.findall(text):
         if name not in GROUPS:
             pkgutil.resolve_name(name)  # raises where there is no such name
+
+
+def test_first_program_of_the_readme_saves_an_image(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[0]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=300)
+    assert Image.open(tmp_path / "best.png").size == (64, 64)
