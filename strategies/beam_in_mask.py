@@ -1,46 +1,49 @@
-"""BeamInMask: a beam search over the denoising steps inside the mask, the future work that the LoTTS paper names."""
+"""BeamInMask: a beam search over the denoising steps inside the mask.
+
+Source: the future work that the LoTTS paper names. A refinement (its Algorithm 2) is carried out by beams: every few
+steps all beams branch into children, the x0 predictions of the children are scored, and the best B children continue.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
 
 from lotts_search.core.localized import Localized
 from lotts_search.core.strategy import (
     Budget,
     Candidate,
-    Cost,
     Costs,
     Mask,
     Plan,
     Search,
     check_noise,
+    child,
     paid,
     repeat,
+    score_of,
     scored,
     staged,
 )
-from lotts_search.errors import BadInput
 
 
 @dataclass
 class BeamInMask(Localized):
-    """Beams of refinements: all branch, their x0 predictions are scored, the best go on, inside the mask of an image.
+    """Refine by beams inside the mask of an image: all beams branch, their x0 predictions are scored, the best continue.
 
-    The last tg steps are unmasked. A beam's first child goes on with its noise, the others branch by new noise; the
-    first children of all beams are refinements of their own. With ``ratio=1`` it searches the whole image. What whole
-    trees leave of the budget goes into more beams on the best image that has a mask.
+    The last tg steps are unmasked. A beam's first child keeps its noise, the others branch by new noise; at the
+    beginning all are refinements by different seeds. With ``ratio=1`` it searches the whole image. What whole trees
+    leave of the budget goes into more beams on the best image that has a mask.
 
     Attributes:
-        initial: images from pure noise, each with a tree of its own; None = as many as the budget pays.
-        beams: B, candidates that go on at a selection.
+        initial: images from pure noise, each with a tree of its own; None = as many as the budget pays for.
+        beams: B, candidates that continue after a selection.
         children: w, branches of each of them.
         interval: steps between selections.
     """
 
     source = "Beam search in the mask, named as future work by LoTTS (Algorithm 2 is the refinement)"
     formula = "initial · (T + L + beams · children · (T - t0))"
-    takes_image: ClassVar[bool] = True
 
     initial: int | None = None
     beams: int = 2
@@ -48,60 +51,61 @@ class BeamInMask(Localized):
     interval: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("initial", "beams", "children", "interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"{name} must be 1 or more, not {value}")
+        self.check_minimum(initial=1, beams=1, children=1, interval=1)
 
     async def run(self, search: Search) -> None:
         check_noise(search)
-        costs, located, seeds = search.costs, list[tuple[Candidate, Mask]](), dict[str, int]()
-        localize, one = self.localization(costs), self.refinement(costs)
-
-        async def beams(parent: Candidate, mask: Mask) -> None:
-            left, width = search.budget.left.count(one), self.beams * self.children
-            width = width if left is None else min(width, left)
-            seed = seeds.get(parent.key, 0)
-            seeds[parent.key] = seed + width
-            stop, *stops = self._stops(costs)
-            trials = [self.refine(search, parent, mask, seed + i, stop) for i in range(width)]
-            while (alive := await scored(search, trials)) and stops:
-                best = sorted(alive, key=lambda found: -found[2])[: max(1, width // self.children)]
-                stop, *stops = stops
-                pairs = [(best[i % len(best)][1], i // len(best)) for i in range(width)]
-                trials = [search.advance(beam, stop, seed=twin or None) for beam, twin in pairs]
+        costs = search.costs
+        located: list[tuple[Candidate, Mask]] = []
+        seeds = Counter[str]()  # refinements begun so far, by the key of the image
 
         async def tree(seed: int) -> None:
             parent = await self.root(search, seed)
-            if search.budget.left.pays(localize + one):
-                located.append((parent, await self.locate(search, parent)))
-                await beams(*located[-1])
+            if search.budget.left.pays(self.located_refinement(costs)):
+                mask = await self.locate(search, parent)
+                located.append((parent, mask))
+                await beams(parent, mask)
 
-        trees = self._trees(search.budget.left, costs, search.image is not None)
-        await repeat(tree, trees)
-        while located and search.budget.left.pays(one):
-            await beams(*max(located, key=lambda found: found[0].score or 0.0))
+        async def beams(parent: Candidate, mask: Mask) -> None:
+            width = search.budget.left.count(self.refinement(costs), self.beams * self.children)
+            seed = seeds[parent.key]
+            seeds[parent.key] += width
+            first, *later = self._stops(costs)
+            trials = [self.refine(search, parent, mask, seed + i, first) for i in range(width)]
+            for stop in later:
+                alive = await scored(search, trials)
+                alive.sort(key=lambda found: found.score, reverse=True)
+                best = alive[: max(1, width // self.children)]
+                if not best:
+                    return
+                trials = [child(search, best[i % len(best)].candidate, stop, i // len(best)) for i in range(width)]
+            await scored(search, trials)
+
+        await repeat(tree, self._trees(search.budget.left, costs, search.image is not None))
+        while located and search.budget.left.pays(self.refinement(costs)):
+            await beams(*max(located, key=lambda pair: score_of(pair[0])))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        localize, one = self.localization(costs), self.refinement(costs)
+        localize = self.localization(costs)
+        refine = self.refinement(costs)
         count = min(paid(budget, costs.sample), self._trees(budget, costs) or 1)
         left = budget.minus(count * costs.sample)
-        masks = count if left.pays(localize + one) else 0
-        refined = paid(left.minus(masks * localize), one) if masks else 0
-        lines = [("sample", count, costs.sample), ("localize", masks, localize)]
-        return Plan.of(*lines, *staged(costs, "refine", refined, self.begin(costs), self._stops(costs)))
-
-    def least(self, costs: Costs, image: bool = False) -> Cost:
-        return self.localization(costs) + self.refinement(costs) if image else costs.sample
+        masks = count if left.pays(localize + refine) else 0
+        refined = paid(left.minus(masks * localize), refine) if masks else 0
+        return Plan.of(
+            ("sample", count, costs.sample),
+            ("localize", masks, localize),
+            *staged(costs, "refine", refined, self.begin(costs), self._stops(costs)),
+        )
 
     def _trees(self, budget: Budget, costs: Costs, image: bool = False) -> int | None:
-        """Images that get a tree: as many as the budget pays whole trees for, at least one; None = without end."""
+        """Return for how many images the budget pays with a whole tree, at least one; None = without limit."""
         if image:
             return 1
         beams = self.beams * self.children * self.refinement(costs)
-        count = budget.count(costs.sample + self.localization(costs) + beams)
-        return self.initial if count is None else max(1, min(count, self.initial or count))
+        count = budget.count(costs.sample + self.localization(costs) + beams, self.initial)
+        return None if count is None else max(1, count)
 
     def _stops(self, costs: Costs) -> list[int]:
-        """Steps of the selections, and T. Before T - 1 there is no noise to branch by."""
+        """Return the steps of the selections, and T. From T - 1 on there is no noise to branch by."""
         return [*range(self.begin(costs) + self.interval, costs.steps - 1, self.interval), costs.steps]

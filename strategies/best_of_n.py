@@ -1,4 +1,10 @@
-"""Best-of-N: independent samples, the verifier picks; ``template="A high-quality image of {}"`` is its p+ baseline."""
+"""Best-of-N: independent samples, of which the verifier picks the best.
+
+Source: Ma et al. 2025, "Inference-time scaling for diffusion models beyond scaling denoising steps": random search. With
+``template="A high-quality image of {}"`` it is the prompt baseline (p+) of the LoTTS paper.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -7,19 +13,24 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, pa
 
 @dataclass
 class BestOfN(Strategy):
-    """Independent images; the best one wins.
+    """Sample independent images; the best one wins.
 
     Attributes:
-        n: number of images; None = as many as the budget pays.
-        template: prompt of the images, {} being the search's own prompt, by which they are scored."""
+        n: number of images; None = as many as the budget pays for.
+        template: prompt of the images, where {} stands for the search's prompt; scores always use the search's prompt.
+    """
 
-    source, formula, nested = "Ma et al. 2025, Inference-time scaling for diffusion models (random)", "n · T", True
+    source = "Ma et al. 2025, Inference-time scaling for diffusion models (random)"
+    formula = "n · T"
+    nested = True
+
     n: int | None = None
     template: str = "{}"
 
     async def run(self, search: Search) -> None:
-        n = search.budget.left.count(search.costs.sample) if self.n is None else self.n
-        await repeat(lambda seed: search.sample(seed, prompt=self.template.replace("{}", search.prompt)), n)
+        prompt = self.template.replace("{}", search.prompt)
+        n = search.budget.left.count(search.costs.sample, self.n)
+        await repeat(lambda seed: search.sample(seed, prompt=prompt), n)
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         return Plan.of(("sample", paid(budget, costs.sample, self.n), costs.sample))

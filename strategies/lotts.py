@@ -1,29 +1,30 @@
-"""LoTTS (Algorithm 3): sample, locate the defective region, resample only that; the best image seen wins."""
+"""LoTTS (Algorithm 3): sample images, locate the defective region of each, resample only that; the best image wins.
+
+Source: "LoTTS: Scale where it matters, training-free localized scaling for diffusion models". The depth-first search of
+Algorithm 3: depth 0 samples the initial images; at each further depth MaskGen (Algorithm 1) locates the defects of an
+image, and LocalizedResample (Algorithm 2) refines it k times. The verifier scores every image.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat
-from lotts_search.errors import BadInput
+from lotts_search.core.strategy import BadInput, Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat, score_of
 
 
 @dataclass
 class LoTTS(Localized):
-    """Localized test-time search: images from pure noise, each refined where its mask finds defects.
+    """Localized test-time search: sample images and refine each where its mask finds defects.
 
-    What whole branches leave of the budget goes into more refinements of the best image that has a mask.
+    What whole trees leave of the budget goes into more refinements of the best image that has a mask.
 
     Attributes:
-        initial: images from pure noise; None = as many whole branches as the budget pays.
+        initial: images from pure noise; None = as many as the budget pays whole trees for.
         refinements: k, refinements of each located image.
         depth: D; above 1 the refined images are located and refined again.
     """
 
-    takes_image: ClassVar[bool] = True
     source = "LoTTS: Scale where it matters, training-free localized scaling for diffusion models, Algorithm 3"
     formula = "initial · (T + L + refinements · (T - t0)) at depth 1"
 
@@ -32,78 +33,71 @@ class LoTTS(Localized):
     depth: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("initial", "refinements", "depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"{name} must be 1 or more, not {value}")
+        self.check_minimum(initial=1, refinements=1, depth=1)
 
     async def run(self, search: Search) -> None:
         count, depth = self._shape(search.budget.left, search.costs, search.image is not None)
         located: list[tuple[Candidate, Mask]] = []
 
-        async def locate(parent: Candidate) -> Mask:
+        async def tree(seed: int) -> None:
+            await descend(await self.root(search, seed), depth)
+
+        async def descend(parent: Candidate, levels: int) -> None:
+            if levels == 0:
+                return
             mask = await self.locate(search, parent)
             located.append((parent, mask))
-            return mask
 
-        async def deepen(parent: Candidate, depth: int) -> None:
             async def child(seed: int) -> None:
-                await deepen(await self.refine(search, parent, mask, seed), depth - 1)
+                await descend(await self.refine(search, parent, mask, seed), levels - 1)
 
-            if depth:
-                mask = await locate(parent)
-                await repeat(child, self.refinements)
+            await repeat(child, self.refinements)
 
-        async def branch(seed: int) -> None:
-            await deepen(await (search.sample(seed) if search.image is None else search.encode(search.image)), depth)
+        await repeat(tree, count)
+        await self._spend_the_rest(search, located)
 
-        await repeat(branch, count)
-        one = self.refinement(search.costs)
-        if not located and search.best and search.budget.left.pays(self.localization(search.costs) + one):
-            await locate(search.best)
+    async def _spend_the_rest(self, search: Search, located: list[tuple[Candidate, Mask]]) -> None:
+        """Refine the best located image, or the best of all where none is located yet, until the budget is spent."""
         if located:
-            parent, mask = max(located, key=_score)
-            more = search.budget.left.count(one)
-            await repeat(lambda i: self.refine(search, parent, mask, self.refinements + i), more)
+            parent, mask = max(located, key=lambda pair: score_of(pair[0]))
+        elif search.best is not None and search.budget.left.pays(self.located_refinement(search.costs)):
+            parent = search.best
+            mask = await self.locate(search, parent)
+        else:
+            return
+        count = search.budget.left.count(self.refinement(search.costs))
+        await repeat(lambda i: self.refine(search, parent, mask, self.refinements + i), count)
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         count, depth = self._shape(budget, costs)
         if count is None:
-            raise BadInput("the number of branches needs a budget in NFE or images")
-        localize, refine = self.localization(costs), self.refinement(costs)
+            raise BadInput("the number of images needs a budget in NFE or images")
+        localize = self.localization(costs)
+        refine = self.refinement(costs)
         masks = count * self._masks(depth)
         refined = masks * self.refinements
         left = budget.minus(count * costs.sample + masks * localize + refined * refine)
-        if not masks and left.pays(localize + refine):
-            masks, left = 1, left.minus(localize)
-        if masks:
+        if masks == 0 and left.pays(localize + refine):
+            masks = 1
+            left = left.minus(localize)
+        if masks > 0:
             refined += left.count(refine) or 0
         return Plan.of(("sample", count, costs.sample), ("localize", masks, localize), ("refine", refined, refine))
 
-    def least(self, costs: Costs, image: bool = False) -> Cost:
-        return self.localization(costs) + self.refinement(costs) if image else costs.sample
-
     def _masks(self, depth: int) -> int:
-        """Localizations in one branch."""
+        """Return the number of localizations in one tree."""
         return sum(self.refinements**level for level in range(depth))
 
     def _shape(self, budget: Budget, costs: Costs, image: bool = False) -> tuple[int | None, int]:
-        """The number of branches and their depth: the deepest of which the budget pays one whole branch; at depth 0
-        images alone. None = branches without end."""
-        root, tree = costs.sample, self.localization(costs) + self.refinements * self.refinement(costs)
-        if image:
-            root = Cost()
+        """Return the number of trees (None = without limit) and their depth: the greatest, up to D, at which the budget
+        pays for one whole tree. At depth 0 a tree is one image."""
+        root = Cost() if image else costs.sample
+        node = self.localization(costs) + self.refinements * self.refinement(costs)
+        initial = 1 if image else self.initial
         for depth in range(self.depth, 0, -1):
-            count = budget.count(root + self._masks(depth) * tree)
+            count = budget.count(root + self._masks(depth) * node, initial)
             if count != 0:
-                wanted = 1 if image else self.initial
-                return (wanted if count is None else min(wanted or count, count)), depth
-        if image or budget.minus(root).pays(self.localization(costs) + self.refinement(costs)):
+                return count, depth
+        if image or budget.minus(root).pays(self.located_refinement(costs)):
             return 1, 0
-        paid = budget.count(root) or 1
-        return min(self.initial or paid, paid), 0
-
-
-def _score(located: tuple[Candidate, Mask]) -> float:
-    score = located[0].score
-    return -math.inf if score is None else score
+        return budget.count(root, initial) or 1, 0

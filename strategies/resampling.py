@@ -1,4 +1,4 @@
-"""Resampling: one sample and no selection, what a diffusion model does without a search."""
+"""Resampling: one sample and no selection, which is what a diffusion model does without a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 
 @dataclass
 class Resampling(Strategy):
-    """One image from pure noise, whatever the budget.
+    """Sample one image from pure noise, whatever the budget.
 
     Attributes:
         start: seed of the image.

@@ -1,4 +1,9 @@
-"""SVDD (Li et al. 2024): at every step several children, the one whose x0 prediction scores best goes on."""
+"""SVDD, soft value-based decoding: at every step draw several children and continue with the best by its x0 prediction.
+
+Source: Li et al. 2024, "Derivative-free guidance in continuous and discrete diffusion models with soft value-based
+decoding", algorithm SVDD-PM. A step of the paper: draw M children of the current state, estimate the value of each by the
+reward of its x0 prediction, draw one child with probability ∝ exp(value / alpha). There M = 20 and alpha = 0.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +17,27 @@ from lotts_search.core.strategy import (
     Cost,
     Costs,
     Plan,
+    Scored,
     Search,
     Strategy,
     allowance,
     check_noise,
+    child,
     gather_completed,
     repeat,
     scored,
 )
-from lotts_search.errors import BadInput
 
 
 @dataclass
 class SVDD(Strategy):
-    """Soft value-based decoding: at every step M children by their noise, one goes on by the score of its x0 prediction.
+    """At every step draw M children by new noise; one of them continues, chosen by the score of its x0 prediction.
 
-    A child's score pays for the next step of all its own children. A budget of N images without NFE stands for the
-    steps of N samples; what whole chains leave of it goes into one with fewer children, the odd ones late.
+    A child's score pays for the next step of all of its children. Under a budget of N images without NFE, the chains
+    take the steps of N samples. What whole chains leave over funds one more chain with fewer children per step.
 
     Attributes:
-        children: M, children at a step.
+        children: M, children per step.
         alpha: temperature: a child is drawn with probability ∝ exp(score / alpha); 0 = the best one.
     """
 
@@ -45,8 +51,7 @@ class SVDD(Strategy):
     alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.children < 1 or not self.alpha >= 0:
-            raise BadInput(f"children must be 1 or more and alpha 0 or more, not {self.children} and {self.alpha}")
+        self.check_minimum(children=1, alpha=0)
 
     async def run(self, search: Search) -> None:
         check_noise(search)
@@ -57,37 +62,44 @@ class SVDD(Strategy):
         await gather_completed(*(self.chain(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
     async def chain(self, search: Search, seed: int, nfe: int) -> Candidate | None:
-        """One image for so many NFE; None where all children of a step failed."""
-        later = search.steps - 1
-        one = await search.sample(seed, stop=0)
-        await search.score(one)
-        while one.step < later:
-            width = (nfe - 1 + one.step) // later  # over all steps they add up to nfe - 1
-            trials = [search.advance(one, one.step + 1, seed=i or None) for i in range(width)]
-            children = await scored(search, trials)
+        """Make one image for this many NFE; None where all children of a step failed."""
+        last = search.steps - 1
+        state = await search.sample(seed, stop=0)
+        await search.score(state)
+        while state.step < last:
+            # Over all steps the children add up to nfe - 1; where they cannot be equally many, late steps get more.
+            count = (nfe - 1 + state.step) // last
+            children = await scored(search, [child(search, state, state.step + 1, i) for i in range(count)])
             if not children:
                 return None
-            one = children[self._draw(search, [score for _, _, score in children])][1]
-        return await search.advance(one)  # the last step has no noise
+            state = self._draw(search, children)
+        return await search.advance(state)  # the last step has no noise
 
-    def _draw(self, search: Search, scores: list[float]) -> int:
+    def _draw(self, search: Search, children: list[Scored]) -> Candidate:
+        values = np.array([found.score for found in children])
         if self.alpha == 0:
-            return int(np.argmax(scores))
-        weights = np.exp((np.asarray(scores) - max(scores)) / self.alpha)
-        return int(search.rng.choice(len(scores), p=weights / weights.sum()))
+            return children[int(np.argmax(values))].candidate
+        weights = np.exp((values - values.max()) / self.alpha)
+        return children[int(search.rng.choice(len(children), p=weights / weights.sum()))].candidate
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         chains = self._chains(budget, costs)
-        scores = ("score", sum(chains), costs.score)
-        return Plan.of(("sample", len(chains), Cost()), scores, ("advance", sum(chains), Cost()))
+        return Plan.of(
+            ("sample", len(chains), Cost()),
+            ("score", sum(chains), costs.score),
+            ("advance", sum(chains), Cost()),
+        )
 
     def _whole(self, costs: Costs) -> int:
-        """NFE of a chain with all its children."""
+        """Return the NFE of a chain with all of its children."""
         return 1 + self.children * (costs.steps - 1)
 
     def _chains(self, budget: Budget, costs: Costs) -> list[int]:
-        """NFE of each chain that the budget pays."""
-        nfe, whole = allowance(budget, costs), self._whole(costs)
+        """Return the NFE of each chain that the budget pays for."""
+        nfe = allowance(budget, costs)
+        whole = self._whole(costs)
         count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
-        room, rest = budget.images is None or count < budget.images, int(nfe - count * whole)
-        return [whole] * count + ([rest] if room and rest >= costs.steps else [])
+        rest = int(nfe - count * whole)
+        if rest >= costs.steps and (budget.images is None or count < budget.images):
+            return [whole] * count + [rest]
+        return [whole] * count

@@ -1,4 +1,10 @@
-"""DiffusionTreeSearch (Jain et al. 2025): Monte Carlo tree search over the denoising steps with a soft value backup."""
+"""DiffusionTreeSearch (DTS, DTS*): Monte Carlo tree search over the denoising steps with a soft value backup.
+
+Source: Jain et al. 2025, "Diffusion tree sampling: scalable inference-time alignment of diffusion models". An iteration of
+the paper: selection goes down the tree of half-denoised states, expansion branches the state where it ends, rollout
+denoises the branch to an image, backup passes the score up to all states that led there. The arithmetic is in
+:mod:`lotts_search.arithmetic.mcts`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ from dataclasses import dataclass
 
 from lotts_search.arithmetic.mcts import Node, back_up, boltzmann, upper_bound
 from lotts_search.core.strategy import (
+    BadInput,
     Budget,
+    Candidate,
     Cost,
     Costs,
     Plan,
@@ -14,29 +22,29 @@ from lotts_search.core.strategy import (
     Strategy,
     allowance,
     check_noise,
+    child,
     gather_completed,
     repeat,
 )
-from lotts_search.errors import BadInput
 
 
 @dataclass
 class DiffusionTreeSearch(Strategy):
-    """Go down the tree of half-denoised states, branch, denoise to the end, pass the score up to all that led there.
+    """Descend the tree of half-denoised states, branch, denoise to the end, pass the score up to all that led there.
 
-    The value of a state is the logarithm of the mean of exp(λ · value) over its children, by λ; of an image its score.
-    A state branches while it has fewer children than ``widening · visits ^ growth``; else the search goes down to the
-    child with the highest upper confidence bound of its value (DTS*), or not greedily with probability ∝ exp(λ · value)
-    (DTS). In the source every step is a state (``interval=1``).
+    The value of an image is its score; the value of a state is the logarithm of the mean of exp(λ · value) over its
+    children, divided by λ. A state branches while it has fewer children than ``widening · visits ^ growth``. Otherwise
+    the descent continues at the child with the highest upper confidence bound of its value (DTS*), or, not greedily,
+    at a child drawn with probability ∝ exp(λ · value) (DTS). In the source every step is a state (``interval=1``).
 
     Attributes:
         interval: steps between states of the tree.
         strength: λ.
         exploration: weight of √(ln(visits of the parent) / visits) in the bound: a difference in scores that matters,
             so of the order of 1/λ.
-        widening, growth: what limits the children of a state; more of either explores before it goes deep.
-        greedy: DTS*; false is DTS, which samples from the law of images tilted by exp(λ · score).
-        walkers: descents at the same time; 1 = each knows the results of all before it.
+        widening, growth: limit the children of a state; more of either explores more before it goes deep.
+        greedy: True is DTS*; False is DTS, which samples from the distribution of images tilted by exp(λ · score).
+        walkers: descents at the same time; 1 = each descent knows the results of all before it.
     """
 
     source = "Jain et al. 2025, Diffusion tree sampling: scalable inference-time alignment of diffusion models (DTS*)"
@@ -51,55 +59,61 @@ class DiffusionTreeSearch(Strategy):
     walkers: int = 1
 
     def __post_init__(self) -> None:
-        if self.interval < 1 or self.walkers < 1 or not (self.strength > 0 and self.widening >= 1 and self.growth >= 0):
-            raise BadInput("interval, walkers and widening must be 1 or more, strength above 0 and growth 0 or more")
+        self.check_minimum(interval=1, widening=1, growth=0, walkers=1)
+        if not self.strength > 0:
+            raise BadInput(f"strength must be above 0, not {self.strength}")
 
     async def run(self, search: Search) -> None:
         check_noise(search)
-        root, promised = Node(), dict[int, Cost]()
+        root = Node[Candidate]()
+        promised: dict[int, Cost] = {}  # by walker: what its descent still has to call
 
         async def walk(walker: int) -> None:
             while path := self._select(search, root, sum(promised.values(), Cost())):
                 promised[walker] = search.costs.segment(path[-1].step, search.steps)
-                await gather_completed(
-                    self._branch(search, path, promised, walker)
-                )  # where it fails, the next descent begins
+                await gather_completed(self._expand(search, path, promised, walker))  # a failure ends this descent only
                 del promised[walker]
 
         await repeat(walk, self.walkers)
 
-    def _select(self, search: Search, root: Node, promised: Cost) -> list[Node]:
-        """The states from the root down to the one to branch; none where the budget, without what is promised to
-        branches under way, pays for no branch there."""
-        path, left = [root], search.budget.left.minus(promised)
+    def _select(self, search: Search, root: Node[Candidate], promised: Cost) -> list[Node[Candidate]]:
+        """Return the states from the root down to the one to branch; none where the budget, without what is promised to
+        descents under way, does not pay for a branch there."""
+        left = search.budget.left.minus(promised)
+        path = [root]
         while True:
             node = path[-1]
-            inner = node.inner
-            room = node.born < self.widening * max(node.visits, 1) ** self.growth or not inner
-            if room and left.pays(search.costs.segment(node.step, search.steps)):
+            branches = node.born < self.widening * max(node.visits, 1) ** self.growth or not node.inner
+            if branches and left.pays(search.costs.segment(node.step, search.steps)):
                 for visited in path:
                     visited.visits += 1
                 return path
-            if not inner:
+            if not node.inner:
                 return []
-            greedy = upper_bound(node, inner, self.exploration) if self.greedy else None
-            path.append(greedy or boltzmann(inner, self.strength, search.rng))
+            if self.greedy:
+                path.append(upper_bound(node, node.inner, self.exploration))
+            else:
+                path.append(boltzmann(node.inner, self.strength, search.rng))
 
-    async def _branch(self, search: Search, path: list[Node], promised: dict[int, Cost], walker: int) -> None:
-        """Denoise a new branch of the last state of the path to the end, and pass its score up."""
-        levels = [*self._levels(search.costs), search.steps]
-        while (node := path[-1]).step < search.steps:
-            twin, node.born = node.born, node.born + 1
-            stop = levels[0] if node.candidate is None else next(level for level in levels if level > node.step)
+    async def _expand(
+        self, search: Search, path: list[Node[Candidate]], promised: dict[int, Cost], walker: int
+    ) -> None:
+        """Branch the last state of the path, denoise the branch to the end, and back its score up."""
+        for stop in [*self._levels(search.costs), search.steps]:
+            node = path[-1]
+            if node.candidate is not None and stop <= node.step:
+                continue
+            number = node.born
+            node.born += 1
             promised[walker] = search.costs.segment(stop, search.steps) if stop < search.steps else Cost()
             if node.candidate is None:
-                path.append(node.add(await search.sample(twin, stop=stop)))
+                path.append(node.add(await search.sample(number, stop=stop)))
             else:
-                path.append(node.add(await search.advance(node.candidate, stop, seed=twin or None)))
+                path.append(node.add(await child(search, node.candidate, stop, number)))
         back_up(path, self.strength)
 
     def _levels(self, costs: Costs) -> list[int]:
-        """Steps of the tree's states, from pure noise on. The last step has no noise to branch by."""
+        """Return the steps of the tree's states, from pure noise on. The last step has no noise to branch by."""
         return list(range(0, costs.steps - 1, self.interval))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:

@@ -15,9 +15,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from lotts_search.core.budget import Cost
-from lotts_search.core.candidate import Candidate
-
 T = TypeVar("T")
 
 
@@ -32,22 +29,22 @@ def expected_improvement(mean: float, sd: float, best: float) -> float:
 
 @dataclass(frozen=True)
 class Arm(Generic[T]):
-    """A trial that could be next: what it is expected to improve the best score by, its cost, and its parent; None =
-    from pure noise."""
+    """A trial that could be next.
+
+    Attributes:
+        improvement: expected improvement of the best score.
+        nfe: cost, above 0.
+        parent: what it refines; None = nothing, it starts from pure noise.
+    """
 
     improvement: float
-    cost: Cost
+    nfe: float
     parent: T | None = None
 
     @property
     def rate(self) -> float:
         """Expected improvement per NFE."""
-        return self.improvement / self.cost.nfe
-
-
-def score_of(candidate: Candidate | None) -> float:
-    """Its score; of none, or one without a score, less than any."""
-    return -math.inf if candidate is None or candidate.score is None else candidate.score
+        return self.improvement / self.nfe
 
 
 def survivors(initial: int, spent: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, overload
 
 from lotts_search.errors import BadInput, BudgetExhausted
 from lotts_search.work.masks import MaskSource
@@ -113,9 +113,15 @@ class Budget:
         """Whether NFE or images are limited, so that the number of trials is known beforehand."""
         return self.nfe is not None or self.images is not None
 
-    def count(self, cost: Cost) -> int | None:
-        """How many trials of that cost it pays for; None = without limit."""
-        counts = []
+    @overload
+    def count(self, cost: Cost, most: int) -> int: ...
+
+    @overload
+    def count(self, cost: Cost, most: int | None = None) -> int | None: ...
+
+    def count(self, cost: Cost, most: int | None = None) -> int | None:
+        """Return how many trials of this cost the budget pays for, at most ``most``; None = without limit."""
+        counts = [] if most is None else [most]
         if self.nfe is not None and cost.nfe > 0:
             counts.append(max(0, math.floor(self.nfe / cost.nfe + EPSILON)))
         if self.images is not None and cost.images > 0:

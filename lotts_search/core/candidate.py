@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -39,6 +40,11 @@ class Candidate:
     @property
     def complete(self) -> bool:
         return self.step == self.steps
+
+
+def score_of(candidate: Candidate | None) -> float:
+    """Return a candidate's guiding score, or minus infinity where there is no candidate or no score yet."""
+    return -math.inf if candidate is None or candidate.score is None else candidate.score
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""What strategies that resample located regions have in common: how a region is found, how a refinement goes."""
+"""What all strategies that resample located regions share: how a region is found and how it is resampled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lotts_search.core.budget import Cost, Costs
 from lotts_search.core.candidate import Candidate, Mask
@@ -15,25 +16,29 @@ from lotts_search.work.requests import Background
 
 @dataclass
 class Localized(Strategy):
-    """A strategy that locates regions (LoTTS Algorithm 1) and resamples them (Algorithm 2).
+    """A strategy that locates regions (LoTTS, Algorithm 1: MaskGen) and resamples them (Algorithm 2: LocalizedResample).
+
+    Subclasses start from :meth:`root`, so that they also accept a given image.
 
     Attributes:
         mask: how the region is found; None = the model's default.
         ratio: r, share of the image inside the mask, above 0 to 1.
-        alpha: weight of the original prompt's attention.
-        level: training timestep at which the image is looked at, 0..999.
-        high: quality template p+, with {} for the prompt.
-        low: quality template p-, with {} for the prompt.
-        original: False leaves out the original prompt's attention (ablation).
-        contrast: False leaves out the contrast of p- and p+ (ablation).
+        alpha: weight of the attention under the original prompt.
+        level: training timestep at which the network looks at the image, 0..999.
+        high: high-quality template p+, with {} for the prompt.
+        low: low-quality template p-, with {} for the prompt.
+        original: False leaves out the attention under the original prompt (ablation).
+        contrast: False leaves out the contrast between p- and p+ (ablation).
         propagate: False leaves out the smoothing by self-attention (ablation).
         start: t0, the step that refinements start from; None = the model's.
         integrate: tg, the number of last steps without the mask; None = the model's.
-        background: noise outside the mask, one for all steps (fixed) or new at each (fresh).
+        background: noise outside the mask: the same at all steps (fixed) or new at each step (fresh).
         spatial: False keeps the latent outside the mask clean (ablation).
         temporal: False starts refinements from pure noise, t0 = 0 (ablation).
         holistic: False masks all steps, tg = 0 (ablation).
     """
+
+    takes_image: ClassVar[bool] = True
 
     mask: MaskSource | None = None
     ratio: float | None = None
@@ -51,41 +56,18 @@ class Localized(Strategy):
     temporal: bool = True
     holistic: bool = True
 
-    def mask_source(self, costs: Costs) -> MaskSource:
-        """How regions are found, with the settings given here.
-
-        Raises:
-            BadInput: a setting that this kind of mask does not have.
-        """
-        chosen = {name: getattr(self, name) for name in ("ratio", "alpha", "level", "high", "low")}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        off = {name: False for name in ("original", "contrast", "propagate") if not getattr(self, name)}
-        return with_settings(self.mask or costs.defaults.mask, given | off)
-
-    def localization(self, costs: Costs) -> Cost:
-        """What a localization costs."""
-        return costs.localize(self.mask_source(costs))
-
-    def refinement(self, costs: Costs) -> Cost:
-        """What a refinement costs."""
-        return costs.refine(self.begin(costs))
+    def root(self, search: Search, seed: int = 0) -> Trial[Candidate]:
+        """Return a complete candidate to start from: the given image, or a sample."""
+        return search.sample(seed) if search.image is None else search.encode(search.image)
 
     def locate(self, search: Search, candidate: Candidate) -> Trial[Mask]:
-        """The region of a complete candidate to resample."""
+        """Locate the region of a complete candidate to resample (Algorithm 1)."""
         return search.localize(candidate, self.mask_source(search.costs))
-
-    def begin(self, costs: Costs) -> int:
-        """The step that refinements start from."""
-        return (costs.defaults.t0 if self.start is None else self.start) if self.temporal else 0
-
-    def root(self, search: Search, seed: int = 0) -> Trial[Candidate]:
-        """A complete candidate to begin from: the given image, or a sample."""
-        return search.sample(seed) if search.image is None else search.encode(search.image)
 
     def refine(
         self, search: Search, parent: Candidate, mask: Mask, seed: int, stop: int | None = None
     ) -> Trial[Candidate]:
-        """A refinement of ``parent`` inside ``mask``, up to the step ``stop`` (T by default)."""
+        """Resample ``parent`` inside ``mask`` (Algorithm 2), up to the step ``stop`` (T by default)."""
         return search.refine(
             parent,
             mask,
@@ -96,3 +78,36 @@ class Localized(Strategy):
             spatial=self.spatial,
             stop=stop,
         )
+
+    def mask_source(self, costs: Costs) -> MaskSource:
+        """Return the mask source, with the settings of this strategy.
+
+        Raises:
+            BadInput: a setting that this kind of mask does not have.
+        """
+        chosen = {name: getattr(self, name) for name in ("ratio", "alpha", "level", "high", "low")}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        off = {name: False for name in ("original", "contrast", "propagate") if not getattr(self, name)}
+        return with_settings(self.mask or costs.defaults.mask, given | off)
+
+    def begin(self, costs: Costs) -> int:
+        """Return the step that refinements start from."""
+        if not self.temporal:
+            return 0
+        return costs.defaults.t0 if self.start is None else self.start
+
+    def localization(self, costs: Costs) -> Cost:
+        """Return the cost of a localization."""
+        return costs.localize(self.mask_source(costs))
+
+    def refinement(self, costs: Costs) -> Cost:
+        """Return the cost of a refinement."""
+        return costs.refine(self.begin(costs))
+
+    def located_refinement(self, costs: Costs) -> Cost:
+        """Return the cost of the first refinement of an image: a localization and a refinement."""
+        return self.localization(costs) + self.refinement(costs)
+
+    def least(self, costs: Costs, image: bool = False) -> Cost:
+        """Return the cost of a sample, or with a given image that of its first refinement."""
+        return self.located_refinement(costs) if image else costs.sample

@@ -1,48 +1,78 @@
-"""What a strategy is. A new one is one dataclass in one file::
+"""What a strategy is, and everything that a strategy file imports. A new strategy is one dataclass in one file::
 
     @dataclass
-    class FirstOfTwo(Strategy):
-        "Two images, the better one wins."
+    class BestOfTwo(Strategy):
+        "Sample two images; the better one wins."
 
         async def run(self, search: Search) -> None:
             await gather_completed(search.sample(0), search.sample(1))
 
         def plan(self, budget: Budget, costs: Costs) -> Plan:
-            return Plan({"sample": 2}, 2 * costs.sample.nfe)
+            return Plan.of(("sample", 2, costs.sample))
 
-It never touches tensors, actors or files. Every complete candidate is scored and the best one wins.
+It never touches tensors, actors or files. Every complete candidate is scored, and the best one wins.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from lotts_search.core.budget import Budget, Cost, Costs
-from lotts_search.core.candidate import Candidate, Mask
+from lotts_search.core.candidate import Candidate, Mask, score_of
 from lotts_search.core.handle import Search
 from lotts_search.core.virtual_time import Trial, gather_completed, repeat
 from lotts_search.errors import BadInput
+from lotts_search.work.masks import (
+    AttentionMask,
+    ConceptMask,
+    DisagreementMask,
+    ErrorContrastMask,
+    FusionMask,
+    GivenMask,
+    MaskSource,
+    QualityMask,
+    RandomMask,
+    WholeMask,
+)
+from lotts_search.work.requests import Background, Noise
 
 __all__ = [
+    "AttentionMask",
+    "Background",
+    "BadInput",
     "Budget",
     "Candidate",
+    "ConceptMask",
     "Cost",
     "Costs",
+    "DisagreementMask",
+    "ErrorContrastMask",
+    "FusionMask",
+    "GivenMask",
     "Mask",
+    "MaskSource",
+    "Noise",
     "Plan",
+    "QualityMask",
+    "RandomMask",
+    "Scored",
     "Search",
     "Strategy",
     "Trial",
+    "WholeMask",
     "allowance",
     "check_noise",
+    "child",
     "gather_completed",
     "paid",
     "repeat",
+    "score_of",
     "scored",
     "staged",
 ]
@@ -53,10 +83,10 @@ class Plan:
     """What a strategy is going to do with a budget.
 
     Attributes:
-        trials: number of trials of each kind (sample, localize, refine, …); of scores only those that cost NFE.
-        nfe: what they cost.
-        exact: False where the scores decide on the trials: then ``nfe`` is the most that they cost, and ``trials`` are
-            those that are known beforehand.
+        trials: number of trials of each kind (sample, localize, refine, …); of scores, only those that cost NFE.
+        nfe: their total cost.
+        exact: False where the scores decide on the trials: ``nfe`` is then the most that they can cost, and ``trials``
+            holds only those that are known beforehand.
     """
 
     trials: dict[str, int]
@@ -65,7 +95,7 @@ class Plan:
 
     @classmethod
     def of(cls, *lines: tuple[str, int, Cost]) -> Plan:
-        """A plan from lines (kind, number, cost of one); lines without trials are left out, lines of a kind added."""
+        """Make a plan from lines (kind, number, cost of one). Lines of one kind add up; a number of 0 is left out."""
         trials: dict[str, int] = {}
         for kind, number, _ in lines:
             if number:
@@ -78,13 +108,13 @@ class Strategy(ABC):
     """Decides which trials to run. Subclasses are dataclasses; their fields are the strategy's settings.
 
     Attributes:
-        takes_image: whether it can begin from a given image (``search.image``).
-        nested: whether a search under a small budget is the beginning of the one under a larger budget; a study then
-            runs the largest alone.
-        rewrites: whether it asks the rewriter (``search.rewrite``).
-        source: where it comes from: authors, year, title, algorithm; "" for one's own.
-        formula: what it costs in NFE, in terms of its settings, T (steps), t0 (start of a refinement) and L (NFE of a
-            localization). Read by people alone; :meth:`plan` is what counts.
+        takes_image: whether it can start from a given image (``search.image``).
+        nested: whether a search with a small budget is the beginning of the one with a larger budget; a study then
+            runs only the largest.
+        rewrites: whether it calls the rewriter (``search.rewrite``).
+        source: where it comes from: authors, year, title, algorithm; "" where it has no source.
+        formula: its cost in NFE, in terms of its settings, T (steps), t0 (start of a refinement) and L (NFE of a
+            localization). For readers only; :meth:`plan` is what counts.
     """
 
     takes_image: ClassVar[bool] = False
@@ -95,51 +125,62 @@ class Strategy(ABC):
 
     @abstractmethod
     async def run(self, search: Search) -> None:
-        """Search. May await the calls of ``search``, :func:`gather_completed` and :func:`repeat`, and nothing else."""
+        """Search. May await only the calls of ``search``, :func:`gather_completed` and :func:`repeat`."""
 
     @abstractmethod
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        """What :meth:`run` is going to do, from pure noise, if nothing fails and no target stops it.
+        """Return what :meth:`run` does from pure noise with this budget, if nothing fails and no target stops it.
 
         Raises:
-            BadInput: the budget limits neither NFE nor images, and the strategy would use all it gets.
+            BadInput: the budget limits neither NFE nor images, and the strategy would use all that it gets.
         """
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        """The smallest budget with which it can begin, from pure noise or from a given image."""
+        """Return the smallest budget with which it can start, from pure noise or from a given image."""
         return costs.sample
 
     def settings(self) -> dict[str, object]:
-        """The values of its fields, by name."""
+        """Return the values of its fields, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def check_minimum(self, **minimums: float) -> None:
+        """Refuse settings below their minimum; a setting of None passes. For ``__post_init__``.
 
-def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]) -> Iterator[tuple[str, int, Cost]]:
-    """Lines of a plan for ``count`` candidates, made by trials of a ``kind`` that begin at step ``start``, which all go
-    on from each of the ``stops`` to the next and are scored at each, the last being T. Whoever goes on from whom, it
-    costs ``count · (T − start)`` NFE."""
-    yield kind, count, costs.segment(start, stops[0])
-    for at, stop in pairwise(stops):
-        yield "score", count, costs.score
-        yield "advance", count, costs.segment(at, stop, scored=True)
+        Raises:
+            BadInput: a setting is too small, infinite or not a number.
+        """
+        for name, minimum in minimums.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= minimum):
+                raise BadInput(f"{name} must be {minimum} or more, not {value}")
 
 
-async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[tuple[int, Candidate, float]]:
-    """Wait for candidates and score those that are partial.
+class Scored(NamedTuple):
+    """A candidate with its score, and the place of the trial that made it among the trials passed to :func:`scored`."""
 
-    Returns:
-        The place of each among the trials, the candidate and its score; those that were refused or failed are left out.
-    """
+    candidate: Candidate
+    score: float
+    place: int
 
-    async def one(place: int, trial: Trial[Candidate]) -> tuple[int, Candidate, float]:
+
+async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[Scored]:
+    """Wait for candidates, and score those that are partial. Refused and failed ones are left out."""
+
+    async def one(place: int, trial: Trial[Candidate]) -> Scored:
         candidate = await trial
-        return place, candidate, await search.score(candidate)
+        return Scored(candidate, await search.score(candidate), place)
 
     return await gather_completed(*(one(place, trial) for place, trial in enumerate(trials)))
 
 
+def child(search: Search, parent: Candidate, stop: int, number: int) -> Trial[Candidate]:
+    """Advance a partial candidate to the step ``stop`` as its child ``number``: child 0 keeps the parent's noise, the
+    others draw new noise from here on."""
+    return search.advance(parent, stop, seed=number or None)
+
+
 def check_noise(search: Search) -> None:
-    """Refuse a solver without noise: of strategies that branch trajectories, all branches would be the same.
+    """Refuse a solver without noise, for strategies that branch trajectories: all children would be the same.
 
     Raises:
         BadInput: eta is 0.
@@ -148,25 +189,35 @@ def check_noise(search: Search) -> None:
         raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
 
-def allowance(budget: Budget, costs: Costs) -> float:
-    """NFE that a budget gives to a strategy that decides itself how many go into an image: without a limit in NFE, N
-    images stand for the steps of N samples.
+def paid(budget: Budget, cost: Cost, most: int | None = None) -> int:
+    """Return how many trials of this cost ``budget`` pays for, at most ``most``.
 
     Raises:
-        BadInput: it limits neither NFE nor images.
+        BadInput: neither sets a limit.
+    """
+    count = budget.count(cost, most)
+    if count is None:
+        raise BadInput("the number of trials needs a budget in NFE or images")
+    return count
+
+
+def allowance(budget: Budget, costs: Costs) -> float:
+    """Return the NFE for a strategy that itself decides how many go into an image. Without a limit in NFE, N images
+    stand for the steps of N samples.
+
+    Raises:
+        BadInput: the budget limits neither NFE nor images.
     """
     if budget.nfe is not None:
         return budget.nfe
     return paid(budget, costs.sample) * costs.sample.nfe
 
 
-def paid(budget: Budget, cost: Cost, most: int | None = None) -> int:
-    """How many trials of that cost ``budget`` pays for, at most ``most``.
-
-    Raises:
-        BadInput: neither sets a limit.
-    """
-    counts = [count for count in (budget.count(cost), most) if count is not None]
-    if not counts:
-        raise BadInput("the number of trials needs a budget in NFE or images")
-    return min(counts)
+def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]) -> Iterator[tuple[str, int, Cost]]:
+    """Yield plan lines for ``count`` candidates that trials of this ``kind`` start at step ``start`` and that are scored
+    at each of the ``stops``, the last being T. The cost, ``count · (T − start)`` NFE, is the same whichever candidates
+    survive."""
+    yield kind, count, costs.segment(start, stops[0])
+    for at, stop in pairwise(stops):
+        yield "score", count, costs.score
+        yield "advance", count, costs.segment(at, stop, scored=True)

@@ -9,7 +9,6 @@ import pytest
 from scipy import integrate, stats
 
 from lotts_search.arithmetic.bandit import Arm, Beliefs, expected_improvement, survivors
-from lotts_search.core.budget import Cost
 
 
 @pytest.mark.parametrize(
@@ -92,4 +91,4 @@ def test_survivors_are_halved_in_equal_shares_of_the_budget():
 
 
 def test_rate_is_improvement_per_nfe():
-    assert Arm[str](0.3, Cost(6.0, 1), "a").rate == pytest.approx(0.05)
+    assert Arm(0.3, 6.0, "a").rate == pytest.approx(0.05)

@@ -1,4 +1,4 @@
-"""What strategy files may be: short, and without tensors or actors."""
+"""What strategy files may import, and what they must say of themselves."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ FILES = sorted(path for path in Path(strategies.__file__).parent.glob("*.py") if
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_strategy_is_a_short_file_without_torch_or_ray(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= (25 if path.stem == "best_of_n" else 120)
+def test_a_strategy_imports_neither_torch_nor_ray(path: Path) -> None:
     imported = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
