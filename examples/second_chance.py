@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed, paid, repeat
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed, repeat
 
 
 @dataclass
@@ -29,10 +29,10 @@ class SecondChance(Strategy):
         await repeat(lambda seed: search.refine(best, mask, seed=seed), search.budget.left.count(costs.refine()))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        samples = paid(budget, costs.sample, self.images)
+        samples = budget.paid(costs.sample, self.images)
         left = budget.minus(samples * costs.sample)
         chances = int(left.pays(costs.localize() + costs.refine()))
-        more = chances * paid(left.minus(chances * costs.localize()), costs.refine())
+        more = chances * left.minus(chances * costs.localize()).paid(costs.refine())
         return Plan.of(
             ("sample", samples, costs.sample),
             ("localize", chances, costs.localize()),

@@ -23,7 +23,6 @@ from lotts_search.core.strategy import (
     Search,
     Trial,
     gather_completed,
-    paid,
     score_of,
 )
 
@@ -72,7 +71,7 @@ class AdaptiveLoTTS(Localized):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         dearest = max(costs.sample.nfe, self.located_refinement(costs).nfe)
-        most = paid(budget, costs.sample) * dearest if budget.nfe is None else budget.nfe
+        most = budget.paid(costs.sample) * dearest if budget.nfe is None else budget.nfe
         return Plan({"sample": self._initial(budget, costs)}, most, exact=False)
 
     def _initial(self, budget: Budget, costs: Costs) -> int:

@@ -10,21 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import (
-    Budget,
-    Candidate,
-    Costs,
-    Mask,
-    Plan,
-    Search,
-    check_noise,
-    child,
-    paid,
-    repeat,
-    score_of,
-    scored,
-    staged,
-)
+from lotts_search.core.strategy import Budget, Candidate, Costs, Mask, Plan, Search, repeat, score_of, scored, staged
 
 
 @dataclass
@@ -54,7 +40,7 @@ class BeamInMask(Localized):
         self.check_minimum(initial=1, beams=1, children=1, interval=1)
 
     async def run(self, search: Search) -> None:
-        check_noise(search)
+        search.check_noise()
         costs = search.costs
         located: list[tuple[Candidate, Mask]] = []
         seeds = Counter[str]()  # refinements begun so far, by the key of the image
@@ -78,7 +64,7 @@ class BeamInMask(Localized):
                 best = alive[: max(1, width // self.children)]
                 if not best:
                     return
-                trials = [child(search, best[i % len(best)].candidate, stop, i // len(best)) for i in range(width)]
+                trials = [search.child(best[i % len(best)].candidate, stop, i // len(best)) for i in range(width)]
             await scored(search, trials)
 
         await repeat(tree, self._trees(search.budget.left, costs, search.image is not None))
@@ -88,10 +74,10 @@ class BeamInMask(Localized):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         localize = self.localization(costs)
         refine = self.refinement(costs)
-        count = min(paid(budget, costs.sample), self._trees(budget, costs) or 1)
+        count = min(budget.paid(costs.sample), self._trees(budget, costs) or 1)
         left = budget.minus(count * costs.sample)
         masks = count if left.pays(localize + refine) else 0
-        refined = paid(left.minus(masks * localize), refine) if masks else 0
+        refined = left.minus(masks * localize).paid(refine) if masks else 0
         return Plan.of(
             ("sample", count, costs.sample),
             ("localize", masks, localize),

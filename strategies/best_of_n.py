@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, paid, repeat
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, repeat
 
 
 @dataclass
@@ -33,4 +33,4 @@ class BestOfN(Strategy):
         await repeat(lambda seed: search.sample(seed, prompt=prompt), n)
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan.of(("sample", paid(budget, costs.sample, self.n), costs.sample))
+        return Plan.of(("sample", budget.paid(costs.sample, self.n), costs.sample))

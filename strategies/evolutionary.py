@@ -10,7 +10,6 @@ import itertools
 from dataclasses import dataclass
 
 from lotts_search.core.strategy import (
-    BadInput,
     Budget,
     Candidate,
     Costs,
@@ -19,9 +18,9 @@ from lotts_search.core.strategy import (
     Search,
     Strategy,
     gather_completed,
-    paid,
     score_of,
 )
+from lotts_search.errors import BadInput
 
 
 @dataclass
@@ -80,7 +79,7 @@ class Evolutionary(Strategy):
         most = None
         if self.generations is not None:
             most = self.population + self.generations * (self.population - self.elites)
-        return Plan.of(("sample", paid(budget, costs.sample, most), costs.sample))
+        return Plan.of(("sample", budget.paid(costs.sample, most), costs.sample))
 
 
 def _ranked(generation: list[tuple[Candidate, Noise]]) -> list[tuple[Candidate, Noise]]:

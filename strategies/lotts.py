@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import BadInput, Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat, score_of
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat, score_of
+from lotts_search.errors import BadInput
 
 
 @dataclass

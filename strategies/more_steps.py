@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import BadInput, Budget, Costs, Plan, Search, Strategy
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
+from lotts_search.errors import BadInput
 
 
 @dataclass

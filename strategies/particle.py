@@ -14,21 +14,8 @@ from itertools import pairwise
 
 from lotts_search.arithmetic.smc import Potential, Scheme, Weights, checkpoints, twins
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import (
-    BadInput,
-    Budget,
-    Candidate,
-    Cost,
-    Costs,
-    Plan,
-    Search,
-    Trial,
-    check_noise,
-    child,
-    paid,
-    scored,
-    staged,
-)
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Trial, scored, staged
+from lotts_search.errors import BadInput
 
 ROUND = 4
 """Particles per round where nothing but time limits the search; the source's number."""
@@ -76,7 +63,7 @@ class Particle(Localized):
             raise BadInput(f"first and last must be within 0..1, in this order, not {self.first} and {self.last}")
 
     async def run(self, search: Search) -> None:
-        check_noise(search)
+        search.check_noise()
         if self.local or search.image is not None:
             await self._steer_refinements(search)
         else:
@@ -132,7 +119,7 @@ class Particle(Localized):
             weights.weigh([particle.score for particle in alive], at / search.steps)
             chosen = weights.resample(search.rng, self.resampling, 0.5 if self.adaptive else None)
             trials = [
-                child(search, alive[place].candidate, stop, number)
+                search.child(alive[place].candidate, stop, number)
                 for place, number in zip(chosen, twins(chosen), strict=True)
             ]
         alive = await scored(search, trials)
@@ -154,6 +141,6 @@ class Particle(Localized):
 
     def _lines(self, budget: Budget, costs: Costs, kind: str, start: int) -> Iterator[tuple[str, int, Cost]]:
         """Return the plan of the particles."""
-        count = paid(budget, costs.segment(start, costs.steps), self.particles)
+        count = budget.paid(costs.segment(start, costs.steps), self.particles)
         stops = [*checkpoints(start, costs.steps, self.interval, self.first, self.last), costs.steps]
         return staged(costs, kind, count, start, stops)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import BadInput, Budget, Costs, Plan, Search, Strategy, gather_completed
+from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
+from lotts_search.errors import BadInput
 
 
 @dataclass

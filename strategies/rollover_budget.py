@@ -9,18 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import (
-    Budget,
-    Costs,
-    Plan,
-    Scored,
-    Search,
-    Strategy,
-    allowance,
-    check_noise,
-    child,
-    scored,
-)
+from lotts_search.core.strategy import Budget, Costs, Plan, Scored, Search, Strategy, scored
 
 EPSILON = 1e-9
 """Quotas may be fractions, which add up to whole children except for rounding."""
@@ -54,10 +43,10 @@ class RolloverBudget(Strategy):
         self.check_minimum(initial=1, quota=1)
 
     async def run(self, search: Search) -> None:
-        check_noise(search)
+        search.check_noise()
         costs = search.costs
         counted = search.budget.left.counted
-        whole = allowance(search.budget.left, costs) if counted else IMAGES * costs.sample.nfe
+        whole = search.budget.left.allowance(costs) if counted else IMAGES * costs.sample.nfe
         seed = 0
         while search.budget.left.pays(costs.sample):
             nfe = whole - search.budget.reserved.nfe if counted else whole
@@ -86,7 +75,7 @@ class RolloverBudget(Strategy):
             drawn = 0
             children: list[Scored] = []
             while drawn < int(available + EPSILON):
-                children += await scored(search, [child(search, state.candidate, step + 1, drawn)])
+                children += await scored(search, [search.child(state.candidate, step + 1, drawn)])
                 drawn += 1
                 if children and children[-1].score > record:
                     break
@@ -99,7 +88,7 @@ class RolloverBudget(Strategy):
         return count
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, allowance(budget, costs), exact=False)
+        return Plan({}, budget.allowance(costs), exact=False)
 
 
 def _score(found: Scored) -> float:

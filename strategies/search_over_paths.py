@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lotts_search.core.strategy import (
-    BadInput,
     Budget,
     Candidate,
     Cost,
@@ -24,6 +23,7 @@ from lotts_search.core.strategy import (
     gather_completed,
     score_of,
 )
+from lotts_search.errors import BadInput
 
 
 @dataclass

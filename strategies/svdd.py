@@ -20,9 +20,6 @@ from lotts_search.core.strategy import (
     Scored,
     Search,
     Strategy,
-    allowance,
-    check_noise,
-    child,
     gather_completed,
     repeat,
     scored,
@@ -54,7 +51,7 @@ class SVDD(Strategy):
         self.check_minimum(children=1, alpha=0)
 
     async def run(self, search: Search) -> None:
-        check_noise(search)
+        search.check_noise()
         if not search.budget.left.counted:
             await repeat(lambda seed: self.chain(search, seed, self._whole(search.costs)), None)
             return
@@ -69,7 +66,7 @@ class SVDD(Strategy):
         while state.step < last:
             # Over all steps the children add up to nfe - 1; where they cannot be equally many, late steps get more.
             count = (nfe - 1 + state.step) // last
-            children = await scored(search, [child(search, state, state.step + 1, i) for i in range(count)])
+            children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
             if not children:
                 return None
             state = self._draw(search, children)
@@ -96,7 +93,7 @@ class SVDD(Strategy):
 
     def _chains(self, budget: Budget, costs: Costs) -> list[int]:
         """Return the NFE of each chain that the budget pays for."""
-        nfe = allowance(budget, costs)
+        nfe = budget.allowance(costs)
         whole = self._whole(costs)
         count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
         rest = int(nfe - count * whole)

@@ -11,21 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lotts_search.arithmetic.mcts import Node, back_up, boltzmann, upper_bound
-from lotts_search.core.strategy import (
-    BadInput,
-    Budget,
-    Candidate,
-    Cost,
-    Costs,
-    Plan,
-    Search,
-    Strategy,
-    allowance,
-    check_noise,
-    child,
-    gather_completed,
-    repeat,
-)
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather_completed, repeat
+from lotts_search.errors import BadInput
 
 
 @dataclass
@@ -64,7 +51,7 @@ class DiffusionTreeSearch(Strategy):
             raise BadInput(f"strength must be above 0, not {self.strength}")
 
     async def run(self, search: Search) -> None:
-        check_noise(search)
+        search.check_noise()
         root = Node[Candidate]()
         promised: dict[int, Cost] = {}  # by walker: what its descent still has to call
 
@@ -109,7 +96,7 @@ class DiffusionTreeSearch(Strategy):
             if node.candidate is None:
                 path.append(node.add(await search.sample(number, stop=stop)))
             else:
-                path.append(node.add(await child(search, node.candidate, stop, number)))
+                path.append(node.add(await search.child(node.candidate, stop, number)))
         back_up(path, self.strength)
 
     def _levels(self, costs: Costs) -> list[int]:
@@ -117,4 +104,4 @@ class DiffusionTreeSearch(Strategy):
         return list(range(0, costs.steps - 1, self.interval))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, allowance(budget, costs), exact=False)
+        return Plan({}, budget.allowance(costs), exact=False)

@@ -12,18 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import (
-    BadInput,
-    Budget,
-    Candidate,
-    Cost,
-    Costs,
-    Plan,
-    Search,
-    Strategy,
-    gather_completed,
-    repeat,
-)
+from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather_completed, repeat
+from lotts_search.errors import BadInput
 
 
 @dataclass

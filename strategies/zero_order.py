@@ -12,7 +12,6 @@ import itertools
 from dataclasses import dataclass
 
 from lotts_search.core.strategy import (
-    BadInput,
     Budget,
     Candidate,
     Costs,
@@ -21,9 +20,9 @@ from lotts_search.core.strategy import (
     Search,
     Strategy,
     gather_completed,
-    paid,
     score_of,
 )
+from lotts_search.errors import BadInput
 
 
 @dataclass
@@ -79,4 +78,4 @@ class ZeroOrder(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         most = None if self.iterations is None else 1 + self.neighbours * self.iterations
-        return Plan.of(("sample", paid(budget, costs.sample, most), costs.sample))
+        return Plan.of(("sample", budget.paid(costs.sample, most), costs.sample))

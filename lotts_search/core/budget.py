@@ -132,6 +132,26 @@ class Budget:
         """Whether it covers one trial of that cost."""
         return self.count(cost) != 0
 
+    def paid(self, cost: Cost, most: int | None = None) -> int:
+        """Return the same as :meth:`count`, for what needs a limit.
+
+        Raises:
+            BadInput: neither the budget nor ``most`` sets one.
+        """
+        count = self.count(cost, most)
+        if count is None:
+            raise BadInput("the number of trials needs a budget in NFE or images")
+        return count
+
+    def allowance(self, costs: Costs) -> float:
+        """Return the NFE for a strategy that itself decides how many go into an image. Without a limit in NFE, N images
+        stand for the steps of N samples.
+
+        Raises:
+            BadInput: it limits neither NFE nor images.
+        """
+        return self.paid(costs.sample) * costs.sample.nfe if self.nfe is None else self.nfe
+
     def minus(self, cost: Cost) -> Budget:
         """What is left after that cost, never below 0."""
         return replace(

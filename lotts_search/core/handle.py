@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -119,15 +120,14 @@ class Search:
             prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the image.
         """
-        own = self._sampling
-        sampling = replace(
-            own,
-            prompt=own.prompt if prompt is None else prompt,
-            steps=own.steps if steps is None else steps,
-            guidance=own.guidance if guidance is None else guidance,
-            negative=own.negative if negative is None else negative,
-            eta=own.eta if eta is None else eta,
-        )
+        other: dict[str, Any] = {
+            "prompt": prompt,
+            "negative": negative,
+            "guidance": guidance,
+            "steps": steps,
+            "eta": eta,
+        }
+        sampling = replace(self._sampling, **{name: value for name, value in other.items() if value is not None})
         check_eta(sampling.eta, sampling.solver)
         noise = Fresh(noise) if isinstance(noise, int) else noise
         stop = _stop(stop, -1, sampling.steps)
@@ -205,6 +205,19 @@ class Search:
         work = Segment(self.seed, sampling, lineage, stop, state=state)
         ratio = float(state.region.mask.mean()) if state.region is not None else None
         return self._segment("advance", work, parent, (stop, seed, prompt), ratio)
+
+    def child(self, parent: Candidate, stop: int, number: int) -> Trial[Candidate]:
+        """Advance a partial candidate as its child ``number``: child 0 keeps the parent's noise, the others branch."""
+        return self.advance(parent, stop, seed=number or None)
+
+    def check_noise(self) -> None:
+        """Refuse a solver without noise, for strategies that branch trajectories: all children would be the same.
+
+        Raises:
+            BadInput: eta is 0.
+        """
+        if self.eta == 0:
+            raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
     def localize(self, candidate: Candidate, source: MaskSource | None = None) -> Trial[Mask]:
         """The region of a complete candidate to resample. Costs its network rows pro rata.

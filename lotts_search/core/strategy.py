@@ -43,39 +43,11 @@ from lotts_search.work.masks import (
 from lotts_search.work.requests import Background, Noise
 
 __all__ = [
-    "AttentionMask",
-    "Background",
-    "BadInput",
-    "Budget",
-    "Candidate",
-    "ConceptMask",
-    "Cost",
-    "Costs",
-    "DisagreementMask",
-    "ErrorContrastMask",
-    "FusionMask",
-    "GivenMask",
-    "Mask",
-    "MaskSource",
-    "Noise",
-    "Plan",
-    "QualityMask",
-    "RandomMask",
-    "Scored",
-    "Search",
-    "Strategy",
-    "Trial",
-    "WholeMask",
-    "allowance",
-    "check_noise",
-    "child",
-    "gather_completed",
-    "paid",
-    "repeat",
-    "score_of",
-    "scored",
-    "staged",
-]
+    "AttentionMask", "Background", "BadInput", "Budget", "Candidate", "ConceptMask", "Cost", "Costs",
+    "DisagreementMask", "ErrorContrastMask", "FusionMask", "GivenMask", "Mask", "MaskSource", "Noise", "Plan",
+    "QualityMask", "RandomMask", "Scored", "Search", "Strategy", "Trial", "WholeMask", "gather_completed",
+    "repeat", "score_of", "scored", "staged",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,46 +143,6 @@ async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[Sco
         return Scored(candidate, await search.score(candidate), place)
 
     return await gather_completed(*(one(place, trial) for place, trial in enumerate(trials)))
-
-
-def child(search: Search, parent: Candidate, stop: int, number: int) -> Trial[Candidate]:
-    """Advance a partial candidate to the step ``stop`` as its child ``number``: child 0 keeps the parent's noise, the
-    others draw new noise from here on."""
-    return search.advance(parent, stop, seed=number or None)
-
-
-def check_noise(search: Search) -> None:
-    """Refuse a solver without noise, for strategies that branch trajectories: all children would be the same.
-
-    Raises:
-        BadInput: eta is 0.
-    """
-    if search.eta == 0:
-        raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
-
-
-def paid(budget: Budget, cost: Cost, most: int | None = None) -> int:
-    """Return how many trials of this cost ``budget`` pays for, at most ``most``.
-
-    Raises:
-        BadInput: neither sets a limit.
-    """
-    count = budget.count(cost, most)
-    if count is None:
-        raise BadInput("the number of trials needs a budget in NFE or images")
-    return count
-
-
-def allowance(budget: Budget, costs: Costs) -> float:
-    """Return the NFE for a strategy that itself decides how many go into an image. Without a limit in NFE, N images
-    stand for the steps of N samples.
-
-    Raises:
-        BadInput: the budget limits neither NFE nor images.
-    """
-    if budget.nfe is not None:
-        return budget.nfe
-    return paid(budget, costs.sample) * costs.sample.nfe
 
 
 def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]) -> Iterator[tuple[str, int, Cost]]:

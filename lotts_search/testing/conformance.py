@@ -21,7 +21,7 @@ from lotts_search.api import asearch, search
 from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.journal import Journal
 from lotts_search.core.result import SearchResult
-from lotts_search.core.strategy import Plan, Strategy, allowance
+from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.errors import BudgetTooSmall
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.work.requests import Sampling
@@ -43,7 +43,7 @@ class StrategyConformance:
     """The model that the strategy is tried on."""
 
     images_are_steps = False
-    """Whether N images without NFE stand for the steps of N samples (:func:`lotts_search.core.strategy.allowance`)."""
+    """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowance <lotts_search.core.budget.Budget.allowance>`)."""
 
     def strategy(self) -> Strategy:
         """A strategy to test, anew at each call."""
@@ -112,7 +112,7 @@ class StrategyConformance:
         for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
             if self.images_are_steps and limits.nfe is None:
-                limits = Budget(nfe=allowance(limits, self.costs))
+                limits = Budget(nfe=limits.allowance(self.costs))
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
             spent = result.ledger
             assert cheapest is None or not limits.minus(Cost(spent.nfe, spent.images)).pays(cheapest), budget
