@@ -124,7 +124,7 @@ async def asearch(
         )  # fmt: skip
         if journal is not None and not isinstance(journal, Journal):
             journal = opened.enter_context(Journal(journal, search_id))
-        book = Book(labels, Ledger(budget, costs), on_trial)
+        book = Book(labels, Ledger(limits=budget, costs=costs), on_trial)
         scheduler = Scheduler(workers)
         handle = Search(Calls(where, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
         status = await _run(scheduler, book, chosen.run(handle), budget)

@@ -31,7 +31,7 @@ class _Writer:
     def __init__(self, strategy: str, prompt: str, seed: int) -> None:
         self.trials: list[TrialRecord] = []
         self.images: dict[str, Bytes] = {}
-        self.ledger = Ledger(Budget(nfe=110.0), Costs(STEPS, True, Defaults(STEPS, 3.0, T0, 2)))
+        self.ledger = Ledger(limits=Budget(nfe=110.0), costs=Costs(STEPS, True, Defaults(STEPS, 3.0, T0, 2)))
         self.shared = ("run", "search", "prompt", prompt, "shapes-sd", strategy, "{}", seed)
         self.best: TrialRecord | None = None
         self.best_refined: TrialRecord | None = None
@@ -39,7 +39,7 @@ class _Writer:
     def add(self, key: str, parent: str | None, kind: str, nfe: float, score: float | None, **more: object) -> None:
         made = int(score is not None)
         usage = Usage(nfe, int(2 * nfe), nfe * 8e8, made, made, made, 0.004 * nfe)
-        self.ledger.spend(usage)
+        self.ledger += usage
         before = self.best.score if self.best is not None else None
         values = [v for v in (before, score) if v is not None]
         record = TrialRecord(

@@ -1,5 +1,4 @@
 """The arithmetic of strategies: particle resampling, tree search, bandits, and when local search pays.
 
-Pure functions and small classes over numbers and candidates. Imports numpy, scipy, ``core`` and ``errors``: no pool,
-no torch.
+Pure functions and small classes: numbers in, numbers out. Imports numpy, scipy and ``errors`` only.
 """

@@ -110,7 +110,7 @@ class Book:
         return next((row for row in self.trials if candidate is not None and row.trial_id == candidate.key), None)
 
     def _enter(self, usage: Usage, key: str, parent: str | None, kind: str, columns: dict[str, Any]) -> None:
-        self.ledger.spend(usage)
+        self.ledger += usage
         row = TrialRecord(
             **vars(self.labels),
             **columns,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 from lotts_search.errors import BadInput, BudgetExhausted
@@ -177,29 +177,27 @@ def count_images(count: int) -> str:
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-@dataclass
-class Ledger:
-    """What a search spent, beside what it may spend.
+@dataclass(kw_only=True)
+class Ledger(Usage):
+    """What a search spent, summed over all delivered trials, beside what it may spend.
 
-    Costs are reserved when a trial is called, in virtual order, and entered with all that they used when it is
-    delivered; a trial is charged once, however often it was tried.
+    The cost of a trial is reserved when it is called, in virtual order. What it used is entered when it is delivered,
+    once, however often it was tried.
 
     Attributes:
         limits: the budget.
         costs: what trials cost.
-        spent: the sum over all delivered trials.
         reserved: the sum over all trials called so far.
-        stopped: why the strategy leaves the rest of the budget alone; "" where it does not.
+        stopped: why the strategy does not spend the rest of the budget; "" where it does.
     """
 
     limits: Budget
     costs: Costs
-    spent: Usage = field(default_factory=Usage)
-    reserved: Cost = field(default_factory=Cost)
+    reserved: Cost = Cost()
     stopped: str = ""
 
     def stop(self, why: str) -> None:
-        """Say that what is :attr:`left` is saved and why, for reports. The strategy itself has to end."""
+        """Record for reports why the strategy does not spend what is :attr:`left`. The strategy itself has to end."""
         self.stopped = why
 
     @property
@@ -237,47 +235,3 @@ class Ledger:
         if not self.left.pays(cost):
             raise BudgetExhausted(f"{cost.nfe:g} NFE and {count_images(cost.images)} are not left of {self.limits}")
         self.reserved = self.reserved + cost
-
-    def spend(self, usage: Usage) -> None:
-        """Enter what a delivered trial used."""
-        self.spent += usage
-
-    @property
-    def nfe(self) -> float:
-        return self.spent.nfe
-
-    @property
-    def rows(self) -> int:
-        return self.spent.rows
-
-    @property
-    def flops(self) -> float:
-        return self.spent.flops
-
-    @property
-    def images(self) -> int:
-        return self.spent.images
-
-    @property
-    def decodes(self) -> int:
-        return self.spent.decodes
-
-    @property
-    def scores(self) -> int:
-        return self.spent.scores
-
-    @property
-    def device_s(self) -> float:
-        return self.spent.device_s
-
-    @property
-    def nfe_wasted(self) -> float:
-        return self.spent.nfe_wasted
-
-    @property
-    def rewrites(self) -> int:
-        return self.spent.rewrites
-
-    @property
-    def fallbacks(self) -> int:
-        return self.spent.fallbacks

@@ -335,7 +335,7 @@ class Usage:
     fallbacks: int = 0
 
     def __iadd__(self, other: Usage) -> Self:
-        for name in self.__dataclass_fields__:
+        for name in Usage.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 

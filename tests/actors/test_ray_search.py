@@ -94,7 +94,7 @@ class KillingPool:
 def test_one_actor_gives_the_same_search_as_this_process(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
     found = run(one_actor)
     assert {t.kind for t in local.trials} == {"sample", "localize", "refine", "score"}
-    assert local.ledger.spent.nfe == 39
+    assert local.ledger.nfe == 39
     assert tree(found) == tree(local)
     assert found.score == local.score
 
@@ -102,10 +102,10 @@ def test_one_actor_gives_the_same_search_as_this_process(local: lotts_search.Sea
 def test_a_search_survives_the_death_of_its_actor(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
     found = run(KillingPool(one_actor, after=5))
     assert tree(found) == tree(local)
-    assert found.score == local.score and found.ledger.spent.nfe == 39
+    assert found.score == local.score and found.ledger.nfe == 39
     again = [t for t in found.trials if t.attempts > 1]
     assert again and all(t.nfe_wasted == t.nfe * (t.attempts - 1) for t in again)
-    assert found.ledger.spent.nfe_wasted == sum(t.nfe_wasted for t in again) > 0
+    assert found.ledger.nfe_wasted == sum(t.nfe_wasted for t in again) > 0
 
 
 def test_two_actors_give_the_same_search(

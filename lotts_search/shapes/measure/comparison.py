@@ -58,7 +58,7 @@ def winner(result: SearchResult, first: int | None = None) -> tuple[Bytes, float
     """Image, guiding score, NFE and images of a search, or of the seeds below ``first`` of a Best-of-N search."""
     if first is None:
         assert result.image is not None and result.score is not None
-        return result.image, result.score, result.ledger.spent.nfe, result.ledger.spent.images
+        return result.image, result.score, result.ledger.nfe, result.ledger.images
     kept = [t for t in result.trials if t.kind == "sample" and t.lineage[0] in {f"seed {s}" for s in range(first)}]
     best = max(kept, key=lambda t: -np.inf if t.score is None else t.score)
     return result.images[best.trial_id], best.score or 0.0, sum(t.nfe for t in kept), len(kept)
