@@ -9,7 +9,7 @@ import numpy as np
 
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Cost, Costs, Ledger, scaled
-from lotts_search.core.calls import Calls, Making
+from lotts_search.core.calls import Calls, Draft
 from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.trial_table import image_hash
 from lotts_search.core.virtual_time import Trial
@@ -137,8 +137,8 @@ class Search:
     def encode(self, image: Bytes) -> Trial[Candidate]:
         """A complete candidate from an image [h, w, 3] uint8 of the model's size. Costs no NFE."""
         name, steps = image_hash(image), self.steps
-        making = Making("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
-        return self._calls.make(Encode(image, steps), making, (name,))
+        draft = Draft("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
+        return self._calls.make(Encode(image, steps), draft, (name,))
 
     def refine(
         self,
@@ -242,7 +242,7 @@ class Search:
         """
         if candidate.score is not None and (candidate.complete or not last):
             return Trial.settled(candidate.score)
-        return self._calls.judge(candidate, self._last(candidate, last))
+        return self._calls.score(candidate, self._last(candidate, last))
 
     def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
         """Revised prompts from the rewriter, which looks at a complete candidate's image or a partial one's x0
@@ -272,8 +272,8 @@ class Search:
         mask_ratio: float | None = None,
     ) -> Trial[Candidate]:
         cost = Cost(work.nfe, int(work.stop == work.sampling.steps))
-        making = Making(kind, work.lineage, work.start, work.stop, work.sampling, cost, parent, mask_ratio)
-        return self._calls.make(work, making, arguments)
+        draft = Draft(kind, work.lineage, work.start, work.stop, work.sampling, cost, parent, mask_ratio)
+        return self._calls.make(work, draft, arguments)
 
     def _complete(self, candidate: Candidate, what: str) -> State:
         if not candidate.complete:
