@@ -12,27 +12,25 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import numpy as np
-
 from lotts_search import registry
 from lotts_search.core.book import Book, Labels
-from lotts_search.core.budget import Budget, Costs, Ledger, count_images
+from lotts_search.core.budget import Budget, Costs, Ledger
 from lotts_search.core.calls import Calls
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
-from lotts_search.core.result import Interrupted, SearchFailed, SearchResult, Status
+from lotts_search.core.result import Interrupted, SearchFailed, SearchResult
+from lotts_search.core.run import check, run, why_no_image
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
-from lotts_search.errors import BadInput, BudgetTooSmall
+from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource, mask_to_dict
-from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling, Solver
 
 P = ParamSpec("P")
 DEFAULT_IMAGES = 9
-"""Images of a search that is given no budget at all: the paper's N."""
+"""Images of a search without a budget: N in the LoTTS paper."""
 
 
 async def asearch(
@@ -67,31 +65,31 @@ async def asearch(
 
     Args:
         prompt: what to draw.
-        model: a registered name, or a diffusers folder or hub id; not used where there is a ``pool``.
-        strategy: a registered name, ``package.module:Class``, or a strategy.
-        verifier: registered name of the verifier that guides the search; it must be in the ``pool``.
-        rewriter: registered name of what revises prompts, for strategies that ask for it; it must be in the ``pool``.
-        nfe, images, seconds, target: the budget, see :class:`~lotts_search.core.budget.Budget`; together any of them.
+        model: a registered name, a diffusers folder or a Hub id; not used with a ``pool``.
+        strategy: a registered name, ``package.module:Class``, or a strategy object.
+        verifier: registered name of the verifier that guides the search; a ``pool`` must have it.
+        rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it.
+        nfe, images, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
         seed: decides all noise and all choices: equal arguments give equal searches.
-        settings: the strategy's settings, values or text as on the command line.
-        pool: where the work runs; None = a :class:`~lotts_search.engine.local_pool.LocalPool` for this search alone.
-        steps, guidance, eta, solver: other than the model's own (see :class:`~lotts_search.work.requests.Sampling`). With
-            another solver than the model's, eta is 1 unless given.
+        settings: the strategy's settings, as values or as text like on the command line.
+        pool: where the work runs; None = a :class:`~lotts_search.engine.local_pool.LocalPool` for this search only.
+        steps, guidance, eta, solver: replace the model's defaults, see :class:`~lotts_search.work.requests.Sampling`. With
+            a solver other than the model's, eta defaults to 1.
         negative: negative prompt.
-        image: an image [h, w, 3] uint8 of the model's size to begin from, for strategies that can.
-        workers: virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
+        image: an image [h, w, 3] uint8 of the model's size to start from, for strategies that accept one.
+        workers: number of virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
         on_trial: called with each finished trial, in virtual order.
-        run_id, prompt_id, label, search_id: for the trial table; by default the prompt's hash, the strategy's name, and
-            the hash of all that decides the search.
-        journal: file that keeps what finished trials returned. Where it is there, the search is replayed: trials that
-            are in it cost nothing now, and the others run. Budgets in seconds begin anew. It is not deleted.
+        run_id, prompt_id, label, search_id: columns of the trial table. The last three default to the hash of the prompt,
+            the strategy's name, and the hash of everything that decides the search.
+        journal: file that records what finished trials return. If it exists, the search is replayed: recorded trials take
+            no time, the others run. A budget in seconds starts again. The file is not deleted.
 
     Raises:
         BudgetTooSmall: the budget does not pay for the first image; nothing was run.
-        BadInput: something given is wrong, e.g. the journal is that of another search.
-        SearchFailed: no image was finished.
-        Interrupted: the search was cancelled. Both carry what was computed.
+        BadInput: an argument is wrong, e.g. the journal is that of another search.
+        SearchFailed: no image was finished; the error carries the result.
+        Interrupted: the search was cancelled; the error carries the result so far.
     """
     if not prompt.strip():
         raise BadInput("the prompt is empty")
@@ -99,7 +97,7 @@ async def asearch(
         raise BadInput(f"workers must be 1 or more, not {workers}")
     if isinstance(strategy, Strategy):
         if settings:
-            raise BadInput("settings go with a strategy's name; this strategy has its own")
+            raise BadInput("settings apply to a strategy given by its name; this strategy object has its own")
         name, chosen = registry.name_of(strategy), strategy
     else:
         name, chosen = strategy, registry.make_strategy(strategy, settings or {})
@@ -114,7 +112,7 @@ async def asearch(
             where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
         )
         costs = Costs.of(where.info, sampling)
-        _check(chosen, name, budget, costs, where.info, image)
+        check(chosen, name, budget, costs, where.info, image)
         arguments = plain_settings(chosen)
         which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, given)
         search_id = search_id or _hash(*which, *([rewriter] if rewriter else []))
@@ -127,7 +125,7 @@ async def asearch(
         book = Book(labels, Ledger(limits=budget, costs=costs), on_trial)
         scheduler = Scheduler(workers)
         handle = Search(Calls(where, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
-        status = await _run(scheduler, book, chosen.run(handle), budget)
+        status = await run(scheduler, book, chosen.run(handle), budget)
     result = SearchResult(
         prompt=prompt,
         model=where.info,
@@ -149,13 +147,13 @@ async def asearch(
     if status == "interrupted":
         raise Interrupted(result)
     if result.best is None:
-        raise SearchFailed(_why(result.trials), result)
+        raise SearchFailed(why_no_image(result.trials), result)
     return result
 
 
 def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Callable[P, SearchResult]:
     @wraps(function)
-    def run(*arguments: P.args, **options: P.kwargs) -> SearchResult:
+    def blocking(*arguments: P.args, **options: P.kwargs) -> SearchResult:
         async def main() -> SearchResult:
             try:
                 return await function(*arguments, **options)
@@ -166,37 +164,16 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Calla
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(main())
-        # A notebook has a running loop already: use one of another thread.
+        # A notebook already runs an event loop in this thread.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(lambda: asyncio.run(main())).result()
 
-    return run
+    return blocking
 
 
 search = _blocking(asearch)
-"""The same as :func:`asearch` for programs without asyncio. Ctrl-C, and nothing else, returns what was computed until
-then, with the status ``interrupted``; there may be no image yet."""
-
-
-async def _run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None], budget: Budget) -> Status:
-    """Run a strategy to its end, and take what is finished by then into the book."""
-
-    def reached() -> bool:
-        return budget.target is not None and book.best is not None and (book.best.score or 0.0) >= budget.target
-
-    try:
-        ending, _ = await scheduler.run(
-            main, seconds=budget.seconds, enough=lambda: book.best is not None, reached=reached
-        )
-    except asyncio.CancelledError:
-        await scheduler.abandon("the search was interrupted", keep=True)
-        return "interrupted"
-    except BaseException:
-        await scheduler.abandon("the search broke", keep=False)
-        raise
-    # What else happened to be finished when the target was reached depends on the machine: it does not count.
-    await scheduler.abandon(f"stopped: {ending}", keep=ending != "target")
-    return ending
+"""The same as :func:`asearch`, for programs without asyncio. On Ctrl-C it returns the result so far, with the status
+``interrupted``, which may have no image yet."""
 
 
 @contextmanager
@@ -212,33 +189,8 @@ def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterat
         yield made
 
 
-def _check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:
-    """What can be known to be wrong before any work."""
-    if image is not None:
-        if not strategy.takes_image:
-            raise BadInput(f"strategy {name!r} cannot begin from an image")
-        if image.shape != (*info.image, 3) or image.dtype != np.uint8:
-            height, width = info.image
-            raise BadInput(
-                f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
-            )
-    least = strategy.least(costs, image is not None)
-    if not budget.pays(least):
-        what = "one sample" if image is None else "one refinement"
-        raise BudgetTooSmall(
-            f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {count_images(least.images)}"
-        )
-
-
-def _why(trials: list[TrialRecord]) -> str:
-    failed = [trial for trial in trials if trial.status == "failed"]
-    if not failed:
-        return "no image was finished: the strategy made none"
-    return f"no image was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
-
-
 def plain_settings(strategy: Strategy) -> str:
-    """All settings of a strategy as JSON, as in the column ``strategy_args``."""
+    """Return all settings of a strategy as JSON, as in the column ``strategy_args``."""
     return json.dumps(strategy.settings(), default=_plain, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""What a search has so far: the rows of its trials, its ledger, the tensors behind the handles, and the best."""
+"""What a search has so far: the rows of its trials, its ledger, the arrays behind the handles, and the best."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lotts_search.core.budget import Cost, Ledger
-from lotts_search.core.candidate import Candidate
+from lotts_search.core.candidate import Candidate, score_of
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Stopped
 from lotts_search.errors import LottsError
@@ -16,7 +16,7 @@ from lotts_search.work.requests import Bytes, Located, Result, Sampling, State, 
 
 @dataclass(frozen=True)
 class Labels:
-    """The columns that all rows of a search share."""
+    """Columns that all rows of a search share."""
 
     run_id: str
     search_id: str
@@ -34,18 +34,18 @@ class Labels:
 
 @dataclass
 class Book:
-    """Filled in virtual order, trial by trial.
+    """The records of one search, filled in virtual order.
 
     Attributes:
         labels: columns shared by all rows.
         ledger: what may be spent and what was.
         on_trial: called with each row as it is entered.
         trials: the rows.
-        states, samplings: of each candidate, by key.
+        states, samplings: state and settings of each candidate, by its key.
         images: images [h, w, 3] by the id of the trial that made them.
         located: masks with their stages, by the id of their trial.
         best: complete candidate with the highest guiding score, the first among equals.
-        best_refined: the same among the refined alone.
+        best_refined: the same among refined candidates only.
     """
 
     labels: Labels
@@ -60,7 +60,7 @@ class Book:
     best_refined: Candidate | None = None
 
     def row(self, key: str, parent: str | None, kind: str, *results: Result, **columns: Any) -> None:
-        """Enter a trial that was finished by ``results``, one after the other."""
+        """Enter a finished trial, which took one result or several in a row."""
         usage = Usage()
         for result in results:
             usage += result.usage
@@ -84,7 +84,7 @@ class Book:
         self, key: str, parent: str | None, kind: str, cost: Cost, error: LottsError, *results: Result, **columns: Any
     ) -> None:
         """Enter a trial that failed, charged as reserved, or one that the end of the search cancelled, not charged.
-        ``results`` are those of its parts that were finished."""
+        ``results`` are those of its finished parts."""
         usage = Usage()
         for result in results:
             usage += result.usage
@@ -95,18 +95,18 @@ class Book:
         self._enter(usage, key, parent, kind, columns)
 
     def keep(self, candidate: Candidate, state: State, sampling: Sampling) -> None:
-        """Take a candidate in, and compare it with the best."""
+        """Record a candidate and update the best."""
         self.states[candidate.key] = state
         self.samplings[candidate.key] = sampling
         if not candidate.complete or candidate.score is None:
             return
-        if _better(candidate, self.best):
+        if self.best is None or candidate.score > score_of(self.best):
             self.best = candidate
-        if candidate.refined and _better(candidate, self.best_refined):
+        if candidate.refined and (self.best_refined is None or candidate.score > score_of(self.best_refined)):
             self.best_refined = candidate
 
     def find(self, candidate: Candidate | None) -> TrialRecord | None:
-        """The row of the trial that made a candidate."""
+        """Return the row of the trial that made a candidate."""
         return next((row for row in self.trials if candidate is not None and row.trial_id == candidate.key), None)
 
     def _enter(self, usage: Usage, key: str, parent: str | None, kind: str, columns: dict[str, Any]) -> None:
@@ -123,7 +123,3 @@ class Book:
         self.trials.append(row)
         if self.on_trial is not None:
             self.on_trial(row)
-
-
-def _better(candidate: Candidate, than: Candidate | None) -> bool:
-    return than is None or than.score is None or (candidate.score is not None and candidate.score > than.score)

@@ -1,4 +1,4 @@
-"""What a search may spend (:class:`Budget`), what things cost (:class:`Costs`) and what was spent (:class:`Ledger`)."""
+"""What a search may spend (:class:`Budget`), what trials cost (:class:`Costs`) and what was spent (:class:`Ledger`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Sampling, Usage
 
 EPSILON = 1e-9
-"""NFE are multiples of one half; sums of them may be off by rounding."""
+"""NFE are multiples of one half; their sums may be off by rounding."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A price in NFE (docs/architecture.md, Cost) and complete images. Prices add and multiply: ``a + 2 * b``."""
+    """A cost in denoising steps (NFE, see docs/architecture.md, Cost) and complete images. Costs add: ``a + 2 * b``."""
 
     nfe: float = 0.0
     images: int = 0
@@ -32,7 +32,7 @@ class Cost:
 
 
 def scaled(defaults: Defaults, steps: int) -> Defaults:
-    """A model's defaults on a schedule of ``steps`` steps: t0 and tg keep their share of the schedule."""
+    """Return a model's defaults on a schedule of ``steps`` steps; t0 and tg keep their share of the schedule."""
     if steps == defaults.steps:
         return defaults
     t0 = min(max(round(defaults.t0 * steps / defaults.steps), 0), steps - 1)
@@ -47,7 +47,7 @@ class Costs:
     Attributes:
         steps: T of the search.
         guided: whether a denoising step takes two network rows.
-        defaults: the model's own settings on T steps.
+        defaults: the model's default settings on T steps.
     """
 
     steps: int
@@ -56,32 +56,33 @@ class Costs:
 
     @classmethod
     def of(cls, info: ModelInfo, sampling: Sampling) -> Costs:
+        """Return the costs on a model with these settings."""
         return cls(sampling.steps, sampling.guided, scaled(info.defaults, sampling.steps))
 
     @property
     def sample(self) -> Cost:
-        """An image from pure noise."""
+        """The cost of an image from pure noise."""
         return self.trajectory(self.steps)
 
     def trajectory(self, steps: int) -> Cost:
-        """An image from pure noise in ``steps`` steps."""
+        """Return the cost of an image from pure noise in ``steps`` steps."""
         return Cost(steps, 1)
 
     @property
     def score(self) -> Cost:
-        """The score of a partial candidate: the network call of its next step. Complete ones are scored for nothing."""
+        """The cost of scoring a partial candidate: the network call of its next step. Scoring a complete one is free."""
         return Cost(1.0)
 
     def segment(self, start: int, stop: int, scored: bool = False) -> Cost:
-        """A part of a trajectory, ``scored`` if the score of its beginning has paid for its first step."""
+        """Return the cost of a part of a trajectory; ``scored``: the score of its start has paid for its first step."""
         return Cost(stop - start - int(scored), int(stop == self.steps))
 
     def refine(self, start: int | None = None) -> Cost:
-        """A refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
+        """Return the cost of a refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
         return Cost(self.steps - (self.defaults.t0 if start is None else start), 1)
 
     def localize(self, source: MaskSource | None = None) -> Cost:
-        """A localization: its network rows pro rata, half an NFE a row where a step takes two."""
+        """Return the cost of a localization: its network rows pro rata, half an NFE per row where a step takes two."""
         rows = (source or self.defaults.mask).rows()
         return Cost(rows / 2 if self.guided else rows)
 
@@ -91,9 +92,9 @@ class Budget:
     """What a search may spend; None = without limit.
 
     Attributes:
-        nfe: denoising steps of one latent, localization pro rata.
-        images: complete images made.
-        seconds: wall-clock time. The search stops then, though not before its first image.
+        nfe: denoising steps of one latent; localization counts pro rata.
+        images: number of complete images.
+        seconds: wall-clock time after which the search stops, but not before its first image.
         target: guiding score at which the search stops.
     """
 
@@ -129,11 +130,11 @@ class Budget:
         return min(counts, default=None)
 
     def pays(self, cost: Cost) -> bool:
-        """Whether it covers one trial of that cost."""
+        """Return whether it covers one trial of this cost."""
         return self.count(cost) != 0
 
     def paid(self, cost: Cost, most: int | None = None) -> int:
-        """Return the same as :meth:`count`, for what needs a limit.
+        """Return how many trials of this cost the budget pays for, at most ``most``, where there must be a limit.
 
         Raises:
             BadInput: neither the budget nor ``most`` sets one.
@@ -153,7 +154,7 @@ class Budget:
         return self.paid(costs.sample) * costs.sample.nfe if self.nfe is None else self.nfe
 
     def minus(self, cost: Cost) -> Budget:
-        """What is left after that cost, never below 0."""
+        """Return what is left after this cost, never below 0."""
         return replace(
             self,
             nfe=None if self.nfe is None else max(0.0, self.nfe - cost.nfe),
@@ -161,7 +162,7 @@ class Budget:
         )
 
     def spent_of(self, whole: Budget) -> float:
-        """Share of ``whole`` that is gone where this is left, 0..1, by NFE or images, whichever is nearer its end."""
+        """Return the share of ``whole`` that is spent when this is left, 0..1: of NFE or of images, whichever is greater."""
         shares = [(self.nfe, whole.nfe), (self.images, whole.images)]
         return max((1 - left / all_ for left, all_ in shares if left is not None and all_), default=0.0)
 
@@ -173,7 +174,7 @@ class Budget:
 
 
 def count_images(count: int) -> str:
-    """``1 image``, ``2 images``."""
+    """Write a number of images: ``1 image``, ``2 images``."""
     return f"{count} image{'' if count == 1 else 's'}"
 
 
@@ -214,7 +215,7 @@ class Ledger(Usage):
     def cost_of(
         self, trial: Literal["sample", "refine", "localize", "score"], setting: int | MaskSource | None = None
     ) -> float:
-        """NFE of a trial: ``cost_of("refine", 8)`` starts at step 8, ``cost_of("localize", source)`` by a source."""
+        """Return the NFE of a trial, e.g. ``cost_of("refine", 8)`` from step 8 or ``cost_of("localize", source)``."""
         match trial, setting:
             case "sample", int() | None:
                 return self.costs.trajectory(self.costs.steps if setting is None else setting).nfe

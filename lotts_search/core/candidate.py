@@ -1,4 +1,4 @@
-"""What a strategy holds: handles of candidates and masks. The tensors stay with the search."""
+"""What a strategy holds: handles of candidates and masks. The arrays stay with the search."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Candidate:
     """A latent at some step.
 
     Attributes:
-        key: names it within its search; the id of the trial that made it.
+        key: unique within its search; the id of the trial that made it.
         kind: that trial's kind: sample, encode, refine or advance.
         step: steps done, 0..steps.
         steps: T of its schedule.
         lineage: the chain of seeds that its noise comes from.
-        nfe: what it cost, from pure noise, its parents included.
-        parent: what it was made from.
-        refined: it is a refinement or goes on from one.
-        score: guiding score; of a complete candidate always, of a partial one after ``search.score(candidate)``.
+        nfe: cost from pure noise, including its parents.
+        parent: the candidate that it was made from.
+        refined: whether it is a refinement or was made from one.
+        score: guiding score; a complete candidate has one, a partial one only after ``search.score(candidate)``.
     """
 
     key: str
@@ -54,7 +54,7 @@ class Mask:
     Attributes:
         key: the id of the trial that located it.
         source: how it was found.
-        ratio: share of the latent that it covers, 0..1.
+        ratio: share of the latent inside the mask, 0..1.
         confidence: mean heat inside minus mean heat outside, 0..1.
     """
 
@@ -65,6 +65,6 @@ class Mask:
 
 
 def trial_key(parent: str, kind: str, arguments: Sequence[object], occurrence: int) -> str:
-    """The name of a trial: 12 hexadecimal digits of the hash of what it is. ``arguments`` are told apart by repr."""
+    """Return the id of a trial: a 12-digit hex hash of its parent, kind, arguments (by repr) and occurrence."""
     text = repr((parent, kind, tuple(arguments), occurrence))
     return blake2b(text.encode(), digest_size=6).hexdigest()

@@ -1,4 +1,4 @@
-"""The handle through which a strategy searches. Every call begins its work at once; ``await`` it for its value."""
+"""The handle through which a strategy searches. Every call starts its work at once; ``await`` it for its value."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Search:
     :class:`~lotts_search.errors.BadInput` at the call and end the search.
 
     Attributes:
-        prompt: what is searched for; images are scored against it, whatever prompt they were made with.
+        prompt: what to search for; images are scored against it, whatever prompt they were made with.
         seed: all noise is drawn from it.
-        image: an image [h, w, 3] uint8 to begin from, for :meth:`encode`; None without one.
+        image: an image [h, w, 3] uint8 to start from, for :meth:`encode`; None without one.
         rng: the only randomness that a strategy may use.
     """
 
@@ -56,7 +56,7 @@ class Search:
 
     @property
     def steps(self) -> int:
-        """T, the steps of a schedule unless a sample has its own."""
+        """T, the steps of a schedule, unless a sample sets its own."""
         return self._sampling.steps
 
     @property
@@ -66,12 +66,12 @@ class Search:
 
     @property
     def eta(self) -> float:
-        """Noise amount of the solver; at 0 trajectories are decided by their start alone and do not branch."""
+        """Noise amount of the solver; at 0 the start alone decides a trajectory, and it cannot branch."""
         return self._sampling.eta
 
     @property
     def defaults(self) -> Defaults:
-        """The model's own settings, t0 and tg on T steps."""
+        """The model's default settings, with t0 and tg scaled to T steps."""
         return self.costs.defaults
 
     @property
@@ -90,15 +90,15 @@ class Search:
         return self._book.best
 
     def fresh(self, seed: int) -> Fresh:
-        """Start noise drawn from a seed."""
+        """Return start noise drawn from a seed."""
         return Fresh(seed)
 
     def near(self, noise: Noise, tau: float, seed: int) -> Near:
-        """A neighbour of a start noise, at cosine ``tau`` to it, -1..1."""
+        """Return a neighbour of a start noise; ``tau`` is the cosine between the two, -1..1."""
         return Near(noise, tau, seed)
 
     def mix(self, noise: Noise, beta: float, seed: int) -> Mix:
-        """A mutation of a start noise: the share ``beta``, 0..1, is new."""
+        """Return a mutation of a start noise, of which the share ``beta``, 0..1, is new."""
         return Mix(noise, beta, seed)
 
     def sample(
@@ -112,12 +112,12 @@ class Search:
         steps: int | None = None,
         eta: float | None = None,
     ) -> Trial[Candidate]:
-        """A candidate from pure noise. Costs ``stop`` NFE.
+        """Sample a candidate from pure noise. Costs ``stop`` NFE.
 
         Args:
             noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
             stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
-            prompt, negative, guidance, steps, eta: other than the search's own. ``steps`` is T of this candidate; with
+            prompt, negative, guidance, steps, eta: replace those of the search. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the image.
         """
         other: dict[str, Any] = {
@@ -135,7 +135,7 @@ class Search:
         return self._segment("sample", work, None, (noise, stop, sampling))
 
     def encode(self, image: Bytes) -> Trial[Candidate]:
-        """A complete candidate from an image [h, w, 3] uint8 of the model's size. Costs no NFE."""
+        """Encode an image [h, w, 3] uint8 of the model's size as a complete candidate. Costs no NFE."""
         name, steps = image_hash(image), self.steps
         draft = Draft("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
         return self._calls.make(Encode(image, steps), draft, (name,))
@@ -152,17 +152,17 @@ class Search:
         spatial: bool = True,
         stop: int | None = None,
     ) -> Trial[Candidate]:
-        """LocalizedResample (LoTTS Algorithm 2): re-noise to ``start`` and denoise inside the mask only.
+        """Refine a candidate (LoTTS, Algorithm 2: LocalizedResample): re-noise it to ``start``, denoise only inside the mask.
 
         Costs ``stop - start`` NFE.
 
         Args:
             parent: a complete candidate.
-            mask: what :meth:`localize` found, on the parent or another candidate.
-            seed: of the noise; other seeds give other refinements.
+            mask: a mask that :meth:`localize` found, on the parent or on another candidate.
+            seed: seed of the noise; different seeds give different refinements.
             start: t0, the step to re-noise to, 0..T-1; the model's default.
             integrate: tg, the number of last steps without the mask, 0..T-start; the model's default.
-            background: the noise outside the mask is one for all steps (``fixed``) or new at each (``fresh``).
+            background: the noise outside the mask: the same at all steps (``fixed``) or new at each step (``fresh``).
             spatial: False keeps the latent outside the mask clean (the ablation).
             stop: step to stop at, start+1..T; T by default.
         """
@@ -185,14 +185,14 @@ class Search:
     def advance(
         self, parent: Candidate, stop: int | None = None, *, seed: int | None = None, prompt: str | None = None
     ) -> Trial[Candidate]:
-        """Carry a partial candidate on to step ``stop`` (T by default).
+        """Denoise a partial candidate to step ``stop`` (T by default).
 
-        Costs the steps that it takes, one less after :meth:`score` has paid for the first prediction.
+        Costs the steps that it takes, one less where :meth:`score` has paid for the first prediction.
 
         Args:
             parent: a partial candidate.
-            seed: branches the noise from here on; None goes on with the parent's.
-            prompt: another prompt from here on.
+            seed: draws new noise from here on; None keeps the parent's noise.
+            prompt: replaces the prompt from here on.
         """
         if parent.complete:
             raise BadInput(f"candidate {parent.key} is complete: there is nothing to advance")
@@ -220,10 +220,10 @@ class Search:
             raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
     def localize(self, candidate: Candidate, source: MaskSource | None = None) -> Trial[Mask]:
-        """The region of a complete candidate to resample. Costs its network rows pro rata.
+        """Locate the region of a complete candidate to resample. Costs its network rows pro rata.
 
         Args:
-            source: how it is found; the model's default.
+            source: how the region is found; the model's default.
         """
         state = self._complete(candidate, "localize")
         source = source if source is not None else self.defaults.mask
@@ -233,26 +233,26 @@ class Search:
         return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
 
     def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
-        """The guiding score: of a partial candidate that of its x0 prediction, for the NFE of its next step, which
-        then costs nothing more. A score that is known costs nothing.
+        """Return the guiding score. For a partial candidate it is the score of its x0 prediction; it costs the NFE of
+        the next step, which is then free. A score that is known costs nothing.
 
         Args:
-            last: of a partial candidate score the x0 prediction that its last step was made of. It is a step older, and
-                costs no NFE.
+            last: for a partial candidate, score the x0 prediction that its last step was made of. That prediction is one
+                step older and costs no NFE.
         """
         if candidate.score is not None and (candidate.complete or not last):
             return Trial.settled(candidate.score)
         return self._calls.score(candidate, self._last(candidate, last))
 
     def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
-        """Revised prompts from the rewriter, which looks at a complete candidate's image or a partial one's x0
-        prediction, and knows the search's own prompt. Where the rewriter fails, that prompt stands in.
+        """Return revised prompts from the rewriter, which sees the search's prompt and a complete candidate's image or a
+        partial one's x0 prediction. Where the rewriter fails, the search's prompt replaces its answer.
 
-        Costs what :meth:`score` costs, and nothing after it.
+        Costs what :meth:`score` costs, and nothing after a call of :meth:`score`.
 
         Args:
-            count: how many, 1 or more.
-            last: of a partial candidate look at the x0 prediction that its last step was made of, for no NFE.
+            count: number of prompts, 1 or more.
+            last: for a partial candidate, look at the x0 prediction that its last step was made of, for no NFE.
         """
         if count < 1:
             raise BadInput(f"the number of revised prompts must be 1 or more, not {count}")

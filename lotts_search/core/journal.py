@@ -1,8 +1,8 @@
 """The journal of a search: what its finished trials returned, so that the search can be replayed.
 
-A file of records that only grows. Each record has its length and checksum before it, so that a last record that was torn
-by a crash is found and dropped. Contents are msgpack: dataclasses of :mod:`lotts_search.work.requests` by name, arrays by the
-hash of their bytes and written once a file, however many states share them. Nothing in it is ever executed.
+An append-only file of records. Each record is preceded by its length and checksum, so that a last record that a crash
+has torn is found and dropped. Contents are msgpack: dataclasses of :mod:`lotts_search.work.requests` by name, and arrays
+by the hash of their bytes, written once per file however many states share them. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -29,24 +29,22 @@ _TUPLE, _OBJECT, _ARRAY = 1, 2, 3
 _KNOWN = {name: cls for name, cls in vars(work).items() if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
 
 
-class Broken(LottsError):
-    """The journal cannot be written, or cannot be understood. It ends a search: what is not kept must not go on."""
+class JournalError(LottsError):
+    """A journal cannot be written or read. It ends the search: work that is not recorded must not continue."""
 
 
 class Records:
-    """A file of binary records that only grows; one writer at a time.
-
-    Opening it reads what is there and cuts off a torn end.
+    """An append-only file of binary records; one writer at a time. Opening it cuts off a torn end.
 
     Args:
-        path: the file, made with its folder where it is missing.
+        path: the file; it and its folder are created if missing.
 
     Attributes:
-        size: bytes of the whole records.
+        size: bytes of the complete records.
 
     Raises:
-        BadInput: there is a file, and it is something else.
-        Broken: it cannot be opened.
+        BadInput: the file is something else.
+        JournalError: it cannot be opened.
     """
 
     def __init__(self, path: Path | str):
@@ -55,7 +53,7 @@ class Records:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise Broken(f"cannot open {self.path}: {error}") from error
+            raise JournalError(f"cannot open {self.path}: {error}") from error
         try:
             self.size = self._whole()
             self._file.truncate(self.size)
@@ -66,7 +64,7 @@ class Records:
             raise
 
     def __iter__(self) -> Iterator[bytes]:
-        """The records, oldest first."""
+        """Iterate over the records, oldest first."""
         with open(self.path, "rb") as file:
             file.seek(len(MAGIC))
             while file.tell() < self.size:
@@ -74,10 +72,10 @@ class Records:
                 yield file.read(length)
 
     def append(self, record: bytes) -> None:
-        """Add a record. It survives the end of this process at once; after a power failure it may be missing.
+        """Append a record. It survives a crash of this process; after a power failure it may be missing.
 
         Raises:
-            Broken: it cannot be written, e.g. because the disk is full.
+            JournalError: it cannot be written, e.g. because the disk is full.
         """
         self._write(_HEAD.pack(len(record), zlib.crc32(record)) + record)
 
@@ -102,11 +100,11 @@ class Records:
             while left:
                 left = left[self._file.write(left) :]
         except (OSError, ValueError) as error:
-            raise Broken(f"cannot write {self.path}: {error}") from error
+            raise JournalError(f"cannot write {self.path}: {error}") from error
         self.size += len(data)
 
     def _whole(self) -> int:
-        """The length of the file up to the end of its last whole record."""
+        """Return the length of the file up to the end of its last complete record."""
         total = os.fstat(self._file.fileno()).st_size
         with open(self.path, "rb") as file:
             start = file.read(len(MAGIC))
@@ -117,7 +115,7 @@ class Records:
             end = len(MAGIC)
             while total - end >= _HEAD.size:
                 length, check = _HEAD.unpack(file.read(_HEAD.size))
-                # The length of a torn head may be anything: look at what is there before reading so much.
+                # The length in a torn head may be anything: compare it with the file before reading that much.
                 if length > total - end - _HEAD.size or zlib.crc32(file.read(length)) != check:
                     break
                 end += _HEAD.size + length
@@ -128,13 +126,13 @@ class Journal:
     """What the finished trials of one search returned, by name.
 
     Args:
-        path: the file; it is made where it is missing, and read and continued where it is there.
-        search_id: of the search that it belongs to.
-        retry: forget the failures that are in it, so that these trials run again.
+        path: the file; an existing one is read and continued, a missing one is created.
+        search_id: id of the search that it belongs to.
+        retry: forget the recorded failures, so that these trials run again.
 
     Raises:
-        BadInput: the file is the journal of another search, or no journal.
-        Broken: it was written by another version.
+        BadInput: the file is the journal of another search, or not a journal.
+        JournalError: it was written by another version.
     """
 
     def __init__(self, path: Path | str, search_id: str, *, retry: bool = False):
@@ -152,19 +150,19 @@ class Journal:
 
     @property
     def nfe(self) -> float:
-        """NFE of the trials that are in it."""
+        """NFE of the recorded trials."""
         return sum(known.usage.nfe for known in self._known.values() if isinstance(known, Result))
 
     def find(self, name: str) -> Result | Failure | None:
-        """What the trial ``name`` returned or failed with; None where it is not known."""
+        """Return what the trial ``name`` returned or failed with; None where it is not recorded."""
         return self._known.get(name)
 
     def add(self, name: str, outcome: Result | Failure) -> None:
-        """Keep what a trial returned or failed with. What is known already, and work that a closed pool did not do,
-        is left out.
+        """Record what a trial returned or failed with. Known trials, and work that a closed pool did not do, are left
+        out.
 
         Raises:
-            Broken: it cannot be written.
+            JournalError: it cannot be written.
         """
         if name in self._known or isinstance(outcome, PoolClosed):
             return
@@ -195,25 +193,27 @@ class Journal:
             return
         if first != search_id.encode():
             raise BadInput(
-                f"{self._records.path} is the journal of another search: it was begun with other arguments or another "
+                f"{self._records.path} is the journal of another search: it was started with other arguments or by another "
                 f"version (search {first.decode(errors='replace')!r}, this is {search_id!r})"
             )
         try:
             for record in records:
                 name, fresh, body = msgpack.unpackb(record, strict_map_key=False)
                 for key, (kind, shape, data) in fresh.items():
-                    # Over a bytearray it can be written to, as what a pool returns.
+                    # A bytearray makes the array writable, like those that a pool returns.
                     self._arrays[key] = np.frombuffer(bytearray(data), kind).reshape(shape)
                 if not isinstance(body, str):
                     self._known[name] = _unpack(body, self._arrays)
                 elif not retry:
                     self._known[name] = Failure(body)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-            raise Broken(f"{self._records.path} was written by another version of lotts-search: {error}") from error
+            raise JournalError(
+                f"{self._records.path} was written by another version of lotts-search: {error}"
+            ) from error
 
 
 def _pack(value: object, written: dict[bytes, np.ndarray[Any, Any]], fresh: dict[bytes, list[Any]]) -> bytes:
-    """``value`` as msgpack. Arrays that are not ``written`` yet are put into both dictionaries."""
+    """Return ``value`` as msgpack. Arrays that are not ``written`` yet are added to both dictionaries."""
 
     def special(found: object) -> object:
         if isinstance(found, tuple):
@@ -230,7 +230,7 @@ def _pack(value: object, written: dict[bytes, np.ndarray[Any, Any]], fresh: dict
             return found.item()
         name = type(found).__name__
         if _KNOWN.get(name) is not type(found):
-            raise Broken(f"a journal cannot hold {type(found).__module__}.{name}")
+            raise JournalError(f"a journal cannot hold {type(found).__module__}.{name}")
         state = {field.name: getattr(found, field.name) for field in dataclasses.fields(_KNOWN[name])}
         return msgpack.ExtType(_OBJECT, pack([name, state]))
 

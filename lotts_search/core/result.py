@@ -1,4 +1,4 @@
-"""What a search found, and how one that ended early says so."""
+"""What a search returns, and the errors that carry what an unfinished search has."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        prompt, model, strategy, verifier, seed, sampling, budget: what was searched, how, and for how much.
+        prompt, model, strategy, verifier, seed, sampling, budget: the arguments of the search.
         settings: the strategy's settings.
-        status: done; target or seconds, when that ended it; interrupted, by Ctrl-C or cancellation.
+        status: done; target or seconds if that ended it; interrupted by Ctrl-C or cancellation.
         ledger: what was spent.
         trials: all trials in virtual order.
         images: images [h, w, 3] uint8 by the id of the trial that made them.
         located: masks with their stages, by the id of their trial.
-        best: the trial with the highest guiding score, None where nothing was finished.
-        best_refined: the same among the refined alone.
-        rewriter: what revised prompts; "" where the strategy asked for none.
+        best: the trial with the highest guiding score, None where no image was finished.
+        best_refined: the same among refined images only.
+        rewriter: name of the rewriter; "" where the strategy uses none.
     """
 
     prompt: str
@@ -67,7 +67,7 @@ class SearchResult:
         return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
 
     def to_table(self) -> pa.Table:
-        """The trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""
+        """Return the trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""
         return to_table(self.trials)
 
 
@@ -75,7 +75,7 @@ class SearchFailed(Failure):
     """A search that ended without a single image.
 
     Attributes:
-        result: what there is of it.
+        result: its trials.
     """
 
     def __init__(self, message: str, result: SearchResult):
@@ -87,7 +87,7 @@ class Interrupted(asyncio.CancelledError):
     """A search that was cancelled.
 
     Attributes:
-        result: what was computed until then.
+        result: the result so far.
     """
 
     def __init__(self, result: SearchResult):

@@ -1,4 +1,4 @@
-"""The trial table: one row for each unit of work, in virtual order, as Parquet."""
+"""The trial table: one row per unit of work, in virtual order, as Parquet."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrialRecord:
-    """One trial. NFE are counted as in docs/architecture.md, Cost.
+    """One trial: a row of the trial table, see ``docs/run-folder.md``. ``docs/architecture.md`` defines NFE.
 
     Attributes:
-        run_id, search_id, prompt_id: what the trial belongs to.
-        prompt, model, strategy, search_seed: what was searched; ``strategy_args`` are its settings as JSON.
-        trial_id, parent_id: names of this trial and of the one whose candidate it works on.
+        run_id, search_id, prompt_id: the run, search and prompt that the trial belongs to.
+        prompt, model, strategy, search_seed: what the search was; ``strategy_args`` holds the settings as JSON.
+        trial_id, parent_id: ids of this trial and of the trial whose candidate it works on.
         kind: sample, encode, refine, advance, localize, score or rewrite.
-        label: what a study calls the strategy with its settings.
-        budget_nfe, budget_images: what the search might spend; None = without that limit.
+        label: name of the strategy with its settings in a study.
+        budget_nfe, budget_images: budget of the search; None = without that limit.
         steps: T of the search.
         lineage: the chain of seeds that the noise comes from, oldest first.
-        start, stop: steps of a segment; None of other trials.
+        start, stop: steps of a segment; None for other trials.
         mask_ratio: share of the latent inside the mask, 0..1; None without one.
-        nfe, rows, flops, images, decodes, scores, device_s: what it used; ``nfe_wasted`` in tries that were lost.
-        nfe_cum, best_so_far: sum of NFE and best guiding score up to and with this row, in virtual order.
+        nfe, rows, flops, images, decodes, scores, device_s: what it used; ``nfe_wasted``: NFE of lost attempts.
+        nfe_cum, best_so_far: sum of NFE and best guiding score up to and including this row, in virtual order.
         score: guiding score, higher is better.
-        rewrites, fallbacks: requests to the rewriter, and prompts that the original one stood in for (see ``error``).
+        rewrites, fallbacks: requests to the rewriter; revised prompts that the original replaced (see ``error``).
         prompts: revised prompts.
         metrics: held-out scores, the columns ``metric_*``.
         image: content hash of its image, see :func:`image_hash`.
-        queue_s, started, finished: seconds waited, and when it ran, in seconds since the epoch.
-        node, actor, attempts: where it ran and how often it was tried.
-        status: done, failed (see ``error``) or cancelled, when the search stopped before it was finished.
+        queue_s, started, finished: seconds in the queue; when it ran, in seconds since the epoch.
+        node, actor, attempts: where it ran, and in how many attempts.
+        status: done, failed (see ``error``), or cancelled because the search stopped first.
     """
 
     run_id: str
@@ -93,12 +93,12 @@ _NAMES = [column.name for column in fields(TrialRecord)]
 
 
 def image_hash(image: Bytes) -> str:
-    """The content hash of an image [h, w, 3]: 16 hexadecimal digits, the stem of its file name."""
+    """Return the content hash of an image [h, w, 3]: 16 hex digits, the stem of its file name."""
     return blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=8).hexdigest()
 
 
 def to_table(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> pa.Table:
-    """The rows as a table; each metric, and each of ``metrics``, is a column ``metric_<name>``."""
+    """Return the rows as a table; each metric of a row, and each of ``metrics``, is a column ``metric_<name>``."""
     import pyarrow as pa
 
     trials, wanted = list(trials), set(metrics)
@@ -127,17 +127,17 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 
 def pack(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> bytes:
-    """The rows as msgpack, in a tenth of the time of a table; :func:`unpack` gives them and ``metrics`` back."""
+    """Return the rows as msgpack, in a tenth of the time of a table; :func:`unpack` returns them and ``metrics``."""
     rows = [[getattr(trial, name) for name in _NAMES] for trial in trials]
     packed: bytes = msgpack.packb([_NAMES, rows, list(metrics)], default=lambda value: value.item())
     return packed
 
 
 def unpack(packed: bytes) -> tuple[list[TrialRecord], list[str]]:
-    """What :func:`pack` packed.
+    """Return the rows and metrics that :func:`pack` packed.
 
     Raises:
-        ValueError: it is something else, or of a version with other columns.
+        ValueError: these are other bytes, or those of a version with other columns.
     """
     try:
         names, rows, metrics = msgpack.unpackb(packed)
@@ -147,7 +147,7 @@ def unpack(packed: bytes) -> tuple[list[TrialRecord], list[str]]:
 
 
 def write_parquet(table: pa.Table, path: Path | str, compression: str = "snappy") -> Path:
-    """Write a table; a reader sees the old file or the whole new one, also when this is interrupted."""
+    """Write a table. A reader sees the old file or the complete new one, even after an interruption."""
     import pyarrow.parquet as pq
 
     path = Path(path)

@@ -1,9 +1,9 @@
-"""Virtual time: the order in which results reach a strategy, whatever the order in which they are really finished.
+"""Virtual time: the order in which results reach a strategy, independent of the order in which they really finish.
 
-A strategy is a coroutine that awaits :class:`Trial` objects and :func:`gather_completed`, and nothing else. Each trial gets a
-virtual start and a virtual duration (its NFE) on a fixed number of virtual workers, in the order of the calls;
-strategies go on by virtual finish, ties by the order of the calls. The real work begins at the call and runs under
-asyncio, so that many searches share one pool.
+A strategy is a coroutine that awaits only :class:`Trial` objects and :func:`gather_completed`. In the order of the calls,
+each trial gets a virtual start and a virtual duration (its NFE) on a fixed number of virtual workers. The branches of the
+strategy resume in the order of virtual finish times, ties in the order of the calls. The real work starts at the call and
+runs under asyncio, so that many searches share one pool.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lotts_search.work.requests import Result
 
 T = TypeVar("T")
 Settle: TypeAlias = Callable[[list[Result], LottsError | None], T]
-"""Turns what was really computed, and the error that ended it, into a trial's value, or raises that error."""
+"""Turns the results of the real work, and the error that ended it, into the value of a trial, or raises that error."""
 Ending: TypeAlias = Literal["done", "target", "seconds"]
 
 ENDS_BRANCH = (BudgetExhausted, Failure)
@@ -33,7 +33,7 @@ class Stopped(LottsError):
 
 
 class Trial(Generic[T]):
-    """A call of the search handle, under way. ``await`` it for its value; more than one branch may.
+    """A call of the search handle, under way. ``await`` it for its value; several branches may do so.
 
     Raises when awaited:
         BudgetExhausted: it was refused and never ran.
@@ -51,7 +51,7 @@ class Trial(Generic[T]):
 
     @classmethod
     def settled(cls, value: T | None = None, error: Exception | None = None) -> Trial[T]:
-        """A trial that needs no work: its value or its error is known."""
+        """Make a trial that needs no work: its value or its error is known."""
         trial = cls.__new__(cls)
         trial.waiters, trial._real, trial._done, trial._value, trial._error = [], None, True, value, error
         return trial
@@ -73,12 +73,12 @@ class Trial(Generic[T]):
 
     @property
     def real(self) -> asyncio.Task[None]:
-        """The real work; only of trials that need some."""
+        """The real work; only for trials that need some."""
         assert self._real is not None
         return self._real
 
     def settle(self, stopped: Stopped | None = None) -> None:
-        """Take the outcome over, in virtual order. With ``stopped`` the work was not finished."""
+        """Deliver the outcome, in virtual order. With ``stopped``, the work was not finished."""
         try:
             self._value = self._settle(self.results, stopped or _error(self.real))
         except LottsError as raised:
@@ -98,19 +98,25 @@ def _error(task: asyncio.Task[None]) -> LottsError | None:
 
 
 async def gather_completed(*branches: Awaitable[T]) -> list[T]:
-    """Run branches of a strategy side by side and wait for all of them.
+    """Run branches of a strategy concurrently, wait for all of them, and drop those that failed.
 
-    A branch whose trial was refused or failed ends alone. Any other error ends the other branches too.
+    A branch is an awaitable: a call of the search, or a coroutine that makes such calls. A branch that awaits a refused
+    or failed trial (:class:`~lotts_search.errors.BudgetExhausted`, :class:`~lotts_search.errors.Failure`) ends without a
+    result; the others continue. So the list may be shorter than the arguments, or empty. Any other error ends the other
+    branches and is raised here.
 
     Returns:
-        The results of the branches that came to their end, in the order of the arguments.
+        The results of the completed branches, in the order of the arguments.
     """
     return await _Gather(branches)
 
 
 async def repeat(branch: Callable[[int], Awaitable[object]], count: int | None, width: int = 8) -> None:
-    """Run ``branch(0)``, ``branch(1)``, … ``count`` of them side by side; None = ``width`` at a time without end,
-    for budgets that limit nothing but time."""
+    """Run ``branch(0)``, ``branch(1)``, …, ``branch(count - 1)`` concurrently, and drop those that failed.
+
+    Args:
+        count: number of branches; None = without end, ``width`` at a time, for budgets that limit only time.
+    """
     if count is not None:
         await gather_completed(*(branch(i) for i in range(count)))
         return
@@ -143,7 +149,7 @@ class _Branch:
 
 
 class _Gather(Generic[T]):
-    """The request of a branch to run others and go on after them."""
+    """The request of a branch to run others and to resume after them."""
 
     def __init__(self, awaitables: tuple[Awaitable[T], ...]):
         self.branches = [_Branch(awaitable, self) for awaitable in awaitables]
@@ -162,8 +168,8 @@ class Scheduler:
     """Runs one strategy in virtual time.
 
     Args:
-        workers: number of virtual workers, 1 or more. Part of what makes a search: another number may give another
-            order of events and so, for adaptive strategies, another tree.
+        workers: number of virtual workers, 1 or more. It is part of what identifies a search: another number may change
+            the order of events and so, for adaptive strategies, the trials.
     """
 
     def __init__(self, workers: int = 8):
@@ -175,7 +181,7 @@ class Scheduler:
         self._numbers = itertools.count()
 
     def call(self, duration: float, real: asyncio.Task[None], results: list[Result], settle: Settle[T]) -> Trial[T]:
-        """Enter a trial whose real work has begun. A duration of 0 takes no worker."""
+        """Enter a trial whose real work has started. A duration of 0 takes no worker."""
         finish = self.now
         if duration > 0:
             start = max(self.now, heapq.heappop(self._free))
@@ -193,15 +199,15 @@ class Scheduler:
         enough: Callable[[], bool] = lambda: True,
         reached: Callable[[], bool] = lambda: False,
     ) -> tuple[Ending, Exception | None]:
-        """Run a strategy until it and all trials that it called are finished.
+        """Run a strategy until it and all of its trials are finished.
 
         Args:
             main: the strategy's coroutine.
             seconds: real time after which to stop, once ``enough()``.
-            reached: asked after each trial; True stops at once.
+            reached: called after each trial; True stops at once.
 
         Returns:
-            Why it ended, and the refusal or failure that ended ``main`` itself if there was one.
+            Why it ended, and the refusal or failure that ended ``main`` itself, if there was one.
 
         Raises:
             Exception: any other error of the strategy.
@@ -230,7 +236,7 @@ class Scheduler:
             self._live.clear()
 
     async def abandon(self, reason: str, keep: bool) -> None:
-        """Give up the trials that are not delivered. With ``keep``, what is really finished counts all the same."""
+        """Give up the trials that are not delivered yet. With ``keep``, those whose real work is finished still count."""
         trials, self._events = sorted(self._events), []
         unfinished = [trial.real for trial in trials if not (keep and trial.real.done())]
         for task in unfinished:
@@ -300,7 +306,7 @@ class Scheduler:
         group.waiter = None
 
     def _close(self, group: _Gather[Any]) -> None:
-        """End the branches of a group, and theirs, without waiting for them."""
+        """End the branches of a group and all branches below them, without waiting for them."""
         members = {id(other) for other in group.branches}
         for branch in list(self._live):
             above: _Branch | None = branch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from lotts_search.core.journal import Broken, Journal, Records
+from lotts_search.core.journal import Journal, JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.errors import BadInput
 from lotts_search.study.plan import Task
@@ -110,7 +110,7 @@ class RunFolder:
                 trials, metrics = unpack(record)
             except ValueError as error:
                 log = self.journals / "finished.log"
-                raise Broken(f"{log} was written by another version of lotts-search: {error}") from error
+                raise JournalError(f"{log} was written by another version of lotts-search: {error}") from error
             found[trials[0].search_id] = trials
             columns.update(metrics)
         if not bulk and not found:

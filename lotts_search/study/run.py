@@ -14,7 +14,7 @@ from typing import Any
 
 from lotts_search.api import asearch
 from lotts_search.core.budget import Costs
-from lotts_search.core.journal import Broken, Journal
+from lotts_search.core.journal import Journal, JournalError
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import PoolClosed
@@ -150,7 +150,7 @@ class Runner:
                             self.outcome.busy_s += meter.seconds * (meter.busy or 0.0)
         except (KeyboardInterrupt, asyncio.CancelledError):
             self.outcome.status = "interrupted"
-        except (PoolClosed, Broken) as error:
+        except (PoolClosed, JournalError) as error:
             self.outcome.status, self.outcome.error = "failed", str(error)
         finally:
             self._writer.shutdown()
@@ -202,7 +202,7 @@ class Runner:
                 if error is not None:
                     raise error
                 journal.remove()
-        except (PoolClosed, Broken):
+        except (PoolClosed, JournalError):
             raise
         except Exception as error:
             self.progress.failed += 1
@@ -261,7 +261,7 @@ class Runner:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, write)
         except OSError as error:
-            raise Broken(f"cannot write to {self.folder.path}: {error}") from error
+            raise JournalError(f"cannot write to {self.folder.path}: {error}") from error
 
 
 def at_once(generators: int, batch: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, Failure, SearchFailed
-from lotts_search.core.journal import Broken, Journal, Records
+from lotts_search.core.journal import Journal, JournalError, Records
 from lotts_search.errors import PoolClosed
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.conformance import tree
@@ -105,7 +105,7 @@ def test_the_journal_of_another_search_and_other_files_are_refused(tmp_path):
     with pytest.raises(BadInput, match="is not a journal"):
         Journal(tmp_path / "b", "one")
     assert (tmp_path / "b").read_text() == "name: study\n"
-    with Journal(tmp_path / "a", "one") as journal, pytest.raises(Broken, match="cannot hold"):
+    with Journal(tmp_path / "a", "one") as journal, pytest.raises(JournalError, match="cannot hold"):
         journal.add("x", Result(Usage(), node=random.Random()))  # type: ignore[arg-type]
 
 
@@ -176,5 +176,5 @@ def test_a_full_disk_ends_the_search_with_its_name(tmp_path):
     async def script(search):
         await search.sample(0)
 
-    with pytest.raises(Broken, match=r"cannot write .*a: "):
+    with pytest.raises(JournalError, match=r"cannot write .*a: "):
         run(script, journal=journal)

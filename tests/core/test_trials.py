@@ -223,7 +223,7 @@ def test_search_works_inside_a_running_loop():
         ({"steps": 0}, "steps must be 1 or more"),
         ({"eta": -1.0}, "eta must be a number of 0 or more"),
         ({"verifier": "x", "strategy": BestOfN(), "settings": {"n": 2}}, "this strategy has its own"),
-        ({"image": np.zeros((6, 6, 3), np.uint8), "strategy": "best-of-n"}, "cannot begin from an image"),
+        ({"image": np.zeros((6, 6, 3), np.uint8), "strategy": "best-of-n"}, "cannot start from an image"),
         ({"image": np.zeros((7, 6, 3), np.uint8)}, r"must be uint8 \[6, 6, 3\] for analytic, not uint8 \[7, 6, 3\]"),
     ],
 )

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lotts_search import BadInput, Failure, search
-from lotts_search.core.journal import Broken, Records
+from lotts_search.core.journal import JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.errors import PoolClosed
 from lotts_search.shapes.world.oracle import judge
@@ -220,7 +220,7 @@ def test_rows_of_another_version_are_told(tmp_path: Path) -> None:
         (out / "journal" / "finished.log").unlink(missing_ok=True)
         with Records(out / "journal" / "finished.log") as log:
             log.append(strange)
-        with pytest.raises(Broken, match=r"finished\.log was written by another version"):
+        with pytest.raises(JournalError, match=r"finished\.log was written by another version"):
             run(world(tmp_path), out)
 
 
