@@ -1,9 +1,9 @@
-"""Which trial to do next: expected improvement over the best score, learned within one search. Pure arithmetic.
+"""Which trial to run next: expected improvement over the best score, learned within one search.
 
-Trials are of two sorts: global ones, whose outcome is a new score, and local ones, whose outcome is a gain
-on their parent. What a local trial gains depends on how good its parent is already, and on the parent itself: a mask that
-misses the defect misses it every time. So gains are remembered with their parents, and those of parents with like scores
-count for one another.
+There are two kinds of trials (LoTTS, appendix G): the outcome of a global one is a new score, the outcome of a local one is
+a gain over its parent. What a local trial gains depends on how good its parent already is, and on the parent itself: a mask
+that misses the defect misses it every time. So gains are remembered with their parents, and gains of parents with similar
+scores count for one another.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ class Arm(Generic[T]):
 
 
 def survivors(initial: int, spent: float) -> int:
-    """How many candidates of ``initial`` are still in the race when the share ``spent``, 0..1, of the budget is gone.
+    """Return how many of ``initial`` candidates are still refined when the share ``spent``, 0..1, of the budget is spent.
 
-    Successive halving (Jamieson and Talwalkar 2016): ever half as many, each number for an equal share of the budget; the
-    last two stay, so that there is a choice to the end.
+    Successive halving (Jamieson and Talwalkar 2016): halve the survivors at equal shares of the budget; the last two stay,
+    so that there is a choice to the end.
     """
     return max(2, initial >> min(int(spent * initial.bit_length()), initial.bit_length()))
 
 
 @dataclass
 class Beliefs:
-    """What one search knows about its trials. All scores may be in any unit: the spread of those seen sets the scale.
+    """What one search knows about its trials. Scores may be in any unit: the spread of those seen sets the scale.
 
     Attributes:
-        weight: how many trials the prior counts as: a gain of 0 on average, as uncertain as a new image.
-        reach: how near, in spreads, the scores of two parents must be for their gains to count for one another.
+        weight: number of trials that the prior counts as; its gain is 0 on average, as uncertain as a new image.
+        reach: distance, in spreads, within which the scores of two parents let their gains count for one another.
         samples: scores of new images.
         gains: (parent, its score, gain) of each finished refinement.
-        pending: parents of the refinements under way, each counted as if it will bring nothing.
+        pending: parents of the refinements under way, each counted as if it will gain nothing.
     """
 
     weight: float = 2.0
@@ -76,21 +76,21 @@ class Beliefs:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the scores of new images; while there is one only, of all gains around 0."""
+        """Standard deviation of the scores of new images; with fewer than two, that of all gains around 0."""
         if len(self.samples) > 1:
             return float(np.std(self.samples, ddof=1))
         return math.sqrt(sum(gain**2 for _, _, gain in self.gains) / len(self.gains)) if self.gains else 0.0
 
     def sample(self, best: float) -> float:
-        """Expected improvement of a new image: a normal law with the mean and, wider for few of them, the spread of
-        those seen. Without any, or without a scale, infinite."""
+        """Return the expected improvement by a new image, whose score is normal with the mean and the spread of those
+        seen, wider while these are few. Infinite without any of them, or without a spread."""
         count, spread = len(self.samples), self.spread
         if not count or spread == 0:
             return math.inf
         return expected_improvement(float(np.mean(self.samples)), spread * math.sqrt(1 + 1 / count), best)
 
     def refined_sample(self, best: float) -> float:
-        """Expected improvement of a new image that is refined once."""
+        """Return the expected improvement by a new image that is refined once."""
         count, spread = len(self.samples), self.spread
         if not count or spread == 0:
             return math.inf
@@ -102,7 +102,7 @@ class Beliefs:
         return expected_improvement(mean + gain, math.sqrt(spread**2 * (1 + 1 / count) + square / total), best)
 
     def refine(self, parent: str, score: float, best: float) -> float:
-        """Expected improvement of a refinement: the mean over the prior and the gains remembered, each by its weight."""
+        """Return the expected improvement by a refinement: the weighted mean over the prior and the remembered gains."""
         spread = self.spread
         if spread == 0:
             return math.inf
@@ -112,7 +112,8 @@ class Beliefs:
         return found / (self.weight + sum(weights) + self.pending.count(parent))
 
     def _like(self, parent: str, score: float) -> tuple[Sequence[float], Sequence[float]]:
-        """The gains remembered and their weights: 1 for the parent's own, less the less its score is like another's."""
+        """Return the weights of the remembered gains, and the gains. The parent's own gains weigh 1, others the less the
+        more the scores of the parents differ."""
         width = max(self.reach * self.spread, 1e-12)
         weights = [1.0 if key == parent else math.exp(-(((s - score) / width) ** 2) / 2) for key, s, _ in self.gains]
         return weights, [gain for _, _, gain in self.gains]

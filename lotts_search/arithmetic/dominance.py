@@ -3,8 +3,8 @@
 An image has N patches, m of them defective. A global trial resamples all patches: it repairs a defective one with
 probability ``q_g`` and harms an intact one with ``h_g``. A local trial resamples those that a mask of recall ρ and precision
 p selects, ρm defective and ρm(1−p)/p intact ones, with ``q_l`` and ``h_l``. A repair adds Δ⁺ to the quality of the image on
-average, a harm takes Δ⁻. The paper counts every trial as accepted. A search keeps the best image, so that a bad trial costs
-nothing but its price: the ``improvement_*`` functions give the expected improvement over the image that one has.
+average, a harm takes Δ⁻ away. The paper counts every trial as accepted. But a search keeps the best image, so a failed trial
+costs only its compute: the ``improvement_*`` functions return the expected improvement over the current best image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Regime:
         return self.selected_defective * (1 - self.precision) / self.precision
 
     def gain_global(self, n: int = 1) -> float:
-        """E[gain_g] of a global trial; of Best-of-n by its bound, with q → 1 − (1−q)^n."""
+        """Return E[gain_g] of a global trial; for Best-of-n its bound, with q → 1 − (1−q)^n."""
         repair = 1 - (1 - self.repair_global) ** n
         intact = self.patches - self.defects
         return self.defects * repair * self.gain - intact * self.harm_global * self.loss
@@ -88,7 +88,7 @@ class Regime:
         return self.selected_defective * self.repair_local * self.gain - harm
 
     def local_wins(self, n: int = 1) -> bool:
-        """The dominance condition, E[gain_l]/C_l > E[gain_g]/C_g; against Best-of-n at cost n·C_g."""
+        """Return the dominance condition, E[gain_l]/C_l > E[gain_g]/C_g; against Best-of-n the global cost is n·C_g."""
         return bool(self.gain_local / self.cost_local > self.gain_global(n) / (n * self.cost_global))
 
     @property
@@ -100,7 +100,7 @@ class Regime:
     @property
     def required_recall(self) -> float:
         """The recall above which local wins at this precision. Below 0: it wins with any mask that selects something.
-        Infinite where no recall is enough, because the selected patches lose more than they gain."""
+        Infinite: no recall is enough, because the selected patches lose more than they gain."""
         each = self.repair_local * self.gain
         each -= (1 - self.precision) / self.precision * self.harm_local * self.loss
         wanted = self.cost_local / self.cost_global * self.gain_global()
@@ -109,25 +109,25 @@ class Regime:
         return -math.inf if wanted < 0 and each == 0 else math.inf
 
     def improvement_global(self, n: int = 1) -> float:
-        """Expected improvement by the best of n global trials, E[max(0, gain)]; patches are independent."""
+        """Return the expected improvement by the best of n global trials, E[max(0, gain)]; patches are independent."""
         intact = self.patches - self.defects
         return _improvement(
             _counts(self.defects, self.repair_global), self.gain, _counts(intact, self.harm_global), self.loss, n
         )
 
     def improvement_local(self, n: int = 1) -> float:
-        """Expected improvement by the best of n local trials with one mask, E[max(0, gain)]; patches are independent."""
+        """Return the expected improvement by the best of n local trials with one mask, E[max(0, gain)]."""
         repairs = _counts(self.selected_defective, self.repair_local)
         return _improvement(repairs, self.gain, _counts(self.selected_intact, self.harm_local), self.loss, n)
 
     def local_improves_faster(self) -> bool:
-        """Whether a local trial's expected improvement per NFE is the higher one."""
+        """Return whether a local trial has the higher expected improvement per NFE."""
         return bool(self.improvement_local() / self.cost_local > self.improvement_global() / self.cost_global)
 
 
 def _counts(patches: float, probability: float) -> Doubles:
-    """Law of the number of patches that change, of a number of patches that is a mean: a mixture of the two integers
-    next to it."""
+    """Return the distribution of the number of patches that change. A fractional number of patches is a mixture of the two
+    integers next to it."""
     low = math.floor(patches)
     share = patches - low
     law = np.zeros(low + 2)
@@ -137,7 +137,7 @@ def _counts(patches: float, probability: float) -> Doubles:
 
 
 def _improvement(repairs: Doubles, gain: float, harms: Doubles, loss: float, n: int) -> float:
-    """E[max(0, best of n)] of ``gain · R − loss · H``."""
+    """Return E[max(0, best of n)] of ``gain · R − loss · H``."""
     values = (gain * np.arange(len(repairs))[:, None] - loss * np.arange(len(harms))[None, :]).ravel()
     law = np.outer(repairs, harms).ravel()
     order = np.argsort(values, kind="stable")
@@ -150,9 +150,9 @@ class Change:
     """What one trial did to an image.
 
     Attributes:
-        before, after: [N] value of each patch, its share of the image's quality included (so they sum to it).
+        before, after: [N] contribution of each patch to the image's quality (their sum).
         flawed_before, flawed_after: [N] which patches are defective.
-        selected: [N] which patches the trial resampled; all of them if it was a global one.
+        selected: [N] which patches the trial resampled; all of them for a global trial.
     """
 
     before: Doubles
@@ -168,12 +168,12 @@ class Change:
 
 
 def estimate(local: Sequence[Change], global_: Sequence[Change], cost_local: float, cost_global: float) -> Regime:
-    """The regime that local and global trials of the same images were in: ratios of totals over all of them.
+    """Estimate the regime of local and global trials of the same images, by ratios of totals over all of them.
 
-    Δ⁺ and Δ⁻ are means over the repairs and harms of both sorts.
+    Δ⁺ and Δ⁻ are means over the repairs and harms of both kinds of trials.
 
     Raises:
-        BadInput: there are no trials of one sort, or no mask selected a defective patch.
+        BadInput: there are no trials of one kind, or no mask selected a defective patch.
     """
     if not local or not global_:
         raise BadInput(f"the theory needs local and global trials, not {len(local)} and {len(global_)}")
@@ -201,7 +201,7 @@ def estimate(local: Sequence[Change], global_: Sequence[Change], cost_local: flo
 
 
 def _rates(changes: Sequence[Change]) -> tuple[float, float, float, float]:
-    """Repair and harm probabilities of selected patches, and the mean gain and loss of a repair and of a harm."""
+    """Return the repair and harm probabilities of selected patches, the mean gain of a repair and the mean loss of a harm."""
     selected = np.concatenate([c.selected for c in changes])
     bad, still = (np.concatenate([c.flawed_before for c in changes]), np.concatenate([c.flawed_after for c in changes]))
     change = np.concatenate([c.after - c.before for c in changes])

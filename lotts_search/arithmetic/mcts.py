@@ -1,4 +1,4 @@
-"""The arithmetic of Monte Carlo tree search over denoising steps: values, visits, where to go down.
+"""The arithmetic of Monte Carlo tree search over denoising steps: values, visits, and where to descend.
 
 Source: Jain et al. 2025, "Diffusion tree sampling: scalable inference-time alignment of diffusion models". The soft
 value of a state x is ``V(x) = log E[exp λ·r(x0) | x] / λ``, estimated by its children: ``log(mean(exp λ·V)) / λ``.
@@ -63,7 +63,7 @@ class Node(Generic[L]):
 
 
 def soft_value(values: Sequence[float] | npt.NDArray[np.float64], strength: float) -> float:
-    """``log(mean(exp λ·v)) / λ`` of values [n]: between their mean (λ → 0) and their maximum (λ → ∞)."""
+    """Return ``log(mean(exp λ·v)) / λ`` of values [n]: between their mean (λ → 0) and their maximum (λ → ∞)."""
     scaled = strength * np.asarray(values, dtype=np.float64)
     top = scaled.max()
     return float((top + np.log(np.mean(np.exp(scaled - top)))) / strength)
@@ -78,7 +78,8 @@ def back_up(path: Sequence[Node[L]], strength: float) -> None:
 
 
 def upper_bound(node: Node[L], children: Sequence[Node[L]], exploration: float) -> Node[L]:
-    """The child with the highest ``V + c·√(ln(visits of the node) / visits)`` (UCT), one without a value last."""
+    """Return the child with the highest ``V + c·√(ln(visits of the node) / visits)`` (UCT); those without a value come
+    last."""
 
     def bound(child: Node[L]) -> float:
         value = -math.inf if child.value is None else child.value
@@ -88,7 +89,7 @@ def upper_bound(node: Node[L], children: Sequence[Node[L]], exploration: float) 
 
 
 def boltzmann(children: Sequence[Node[L]], strength: float, rng: np.random.Generator) -> Node[L]:
-    """A child with probability ∝ exp(λ·V), one without a value only where none has one."""
+    """Draw a child with probability ∝ exp(λ·V); those without a value only where none has one."""
     known = [child for child in children if child.value is not None] or list(children)
     scaled = strength * np.array([child.value or 0.0 for child in known])
     weights = np.exp(scaled - scaled.max())

@@ -7,9 +7,9 @@ the potential ``G_k`` at a checkpoint is
     diff  exp λ(r_k − r_{k−1}), r_0 = 0        max  exp λ·max(r_1..r_k)
     add   exp λ(r_1 + … + r_k)                 rt   exp λ·r_k
 
-and at the end what makes the product of all potentials ``exp λ·r``, so each weighs complete trajectories alike. All
-arithmetic is in logarithms: scores of any sign and size are fine, and a constant added to all of them changes nothing
-but the evidence.
+and at the end the potential that makes the product of all of them ``exp λ·r``, so that all kinds weigh complete
+trajectories alike. All arithmetic is in logarithms: scores may have any sign and size, and a constant added to all of them
+changes only the evidence.
 
 Tempering replaces λ at a checkpoint by ``λ·τ`` with ``τ = min(1, (1 + γ)^(100·s) − 1)`` at the share s of the schedule:
 the gradient-free part of DAS (Kim et al. 2025, "Test-time alignment of diffusion models without reward
@@ -36,7 +36,7 @@ class Weights:
 
     Attributes:
         log: [K] logarithms of the weights since the last resampling, not normalised.
-        log_evidence: logarithm of the estimated mean of ``exp λ·r`` so far, without what ``log`` still holds.
+        log_evidence: logarithm of the estimated mean of ``exp λ·r`` up to the last resampling; ``log`` holds the rest.
     """
 
     def __init__(self, count: int, potential: Potential = "max", strength: float = 10.0, temper: float = 0.0):
@@ -47,7 +47,7 @@ class Weights:
         self._highest, self._sum = np.full(count, -np.inf), np.zeros(count)
 
     def weigh(self, scores: Sequence[float], share: float) -> None:
-        """Multiply by the potentials of a checkpoint at the ``share`` of the schedule, 0..1; scores [K]."""
+        """Multiply by the potentials of a checkpoint at this ``share`` of the schedule, 0..1; scores [K]."""
         r = np.asarray(scores, dtype=np.float64)
         strength = self._strength * temperature(share, self._temper)
         self._highest, self._sum = np.maximum(self._highest, r), self._sum + r
@@ -63,7 +63,7 @@ class Weights:
         self._reach(product)
 
     def finish(self, scores: Sequence[float]) -> None:
-        """Multiply by the last potentials, which complete each product to ``exp λ·r``; scores [K] of what is complete."""
+        """Multiply by the last potentials, which complete each product to ``exp λ·r``; scores [K] of complete images."""
         self._reach(self._strength * np.asarray(scores, dtype=np.float64))
 
     def _reach(self, product: Doubles) -> None:
@@ -88,11 +88,11 @@ class Weights:
         return float(self.log_evidence + top + np.log(np.mean(np.exp(self.log - top))))
 
     def resample(self, rng: np.random.Generator, scheme: Scheme = "systematic", below: float | None = None) -> Indices:
-        """Who goes on: indices [K], ascending, by weight.
+        """Resample particles by weight and return the indices [K] of the survivors, ascending.
 
         Args:
-            below: resample only when the effective sample size is below this share of K; otherwise everyone goes on
-                and keeps its weight. None = always.
+            below: resample only when the effective sample size is below this share of K; otherwise all particles survive
+                with their weights. None = always.
         """
         count = len(self.log)
         if below is not None and self.ess >= below * count:
@@ -104,30 +104,30 @@ class Weights:
         return chosen
 
     def keep(self, chosen: Sequence[int] | Indices) -> None:
-        """Go on with these particles [any number] alone, with their weights and histories."""
+        """Keep only these particles [any number], with their weights and histories."""
         chosen = np.asarray(chosen, dtype=np.intp)
         self.log, self._product = self.log[chosen], self._product[chosen]
         self._highest, self._sum = self._highest[chosen], self._sum[chosen]
 
 
 def temperature(share: float, gamma: float) -> float:
-    """τ of tempering, 0..1, at a share of the schedule; 1 without tempering (γ = 0)."""
+    """Return τ of tempering, 0..1, at a share of the schedule; 1 without tempering (γ = 0)."""
     return float(min(1.0, (1 + gamma) ** (100 * share) - 1)) if gamma else 1.0
 
 
 def systematic(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """One uniform number, K equidistant points: particle i is chosen ⌊K·w_i⌋ or ⌈K·w_i⌉ times."""
+    """Choose by K equidistant points with one random offset: particle i is chosen ⌊K·w_i⌋ or ⌈K·w_i⌉ times."""
     count = len(weights)
     return _invert(weights, (rng.random() + np.arange(count)) / count)
 
 
 def multinomial(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """K independent choices."""
+    """Choose K times independently."""
     return _invert(weights, np.sort(rng.random(len(weights))))
 
 
 def residual(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """Particle i is chosen ⌊K·w_i⌋ times, the rest independently by what is left of the weights."""
+    """Choose particle i ⌊K·w_i⌋ times, and the rest independently by the remaining weights."""
     count = len(weights)
     copies = np.floor(count * weights + 1e-9).astype(np.intp)
     rest = count - int(copies.sum())
@@ -152,7 +152,7 @@ def _invert(weights: Doubles, points: Doubles) -> Indices:
 
 
 def twins(chosen: Sequence[int] | Indices) -> list[int]:
-    """For each chosen index, how often it was chosen before: [0, 0, 1, 2] for [4, 7, 7, 7]."""
+    """Return for each chosen index how often it was chosen before: [0, 0, 1, 2] for [4, 7, 7, 7]."""
     seen: Counter[int] = Counter()
     numbers = []
     for index in chosen:
@@ -162,8 +162,8 @@ def twins(chosen: Sequence[int] | Indices) -> list[int]:
 
 
 def checkpoints(start: int, steps: int, interval: int, first: float = 0.0, last: float = 1.0) -> list[int]:
-    """Every ``interval``-th step of a trajectory from step ``start`` to T, between the shares ``first`` and ``last`` of
-    it. The last step has no noise, so branching before it is useless: the greatest is T − 2."""
+    """Return every ``interval``-th step of a trajectory from step ``start`` to T, between its shares ``first`` and
+    ``last``. The last step has no noise, so branching before it is useless: the last checkpoint is at most T − 2."""
     length = steps - start
     begin = start + max(1, round(first * length))
     return [step for step in range(begin, steps - 1, interval) if step <= start + last * length]

@@ -1,5 +1,5 @@
-"""A pool whose model has a closed form, real sampling and refining in microseconds, without torch: by default the mixture
-of :mod:`lotts_search.testing.mixture`."""
+"""A pool whose model has a closed form: it really samples and refines, in microseconds and without torch. The default model
+is the mixture of :mod:`lotts_search.testing.mixture`."""
 
 from __future__ import annotations
 
@@ -45,32 +45,31 @@ FLOPS = 1000.0
 
 
 def analytic_info(steps: int = 8, guidance: float = 3.0, t0: int = 3, integrate: int = 1) -> ModelInfo:
-    """The model: 6×6 latents, images of 6×6 pixels; by default 8 guided steps."""
+    """Return what a search must know of the model: 6×6 latents, images of 6×6 pixels, by default 8 guided steps."""
     mask = ErrorContrastMask(levels=(400,), draws=1)
     defaults = Defaults(steps=steps, guidance=guidance, t0=t0, integrate=integrate, mask=mask)
     return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], FLOPS, defaults)
 
 
 class Model(Protocol):
-    """A model in closed form, of latents of ``shape`` [C, h, w], on the schedule of
-    :func:`lotts_search.testing.mixture.schedule`."""
+    """A closed-form model of latents of ``shape`` [C, h, w], on :func:`lotts_search.testing.mixture.schedule`."""
 
     shape: tuple[int, int, int]
 
     def predict(self, latent: Floats, alpha: float, sigma: float) -> Floats:
-        """``E[x0 | x]`` of a latent ``x = alpha·x0 + sigma·ε``."""
+        """Return ``E[x0 | x]`` of a latent ``x = alpha·x0 + sigma·ε``."""
 
     def image(self, latent: Floats) -> Bytes:
-        """A clean latent as an image [h, w, 3]."""
+        """Return a clean latent as an image [h, w, 3]."""
 
     def latent(self, image: Bytes) -> Floats:
-        """The clean latent of an image."""
+        """Return the clean latent of an image."""
 
     def score(self, image: Bytes) -> float:
-        """What the verifier thinks of an image, whatever the prompt."""
+        """Return the verifier's score of an image, whatever the prompt."""
 
     def damage(self, latent: Floats) -> Floats:
-        """How much each position [h, w] of a clean latent is worth resampling, 0..1."""
+        """Return how much each position [h, w] of a clean latent needs resampling, 0..1."""
 
 
 class Mixture:
@@ -82,7 +81,7 @@ class Mixture:
         return posterior(latent, alpha, sigma)[0].astype(np.float32)
 
     def image(self, latent: Floats) -> Bytes:
-        """In grey: intact is light, damaged dark."""
+        """Return a grey image: intact positions are light, damaged ones dark."""
         grey = np.clip(np.round(127.5 + 63.75 * latent[0]), 0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
 
@@ -93,19 +92,22 @@ class Mixture:
         return float(np.mean(image[..., 0] > 127))
 
     def damage(self, latent: Floats) -> Floats:
-        """The probability that it is damaged, under the noise of the network's look."""
+        """Return the probability of damage at each position, as the network sees it under noise."""
         return np.asarray(1 - posterior(latent[0], 0.9, math.sqrt(1 - 0.81))[1], np.float32)
 
 
 class AnalyticPool:
-    """A :class:`~lotts_search.work.pool.Pool` over a model in closed form. Its rewriter numbers the original prompt.
+    """A :class:`~lotts_search.work.pool.Pool` over a closed-form model. Its rewriter numbers the original prompt.
 
     Args:
-        info: the model, see :func:`analytic_info`.
-        shuffle: None answers at once, in the order of the questions; a number answers from another thread, in a random
-            order of that seed.
-        fail: asked before each piece of work; the error it returns is the answer.
+        info: what a search must know of the model, see :func:`analytic_info`.
+        shuffle: None answers at once, in the order of the requests; a number answers from another thread, in a random
+            order with this seed.
+        fail: called before each piece of work; an error that it returns is the answer.
         model: the model.
+
+    Attributes:
+        asked: all requests so far.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class AnalyticPool:
             self._thread.start()
 
     def submit(self, work: Work) -> Future[Result]:
-        """Ask for a piece of work; all that was asked for is in ``asked``."""
+        """Request a piece of work."""
         self.asked.append(work)
         future: Future[Result] = Future()
         if self._thread is None:
@@ -156,7 +158,7 @@ class AnalyticPool:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._waiting or self._closed)
-                # A short wait lets questions gather_completed, so that there is something to shuffle.
+                # Wait briefly, so that there are several requests to shuffle.
                 self._wake.wait_for(lambda: self._closed, timeout=0.0005)
                 if self._closed:
                     return
@@ -178,7 +180,7 @@ class AnalyticPool:
 
 
 def answer(work: Work, model: Model) -> Result:
-    """Do a piece of work: a pure function."""
+    """Do a piece of work. This is a pure function."""
     match work:
         case Segment():
             return _segment(work, model)
@@ -244,7 +246,7 @@ def _segment(work: Segment, model: Model) -> Result:
 
 
 def _background(seed: int, region: Region, at: int, times: Schedule) -> npt.NDArray[np.float64]:
-    """What is outside the mask at step ``at``: the origin, noised to that step unless it is kept clean."""
+    """Return what is outside the mask at step ``at``: the origin, noised to that step unless it is kept clean."""
     if not region.spatial:
         return region.origin.astype(np.float64)
     noise = draw(seed, region.lineage, "outside", at if region.background == "fresh" else 0, region.origin.shape)
@@ -252,7 +254,7 @@ def _background(seed: int, region: Region, at: int, times: Schedule) -> npt.NDAr
 
 
 def _locate(work: Locate, model: Model) -> Result:
-    """The most damaged positions."""
+    """Locate the most damaged positions."""
     source = work.source
     if isinstance(source, GivenMask):
         raise BadInput("the analytic model takes no given mask")
@@ -272,5 +274,5 @@ def _locate(work: Locate, model: Model) -> Result:
 
 
 def nan_latents(work: Work) -> Exception | None:
-    """A ``fail`` for :class:`AnalyticPool`: every segment ends in NaN."""
+    """Let every segment end in NaN: a ``fail`` for :class:`AnalyticPool`."""
     return Failure("the latent is NaN at step 3") if isinstance(work, Segment) else None

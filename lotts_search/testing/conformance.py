@@ -1,4 +1,4 @@
-"""The tests that every strategy must pass. Subclass it in a test file of your own::
+"""The tests that every strategy must pass. Subclass :class:`StrategyConformance` in your own test file::
 
     class TestMine(StrategyConformance):
         def strategy(self) -> Strategy:
@@ -31,40 +31,40 @@ _OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
 
 
 def tree(result: SearchResult) -> list[tuple[object, ...]]:
-    """All of a search that must not depend on when and where its trials ran."""
+    """Return everything about a search that must not depend on when and where its trials ran."""
     measured = {"device_s", "queue_s", "started", "finished", "node", "actor", "attempts", "run_id"}
     return [tuple((name, value) for name, value in vars(t).items() if name not in measured) for t in result.trials]
 
 
 class StrategyConformance:
-    """Subclasses give :meth:`strategy`, and :meth:`cheapest` where the next trial need not be a sample."""
+    """Subclasses define :meth:`strategy`, and :meth:`cheapest` where the cheapest next trial is not a sample."""
 
     info = analytic_info()
-    """The model that the strategy is tried on."""
+    """The model that the strategy is tested on."""
 
     images_are_steps = False
     """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowance <lotts_search.core.budget.Budget.allowance>`)."""
 
     def strategy(self) -> Strategy:
-        """A strategy to test, anew at each call."""
+        """Return the strategy to test; each call must make a new one."""
         raise NotImplementedError
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
-        """The cheapest trial that the strategy could still do after its plan; None when it never does more."""
+        """Return the cost of the cheapest trial that the strategy could still run after its plan; None where there is none."""
         return costs.sample
 
     def run(self, **arguments: Any) -> SearchResult:
-        """A search by the strategy on the analytic model."""
+        """Run a search by the strategy on the analytic model."""
         with AnalyticPool(self.info, arguments.pop("shuffle", None)) as pool:
             return search(PROMPT, strategy=self.strategy(), pool=pool, **arguments)
 
     @property
     def costs(self) -> Costs:
-        """What its trials cost on the analytic model."""
+        """What trials cost on the analytic model."""
         return Costs.of(self.info, Sampling.of(self.info, PROMPT))
 
     def budgets(self, count: int = 50) -> list[dict[str, Any]]:
-        """Random budgets from one sample to a dozen: NFE, images, or both."""
+        """Return random budgets from one sample to a dozen: NFE, images, or both."""
         rng = random.Random(0)
         least = self.strategy().least(self.costs)
         found: list[dict[str, Any]] = []
@@ -76,7 +76,7 @@ class StrategyConformance:
         return found
 
     def outcomes(self) -> list[tuple[dict[str, Any], SearchResult]]:
-        """The random budgets with a search for each; the same searches for all tests."""
+        """Return the random budgets with a search for each; all tests share the same searches."""
         if type(self) not in _OUTCOMES:
             _OUTCOMES[type(self)] = [(budget, self.run(**budget)) for budget in self.budgets()]
         return _OUTCOMES[type(self)]
@@ -125,7 +125,7 @@ class StrategyConformance:
             assert pool.asked == []
 
     def test_resume_equals_the_uninterrupted_run(self, tmp_path: Path) -> None:
-        """Cut off anywhere, also in the middle of a record, a search goes on to the same end and repeats nothing."""
+        """Resumed from a journal cut anywhere, also inside a record, a search has the same trials and repeats no work."""
         for number, budget in enumerate(self.budgets(3)):
             path = tmp_path / f"{number}.journal"
             with AnalyticPool(self.info) as pool:

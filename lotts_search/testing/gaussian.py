@@ -1,8 +1,8 @@
-"""A diffusion model of one Gaussian number, for which every solver is a linear recursion: all laws are known exactly.
+"""A diffusion model of one Gaussian number. Every solver is a linear recursion on it: all distributions are known exactly.
 
 ``x0 ~ N(mean, variance)``, so ``E[x0 | x]`` is linear in x, each step of a solver is linear in the latent, the history and
-the noise, and what a search makes is Gaussian with the moments of :meth:`Gaussian.law`: those of the discretised process,
-not of the model itself. A reward ``r = slope·x0 + curve·x0² + offset`` tilts it to another Gaussian, see
+the noise, and the results of a search are Gaussian with the moments of :meth:`Gaussian.law`: those of the discretised
+process, not of the model itself. A reward ``r = slope·x0 + curve·x0² + offset`` tilts this Gaussian to another one, see
 :meth:`Gaussian.tilted`.
 """
 
@@ -25,8 +25,8 @@ class Gaussian:
     """The model, for :class:`~lotts_search.testing.analytic.AnalyticPool`, and its reward.
 
     Attributes:
-        mean, variance: of x0.
-        slope, curve, offset: of the reward.
+        mean, variance: moments of x0.
+        slope, curve, offset: coefficients of the reward.
     """
 
     mean: float = 0.5
@@ -42,7 +42,7 @@ class Gaussian:
         return np.asarray(slope * latent.astype(np.float64) + start, np.float32)
 
     def image(self, latent: Floats) -> Bytes:
-        """The four bytes of the number, so that nothing is lost: [1, 4, 3]."""
+        """Return the four bytes of the number as an image [1, 4, 3], so that nothing is lost."""
         return np.repeat(np.frombuffer(latent.tobytes(), np.uint8)[None, :, None], 3, axis=2)
 
     def latent(self, image: Bytes) -> Floats:
@@ -56,12 +56,12 @@ class Gaussian:
         return np.ones(self.shape[1:], np.float32)
 
     def info(self, steps: int, solver: Solver = "dpm", eta: float = 1.0) -> ModelInfo:
-        """What a search must know of it: unguided, with a mask that is everything."""
+        """Return what a search must know of the model: it is unguided, and its mask is the whole image."""
         defaults = Defaults(steps, 1.0, steps // 2, 1, eta, solver, WholeMask())
         return ModelInfo("gaussian", "analytic", self.shape, (1, 4), 1.0, defaults)
 
     def law(self, steps: int, solver: Solver = "dpm", eta: float = 1.0) -> tuple[float, float]:
-        """Mean and variance of what sampling makes in so many steps."""
+        """Return the mean and the variance of samples with this many steps."""
         times, table = schedule(steps), coefficients(schedule(steps), eta, solver)
         mean, covariance = np.zeros(2), np.diag([1.0, 0.0])  # of the latent and the x0 prediction before it
         for i in range(steps):
@@ -73,9 +73,9 @@ class Gaussian:
         return float(mean[0]), float(covariance[0, 0])
 
     def tilted(self, mean: float, variance: float, strength: float) -> tuple[float, float, float]:
-        """Of ``N(mean, variance)`` tilted by ``exp(λ·r)``: mean, variance and the logarithm of ``E[exp(λ·r)]``.
+        """Tilt ``N(mean, variance)`` by ``exp(λ·r)``; return its mean and variance, and the logarithm of ``E[exp(λ·r)]``.
 
-        The tilt must leave it a Gaussian: ``1/variance > 2·λ·curve``.
+        The result must be a Gaussian: ``1/variance > 2·λ·curve``.
         """
         precision = 1 / variance - 2 * strength * self.curve
         pull = mean / variance + strength * self.slope
@@ -83,6 +83,6 @@ class Gaussian:
         return pull / precision, 1 / precision, log + strength * self.offset
 
     def _line(self, alpha: float, sigma: float) -> tuple[float, float]:
-        """Slope and start of ``E[x0 | x]``."""
+        """Return the slope and the intercept of ``E[x0 | x]``."""
         slope = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         return slope, self.mean * (1 - slope * alpha)

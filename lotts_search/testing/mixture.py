@@ -1,8 +1,8 @@
-"""A diffusion model with a closed form: each position of the latent is one of two Gaussians, on its own.
+"""A closed-form diffusion model: each position of the latent is, independently, a mixture of two Gaussians.
 
-A position holds ``x0 ~ w·N(+1, v) + (1 − w)·N(−1, v)``: +1 is intact, −1 damaged, and w is the same for all prompts.
-So sampling and masked resampling do what they do in a real model, and the truth is known: any position that is drawn
-from noise is intact with probability w.
+A position holds ``x0 ~ w·N(+1, v) + (1 − w)·N(−1, v)``: +1 is intact, −1 damaged, and w is the same for all prompts. So
+sampling and masked resampling work as in a real model, and the truth is known: any position that is drawn from noise is
+intact with probability w.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ INTACT, VARIANCE = 0.7, 0.04
 
 @lru_cache
 def schedule(steps: int) -> Schedule:
-    """A variance-preserving schedule, α = cos, σ = sin of an angle from nearly π/2 to 0."""
+    """Return a variance-preserving schedule: α = cos, σ = sin of an angle from nearly π/2 to 0."""
     angle = np.linspace(0.49 * np.pi, 0, steps + 1)
     return Schedule(np.cos(angle), np.append(np.sin(angle[:-1]), 0.0), np.linspace(999, 0, steps))
 
 
 def posterior(latent: Floats, alpha: float, sigma: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """``E[x0 | x]`` and ``P(intact | x)`` at each position of a latent ``x = alpha·x0 + sigma·ε`` (Bayes)."""
+    """Return ``E[x0 | x]`` and ``P(intact | x)`` at each position of a latent ``x = alpha·x0 + sigma·ε``, by Bayes."""
     x = latent.astype(np.float64)
     variance = alpha**2 * VARIANCE + sigma**2
     log_odds = np.log(INTACT / (1 - INTACT)) + 2 * alpha * x / variance

@@ -1,4 +1,4 @@
-"""Simulated studies with known truth: trial tables of any size, made as columns."""
+"""Simulated studies with a known truth: trial tables of any size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A strategy that makes images one after the other, each the best by the guide of ``speed`` unseen draws.
+    """A strategy that makes one image after the other, each the best of ``speed`` unseen draws by the verifier.
 
-    After n images it is as good as Best-of-N of ``speed``·n: its speed-up over a strategy of speed 1 is ``speed``
-    at every quality, in images.
+    After n images it is as good as Best-of-N with ``speed``·n images: its speed-up in images over a strategy of speed 1 is
+    ``speed`` at every quality.
 
     Attributes:
         strategy: name in the column ``strategy``.
@@ -36,7 +36,7 @@ class Simulated:
 
 
 def expected_best(n: int) -> float:
-    """The mean of the greatest of n standard normal draws, by quadrature; 0 for n = 1."""
+    """Return the mean of the greatest of n standard normal draws, by quadrature; 0 for n = 1."""
     x = np.linspace(-9, 9, 20001)
     density = n * stats.norm.pdf(x) * stats.norm.cdf(x) ** (n - 1)
     return float(np.trapezoid(x * density, x))
@@ -52,10 +52,10 @@ def simulate(
     difficulty: float = 0.5,
     model: str = "simulated",
 ) -> pa.Table:
-    """A trial table of every strategy on every prompt and seed.
+    """Return a trial table of every strategy on every prompt and seed.
 
-    A draw u ~ N(0, 1) has the guiding score ``d + u`` and the held-out value ``d + fidelity·u + noise`` of variance 1,
-    d ~ N(0, difficulty²) being its prompt's. So the expected held-out value of the best of n is
+    A draw u ~ N(0, 1) for a prompt of ease d ~ N(0, difficulty²) has the guiding score ``d + u`` and the held-out value
+    ``d + fidelity·u + noise``, where the last two terms have variance 1. So the expected held-out value of the best of n is
     ``fidelity · expected_best(n)``.
     """
     import pyarrow as pa
@@ -77,7 +77,7 @@ def _searches(
         fresh = rng.normal(size=(searches, n))
         drawn = fresh if not _ else np.maximum(drawn, fresh)
     own = np.repeat(ease, seeds)[:, None]
-    guide = own + drawn
+    score = own + drawn
     truth = own + fidelity * drawn + np.sqrt(1 - fidelity**2) * rng.normal(size=drawn.shape)
 
     rows = searches * n * 2  # each image and its scoring
@@ -120,8 +120,8 @@ def _searches(
             "flops": pa.array(np.where(image, one.nfe * 1e9, 0.0)),
             "images": pa.array(image.astype(np.int64)),
             "device_s": pa.array(np.where(image, one.nfe * 0.01, 0.001) * rng.lognormal(0, 0.1, rows)),
-            "best_so_far": pa.array(both(np.maximum.accumulate(guide, axis=1))),
-            "score": pa.array(both(guide)),
+            "best_so_far": pa.array(both(np.maximum.accumulate(score, axis=1))),
+            "score": pa.array(both(score)),
             "metric_truth": only(both(truth)),
             "image": pc.if_else(
                 pa.array(image), pc.binary_join_element_wise(same(label), serial, "-"), pa.scalar(None, pa.string())
