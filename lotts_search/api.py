@@ -97,7 +97,7 @@ async def asearch(
         raise BadInput(f"workers must be 1 or more, not {workers}")
     if isinstance(strategy, Strategy):
         if settings:
-            raise BadInput("settings apply to a strategy given by its name; this strategy object has its own")
+            raise BadInput("settings apply to a strategy given by its name; this strategy has its own")
         name, chosen = registry.name_of(strategy), strategy
     else:
         name, chosen = strategy, registry.make_strategy(strategy, settings or {})
