@@ -136,7 +136,6 @@ def test_at_most_nine_files_lie_at_the_root() -> None:
     assert len(files) <= 9, files
 
 
-@pytest.mark.xfail(reason="the engine is being cut into stages")
 def test_no_class_is_above_250_lines() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
@@ -147,6 +146,5 @@ def test_no_class_is_above_250_lines() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.xfail(reason="the engine is being cut into stages")
 def test_the_engine_is_at_most_250_lines() -> None:
     assert len((ROOT / "engine" / "engine.py").read_text().splitlines()) <= 250
