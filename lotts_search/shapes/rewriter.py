@@ -1,7 +1,7 @@
 """``shapes-rewriter``: revised prompts for the embedded models, without a language model.
 
-The learned reward says, cell by cell, how far an image is as the prompt asks; the prompts put stress on the phrases that
-it finds least satisfied. torch is imported when it first writes.
+The learned reward estimates for each cell how well the image matches the prompt; the revised prompts emphasize the
+objects that match least. torch is imported at the first rewrite.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lotts_search.work.masks import HIGH_QUALITY
 from lotts_search.work.requests import Rewrite
 
 WORD = "good"
-"""What training captions call single objects that are whole."""
+"""The word of the training captions for single undamaged objects."""
 
 
 @dataclass
 class ShapesRewriter:
-    """Stresses what shapes-reward finds least satisfied, with the quality words that the models were trained with.
+    """Emphasizes the objects that shapes-reward scores lowest, with the quality words of the training captions.
 
-    The first prompt calls the least satisfied object good (``top left good red circle``), the second the less satisfied
-    half of the objects, the third the whole image (``A high-quality image of …``), the fourth all objects, and the
-    others one further object each. Prompts of other worlds are refused.
+    The first prompt calls the worst object good (``top left good red circle``), the second the worse half of the objects,
+    the third the whole image (``A high-quality image of …``), the fourth all objects, and the others one further object
+    each. Only captions of shapes scenes are accepted.
 
     Attributes:
-        timeout: seconds after which an answer is not waited for any more.
+        timeout: seconds to wait for an answer.
     """
 
     timeout: float = 60.0
@@ -44,26 +44,26 @@ class ShapesRewriter:
         self._reward: ShapesReward | None = None
 
     def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
-        """Revised prompts for images [64, 64, 3].
+        """Return the revised prompts of each request; its image is [64, 64, 3].
 
         Raises:
-            ValueError: a prompt is no caption of a shapes scene.
+            ValueError: a prompt is not a caption of a shapes scene.
         """
         from lotts_search.shapes.reward.net import predict
 
         scenes = [parse_caption(request.prompt) for request in requests]
         self._reward = self._reward or ShapesReward.load()
         prompts, images = [r.prompt for r in requests], np.stack([r.image for r in requests])
-        satisfied = predict(self._reward.net, prompts, images).cpu().numpy()
-        found = []
-        for request, scene, row in zip(requests, scenes, satisfied, strict=True):
+        logits = predict(self._reward.net, prompts, images).cpu().numpy()
+        revised = []
+        for request, scene, row in zip(requests, scenes, logits, strict=True):
             order = np.argsort([row[one.cell] for one in scene.objects], kind="stable")
-            found.append(_stressed(request.prompt, [scene.objects[place] for place in order], request.count))
-        return found
+            revised.append(_versions(request.prompt, [scene.objects[place] for place in order], request.count))
+        return revised
 
 
-def _stressed(prompt: str, objects: Sequence[Object], count: int) -> list[str]:
-    """``count`` different prompts, as far as there are so many; the least satisfied objects come first."""
+def _versions(prompt: str, objects: Sequence[Object], count: int) -> list[str]:
+    """Return up to ``count`` different prompts; ``objects`` are sorted from worst to best."""
     half = (len(objects) + 1) // 2
     versions = [
         _praised(prompt, objects[:1]),
@@ -76,9 +76,9 @@ def _stressed(prompt: str, objects: Sequence[Object], count: int) -> list[str]:
 
 
 def _praised(prompt: str, objects: Sequence[Object]) -> str:
-    """The prompt with ``good`` before the colours of these objects."""
+    """Return the prompt with ``good`` before the colours of these objects."""
     for one in objects:
         place, rest = PLACES[one.cell], f"{one.colour} {one.shape}"
-        # Not within "bottom left red circle" where "left red circle" is meant, nor within "top left".
+        # "left red circle" must not match within "top left red circle" or "bottom left red circle".
         prompt = re.sub(rf"(?<!top )(?<!bottom )\b{place} {rest}\b", f"{place} {WORD} {rest}", prompt, count=1)
     return prompt

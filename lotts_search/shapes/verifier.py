@@ -1,4 +1,4 @@
-"""The verifier of the shapes world. torch is imported when it first scores."""
+"""The verifier of the shapes world. torch is imported when it is loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parent / "models" / "shapes-reward"
 
 
 class ShapesReward:
-    """``shapes-reward``: the share of an image, 0..1, that a small learned network believes to be as the prompt asks.
+    """``shapes-reward``: a small network's estimate of how much of an image matches its prompt, 0..1.
 
-    Words that name no place, colour, shape or background are ignored, quality words among them.
+    Words that name no place, colour, shape or background are ignored, including quality words.
     """
 
     name = "shapes-reward"
@@ -29,10 +29,10 @@ class ShapesReward:
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ShapesReward:
-        """The verifier in ``folder``, by default the one that comes with the package.
+        """Load the verifier in ``folder``, by default the one of the package.
 
         Raises:
-            BadInput: there is no such model.
+            BadInput: the folder has no such model.
             Failure: its files are broken.
         """
         from lotts_search.shapes.reward.net import load_reward
@@ -40,7 +40,7 @@ class ShapesReward:
         return cls(load_reward(FOLDER if folder is None else Path(folder)))
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
-        """Scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows do not affect each other."""
+        """Return scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows are independent."""
         from lotts_search.shapes.reward.net import predict, quality
 
         return quality(predict(self.net, prompts, images)).cpu().numpy().astype(np.float32)

@@ -1,4 +1,4 @@
-"""How far the oracle can be trusted, measured on renders: ``python -m lotts_search.shapes.measure.oracle_check``."""
+"""Measure on renders how reliable the oracle is: ``python -m lotts_search.shapes.measure.oracle_check``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ Trip = Callable[[Bytes], Bytes]
 
 
 def check(count: int = 300, *, split: Split = "tune", seed: int = 0, trip: Trip | None = None) -> dict[str, float]:
-    """Figures of the oracle on ``count`` undamaged and as many damaged renders; shares and correlations in 0..1."""
+    """Measure the oracle on ``count`` undamaged and as many damaged renders.
+
+    Args:
+        count: number of scenes.
+        split: split of the scenes.
+        seed: seed of the scenes and of their renders.
+        trip: a distortion [N, 64, 64, 3] → the same that should not change verdicts, e.g. an autoencoder.
+
+    Returns:
+        Shares and correlations in 0..1, and the speed in images per second, by name.
+    """
     rng = np.random.default_rng(seed)
     wanted = scenes(split, count, seed)
     clean = np.stack([to_uint8(render(s, rng).image) for s in wanted])
@@ -31,7 +41,7 @@ def check(count: int = 300, *, split: Split = "tune", seed: int = 0, trip: Trip 
     area = np.stack([[r.region[cell_box(c)].sum() for c in range(9)] for r in broken])
     altered = [one_wrong(s, rng) for s in wanted]
 
-    judge_many(clean[:1], wanted[:1])  # draws the templates
+    judge_many(clean[:1], wanted[:1])  # renders the templates, which should not be timed
     started = time.perf_counter()
     on_clean = judge_many(clean, wanted)
     speed = count / (time.perf_counter() - started)
@@ -77,7 +87,7 @@ def _damage_figures(
 
 
 def _same(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
-    """Share of expected objects whose verdict (present, colour, shape, damaged) is the same."""
+    """Return the share of expected objects whose verdict (present, colour, shape, damaged) is unchanged."""
     same = np.logical_and.reduce(
         [_cells(before, n) == _cells(after, n) for n in ("present", "colour_right", "shape_right", "damaged")]
     )
@@ -87,8 +97,8 @@ def _same(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, help="folder of an AutoencoderKL for the round trip")
-    parser.add_argument("--images", type=int, default=300, help="how many undamaged and damaged renders each")
-    parser.add_argument("--split", choices=("train", "tune", "test"), default="tune")
+    parser.add_argument("--images", type=int, default=300, help="number of undamaged and of damaged renders")
+    parser.add_argument("--split", choices=("train", "tune", "test"), default="tune", help="split of the scenes")
     args = parser.parse_args()
     trip: Trip | None = None
     if args.vae is not None:

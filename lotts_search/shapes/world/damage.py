@@ -1,8 +1,8 @@
-"""The four ways in which an object of the shapes world can be damaged.
+"""The four kinds of damage to an object of the shapes world.
 
-Each takes the cell's undamaged image [h, w, 3] in 0..1, the background colour [3] and a generator, and
-returns a damaged copy. All keep most of the object's colour and rough outline, so that what the object is gets
-decided early in denoising and whether it is damaged late.
+Each takes the cell's undamaged image [h, w, 3] in 0..1, the background colour [3] and a generator, and returns a
+damaged copy. All keep most of the object's colour and rough outline, so that denoising decides early what the object is
+and late whether it is damaged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Damage = Callable[[Floats, Floats, np.random.Generator], Floats]
 
 
 def blur(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
-    """Out of focus: a Gaussian blur of 2.4 to 3.4 pixels."""
+    """Put the object out of focus by a Gaussian blur of 2.4 to 3.4 pixels."""
     sigma = rng.uniform(2.4, 3.4)
     padded = np.pad(cell, ((6, 6), (6, 6), (0, 0)), mode="edge")
     blurred: Floats = ndimage.gaussian_filter(padded, sigma=(sigma, sigma, 0))[6:-6, 6:-6]
@@ -27,7 +27,7 @@ def blur(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
 
 
 def noise(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
-    """Coarse grain: 30 to 45 % of the 3x3-pixel blocks take a random colour."""
+    """Add coarse grain: 30 to 45 % of the 3x3-pixel blocks take a random colour."""
     h, w, _ = cell.shape
     rows, columns = -(-h // 3), -(-w // 3)
     colours = rng.random((rows, columns, 3), dtype=np.float32)
@@ -40,7 +40,7 @@ def noise(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
 
 
 def missing(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
-    """A piece is cut off along a line near the object's centre."""
+    """Cut off a piece along a line near the object's centre."""
     h, w, _ = cell.shape
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:h, :w]
@@ -51,7 +51,7 @@ def missing(cell: Floats, background: Floats, rng: np.random.Generator) -> Float
 
 
 def shuffle(cell: Floats, background: Floats, rng: np.random.Generator) -> Floats:
-    """The cell's nine 7-pixel blocks change places."""
+    """Permute the cell's nine 7-pixel blocks."""
     out = cell.copy()
     order = rng.permutation(9)
     while (order == np.arange(9)).sum() > 2:

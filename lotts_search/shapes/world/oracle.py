@@ -1,8 +1,8 @@
-"""``shapes-oracle``: an independent judge of shapes images, by analysis through synthesis.
+"""``shapes-oracle``: an independent judge of shapes images by analysis through synthesis.
 
 It explains each cell of an image by a rendered template (shape, pose, palette colour) and counts the pixels that the
-best explanation leaves over. Nothing in it is learned, and nothing that guides a search or trains a model may use it.
-Bytes are uint8 arrays of shape [64, 64, 3].
+best explanation does not cover. Nothing in it is learned, and nothing that guides a search or trains a model may use
+it. Images are uint8 arrays of shape [64, 64, 3].
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 from lotts_search.work.requests import Bools, Bytes, Floats
 
 DAMAGED_SHARE = 0.12
-"""An object counts as damaged where more than this share of its area is damaged."""
+"""An object counts as damaged if more than this share of its area is damaged."""
 OBJECT_PIXELS = 24
-"""A cell with at most this many pixels off the background is empty."""
+"""A cell is empty if at most this many of its pixels differ from the background."""
 _STRONG, _WEAK = 0.16, 0.1
-"""Damage is seen where a channel lies further than the first outside what the fit shows within a pixel; from there it
-extends to pixels that differ from the fit by more than the second (0..1)."""
+"""A pixel is surely damaged if a channel lies further than the first value outside the range of the fit's 3x3
+neighbourhood. From there damage extends to pixels that differ from the fit by more than the second value (0..1)."""
 _FOCUSED, _UNFOCUSED = (0.0, 0.6, 1.0), (1.8, 2.3, 2.8)
-"""Standard deviations of blur (pixels) that are no damage, e.g. after an autoencoder, and that are: an object is out of
-focus where one of the second explains it best."""
+"""Standard deviations of blur (pixels) that are acceptable, e.g. after an autoencoder, and that are damage: an object is
+out of focus if one of the latter explains it best."""
 _REACH = 3
-"""Pixels that damage extends at most from where it is seen."""
+"""Damage extends at most this many pixels from the surely damaged ones."""
 _OUTLIER = 0.3
-"""Residuals above this count as one whole pixel when explanations compete, so that damage cannot outvote an outline."""
+"""Residuals above this count as one whole pixel when explanations are compared, so that damage cannot outweigh an
+outline."""
 _TRUNCATE = 0.5
-"""Residuals above this share of an object's contrast count as this much when its pose is sought."""
+"""Residuals above this share of an object's contrast are truncated to it when its pose is fitted."""
 _SLACK, _DOUBT = 6.0, 0.25
-"""The wanted object may explain a cell worse than the best one by this many pixels, and by this share of what the best
-leaves over, and still be taken for it: a mess that resembles nothing is a broken object, not another one."""
+"""The expected object is accepted even if its residual exceeds the best one by this many pixels plus this share of the
+best: a cell that resembles nothing is a broken object, not a wrong one."""
 _COLOUR_SHIFT = 0.1
-"""How far (0..1, any channel) a colour may drift from the palette and still be that colour without damage."""
+"""How far (0..1, in any channel) a colour may drift from the palette without being wrong or damaged."""
 _GROUND_SHIFT = 0.2
-"""How far a background's colour may drift for the objects on it to be judged as usual; beyond ``_COLOUR_SHIFT`` it is
-no longer the right background."""
+"""How far a background's colour may drift while the objects on it are still judged as usual; beyond ``_COLOUR_SHIFT``
+it is not the right background any more."""
 _KNOWN_SHARE = 0.04
 """Share of the image that must show a background's colour for it to be recognised."""
 _CHUNK = 64
+"""Images that are judged together."""
 _FINE = 12
-"""Lattice points a pixel: all cells' pixel centres, offsets and their quarter-pixel shifts lie on the lattice."""
+"""Lattice points per pixel: the pixel centres of all cells, the offsets and their quarter-pixel shifts lie on it."""
 _REACHED = 11.5
-"""Largest distance (pixels) of a lattice point from the centre of a shape, along an axis."""
+"""Largest distance (pixels) of a lattice point from the centre of a shape along an axis."""
 
 _PALETTE: Floats = np.array(list(COLOURS.values()), dtype=np.float32) / np.float32(255)
 _NAMES = list(COLOURS)
@@ -59,25 +61,25 @@ _GROUNDS: Floats = np.array(list(BACKGROUNDS.values()), dtype=np.float32) / np.f
 _OFFSETS = list(itertools.product((-0.5, 0.0, 0.5), repeat=2))
 _TURNS = list(itertools.product((0.92, 0.97, 1.02), (-0.12, -0.06, 0.0, 0.06, 0.12)))
 _POSES = len(_OFFSETS) * len(_TURNS)
-"""Templates have each offset (x, y; pixels) with each scale and rotation (radians), in this order."""
+"""Number of templates per shape: each offset (x, y; pixels) with each scale and rotation (radians), in this order."""
 _STEP = np.array((0.25, 0.25, 0.025, 0.03), dtype=np.float32)
 """Half the distance between neighbouring poses: offset (pixels), scale, rotation (radians)."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracle sees in an image that should show a scene. Arrays have one entry a cell, in reading order.
+    """The oracle's judgement of an image that should show a scene. Arrays have one entry per cell, in reading order.
 
     Attributes:
-        expected: [9] bool, the scene has an object there.
-        present: [9] bool, the image has something there.
-        colour_right, shape_right: [9] bool, of expected and present objects.
-        damage: [9] float32 in 0..1, damaged area over the object's area; of expected and present objects.
-        area: [9] int, damaged pixels of those objects.
-        region: [64, 64] bool, the pixels that the best explanation leaves over.
-        found: what each cell shows, as (colour, shape), None where it is empty.
+        expected: [9] bool, whether the scene has an object in the cell.
+        present: [9] bool, whether the image shows something in the cell.
+        colour_right, shape_right: [9] bool, for objects that are expected and present.
+        damage: [9] float32 in 0..1, damaged share of the object's area, for objects that are expected and present.
+        area: [9] int, damaged pixels of these objects.
+        region: [64, 64] bool, the pixels that the best explanation does not cover.
+        found: (colour, shape) shown in each cell, None in an empty cell.
         background: name of the background that the image shows.
-        background_right: whether it is the scene's, in its own colour.
+        background_right: whether this is the scene's background, in its own colour.
     """
 
     expected: Bools
@@ -93,39 +95,44 @@ class Verdict:
 
     @property
     def spurious(self) -> Bools:
-        """[9] cells that should be empty and are not."""
+        """Which cells should be empty and are not [9]."""
         return self.present & ~self.expected
 
     @property
     def right(self) -> Bools:
-        """[9] cells that show the expected object, damaged or not, or are empty as expected."""
+        """Which cells show the expected object, damaged or not, or are empty as expected [9]."""
         return np.where(self.expected, self.present & self.colour_right & self.shape_right, ~self.present)
 
     @property
     def damaged(self) -> Bools:
-        """[9] expected objects whose damaged share exceeds :data:`DAMAGED_SHARE`."""
+        """Which expected objects have a damaged share above :data:`DAMAGED_SHARE` [9]."""
         return self.expected & (self.damage > DAMAGED_SHARE)
 
     @property
     def flawed(self) -> Bools:
-        """[9] cells that a repair should change: wrong, missing, spurious or damaged."""
+        """Which cells a repair should change: wrong, missing, spurious or damaged ones [9]."""
         return ~self.right | self.damaged
 
     @property
     def quality(self) -> float:
-        """Mean over the cells, 0..1: a right object counts its undamaged share, an empty cell 1 if it is empty."""
+        """Mean over the cells, 0..1: a right object counts its undamaged share, a cell that is rightly empty 1."""
         return float(np.where(self.right, 1 - self.damage, 0).mean())
 
     @property
     def perfect(self) -> bool:
-        """Nothing to repair, on the right background."""
+        """Whether there is nothing to repair and the background is right."""
         return bool(self.background_right and not self.flawed.any())
 
 
 @dataclass(frozen=True)
 class _Bank:
-    """Templates of a cell: ``flat`` [shapes * poses, pixels], their squared norms, and their ``slope``
-    [shapes * poses, 4, pixels] per half a pose step."""
+    """Templates of a cell.
+
+    Attributes:
+        flat: [shapes * poses, pixels] coverage.
+        norm: [shapes * poses] squared norms.
+        slope: [shapes * poses, 4, pixels] change of the coverage per ``_STEP`` of each pose parameter.
+    """
 
     flat: Floats
     norm: Floats
@@ -139,16 +146,16 @@ def _bank(cell: int) -> _Bank:
     x, y = grid_x[0] - offsets[:, :1], grid_y[:, 0] - offsets[:, 1:]  # [offsets, w], [offsets, h]
 
     def look(right: float, down: float) -> Floats:
-        """Templates [shapes, offsets, turns, h, w], seen from a little further right or down."""
+        """Return templates [shapes, offsets, turns, h, w] at positions shifted by ``right`` and ``down`` pixels."""
         columns, rows = (np.rint((v + d + _REACHED) * _FINE).astype(int) for v, d in ((x, right), (y, down)))
         return np.stack([_lattice()[:, :, r[:, None], c] for r, c in zip(rows, columns, strict=True)], axis=1)
 
     quarter = 3 / _FINE
     across, down = (
         (look(r, d) - look(-r, -d)) / (2 * quarter) for r, d in ((quarter, 0.0), (0.0, quarter))
-    )  # derivatives of coverage by pixel position
+    )  # derivatives of the coverage by pixel position
     px, py = x[:, None, None, :], y[:, None, :, None]
-    # the chain rule on cover(R(-angle) (position - offset) / scale), with the scale taken as 1
+    # Chain rule for cover(R(-angle) (position - offset) / scale) at scale 1.
     slope = np.stack([-across, -down, -(px * across + py * down), py * across - px * down], axis=3)
     flat = look(0, 0).reshape(len(SHAPES) * _POSES, -1)
     steps = _STEP[:, None, None]
@@ -157,7 +164,10 @@ def _bank(cell: int) -> _Bank:
 
 @cache
 def _lattice() -> Floats:
-    """Coverage of each shape, scale and rotation on a lattice of ``_FINE`` points a pixel: [shapes, turns, n, n]."""
+    """Return the coverage of each shape, scale and rotation on a lattice of ``_FINE`` points per pixel.
+
+    Its shape is [shapes, turns, n, n].
+    """
     axis = (np.arange(2 * round(_REACHED * _FINE) + 1) / _FINE - _REACHED).astype(np.float32)
     ys, xs = np.meshgrid(axis, axis, indexing="ij")
     return np.stack(
@@ -171,10 +181,10 @@ def judge(image: Bytes, scene: Scene) -> Verdict:
 
 
 def judge_many(images: Bytes, scenes: Sequence[Scene]) -> list[Verdict]:
-    """Judge images [N, 64, 64, 3] against their scenes; each verdict is independent of the others.
+    """Judge images [N, 64, 64, 3] against their scenes; the verdicts do not depend on each other.
 
     Raises:
-        BadInput: images of another shape or type, or not one scene an image.
+        BadInput: the images have another shape or type, or there is not one scene per image.
     """
     if images.shape[1:] != (SIZE, SIZE, 3) or images.dtype != np.uint8:
         raise BadInput(f"the oracle judges uint8 images [N, 64, 64, 3], not {images.dtype} {list(images.shape)}")
@@ -232,7 +242,7 @@ def _judge_chunk(images: Floats, scenes: Sequence[Scene]) -> list[Verdict]:
 
 
 def _backgrounds(images: Floats, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Which background each image shows, and its exact colour there (the palette's, up to a small drift)."""
+    """Return the background of each image (index [N]) and its exact colour [N, 3]: the palette's, up to a small drift."""
     flat = images.reshape(len(images), -1, 3)
     near = np.stack([np.abs(flat - ground).max(axis=-1) < _GROUND_SHIFT for ground in _GROUNDS], axis=1)
     votes = near.sum(axis=-1)
@@ -255,17 +265,25 @@ def _clip_drift(colours: Floats, palette: Floats, most: float) -> Floats:
 def _explain(
     cell: int, pixels: Floats, grounds: Floats, wanted: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The (colour, shape) that explains each cell best, and its coverage.
+    """Find the (colour, shape) that explains each cell best.
 
-    Least squares choose a pose and colour for each shape, and a pose for the wanted object; among these the smallest
-    truncated residual wins. Takes pixels [N, P, 3]; returns [N, 2] and [N, P].
+    Least squares choose a pose and colour for each shape, and a pose for the expected object; among these candidates
+    the smallest truncated residual wins.
+
+    Args:
+        pixels: [N, P, 3] pixels of the cell.
+        grounds: [N, 3] background colours.
+        wanted: [N, 2] expected colour and shape, -1 where the cell should be empty.
+
+    Returns:
+        Colour and shape indices [N, 2], and the coverage [N, P].
     """
     bank, count, poses = _bank(cell), len(pixels), _POSES
     contrast = _PALETTE[None] - grounds[:, None]  # [N, colours, 3]
     difference = pixels - grounds[:, None]
     match = (difference.transpose(0, 2, 1).reshape(count * 3, -1) @ bank.flat.T).reshape(count, 3, -1)
     energy = np.square(contrast).sum(axis=-1)
-    # |d - m c|^2 without the constant |d|^2, as [N, colours, shapes, poses]
+    # The squared error |d - m c|^2 without its constant |d|^2, as [N, colours, shapes, poses].
     error = (energy[:, :, None] * bank.norm - 2 * contrast @ match).reshape(count, len(_PALETTE), len(SHAPES), poses)
     rows = np.arange(count)
     by_shape = error.transpose(0, 2, 1, 3).reshape(count, len(SHAPES), -1).argmin(axis=-1)
@@ -289,10 +307,10 @@ def _explain(
 
 
 def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Floats, contrast: Floats) -> Floats:
-    """Coverage [N, P] of each shape in the pose that fits ``difference`` [N, P, 3] best where it is not damaged.
+    """Return the coverage [N, P] of each shape in the pose that fits the undamaged part of ``difference`` [N, P, 3] best.
 
-    The smallest truncated residual chooses among the templates, so that a missing piece does not pull the pose; two
-    Gauss-Newton steps on the linearised template, with misfitting pixels left out, then place it between poses.
+    The smallest truncated residual chooses among the templates, so that a missing piece does not bias the pose. Two
+    Gauss-Newton steps on the linearised template, without misfitting pixels, then interpolate between the poses.
     """
     poses = _POSES
     energy = np.square(contrast).sum(axis=-1)
@@ -314,7 +332,8 @@ def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Floats, contra
 
 
 def _drifted(pixels: Floats, cover: Floats, palette: Floats) -> Floats:
-    """The objects' exact colours [N, 3]: the median of their inner pixels near the palette's, up to a small drift."""
+    """Return the exact colours [N, 3] of objects: the median of their inner pixels near the palette colour, clipped to a
+    small drift."""
     inner = ndimage.minimum_filter(cover, size=(1, 3, 3), mode="nearest").reshape(len(cover), -1) > 0.99
     near = np.abs(pixels - palette[:, None]).max(axis=-1) < 2 * _COLOUR_SHIFT
     colours = palette.copy()
@@ -325,7 +344,7 @@ def _drifted(pixels: Floats, cover: Floats, palette: Floats) -> Floats:
 
 
 def _is_unfocused(patch: Floats, cover: Floats, colours: Floats, grounds: Floats) -> Bools:
-    """[N] cells [N, h, w, 3] that a blurred fit explains better than a sharp or slightly soft one."""
+    """Return which cells [N, h, w, 3] a blurred fit explains better than a sharp or slightly soft one [N]."""
 
     def misfit(sigma: float) -> Floats:
         soft = ndimage.gaussian_filter(cover, (0, sigma, sigma), mode="nearest") if sigma else cover
@@ -337,12 +356,12 @@ def _is_unfocused(patch: Floats, cover: Floats, colours: Floats, grounds: Floats
 
 
 def _leftover(images: Floats, fitted: Floats, unfocused: Bools) -> Bools:
-    """[N, 64, 64] pixels that the fit does not explain; outlines may be a little soft and a pixel off."""
+    """Return the pixels that the fit does not explain [N, 64, 64]; outlines may be slightly soft and one pixel off."""
     low = ndimage.minimum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
     high = ndimage.maximum_filter(fitted, size=(1, 3, 3, 1), mode="nearest")
     strong = np.maximum(low - images, images - high).max(axis=-1) > _STRONG
-    company = ndimage.uniform_filter(strong.astype(np.float32), size=(1, 3, 3), mode="constant")
-    strong &= company > 2.5 / 9  # specks without company are not damage
+    density = ndimage.uniform_filter(strong.astype(np.float32), size=(1, 3, 3), mode="constant")
+    strong &= density > 2.5 / 9  # isolated specks are not damage
     weak = np.abs(images - fitted).max(axis=-1) > _WEAK
     grow = np.ones((1, 3, 3), dtype=bool)
     region = ndimage.binary_dilation(strong, grow, iterations=_REACH, mask=weak | strong)

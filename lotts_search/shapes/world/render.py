@@ -1,4 +1,4 @@
-"""Antialiased rendering of scenes by signed distance, with damage per object.
+"""Antialiased rendering of scenes by signed distances, with damage per object.
 
 Bytes are float32 arrays of shape [64, 64, 3] in 0..1.
 """
@@ -15,16 +15,18 @@ from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, Scene
 from lotts_search.work.requests import Bools, Bytes, Floats
 
 SIZE = 64
+"""Width and height of an image in pixels."""
 PITCH = SIZE / 3
+"""Distance between the centres of neighbouring cells in pixels."""
 EDGES: tuple[int, ...] = (0, 21, 43, 64)
 """Pixel borders of the cells: cell (row, column) is ``[EDGES[row]:EDGES[row + 1], ...]``."""
 DAMAGE_THRESHOLD = 0.1
-"""A pixel is damaged where a channel differs by more than this from the undamaged render."""
+"""A pixel is damaged if a channel differs by more than this from the undamaged render."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Placement of an object within its cell: offset (pixels), scale and rotation (radians)."""
+    """The placement of an object within its cell: offset (pixels), scale and rotation (radians)."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -39,12 +41,12 @@ class Pose:
 
 @dataclass
 class Render:
-    """An image with its truth.
+    """A rendered image with its ground truth.
 
     Attributes:
         image: [64, 64, 3] float32 in 0..1.
-        damaged: [9] bool, which cells hold a damaged object.
-        region: [64, 64] bool, the pixels that damage changed.
+        damaged: [9] bool, which cells have a damaged object.
+        region: [64, 64] bool, which pixels the damage changed.
         light: whether the whole image has the lighting defect.
     """
 
@@ -55,13 +57,13 @@ class Render:
 
 
 def cell_box(cell: int) -> tuple[slice, slice]:
-    """Rows and columns of a cell in the image."""
+    """Return the rows and columns of a cell in the image."""
     r, c = divmod(cell, 3)
     return slice(EDGES[r], EDGES[r + 1]), slice(EDGES[c], EDGES[c + 1])
 
 
 def _polygon(x: Floats, y: Floats, corners: npt.NDArray[np.float64]) -> Floats:
-    """Signed distance to a simple polygon, negative inside."""
+    """Return the signed distance to a simple polygon, negative inside."""
     best = np.full(x.shape, np.inf)
     inside = np.zeros(x.shape, dtype=bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -76,7 +78,7 @@ def _polygon(x: Floats, y: Floats, corners: npt.NDArray[np.float64]) -> Floats:
 
 
 def _regular(count: int, radius: float, inner: float | None = None) -> npt.NDArray[np.float64]:
-    """Corners of a regular polygon pointing up, or of a star when ``inner`` is its inner radius."""
+    """Return the corners of a regular polygon that points up, or of a star with the inner radius ``inner``."""
     n = count * (1 if inner is None else 2)
     angle = -np.pi / 2 + 2 * np.pi * np.arange(n) / n
     radii = np.full(n, radius)
@@ -99,7 +101,8 @@ _CORNERS: dict[str, npt.NDArray[np.float64]] = {
 
 
 def coverage(shape: str, pose: Pose, xs: Floats, ys: Floats) -> Floats:
-    """Share of each pixel that the shape covers, 0..1; ``xs, ys`` are pixel centres relative to the cell's centre."""
+    """Return the share of each pixel that the shape covers, 0..1; ``xs, ys`` are pixel centres relative to the cell's
+    centre."""
     x, y = (xs - pose.dx) / pose.scale, (ys - pose.dy) / pose.scale
     cos, sin = np.cos(pose.angle), np.sin(pose.angle)
     x, y = (cos * x + sin * y).astype(np.float32), (cos * y - sin * x).astype(np.float32)
@@ -114,7 +117,7 @@ def coverage(shape: str, pose: Pose, xs: Floats, ys: Floats) -> Floats:
 
 
 def cell_grid(cell: int) -> tuple[Floats, Floats]:
-    """x and y of a cell's pixel centres, relative to the cell's centre, each [rows, columns]."""
+    """Return x and y of a cell's pixel centres relative to the cell's centre, each [rows, columns]."""
     rows, columns = cell_box(cell)
     r, c = divmod(cell, 3)
     ys = np.arange(rows.start, rows.stop) + 0.5 - PITCH * (r + 0.5)
@@ -127,7 +130,7 @@ _GRIDS = [cell_grid(c) for c in range(9)]
 
 
 def _shade(rng: np.random.Generator) -> Floats:
-    """The lighting defect: a ramp from full light to near darkness across the whole image."""
+    """Return the lighting defect [64, 64, 1]: a ramp from full light to near darkness across the whole image."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-1, 1, SIZE)
     ramp = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
@@ -141,13 +144,13 @@ def _rgb(colour: tuple[int, int, int]) -> Floats:
 
 
 def render(scene: Scene, rng: np.random.Generator, *, damage: float = 0.0, light: bool = False) -> Render:
-    """Draw a scene with random poses; each object is damaged independently with probability ``damage``.
+    """Render a scene with random poses; each object is damaged independently with probability ``damage``.
 
     Args:
-        scene: what to draw.
-        rng: decides poses, damages and the direction of the lighting defect.
+        scene: the scene to render.
+        rng: source of the poses, the damage and the direction of the lighting defect.
         damage: probability that an object is damaged, 0..1.
-        light: apply the lighting defect, a global one that no local repair can mend.
+        light: apply the lighting defect, a global defect that no local repair can remove.
     """
     background = _rgb(BACKGROUNDS[scene.background])
     clean: Floats = np.broadcast_to(background, (SIZE, SIZE, 3)).copy()

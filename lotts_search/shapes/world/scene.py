@@ -1,7 +1,7 @@
 """The grammar of the shapes world: scenes, their captions, and the train, tune and test splits.
 
-A scene is a 3x3 grid on a plain background. Six to nine cells hold one object each, named by place,
-colour and shape: ``top left red circle, centre blue star, ... on gray``.
+A scene is a 3x3 grid on a plain background. Six to nine cells have one object each, named by place, colour and shape:
+``top left red circle, center blue star, ... on gray``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLACES: tuple[str, ...] = (
 MIN_OBJECTS, MAX_OBJECTS = 6, 9
 Split = Literal["train", "tune", "test"]
 _SPLIT_UPTO: tuple[tuple[Split, float], ...] = (("tune", 0.05), ("test", 0.10), ("train", 1.0))
-"""Upper ends of the splits' shares: 5 % of all scenes are for tuning, 5 % for testing, the rest for training."""
+"""Upper ends of the shares of the splits: 5 % of all scenes for tuning, 5 % for testing, the rest for training."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,23 +53,25 @@ class Object:
 
     @property
     def phrase(self) -> str:
+        """The part of a caption that names this object."""
         return f"{PLACES[self.cell]} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in reading order on a background; at most one object a cell."""
+    """Objects in reading order on a background, at most one object per cell."""
 
     objects: tuple[Object, ...]
     background: str
 
     @property
     def caption(self) -> str:
+        """The prompt that describes this scene."""
         return ", ".join(o.phrase for o in self.objects) + f" on {self.background}"
 
     @property
     def split(self) -> Split:
-        """The split this scene belongs to, a pure function of its caption: splits never overlap."""
+        """The split of this scene: a pure function of its caption, so that splits never overlap."""
         digest = hashlib.blake2b(self.caption.encode(), digest_size=8).digest()
         share = int.from_bytes(digest, "big") / 2**64
         return next(name for name, upper in _SPLIT_UPTO if share < upper)
@@ -80,7 +82,7 @@ def random_scene(
     split: Split | None = None,
     objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
 ) -> Scene:
-    """Draw a scene with ``objects[0]`` to ``objects[1]`` objects, from ``split`` when one is named."""
+    """Draw a scene with ``objects[0]`` to ``objects[1]`` objects, from ``split`` if it is given."""
     while True:
         count = int(rng.integers(objects[0], objects[1] + 1))
         cells = sorted(rng.choice(9, size=count, replace=False).tolist())
@@ -94,7 +96,7 @@ def random_scene(
 
 
 def scenes(split: Split, count: int, seed: int = 0) -> list[Scene]:
-    """``count`` distinct scenes of a split, always the same for the same arguments."""
+    """Return ``count`` distinct scenes of a split, always the same for the same arguments."""
     rng = np.random.default_rng([seed, len(split), ord(split[1])])
     found: dict[Scene, None] = {}
     while len(found) < count:
@@ -109,9 +111,10 @@ _BACKGROUND = re.compile(rf"\bon ({'|'.join(BACKGROUNDS)})\b")
 
 
 def parse_caption(prompt: str) -> Scene:
-    """The scene that a caption describes, whatever words stand before or after it.
+    """Return the scene that a caption describes, with any words before or after it.
 
-    Raises ValueError when the prompt names no object, names a place twice or names no background.
+    Raises:
+        ValueError: the prompt names no object, a place twice, or no background.
     """
     objects = [Object(PLACES.index(p), c, s) for p, c, s in _OBJECT.findall(prompt)]
     background = _BACKGROUND.search(prompt)

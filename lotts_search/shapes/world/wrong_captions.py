@@ -1,4 +1,4 @@
-"""Captions that are wrong about one thing."""
+"""Scenes whose captions are wrong about one object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lotts_search.shapes.world.scene import COLOURS, SHAPES, Scene
 
 
 def one_wrong(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int]:
-    """The scene with another colour or another shape for one of its objects, and that object's cell."""
+    """Return the scene with another colour or another shape for one of its objects, and the cell of that object."""
     which = int(rng.integers(len(scene.objects)))
     wrong = scene.objects[which]
     if rng.random() < 0.5:
