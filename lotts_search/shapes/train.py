@@ -1,4 +1,4 @@
-"""Training of the embedded models, end to end: what ``lotts-search train NAME`` runs."""
+"""Train the embedded models end to end: the work of ``lotts-search train NAME``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lotts_search.work.requests import Bytes
 Describe = Callable[[str], None]
 EMBEDDED = Path(__file__).parent / "models"
 REWARD_IMAGES = 80_000
-"""Training images of the embedded reward."""
+"""Number of images that the training of shapes-reward sees."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Recipe:
     """How an embedded denoiser is trained.
 
     Attributes:
-        model: its :class:`~lotts_search.shapes.denoisers.base.Denoiser`.
-        vae: the embedded model whose autoencoder it takes over; None trains one.
-        start: the embedded model whose weights it begins from.
-        lr: peak learning rate; half of it where training begins from a trained model.
+        model: path of its :class:`~lotts_search.shapes.denoisers.base.Denoiser`.
+        vae: the embedded model whose autoencoder it shares; None = train an autoencoder.
+        start: the embedded model whose weights it starts from; None = train from scratch.
+        lr: peak learning rate; halved if training starts from a trained model.
     """
 
     model: str
@@ -48,15 +48,15 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is put into a training.
+    """The effort of a training.
 
     Attributes:
-        images: training images seen by the denoiser, or by the reward.
-        minutes: train the denoiser for that long instead.
-        different: different training images.
-        batch: images of one step of the denoiser.
-        vae_images: training images seen by the autoencoder.
-        vae_batch: images of one step of the autoencoder.
+        images: number of images that the denoiser, or the reward, sees.
+        minutes: train the denoiser for this long instead.
+        different: number of different training images.
+        batch: images per step of the denoiser.
+        vae_images: number of images that the autoencoder sees.
+        vae_batch: images per step of the autoencoder.
     """
 
     images: int = 144_000
@@ -68,7 +68,7 @@ class Effort:
 
     @classmethod
     def on(cls, name: str, device: str) -> Effort:
-        """What is worth its time for a model: an hour or two of CPU cores, or minutes of a GPU."""
+        """Return a reasonable effort for a model and a device: an hour or two on a CPU, minutes on a GPU."""
         if name == "shapes-reward":
             return cls(images=REWARD_IMAGES)
         if torch.device(device).type == "cpu":
@@ -87,22 +87,22 @@ def train(
     device: str = "cpu",
     describe: Describe = print,
 ) -> Path:
-    """Train an embedded model and write its folder.
+    """Train an embedded model and write its folder, which is returned.
 
-    Every stage writes checkpoints below ``out/training``; the same command continues an interrupted run.
+    Every stage writes checkpoints below ``out/training``; the same call resumes an interrupted run.
 
     Args:
         name: one of :data:`RECIPES`, or ``shapes-reward``.
         out: folder of the finished model.
-        effort: how much is put into it; None = what the device makes worth its time.
-        vae: folder of a trained autoencoder to take over.
-        start: folder of a trained model to begin from, with the last stage of training alone.
+        effort: the effort of the training; None = :meth:`Effort.on` this device.
+        vae: folder of a trained autoencoder to use.
+        start: folder of a trained model to start from; only the last stage of training follows.
         renders: folder of the training images, which several models may share; None = below ``out``.
         device: torch device.
         describe: called with lines of progress.
 
     Raises:
-        BadInput: unknown name.
+        BadInput: the name is unknown, or ``vae`` has no autoencoder.
     """
     effort = effort or Effort.on(name, device)
     if name == "shapes-reward":
@@ -125,7 +125,7 @@ def train(
         start = EMBEDDED / recipe.start
     if not (work / "denoiser" / "state.json").exists():
         if start is not None:
-            describe(f"beginning from {start.name}")
+            describe(f"starting from {start.name}")
             model.start_from(start)
         else:
             describe("text encoders: learning to read captions")
@@ -133,8 +133,8 @@ def train(
     describe("denoiser and text encoders together")
     train_denoiser(
         model, moments, captions, work / "denoiser", scale=coder.config.scaling_factor, count=effort.images,
-        batch=effort.batch, lr=recipe.lr / (1 if start is None else 2), started=start is not None, minutes=effort.minutes, device=device,
-        describe=describe,
+        batch=effort.batch, lr=recipe.lr / (1 if start is None else 2), started=start is not None,
+        minutes=effort.minutes, device=device, describe=describe,
     )  # fmt: skip
     model.save(out, coder)
     return out
@@ -143,13 +143,13 @@ def train(
 def _vae(
     effort: Effort, images: Bytes, work: Path, given: Path | None, device: str, describe: Describe
 ) -> AutoencoderKL:
-    """The autoencoder: one that is given, one that this run has trained before, or a new one."""
+    """Load the given autoencoder, or the one that an interrupted run has trained; else train one."""
     folder = given or work / "vae"
     if not (folder / "config.json").exists():
         if given is not None:
             raise BadInput(f"there is no autoencoder in {given}")
         describe("autoencoder")
-        # The first images have few objects: the later ones show everything that there is to code.
+        # The first images have few objects; the later ones show everything that the autoencoder must represent.
         late = images[len(images) // 2 :]
         train_vae(
             late, work / "vae-state", count=effort.vae_images, batch=effort.vae_batch, device=device,

@@ -1,4 +1,4 @@
-"""The embedded models as they are shipped: size, plain diffusers loading, and that they can do what they are for."""
+"""The embedded models as shipped: their size, loading by plain diffusers, and the quality of their images and masks."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_sizes_and_file_kinds() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_plain_diffusers_loads_it_and_draws_the_prompt(name: str) -> None:
+def test_plain_diffusers_loads_the_model_and_draws_the_prompt(name: str) -> None:
     pipeline = FAMILIES[name].from_pretrained(MODELS / name)
     pipeline.set_progress_bar_config(disable=True)
     chosen = scenes("test", 4, 11)
-    # FLUX's pipeline pads to 512 words by itself, and attends to the padding.
+    # FLUX's pipeline pads to 512 tokens by default, and attends to the padding.
     words = {"max_sequence_length": TEXT_LENGTH} if name == "shapes-flux" else {}
     images = pipeline(
         [scene.caption for scene in chosen],
@@ -85,7 +85,7 @@ def test_the_default_mask_finds_flaws_and_a_refinement_repairs_more_than_it_harm
     assert np.mean([b.verdict.quality - a.verdict.quality for a, b in zip(images, after, strict=True)]) > 0.03
 
 
-def test_tuning_asks_for_the_attention_that_the_model_has(pool: LocalPool) -> None:
+def test_tuning_reads_attention_grids_that_the_model_has(pool: LocalPool) -> None:
     images = damaged_renders(pool, "tune", 1, seed=15)
     sides = set()
     for name, source in candidates(pool.info.family).items():

@@ -1,4 +1,4 @@
-"""The oracle, against the truth of renders and against images made by hand."""
+"""The oracle against the truth of renders and against hand-made images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn(scene: Scene = SCENE, seed: int = 0) -> Image:
 
 
 def soften(images: Image) -> Image:
-    """What an autoencoder does, roughly: soft edges and a little grain."""
+    """Imitate an autoencoder: soft edges and a little grain."""
     soft = ndimage.gaussian_filter(images.astype(np.float32), (0, 0.7, 0.7, 0))
     grain = np.random.default_rng(0).normal(0, 4, soft.shape)
     return np.asarray((soft + grain).clip(0, 255), dtype=np.uint8)
@@ -55,7 +55,7 @@ def test_verdicts_agree_with_the_truth_of_held_out_renders(name: str, least: flo
     assert figures()[name] >= least
 
 
-def test_intact_objects_are_not_taken_for_damaged_ones() -> None:
+def test_intact_objects_are_not_judged_damaged() -> None:
     assert figures()["damaged renders, undamaged objects taken for damaged or wrong"] <= 0.02
     assert figures()["round trip, undamaged objects taken for damaged or wrong"] <= 0.02
 
@@ -69,7 +69,7 @@ def test_a_perfect_image() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_is_told_from_every_other(shape: str) -> None:
+def test_every_shape_is_distinguished_from_every_other(shape: str) -> None:
     image = drawn(Scene(tuple(Object(c, "blue", shape) for c in range(9)), "white"), seed=4)
     for asked in SHAPES:
         verdict = judge(image, Scene(tuple(Object(c, "blue", asked) for c in range(9)), "white"))
@@ -77,7 +77,7 @@ def test_every_shape_is_told_from_every_other(shape: str) -> None:
         assert verdict.quality > 0.99 if asked == shape else verdict.quality == 0
 
 
-def test_a_wrong_colour_is_no_wrong_shape() -> None:
+def test_a_wrong_colour_is_not_a_wrong_shape() -> None:
     asked = replace(SCENE, objects=(replace(SCENE.objects[0], colour="green"), *SCENE.objects[1:]))
     verdict = judge(drawn(), asked)
     assert not verdict.colour_right[0] and verdict.shape_right[0] and verdict.present[0]
@@ -107,7 +107,7 @@ def test_half_an_object_is_about_half_damaged() -> None:
     assert verdict.region[marked].all() and not verdict.region[26:38, 26:31].any()
 
 
-def test_a_speck_is_no_damage_and_a_hole_is() -> None:
+def test_a_speck_is_not_damage_but_a_hole_is() -> None:
     scene = Scene((Object(4, "yellow", "circle"),), "brown")
     image = drawn(scene)
     image[32, 32] = COLOURS["blue"]
@@ -126,14 +126,14 @@ def test_a_blurred_object_is_damaged_and_a_soft_one_is_not() -> None:
         assert verdict.right[4] and verdict.damaged[4] == expected
 
 
-def test_a_small_drift_of_colour_is_forgiven_and_darkness_is_not() -> None:
+def test_a_small_drift_of_colour_is_accepted_but_darkness_is_not() -> None:
     image = drawn().astype(np.float32)
     assert judge((image * 0.94).astype(np.uint8), SCENE).perfect
     dark = judge((image * 0.4).astype(np.uint8), SCENE)
     assert not dark.perfect and dark.quality < 0.5
 
 
-def test_another_background_is_seen() -> None:
+def test_another_background_is_recognized() -> None:
     verdict = judge(drawn(replace(SCENE, background="white")), SCENE)
     assert verdict.background == "white" and not verdict.background_right and not verdict.perfect
     assert verdict.right.all() and not verdict.flawed.any()
@@ -147,7 +147,7 @@ def test_noise_and_emptiness_have_no_quality() -> None:
     assert empty.quality == 0 and not empty.present.any()
 
 
-def test_a_verdict_does_not_depend_on_its_company() -> None:
+def test_a_verdict_does_not_depend_on_the_other_images() -> None:
     scenes = [SCENE, replace(SCENE, background="black"), replace(SCENE, objects=SCENE.objects[:3])]
     images = np.stack([drawn(s, seed) for seed, s in enumerate(scenes)])
     images[1, 10:20] = 200
@@ -162,7 +162,7 @@ def _facts(v: Verdict) -> tuple[object, ...]:
     return v.found, v.background, v.right.tolist(), v.area.tolist(), v.perfect
 
 
-def test_cells_are_judged_where_they_are() -> None:
+def test_only_the_broken_cell_is_flawed() -> None:
     image = drawn()
     for cell in range(8):
         broken = image.copy()

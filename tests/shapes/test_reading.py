@@ -1,4 +1,4 @@
-"""How a FLUX transformer is taught where words belong, against the transformer's own attention."""
+"""The pretraining that teaches a FLUX transformer where words belong, against the attention of the transformer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusers import FluxPipeline
 
 from lotts_search.shapes.denoisers.base import train_denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
-from lotts_search.shapes.denoisers.reading import GRID, _Reader, calm, cells
+from lotts_search.shapes.denoisers.reading import GRID, BlockReader, cells, neutralize_modulation
 from lotts_search.shapes.denoisers.text import TEXT_LENGTH
 from lotts_search.shapes.world.render import SIZE, cell_box
 
@@ -34,15 +34,15 @@ def test_a_token_belongs_to_the_cell_that_covers_most_of_it() -> None:
         assert covered[cell] == covered.max()
 
 
-def test_what_is_taught_is_what_the_first_block_computes(model: ShapesFlux) -> None:
-    reader = _Reader(model.text_2, model.transformer)
+def test_the_reader_computes_what_the_first_block_computes(model: ShapesFlux) -> None:
+    reader = BlockReader(model.text_2, model.transformer)
     ids = model.token_ids(["top left red circle, center blue star on gray", "left pink ring on black"])[:, 1]
     attention = model.transformer.transformer_blocks[0].attn
     places = FluxPipeline._prepare_latent_image_ids(1, GRID, GRID, "cpu", torch.float32)
     rotary = model.transformer.pos_embed(torch.cat([torch.zeros(TEXT_LENGTH, 3), places]))
     with torch.no_grad():
         words = reader.norm(model.transformer.context_embedder(model.text_2(ids)[0]))
-        # The words alone are seen; the image tokens are as empty as the question's bias assumes.
+        # Only the words are attended to; the image tokens are zero, so that the query is its bias, as in the reader.
         seen, _ = attention(
             hidden_states=torch.zeros(2, GRID * GRID, words.shape[-1]),
             encoder_hidden_states=words,
@@ -55,9 +55,9 @@ def test_what_is_taught_is_what_the_first_block_computes(model: ShapesFlux) -> N
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_calm_transformer_is_a_plain_one(model: ShapesFlux) -> None:
+def test_neutral_modulation_makes_a_plain_transformer(model: ShapesFlux) -> None:
     transformer = model.transformer
-    calm(transformer)
+    neutralize_modulation(transformer)
     block = transformer.transformer_blocks[1]
     states = torch.randn(2, 5, transformer.inner_dim, generator=torch.Generator().manual_seed(1))
     embedded = torch.randn(2, transformer.inner_dim, generator=torch.Generator().manual_seed(2))
@@ -74,14 +74,14 @@ def test_a_calm_transformer_is_a_plain_one(model: ShapesFlux) -> None:
         with torch.no_grad():
             loss = model.loss(latents, model.token_ids(["top red star on gray"] * 2), torch.zeros(2, dtype=torch.bool))
         losses.append(float(loss))
-    # It predicts zero: the loss is the mean square of noise minus latents, both of variance 1.
+    # The prediction is zero, so the loss is the mean square of noise minus latents, both with variance 1.
     assert losses == pytest.approx([2.0, 2.0], rel=0.1)
 
 
-def test_training_to_paint_leaves_reading_alone(tmp_path: Path) -> None:
+def test_training_the_denoiser_does_not_change_the_frozen_parts(tmp_path: Path) -> None:
     torch.manual_seed(6)
     model = ShapesFlux()
-    parts = {f"{i}.{n}": p for i, part in enumerate(model.settled()) for n, p in part.named_parameters()}
+    parts = {f"{i}.{n}": p for i, part in enumerate(model.frozen()) for n, p in part.named_parameters()}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train_denoiser(
         model, np.random.default_rng(0).normal(size=(40, 16, 16, 16)).astype(np.float16), ["top red star on gray"] * 40,

@@ -1,4 +1,4 @@
-"""What local and global trials did, read off the images of a run."""
+"""The effect of local and global trials, inferred from the images of a run."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def rendered(scene: Scene, seed: int, damage: float):
     return to_uint8(render(scene, np.random.default_rng(seed), damage=damage).image)
 
 
-def mended(before, scene: Scene, cells: list[int]):
-    """The image with other, undamaged renders in some cells."""
+def repaired(before, scene: Scene, cells: list[int]):
+    """Return the image with other, undamaged renders in some cells."""
     image, clean = before.copy(), rendered(scene, 99, 0.0)
     for cell in cells:
         image[cell_box(cell)] = clean[cell_box(cell)]
     return image
 
 
-def test_what_was_resampled_is_read_off_the_images():
+def test_the_resampled_region_is_inferred_from_the_images():
     rng = np.random.default_rng(0)
     before = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
     after = before.copy()
     after[:32] = rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)
-    # Steps without the mask change everything a little.
+    # The unmasked steps change every pixel a little.
     after = np.clip(after.astype(int) + rng.integers(-3, 4, after.shape), 0, 255).astype(np.uint8)
     assert np.array_equal(regimes.changed_mask(before, after, 0.5), MASK)
     assert regimes.changed_mask(before, after, 0.25).sum() == 64
 
 
-def test_slices_are_told_apart():
+def test_slices_are_distinguished():
     scene = scenes("tune", 1, seed=3)[0]
     other = replace(scene, background=next(b for b in BACKGROUNDS if b != scene.background))
     images = [rendered(scene, 0, 0.0), rendered(scene, 0, 1.0), rendered(other, 0, 0.0)]
@@ -57,18 +57,18 @@ def test_slices_are_told_apart():
     assert names == ["sparse defects", "dense defects", "defect of the whole image"]
 
 
-def test_a_change_sums_to_the_change_of_quality():
+def test_the_gain_of_a_change_is_the_change_of_quality():
     scene = scenes("tune", 1, seed=3)[0]
     before = rendered(scene, 0, 1.0)
-    one, other = judge(before, scene), judge(mended(before, scene, [0, 1, 2]), scene)
+    one, other = judge(before, scene), judge(repaired(before, scene, [0, 1, 2]), scene)
     change = regimes.change(one, other, cell_means(MASK) >= 0.5)
     assert change.gain == pytest.approx(other.quality - one.quality) and change.gain > 0
     assert change.selected.tolist() == [True] * 3 + [False] * 6 or change.selected[:3].all()
 
 
 def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
-    """A run in which refinements mend the top row of images with four damaged objects or so, and no other sample is
-    better than the first."""
+    """Write a run whose refinements repair the top row of images with about four damaged objects, and in which no other
+    sample is better than the first."""
     rows = []
     (folder / "images").mkdir(parents=True)
 
@@ -84,7 +84,7 @@ def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
         row(index, scene, "a", "sample", before, nfe=12.0)
         row(index, scene, "b", "sample", rendered(scene, 100 + index, 0.5), nfe=12.0)
         row(index, scene, "m", "localize", parent_id="a", nfe=2.0)
-        row(index, scene, "c", "refine", mended(before, scene, [0, 1, 2]), parent_id="a", nfe=10.0, mask_ratio=0.33)
+        row(index, scene, "c", "refine", repaired(before, scene, [0, 1, 2]), parent_id="a", nfe=10.0, mask_ratio=0.33)
     write_parquet(to_table(rows), folder / "trials.parquet")
     return folder
 
@@ -98,7 +98,7 @@ def test_a_run_is_estimated_slice_by_slice(tmp_path, capsys):
     assert usual.regime is not None
     assert usual.regime.repair_local == 1 and usual.regime.harm_local == 0
     assert usual.regime.required_precision == 0 and 0.2 < usual.regime.recall < 0.6
-    # All that changed is in the mask, so the theory's gain is what was measured.
+    # All changes are inside the mask, so the theory predicts the measured gain.
     assert usual.regime.gain_local / local == pytest.approx(usual.local.mean, rel=0.25)
     assert usual.local.mean > usual.anew.mean and usual.regime.local_wins()
     with pytest.raises(SystemExit) as done:
@@ -112,7 +112,7 @@ def test_a_run_is_estimated_slice_by_slice(tmp_path, capsys):
     assert "usual defects" in capsys.readouterr().out
 
 
-def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
+def test_a_run_without_the_needed_files_is_refused(tmp_path, capsys):
     with pytest.raises(BadInput, match=r"no trials\.parquet"):
         regimes.from_run(tmp_path)
     with pytest.raises(BadInput, match="not a shapes caption"):
@@ -128,7 +128,7 @@ def test_a_run_without_what_is_needed_is_told(tmp_path, capsys):
 
 
 def test_every_slice_gets_its_local_and_global_trials(monkeypatch):
-    """Renders stand in for what a model would make: refinements mend the top row, new images are all damaged."""
+    """Renders replace the images of a model: refinements repair the top row, new samples are all damaged."""
     chosen = scenes("tune", 3, seed=3)
 
     def of(images, shown=chosen) -> list[JudgedImage]:
@@ -143,7 +143,7 @@ def test_every_slice_gets_its_local_and_global_trials(monkeypatch):
     monkeypatch.setattr(regimes, "sample", sampled)
     monkeypatch.setattr(regimes, "locate", lambda pool, shown, source: [Located(MASK, MASK.astype("f4"))] * len(shown))
     monkeypatch.setattr(
-        regimes, "refine", lambda pool, shown, *_, **__: of([mended(p.image, p.scene, [0, 1, 2]) for p in shown])
+        regimes, "refine", lambda pool, shown, *_, **__: of([repaired(p.image, p.scene, [0, 1, 2]) for p in shown])
     )
     pool = SimpleNamespace(info=analytic_info())
     found = regimes.measured(pool, 3)

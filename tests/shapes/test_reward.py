@@ -1,4 +1,4 @@
-"""The learned verifier: its training data's truth, its network, its training and the model that comes with it."""
+"""The learned verifier: the truth of its training data, its network, its training, and the shipped model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_only_known_words_count_and_in_order() -> None:
     assert words == ["top", "left", "red", "circle", ",", "top", "blue", "star", "on", "gray"]
     assert np.array_equal(ids, word_ids("A high-quality image of top left red circle, top blue star on gray"))
     longest = Scene(tuple(Object(c, "red", "ring") for c in range(9)), "gray").caption
-    assert (word_ids(longest) > 0).sum() == len(longest.replace(",", " ,").split())  # nothing is cut off
+    assert (word_ids(longest) > 0).sum() == len(longest.replace(",", " ,").split())  # nothing is truncated
 
 
 def test_altered_captions_are_wrong_where_they_say() -> None:
@@ -52,7 +52,7 @@ def test_training_truth_is_reproducible_and_matches_the_images() -> None:
     assert np.array_equal(data.images, again.images) and np.array_equal(data.quality, again.quality)
     assert data.quality.min() >= 0 and data.quality.max() <= 1 and 0.4 < data.quality.mean() < 0.9
     assert all(s.split == "train" for s in data.scenes)
-    # cells of full quality look as a render of their scene does, up to pose; others do not
+    # Cells of full quality look like a render of their scene, up to pose; others do not.
     plain = np.stack([render(s, np.random.default_rng(0)).image for s in data.scenes])
     difference = np.abs(data.images / 255.0 - plain).mean(axis=-1)
     error = np.stack(
@@ -82,7 +82,7 @@ def test_auc_is_the_rank_statistic() -> None:
     assert auc(np.ones(3), np.zeros(3)) == 1 and auc(np.ones(3), np.ones(2)) == 0.5
 
 
-def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_training_learns_and_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     lines: list[str] = []
 
@@ -95,8 +95,8 @@ def test_training_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     first, last = (float(line.split("matching ")[1].split()[0]) for line in (lines[0], lines[-1]) if "matching" in line)
     assert last <= first
     losses("parts", 8 * 24)
-    losses("parts", 8 * 24)  # finished: nothing is trained again
-    assert any("continuing at step 24 of 24" in line for line in lines)
+    losses("parts", 8 * 24)  # already finished
+    assert any("resuming at step 24 of 24" in line for line in lines)
     whole, parts = (load_reward(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
@@ -123,7 +123,7 @@ def test_the_model_is_small() -> None:
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 5 * 2**20
 
 
-def test_the_model_tells_held_out_renders_apart(verifier: ShapesReward) -> None:
+def test_the_model_distinguishes_held_out_renders(verifier: ShapesReward) -> None:
     figures = measure(verifier.net, 120, split="test")
     assert figures["AUC undamaged against damaged"] >= 0.9
     assert figures["AUC right caption against one object wrong"] >= 0.9
@@ -141,7 +141,7 @@ def test_scores_are_shares_and_rows_are_independent(verifier: ShapesReward) -> N
     for i in range(5):
         alone = verifier.score(prompts[i : i + 1], images[i : i + 1])
         assert alone[0] == pytest.approx(together[i], abs=1e-6)
-    # in a call of the same size, company changes nothing at all
+    # In a call of the same size the other rows do not change a single bit.
     others = np.concatenate([images[:1], np.zeros_like(images[1:])])
     assert verifier.score([prompts[0], "", "", "", ""], others)[0] == together[0]
     quality_words = verifier.score([HIGH.format(p) for p in prompts], images)
@@ -157,7 +157,7 @@ def test_more_damage_and_more_mistakes_score_lower(verifier: ShapesReward) -> No
         means.append(float(verifier.score([s.caption for s in wanted], images).mean()))
     assert means[0] > 0.9 and means[0] > means[1] + 0.1 > means[2] + 0.2
     clean = np.stack([to_uint8(render(s, np.random.default_rng(i)).image) for i, s in enumerate(wanted)])
-    fewer = [replace(s, objects=s.objects[2:]).caption for s in wanted]  # the image then has two objects too many
+    fewer = [replace(s, objects=s.objects[2:]).caption for s in wanted]  # the images then have two objects too many
     other_ground = [replace(s, background="white" if s.background != "white" else "black").caption for s in wanted]
     for prompts in (fewer, other_ground):
         assert float((verifier.score(prompts, clean) < verifier.score([s.caption for s in wanted], clean)).mean()) > 0.9

@@ -6,8 +6,8 @@ import pytest
 from lotts_search.shapes.measure.statistics import pair_area, within_group_spearman
 
 
-def test_pairs_are_counted_within_images_alone() -> None:
-    # In each image the flawed object scores higher, though not higher than the other image's intact ones.
+def test_pairs_are_counted_within_images_only() -> None:
+    # In each image the flawed object has the highest score, but not a higher one than the other image's intact objects.
     scores = [np.array([1.0, 0.0]), np.array([10.0, 9.0, 9.5])]
     flawed = [np.array([True, False]), np.array([True, False, False])]
     assert pair_area(scores, flawed) == (1.0, 3)

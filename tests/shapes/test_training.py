@@ -1,4 +1,4 @@
-"""Training of the embedded denoisers: the store of images, warm starts, and that a run can be continued."""
+"""Training of the embedded denoisers: the store of images, warm starts, and resumed runs."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def vae() -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(SD / "vae", torch_dtype=torch.float32).eval()
 
 
-def test_the_store_renders_each_image_once_and_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_renders_each_image_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, captions = render_store(folder, 200)
     assert images.shape == (200, 64, 64, 3) and len(captions) == 200
     made = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
     again, _ = render_store(folder, 200)
     assert (again == images).all() and {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == made
-    # Another number of images in the same folder has files of its own.
+    # Another number of images in the same folder has its own files.
     assert len(render_store(folder, 100)[1]) == 100 and (render_store(folder, 200)[0] == images).all()
-    # The parts of the stages are where their scenes are.
+    # The images of each stage have its numbers of objects.
     counts = [len(parse_caption(c.replace(" good ", " ").replace(" bad ", " ")).objects) for c in captions]
     first = 0
     for stage in STAGES:
@@ -53,7 +53,7 @@ def test_the_store_renders_each_image_once_and_by_its_number(folder: Path, monke
         first = end
 
 
-def test_latents_are_those_of_the_images_and_come_from_the_stage_of_training(folder: Path, vae: AutoencoderKL) -> None:
+def test_latents_belong_to_the_images_and_to_the_stage_of_training(folder: Path, vae: AutoencoderKL) -> None:
     images, _ = render_store(folder, 200)
     moments = encode_store(folder, vae, images, "cpu")
     with torch.no_grad():
@@ -69,13 +69,13 @@ def test_latents_are_those_of_the_images_and_come_from_the_stage_of_training(fol
     assert LatentStore(moments, numbers, 1.0, "cpu", last=True).take(0.0, 64)[1].min() >= 80
 
 
-def test_stages_share_out_all_images_and_all_of_training() -> None:
+def test_stages_cover_all_images_and_the_whole_training() -> None:
     assert sum(stage.share for stage in STAGES) == pytest.approx(1) and STAGES[-1].until == 1
     assert store._bounds(1000)[-1] == (400, 1000)
 
 
-def test_sdxl_begins_where_stable_diffusion_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what the first encoder has to learn, an even spread of its states, done by hand, they agree."""
+def test_sdxl_starts_from_stable_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two agree once the states of the first encoder have an even spread, which is applied by hand here."""
     sd, xl = ShapesSD(), ShapesSDXL()
     sd.start_from(SD)
     ids = sd.token_ids([scene.caption for scene in scenes("train", 16)])
@@ -110,8 +110,8 @@ def test_the_first_encoder_learns_an_even_spread() -> None:
     assert before[1] < 0.7 * before[0]
 
 
-def test_a_transformer_has_no_model_to_begin_from() -> None:
-    with pytest.raises(BadInput, match="ShapesFlux is trained from nothing"):
+def test_flux_cannot_start_from_another_model() -> None:
+    with pytest.raises(BadInput, match="ShapesFlux is trained from scratch"):
         ShapesFlux().start_from(SD)
 
 
@@ -128,7 +128,7 @@ def test_a_dropped_caption_does_not_reach_the_denoiser(make: type[Denoiser]) -> 
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_sdxl_folder_loads_in_plain_diffusers_and_asks_for_zeros_without_a_prompt(
+def test_sdxl_folder_loads_in_plain_diffusers_and_wants_zeros_for_an_empty_prompt(
     vae: AutoencoderKL, tmp_path: Path
 ) -> None:
     model = ShapesSDXL()
@@ -144,7 +144,7 @@ def test_sdxl_folder_loads_in_plain_diffusers_and_asks_for_zeros_without_a_promp
     assert torch.allclose(found[2], expected.text_embeds, atol=2e-2)
 
 
-def test_training_by_the_clock_follows_the_clock(tmp_path: Path) -> None:
+def test_training_for_minutes_follows_the_clock(tmp_path: Path) -> None:
     trainer = Trainer(nn.Linear(2, 2), tmp_path, 1000, 1.0, warmup=1, minutes=10)
     trainer.step, trainer.seconds = 500, 150.0
     assert trainer.progress == 0.5
@@ -154,7 +154,7 @@ def test_training_by_the_clock_follows_the_clock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("matrices", [(), ("weight",)], ids=["adamw", "muon"])
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, matrices: tuple[str, ...]) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, matrices: tuple[str, ...]) -> None:
     def run(folder: Path, *, until: int) -> nn.Module:
         torch.manual_seed(3)
         module = nn.Linear(4, 1)

@@ -1,4 +1,4 @@
-"""The shapes world: grammar, splits, renders and their truth, training examples."""
+"""The shapes world: grammar, splits, renders with their truth, and training examples."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_longest_caption_has_fewer_than_70_tokens() -> None:
         assert len(words) + 2 < 70  # with the tokens of start and end
 
 
-def test_captions_can_be_read_back() -> None:
+def test_captions_can_be_parsed() -> None:
     for scene in scenes("train", 200):
         assert parse_caption(scene.caption) == scene
         assert parse_caption(HIGH.format(scene.caption)) == scene
@@ -95,7 +95,7 @@ def test_other_prompts_are_refused(prompt: str, message: str) -> None:
         parse_caption(prompt)
 
 
-def test_one_wrong_changes_one_object_and_only_it() -> None:
+def test_one_wrong_changes_exactly_one_object() -> None:
     rng = np.random.default_rng(0)
     kinds = set()
     for scene in scenes("tune", 60):
@@ -109,7 +109,7 @@ def test_one_wrong_changes_one_object_and_only_it() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_objects_nearly_fill_their_cells_and_keep_within(shape: str) -> None:
+def test_objects_nearly_fill_their_cells_and_stay_inside(shape: str) -> None:
     cover = coverage(shape, Pose(), *cell_grid(4))
     rows, columns = np.flatnonzero(cover.max(axis=1) > 0.5), np.flatnonzero(cover.max(axis=0) > 0.5)
     for span in (rows, columns):
@@ -125,7 +125,7 @@ def test_coverage_is_the_area_of_the_shape() -> None:
     assert area["ring"] == pytest.approx(np.pi * (9.5**2 - 4.5**2), rel=0.01)
 
 
-def test_the_truth_of_damage_is_what_changed_and_where() -> None:
+def test_the_region_of_damage_is_what_changed() -> None:
     total = 0
     for i, scene in enumerate(scenes("tune", 25)):
         clean = render(scene, np.random.default_rng(i))
@@ -143,7 +143,7 @@ def test_the_truth_of_damage_is_what_changed_and_where() -> None:
     assert total > 50
 
 
-def test_each_object_is_damaged_on_its_own() -> None:
+def test_objects_are_damaged_independently() -> None:
     scene = next(s for s in scenes("tune", 200) if len(s.objects) == 9)
     rng = np.random.default_rng(1)
     damaged = np.stack([render(scene, rng, damage=0.3).damaged for _ in range(300)]).astype(float)
@@ -151,11 +151,11 @@ def test_each_object_is_damaged_on_its_own() -> None:
     between = np.corrcoef(damaged.T)[np.triu_indices(9, 1)]
     assert np.abs(between).max() < 0.25  # about four standard deviations of 300 independent draws
     assert abs(between.mean()) < 0.05
-    # the number of damaged objects spreads as a binomial's does
+    # The number of damaged objects has the variance of a binomial distribution.
     assert damaged.sum(axis=1).var() == pytest.approx(9 * 0.3 * 0.7, rel=0.3)
 
 
-def test_the_lighting_defect_is_global_and_no_local_damage() -> None:
+def test_the_lighting_defect_is_global_and_not_local_damage() -> None:
     scene = scenes("tune", 1)[0]
     even, lit = (render(scene, np.random.default_rng(3), light=light) for light in (False, True))
     assert lit.light and not lit.damaged.any() and not lit.region.any()

@@ -1,4 +1,4 @@
-"""What a trainable denoiser of the shapes world is, and its training."""
+"""The interface of a trainable denoiser of the shapes world, and its training."""
 
 from __future__ import annotations
 
@@ -27,60 +27,58 @@ SCHEDULE: dict[str, object] = {
 }
 """The noise levels of Stable Diffusion and SDXL."""
 EMPTY_SHARE = 0.1
-"""Share of the captions that are dropped, for classifier-free guidance."""
+"""Share of the captions that training drops, for classifier-free guidance."""
 
 
 class Denoiser(nn.Module):
-    """A denoiser with its text encoders, trained together.
-
-    The first learns to paint what the second, pretrained by :func:`~lotts_search.shapes.denoisers.text.pretrain_text`, has read.
+    """A denoiser with its text encoders, trained together after the text encoders have been pretrained.
 
     Attributes:
-        half_on_cpu: whether half precision makes its training faster on a CPU too.
+        half_on_cpu: whether half precision speeds up its training on a CPU.
     """
 
     half_on_cpu: ClassVar[bool] = True
 
     @abstractmethod
     def pretrain(self, folder: Path, device: str, describe: Callable[[str], None]) -> None:
-        """Pretrain the text encoders; checkpoints go below ``folder``."""
+        """Pretrain the text encoders, with checkpoints below ``folder``."""
 
     def start_from(self, folder: Path) -> None:
-        """Begin from the weights of a trained model of the folder instead of from nothing.
+        """Start from the weights of the trained model in ``folder``.
 
         Raises:
-            BadInput: this family cannot begin from such a model.
+            BadInput: this family cannot start from another model.
         """
-        raise BadInput(f"{type(self).__name__} is trained from nothing, not from another model")
+        raise BadInput(f"{type(self).__name__} is trained from scratch, not from another model")
 
     def matrices(self) -> list[str]:
-        """Names of the parameters that are trained with Muon instead of AdamW."""
+        """Return the names of the parameters that Muon trains instead of AdamW."""
         return []
 
-    def settled(self) -> list[nn.Module]:
-        """The parts that keep what they were taught before: training leaves them alone."""
+    def frozen(self) -> list[nn.Module]:
+        """Return the pretrained parts that training does not change."""
         return []
 
     @abstractmethod
     def token_ids(self, captions: Iterable[str]) -> Tensor:
-        """Token ids [N, …] of captions, of all tokenizers."""
+        """Return the token ids [N, …] of captions, of all tokenizers."""
 
     @abstractmethod
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
-        """The loss on clean latents [N, C, H, W] under captions ``ids``; where ``empty`` [N] the caption is dropped."""
+        """Return the loss on clean latents [N, C, H, W] for captions ``ids``; where ``empty`` [N], the caption is dropped."""
 
     @abstractmethod
     def save(self, out: Path, vae: AutoencoderKL) -> None:
-        """Write the diffusers folder of safetensors."""
+        """Write the model as a diffusers folder with safetensors."""
 
 
 def spread(batch: int, device: torch.device) -> Tensor:
-    """Stratified numbers [batch] in 0..1: the distribution of uniform ones, with less noise in the gradient."""
+    """Return stratified random numbers [batch] in 0..1: uniformly distributed, with less gradient noise."""
     return (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
 
 
 def noised(scheduler: DDPMScheduler, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy latents at stratified training timesteps, with the noise and the timesteps."""
+    """Return noisy latents at stratified training timesteps, the noise and the timesteps."""
     timesteps = (spread(len(latents), latents.device) * 1000).long()
     noise = torch.randn_like(latents)
     return scheduler.add_noise(latents, noise, timesteps), noise, timesteps
@@ -101,18 +99,23 @@ def train_denoiser(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> None:
-    """Train a denoiser and its text encoders on ``count`` images (or for ``minutes``); it ends with averaged weights.
+    """Train a denoiser and its text encoders in place; afterwards they have the averaged weights.
 
     Args:
+        model: the denoiser.
         moments, captions: of the different training images, see :mod:`lotts_search.shapes.denoisers.store`.
-        folder: of the checkpoints.
-        scale: the autoencoder's scaling factor.
-        batch: images of one step.
+        folder: folder of the checkpoints; the same call resumes an interrupted run.
+        scale: scaling factor of the autoencoder.
+        count: number of images to train on.
+        batch: images per step.
         lr: peak learning rate.
-        started: the model draws already: only images of the last stage are shown.
+        started: the model is already trained, so that only images of the last stage are used.
+        minutes: train for this long instead of on ``count`` images.
+        device: torch device.
+        describe: called with lines of progress.
     """
     model.to(device)
-    for part in model.settled():
+    for part in model.frozen():
         part.requires_grad_(False)
     store = LatentStore(moments, model.token_ids(captions), scale, device, started)
     steps, kind = max(1, count // batch), torch.device(device).type
@@ -134,14 +137,17 @@ def train_denoiser(
 
 
 def save_pipeline(pipeline: Any, out: Path) -> None:
-    """Write a pipeline's folder with all weights in half precision. The text encoders' configs still say float32, so that
-    they load as such: transformers goes by the config, diffusers loads in float32 whatever is stored."""
+    """Write the folder of a pipeline with all weights in half precision.
+
+    The configs of the text encoders keep float32, so that they load as such: transformers follows the config, diffusers
+    loads in float32 in any case.
+    """
     pipeline.save_pretrained(out, safe_serialization=True)
     for file in out.glob("*/*.safetensors"):
         halved = {name: tensor.half() for name, tensor in load_file(file).items()}
         save_file(halved, file, metadata={"format": "pt"})
     for config in out.glob("*/config.json"):
         values = json.loads(config.read_text())
-        # Where the parts lay on the machine that trained them is nobody's business.
+        # Do not publish paths of the machine that trained the model.
         values.pop("_name_or_path", None)
         config.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Training images of the shapes world: renders with independent damage and noisy quality captions."""
+"""Training images of the denoisers: renders with independent damage and noisy quality captions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from lotts_search.work.masks import BAD, GOOD, HIGH_QUALITY, LOW_QUALITY
 HIGH, LOW = HIGH_QUALITY, LOW_QUALITY
 """The paper's quality templates."""
 TEMPLATES = ((HIGH, LOW), (GOOD, BAD))
-"""Both of the paper's pairs of templates: the ones that training captions carry."""
+"""The paper's two pairs of templates, both used in training captions."""
 
 DAMAGE, MILD_DAMAGE = (0.38, 0.74), (0.16, 0.55)
-"""Probabilities that an object is damaged in a good image and in a bad one: in the world as it is, and in the milder
-one that training begins with."""
+"""Probabilities that an object is damaged in a good and in a bad image: in the final world, and in the milder world of
+the first training stages."""
 DENSE_DAMAGE = 0.95
-"""The same on the slice of dense damage."""
+"""Probability that an object is damaged on the slice of dense damage."""
 WORD_SHARE, WORD_RIGHT = 0.5, 0.7
-"""Share of the captions that speak of quality, and how often a word about the whole image is right."""
+"""Share of the captions that mention quality, and how often a quality word about the whole image is right."""
 OBJECT_SHARE, OBJECT_WORDS, OBJECT_RIGHT = 0.5, 0.5, 0.85
-"""Share of those captions that speak of single objects instead of the image, how many objects they speak of, and how
-often they are right. Without them a quality word says little about any one place, and attention to it says nothing."""
+"""Share of these captions that describe single objects instead of the whole image, the share of the objects that they
+describe, and how often they are right. Without them a quality word would carry little information about a single place,
+and attention to it none."""
 DENSE_SHARE, LIGHT_SHARE = 0.03, 0.04
-"""Shares of the training images from the two slices: dense damage, and the global lighting defect."""
+"""Shares of the training images that belong to the two slices: dense damage, and the global lighting defect."""
 
 
 @dataclass
 class Example:
-    """A training image, its caption with or without a quality word, and its truth."""
+    """A training image with its scene and its caption, which may have a quality word."""
 
     scene: Scene
     caption: str
@@ -46,9 +47,15 @@ def example(
 ) -> Example:
     """Draw one training example.
 
-    An image is good or bad with equal odds, and its objects are damaged independently at that class's rate. A caption
-    may name that class by a quality template, right in ``WORD_RIGHT`` of the cases, or call single objects good or bad,
-    right in ``OBJECT_RIGHT`` of the cases.
+    An image is good or bad with equal probability, and its objects are damaged independently at the rate of this class.
+    The caption may name the class by a quality template, which is right in ``WORD_RIGHT`` of the cases, or call single
+    objects good or bad, which is right in ``OBJECT_RIGHT`` of the cases.
+
+    Args:
+        rng: source of all choices.
+        split: split of the scene.
+        objects: smallest and largest number of objects.
+        damage: probability of damage to each object of a good and of a bad image.
     """
     scene = random_scene(rng, split, objects)
     good = rng.random() < 0.5

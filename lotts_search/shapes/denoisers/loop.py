@@ -1,4 +1,4 @@
-"""The training loop shared by the models of the shapes world: resumable, averaged, with progress."""
+"""The training loop of all models of the shapes world: resumable, with averaged weights and progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 class Ema:
-    """Exponential moving average of a module's parameters, kept in fp32."""
+    """An exponential moving average of a module's parameters in fp32."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -41,18 +41,20 @@ class Ema:
 
 
 class Trainer:
-    """Runs ``loss(step)`` to a number of steps, with warm-up and cosine decay, and writes checkpoints.
+    """Minimizes ``loss(step)`` for a number of steps, with warm-up and cosine decay, and writes checkpoints.
 
-    The optimiser is AdamW, and Muon (Jordan et al. 2024, with the step size of Liu et al. 2025) for ``matrices``.
+    The optimizer is AdamW, with Muon (Jordan et al. 2024, with the step size of Liu et al. 2025) for ``matrices``.
 
     Args:
-        module: what is trained; its EMA is what :meth:`averaged` returns.
-        folder: where ``state.safetensors``, ``state.json`` and ``log.jsonl`` go; a run found there is continued.
-        steps: optimiser steps in all.
+        module: the module to train; :meth:`averaged` gives it the weights of its moving average.
+        folder: folder of ``state.safetensors``, ``state.json`` and ``log.jsonl``; a run found there is resumed.
+        steps: total number of optimizer steps.
         lr: peak learning rate.
-        matrices: names of those parameters [M, N] that Muon trains.
-        ema: EMA decay.
-        minutes: train for that long instead: the decay of the learning rate follows the time, ``steps`` is only a limit.
+        matrices: names of the parameters [M, N] that Muon trains.
+        ema: decay of the moving average.
+        warmup: steps of linear warm-up.
+        weight_decay: weight decay of both optimizers.
+        minutes: train for this long instead. The learning rate then follows the time, and ``steps`` is only a limit.
         save_every: seconds between checkpoints.
         describe: called with one line of progress every few seconds.
     """
@@ -98,7 +100,7 @@ class Trainer:
             self._load()
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        """The optimiser of a parameter."""
+        """Return the optimizer of a parameter."""
         return self.optimizers[-1 if name in self._matrices else 0]
 
     def _save(self) -> None:
@@ -125,11 +127,11 @@ class Trainer:
             if key.startswith("optimizer."):
                 _, part, name = key.split(".", 2)
                 self._optimizer(name).state[self._parameters[name]][part] = value
-        self.describe(f"continuing at step {self.step} of {self.steps}")
+        self.describe(f"resuming at step {self.step} of {self.steps}")
 
     @property
     def progress(self) -> float:
-        """The share of training that is done, 0..1: of the steps, or of the minutes."""
+        """The finished share of the training, 0..1, of the steps or of the minutes."""
         done = self.step / self.steps
         return min(1.0, done if self.minutes is None else max(done, self.seconds / (60 * self.minutes)))
 
@@ -138,7 +140,7 @@ class Trainer:
         return self.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
 
     def run(self, loss: Loss) -> None:
-        """Train to ``steps``; Ctrl-C or SIGTERM writes a checkpoint first and then raises KeyboardInterrupt."""
+        """Train to the end. On Ctrl-C or SIGTERM, write a checkpoint and raise KeyboardInterrupt."""
         window: list[dict[str, float]] = []
         saved = shown = time.monotonic()
         with _stop_flag() as stopped:
@@ -182,14 +184,14 @@ class Trainer:
         self.describe(f"step {self.step}/{self.steps}  {losses}  {rate:.2f} steps/s  {left:.1f} min left")
 
     def averaged(self) -> nn.Module:
-        """The module with its averaged weights, in evaluation mode."""
+        """Return the module with its averaged weights, in evaluation mode."""
         self.module.load_state_dict(self.ema.shadow)
         return self.module.eval()
 
 
 @contextlib.contextmanager
 def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag that is read between steps."""
+    """Turn SIGINT and SIGTERM into a flag that is read between steps."""
     hit: list[int] = []
     old = {s: signal.signal(s, lambda number, _: hit.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,9 +1,9 @@
-"""What a FLUX transformer is taught before it paints: where its words belong.
+"""Pretraining of a FLUX transformer's first block: which words belong to which place of the image.
 
-FLUX knows places by rotary embeddings alone, and all its words stand at place 0. That the words *bottom left red circle*
-matter to the image tokens at the bottom left must be found by the first block, and until it is found there is nothing to
-learn from the text. The block learns it here by itself, in minutes: all its image tokens ask the same question, turned to
-their place, and from the words' answers a linear layer names each token's object and place.
+FLUX encodes places by rotary embeddings only, and all its words have place 0. The first block must discover that the
+words *bottom left red circle* matter to the image tokens at the bottom left, and until then the text teaches it nothing.
+Here the block learns this separately, in minutes: all its image tokens have the same query, rotated to their place, and
+from the attended values a linear layer predicts the object and the place of each token.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from lotts_search.shapes.denoisers.text import captions_of, labels_of, token_ids
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 
 GRID = 8
-"""Image tokens a side."""
+"""Image tokens per side."""
 MODULATIONS: dict[type[nn.Module], tuple[int, tuple[int, ...]]] = {
     AdaLayerNormZero: (6, (2, 5)),
     AdaLayerNormZeroSingle: (3, (2,)),
     AdaLayerNormContinuous: (2, ()),
 }
-"""The parts of a block's modulation, and which of them are gates."""
+"""For each kind of modulation: the number of its parts, and which of them are gates."""
 
 
-def calm(transformer: FluxTransformer2DModel) -> None:
-    """Start as a plain transformer: modulation does nothing yet, all gates are open, the output is zero."""
+def neutralize_modulation(transformer: FluxTransformer2DModel) -> None:
+    """Initialize as a plain transformer: modulation has no effect yet, all gates are open, the output is zero."""
     for module in transformer.modules():
         if type(module) in MODULATIONS:
             parts, gates = MODULATIONS[type(module)]
@@ -48,19 +48,19 @@ def calm(transformer: FluxTransformer2DModel) -> None:
 
 
 def reading_parts(transformer: FluxTransformer2DModel) -> list[nn.Module]:
-    """The parts of a transformer that :func:`teach_reading` teaches, with what they are fed by."""
+    """Return the parts of a transformer that :func:`teach_reading` trains, and the layers that feed them."""
     first = transformer.transformer_blocks[0]
     return [transformer.context_embedder, first.attn, first.norm1, first.norm1_context]
 
 
 def cells() -> Tensor:
-    """The cell [GRID²] that most of each image token belongs to."""
+    """Return the cell [GRID²] to which most of each image token belongs."""
     own = (np.arange(GRID) + 0.5) * 3 / GRID
     return torch.from_numpy((3 * own.astype(int)[:, None] + own.astype(int)[None]).ravel())
 
 
-class _Reader(nn.Module):
-    """The text encoder and the attention of the transformer's first block from image tokens to words."""
+class BlockReader(nn.Module):
+    """The text encoder, and the attention of the transformer's first block from image tokens to words."""
 
     def __init__(self, encoder: T5EncoderModel, transformer: FluxTransformer2DModel):
         super().__init__()
@@ -72,31 +72,31 @@ class _Reader(nn.Module):
         self.names = nn.Linear(width, sum(self.sizes))
         ids = FluxPipeline._prepare_latent_image_ids(1, GRID, GRID, "cpu", torch.float32)
         self.turns = transformer.pos_embed(ids)
-        # A question whose strength lies in the rotations that tell eight places apart: the two fastest of each axis.
+        # A query that is strong in the rotations that separate eight places: the two fastest ones of each axis.
         start = transformer.config.axes_dims_rope[0]
         with torch.no_grad():
-            question = torch.full((self.attention.head_dim,), 0.1)
+            query = torch.full((self.attention.head_dim,), 0.1)
             for axis in transformer.config.axes_dims_rope[1:]:
-                question[start : start + 4] = 1.0
+                query[start : start + 4] = 1.0
                 start += axis
-            self.attention.to_q.bias.copy_(question.repeat(self.attention.heads))
+            self.attention.to_q.bias.copy_(query.repeat(self.attention.heads))
             self.attention.to_q.weight.zero_()
             self.attention.norm_q.weight.fill_(1.5)
             self.attention.norm_added_k.weight.fill_(1.5)
 
     def forward(self, ids: Tensor) -> list[Tensor]:
-        """Logits [N, GRID², classes] of each image token's colour, shape, row, column and background."""
+        """Return logits [N, GRID², classes] of each image token's colour, shape, row, column and background."""
         attention = self.attention
         text = self.norm(self.embed(self.encoder(ids)[0]))
 
         def heads(x: Tensor) -> Tensor:
             return x.reshape(*x.shape[:-1], attention.heads, attention.head_dim)
 
-        question = attention.norm_q(heads(attention.to_q.bias)).expand(1, GRID * GRID, -1, -1)
-        turned = apply_rotary_emb(question, tuple(t.to(ids.device) for t in self.turns), sequence_dim=1)
+        query = attention.norm_q(heads(attention.to_q.bias)).expand(1, GRID * GRID, -1, -1)
+        rotated = apply_rotary_emb(query, tuple(t.to(ids.device) for t in self.turns), sequence_dim=1)
         keys, values = attention.norm_added_k(heads(attention.add_k_proj(text))), heads(attention.add_v_proj(text))
         seen = functional.scaled_dot_product_attention(
-            turned.expand(len(ids), -1, -1, -1).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+            rotated.expand(len(ids), -1, -1, -1).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
         )
         out = attention.to_out[0](seen.transpose(1, 2).flatten(2))
         return list(self.names(out).split(self.sizes, dim=-1))
@@ -120,13 +120,20 @@ def teach_reading(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> None:
-    """Teach a pretrained encoder and the first block of an untrained transformer, in place, on ``count`` captions.
+    """Train a pretrained encoder and the first block of an untrained transformer in place.
 
     Args:
-        folder: of the checkpoints.
+        encoder: the pretrained text encoder.
+        tokenizer: its tokenizer.
+        transformer: the untrained transformer.
+        folder: folder of the checkpoints.
+        count: number of captions to train on.
+        batch: captions per step.
+        device: torch device.
+        describe: called with lines of progress.
     """
-    calm(transformer)
-    reader = _Reader(encoder, transformer).to(device)
+    neutralize_modulation(transformer)
+    reader = BlockReader(encoder, transformer).to(device)
     trainer = Trainer(reader, folder, count // batch, 2e-3, ema=0.99, warmup=50, describe=describe)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -20,7 +20,7 @@ PREDICTION = {"prediction_type": "v_prediction"}
 
 
 class ShapesSD(Denoiser):
-    """16x16 and 8x8, cross-attention at both."""
+    """A U-Net with levels of 16x16 and 8x8, both with cross-attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ShapesSD(Denoiser):
         pretrain_text(self.text, self.tokenizer, folder / "text-state", device=device, describe=describe)
 
     def start_from(self, folder: Path) -> None:
-        # A tokenizer of an earlier run may number its words otherwise.
+        # The tokenizer of an earlier run may number its words differently.
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
         text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32)
         unet = UNet.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""``shapes-sdxl``: SDXL's U-Net, two text encoders, pooled embedding and time ids; v-prediction, as shapes-sd has it."""
+"""``shapes-sdxl``: a U-Net with two text encoders, pooled embedding and time ids as in SDXL; v-prediction."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
 from lotts_search.shapes.world.render import SIZE
 
 WIDTH, WIDTH_2 = 128, 64
-"""Widths of the two text encoders; the U-Net sees both side by side."""
+"""Widths of the two text encoders; the U-Net sees their states concatenated."""
 TIME_WIDTH = 32
-"""Numbers that each of the six time ids becomes."""
+"""Width of the embedding of each of the six time ids."""
 SIZES = (SIZE, SIZE, 0, 0, SIZE, SIZE)
 """The time ids of an uncropped image: original size, crop corner, target size."""
-
-
 _LAST = ("to_out.0.weight", "to_out.0.bias", "ff.net.2.weight", "ff.net.2.bias")
-"""What a transformer layer adds to its input comes out of these."""
+"""The parameters that produce what a transformer layer adds to its input."""
 
 
 def _penultimate(encoder: Any, ids: Tensor) -> Tensor:
-    """What SDXL reads of its text encoders: the hidden states before the last layer."""
+    """Return the hidden states before the last layer, which SDXL reads from its text encoders."""
     states: Tensor = encoder(ids, output_hidden_states=True).hidden_states[-2]
     return states
 
 
 def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], steps: int = 300) -> float:
-    """Train an encoder so that its penultimate states keep their direction and all tokens have the same spread, which
-    is returned: a layer normalisation that the weights have taken in."""
+    """Train an encoder in place so that its penultimate states keep their direction and all tokens have the same spread.
+
+    The weights thereby absorb a layer normalization. Return the common standard deviation.
+    """
     rng = np.random.default_rng(23)
     teacher = copy.deepcopy(encoder).eval()
     optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=0.0)
@@ -66,7 +66,7 @@ def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], 
 
 
 class ShapesSDXL(Denoiser):
-    """16x16 with one transformer layer a block and 8x8 with two, as SDXL puts more of them lower down."""
+    """A U-Net with one transformer layer per block at 16x16 and two at 8x8, as SDXL has more of them at lower levels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class ShapesSDXL(Denoiser):
             )
 
     def start_from(self, folder: Path) -> None:
-        """Begin from a Stable Diffusion model of the same latents, so that what is new changes little at first: the
-        second text encoder is not looked at, pooled embedding and time ids add nothing, and a block's second transformer
-        layer passes on what the first one says.
+        """Start from a Stable Diffusion model of the same latents, so that the new parts have no effect at first.
 
-        SDXL reads its text encoders before their final normalisation. What that does goes into the cross-attention, but
-        for the division by each token's own spread: the first encoder learns to give all tokens the same one.
+        The second text encoder is ignored, the pooled embedding and the time ids add nothing, and the second transformer
+        layer of a block passes its input on. SDXL reads its text encoders before their final normalization, which is
+        therefore folded into the cross-attention, except for the division by each token's spread: the first encoder
+        learns to give all tokens the same spread.
         """
         source = ShapesSD()
         source.start_from(folder)
@@ -134,7 +134,7 @@ class ShapesSDXL(Denoiser):
         return token_ids(self.tokenizer, captions)
 
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
-        # An empty prompt is all zeros, as SDXL's pipeline makes it (force_zeros_for_empty_prompt).
+        # The embedding of an empty prompt is zero, as in SDXL's pipeline (force_zeros_for_empty_prompt).
         kept = (~empty).float()
         second = self.text_2(ids, output_hidden_states=True)
         text = torch.cat([_penultimate(self.text, ids), second.hidden_states[-2]], dim=-1) * kept[:, None, None]

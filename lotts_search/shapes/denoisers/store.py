@@ -1,5 +1,5 @@
-"""The training images of the denoisers: rendered once by all processors, kept on disk, encoded once by a model's own
-autoencoder and kept as latents on the training device."""
+"""The training images of the denoisers: rendered once by all CPU cores and kept on disk, encoded once by the autoencoder
+of a model, and kept as latents on the training device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,19 @@ from lotts_search.shapes.world.render import SIZE, to_uint8
 from lotts_search.work.requests import Bytes
 
 CHUNK = 2000
-"""Bytes in one file."""
+"""Images per file."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of training: up to which share of it, share of the different images, range of objects a scene, damage in
-    good and in bad images."""
+class TrainingStage:
+    """A stage of training.
+
+    Attributes:
+        until: the share of the training at which it ends.
+        share: its share of the different images.
+        objects: smallest and largest number of objects per scene.
+        damage: probability of damage in good and in bad images.
+    """
 
     until: float
     share: float
@@ -39,28 +46,28 @@ class Stage:
     damage: tuple[float, float] = MILD_DAMAGE
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage(0.06, 0.06, (1, 3)),
-    Stage(0.15, 0.09, (3, 6)),
-    Stage(0.45, 0.25, (6, 9)),
-    Stage(1.0, 0.60, (6, 9), DAMAGE),
+STAGES: tuple[TrainingStage, ...] = (
+    TrainingStage(0.06, 0.06, (1, 3)),
+    TrainingStage(0.15, 0.09, (3, 6)),
+    TrainingStage(0.45, 0.25, (6, 9)),
+    TrainingStage(1.0, 0.60, (6, 9), DAMAGE),
 )
-"""The growing number of objects, then the growing damage: objects are learned faster where most of them are whole."""
+"""First the number of objects grows, then the damage: objects are learned faster while most of them are intact."""
 
 
 def _bounds(count: int) -> list[tuple[int, int]]:
-    """First and last image of each stage's part of ``count`` images."""
+    """Return the half-open range of each stage's images among ``count`` images."""
     ends = np.round(np.cumsum([s.share for s in STAGES]) * count).astype(int).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _file(folder: Path, number: int, count: int) -> Path:
-    """Where a file of images is; another ``count`` has other images under the same number."""
+    """Return the path of a file of images; its images also depend on ``count``."""
     return folder / f"{count}-{number:04}.npy"
 
 
 def _render(folder: Path, number: int, count: int) -> int:
-    """One file of images and one of their captions; a pure function of its number and of ``count``."""
+    """Write a file of images and one of their captions, a pure function of ``number`` and ``count``; return their number."""
     bounds = _bounds(count)
     images, captions = [], []
     for index in range(number * CHUNK, min((number + 1) * CHUNK, count)):
@@ -70,17 +77,21 @@ def _render(folder: Path, number: int, count: int) -> int:
         captions.append(made.caption)
     path = _file(folder, number, count)
     path.with_suffix(".json").write_text(json.dumps(captions))
-    # The images come last and by renaming, so that a file that is there is whole.
-    part = path.with_suffix(".part.npy")
-    np.save(part, np.stack(images))
-    os.replace(part, path)
+    _save(path, np.stack(images))  # last, so that an existing file of images has its captions
     return len(images)
 
 
-def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Bytes, list[str]]:
-    """``count`` training images [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array under a temporary name and rename it, so that an existing file is complete."""
+    part = path.with_suffix(".part.npy")
+    np.save(part, array)
+    os.replace(part, path)
 
-    Files that are there already are not made again; models may share one folder.
+
+def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Bytes, list[str]]:
+    """Return ``count`` training images [count, 64, 64, 3] and their captions, in the order of :data:`STAGES`.
+
+    Existing files in ``folder`` are reused, so that several models may share one folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(-(-count // CHUNK))
@@ -107,8 +118,10 @@ def render_store(folder: Path, count: int, describe: Callable[[str], None] = pri
 def encode_store(
     folder: Path, vae: AutoencoderKL, images: Bytes, device: str, describe: Callable[[str], None] = print
 ) -> npt.NDArray[np.float16]:
-    """Posterior mean and standard deviation of each image [N, 2C, H, W], unscaled; kept in ``folder`` for the next
-    model with the same autoencoder."""
+    """Return posterior mean and standard deviation of each image [N, 2C, H, W], unscaled.
+
+    They are kept in ``folder`` for other models with the same autoencoder.
+    """
     weights = blake2b(digest_size=6)
     for tensor in vae.state_dict().values():
         weights.update(tensor.float().cpu().numpy().tobytes())
@@ -118,21 +131,20 @@ def encode_store(
         for start in range(0, len(images), 4000):
             parts.append(encode_images(vae, images[start : start + 4000], device=device).half().numpy())
             describe(f"encoded {start + len(parts[-1])} of {len(images)} images")
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        os.replace(part, path)
+        _save(path, np.concatenate(parts))
     moments: npt.NDArray[np.float16] = np.load(path, allow_pickle=False)
     return moments
 
 
 class LatentStore:
-    """Latents and token ids of all training images, on the training device.
+    """Latents and token ids of all training images on the training device.
 
     Args:
-        moments: of :func:`encode_store`, in the order of :data:`STAGES`.
+        moments: result of :func:`encode_store`, in the order of :data:`STAGES`.
         ids: token ids [N, …] of their captions.
-        scale: the autoencoder's scaling factor.
-        last: draw from the last stage from the beginning, for a denoiser that has learned to draw already.
+        scale: scaling factor of the autoencoder.
+        device: torch device.
+        last: use only the images of the last stage, for a denoiser that is already trained.
     """
 
     def __init__(self, moments: npt.NDArray[np.float16], ids: Tensor, scale: float, device: str, last: bool = False):
@@ -140,8 +152,12 @@ class LatentStore:
         self._bounds, self._scale, self._device, self._last = _bounds(len(moments)), scale, device, last
 
     def take(self, progress: float, batch: int) -> tuple[Tensor, Tensor]:
-        """Scaled latents [batch, C, H, W], sampled from the posterior, and token ids, drawn from the stage that training
-        has reached; ``progress`` is 0..1."""
+        """Draw scaled latents [batch, C, H, W], sampled from the posterior, and token ids, from the current stage.
+
+        Args:
+            progress: the finished share of the training, 0..1, which decides the stage.
+            batch: number of images.
+        """
         which = next(i for i, stage in enumerate(STAGES) if progress < stage.until or stage is STAGES[-1])
         first, end = self._bounds[-1 if self._last else which]
         index = torch.randint(first, end, (batch,), device=self._device)

@@ -1,7 +1,7 @@
-"""Text side of the shapes models: word-level tokenizers and small text encoders, of CLIP's and of T5's kind.
+"""The text side of the shapes models: word-level tokenizers and small text encoders, of CLIP's and of T5's kind.
 
-The encoder is pretrained to tell, from the caption alone, which object stands where (:func:`pretrain_text`), and is
-then trained on jointly with the U-Net. Without that the U-Net spends most of its training on learning to read.
+The encoder is pretrained to predict from the caption which object is where (:func:`pretrain_text`), and then trained
+jointly with the denoiser. Without pretraining, the denoiser would spend most of its training on learning to read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene, random_scene
 
 TEXT_LENGTH = 56
-"""Tokens a caption is padded to; the longest caption with a quality word takes 49."""
+"""Captions are padded to this many tokens; the longest caption with a quality word has 49."""
 
 Tokenizer: TypeAlias = CLIPTokenizer | T5Tokenizer
 Encoder = TypeVar("Encoder", bound=nn.Module)
 Read: TypeAlias = Callable[[Any, Tensor], Tensor]
-"""From a text encoder and token ids [N, L] to hidden states [N, L, D]."""
+"""A function of a text encoder and token ids [N, L] that returns hidden states [N, L, D]."""
 
 END = "</w>"
 _PREFIXES = [template for pair in TEMPLATES for template in pair]
@@ -41,9 +41,9 @@ def _words() -> set[str]:
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer that keeps every word of the captions whole and spells out any other word.
+    """Return a CLIPTokenizer that keeps every word of the captions whole and spells out any other word.
 
-    Always the same one: its merges are written down word by word, where a trained BPE numbers ties by chance.
+    It is always the same: its merges are listed word by word, whereas a trained BPE breaks ties at random.
     """
     words = _words()
     letters = sorted({c.lower() for c in string.printable if not c.isspace()})
@@ -60,7 +60,7 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 def _apply(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """Byte-pair encoding: merge the pair of the lowest rank until none is left."""
+    """Encode by byte pairs: merge the pair with the lowest rank until none is left."""
     rank = {pair: i for i, pair in enumerate(merges)}
     while True:
         pairs = [pair for pair in itertools.pairwise(pieces) if pair in rank]
@@ -72,12 +72,12 @@ def _apply(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextModel:
-    """An untrained text encoder over the tokenizer's vocabulary."""
+    """Return an untrained text encoder over the tokenizer's vocabulary."""
     return CLIPTextModel(clip_config(tokenizer, width, layers))
 
 
 def clip_config(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextConfig:
-    """What a small CLIP text encoder over the tokenizer's vocabulary looks like."""
+    """Return the configuration of a small CLIP text encoder over the tokenizer's vocabulary."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -93,13 +93,13 @@ def clip_config(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> 
 
 
 def renumbered(weights: dict[str, Tensor], old: CLIPTokenizer, new: CLIPTokenizer) -> dict[str, Tensor]:
-    """A CLIP text encoder's weights for a tokenizer that knows the same words by other numbers."""
+    """Return the weights of a CLIP text encoder for a tokenizer with the same words under other ids."""
     order = [old.convert_tokens_to_ids(token) for token in new.convert_ids_to_tokens(list(range(len(new))))]
     return {k: v[order] if k.endswith("token_embedding.weight") else v for k, v in weights.items()}
 
 
 def new_t5_tokenizer() -> T5Tokenizer:
-    """A T5Tokenizer with a piece for every word of the captions, and letters for any other word."""
+    """Return a T5Tokenizer with a piece for every word of the captions, and letters for any other word."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     words = sorted(_words())
     pieces += [("▁" + word, -3.0) for word in [*words, "A"]] + [(word, -4.0) for word in words if len(word) > 1]
@@ -108,7 +108,7 @@ def new_t5_tokenizer() -> T5Tokenizer:
 
 
 def new_t5_encoder(tokenizer: T5Tokenizer, width: int = 128, layers: int = 2) -> T5EncoderModel:
-    """An untrained T5 encoder over the tokenizer's vocabulary."""
+    """Return an untrained T5 encoder over the tokenizer's vocabulary."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),
@@ -128,7 +128,7 @@ def new_t5_encoder(tokenizer: T5Tokenizer, width: int = 128, layers: int = 2) ->
 
 
 def token_ids(tokenizer: Tokenizer, captions: Iterable[str]) -> Tensor:
-    """Token ids [N, TEXT_LENGTH] of captions, padded and cut as diffusers' pipelines do."""
+    """Return the token ids [N, TEXT_LENGTH] of captions, padded and truncated as in the pipelines of diffusers."""
     encoded = tokenizer(
         list(captions), padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
     )
@@ -136,8 +136,8 @@ def token_ids(tokenizer: Tokenizer, captions: Iterable[str]) -> Tensor:
     return ids
 
 
-class _Reader(nn.Module):
-    """Nine queries, one a cell, that look at the encoded caption and name the cell's colour and shape."""
+class _CaptionReader(nn.Module):
+    """Nine queries, one per cell, that attend to the encoded caption and predict the colour and shape of the cell."""
 
     def __init__(self, encoder: nn.Module, read: Read, width: int):
         super().__init__()
@@ -154,7 +154,7 @@ class _Reader(nn.Module):
 
 
 def labels_of(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Numbers [N, 9] of the colour and of the shape in each cell, 0 where nothing stands."""
+    """Return the indices [N, 9] of the colour and of the shape in each cell, 0 in an empty cell."""
     colours, shapes = torch.zeros(len(scenes), 9, dtype=torch.long), torch.zeros(len(scenes), 9, dtype=torch.long)
     for i, scene in enumerate(scenes):
         for o in scene.objects:
@@ -164,7 +164,7 @@ def labels_of(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def captions_of(rng: np.random.Generator, count: int) -> tuple[list[Scene], list[str]]:
-    """Training scenes of one to nine objects, and a caption of each, some with a quality word."""
+    """Draw training scenes of one to nine objects with a caption each, some with a quality word."""
     scenes = [random_scene(rng, "train", (1, 9)) for _ in range(count)]
     words = [str(rng.choice(_PREFIXES)) if rng.random() < WORD_SHARE else "{}" for _ in scenes]
     return scenes, [w.format(s.caption) for w, s in zip(words, scenes, strict=True)]
@@ -182,16 +182,23 @@ def pretrain_text(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> Encoder:
-    """Pretrain an encoder on ``count`` captions of training scenes: name what stands in each cell.
+    """Pretrain an encoder in place on captions of training scenes: predict the object in each cell.
 
     Args:
         encoder: an untrained text encoder.
         tokenizer: its tokenizer.
-        folder: of the checkpoints.
-        width: D of its states.
-        read: from the encoder and token ids [N, L] to the states [N, L, D] that the denoiser will look at.
+        folder: folder of the checkpoints.
+        width: width D of its states.
+        read: returns the states [N, L, D] that the denoiser will read, from the encoder and token ids [N, L].
+        count: number of captions to train on.
+        batch: captions per step.
+        device: torch device.
+        describe: called with lines of progress.
+
+    Returns:
+        The encoder, on the CPU.
     """
-    reader = _Reader(encoder, read, width).to(device)
+    reader = _CaptionReader(encoder, read, width).to(device)
     trainer = Trainer(reader, folder, count // batch, 2e-3, ema=0.99, describe=describe)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -205,6 +212,5 @@ def pretrain_text(
         return value, {"loss": float(value.detach()), "right": float(right.float().mean())}
 
     trainer.run(loss)
-    trained = trainer.averaged()
-    assert isinstance(trained, _Reader)
+    trainer.averaged()
     return encoder.to("cpu")

@@ -18,7 +18,7 @@ LATENT_CHANNELS = 8
 
 
 def new_vae() -> AutoencoderKL:
-    """An untrained autoencoder with eight latent channels."""
+    """Return an untrained autoencoder with eight latent channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -32,7 +32,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def to_tensor(images: Bytes, device: torch.device | str = "cpu") -> Tensor:
-    """[B, 64, 64, 3] bytes as [B, 3, 64, 64] float32 in -1..1."""
+    """Convert images [B, 64, 64, 3] uint8 to [B, 3, 64, 64] float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -51,10 +51,10 @@ def train_vae(
     device: str = "cpu",
     describe: Callable[[str], None] = print,
 ) -> AutoencoderKL:
-    """Train the autoencoder on ``count`` images drawn from ``images`` [N, 64, 64, 3].
+    """Train an autoencoder on ``count`` images drawn from ``images`` [N, 64, 64, 3].
 
-    The loss is L1 + MSE + L1 of the differences between neighbours, plus ``kl`` times the mean KL divergence of a
-    latent number. The latents' inverse standard deviation becomes the ``scaling_factor``.
+    The loss is L1 + MSE + half the L1 of the differences between neighbouring pixels, plus ``kl`` times the mean KL
+    divergence per latent element. The inverse standard deviation of the latents becomes the ``scaling_factor``.
     """
     vae = new_vae().to(device)
     trainer = Trainer(vae, folder, count // batch, lr, ema=0.995, describe=describe)
@@ -86,7 +86,7 @@ def train_vae(
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: Bytes, *, batch: int = 64, device: str = "cpu") -> Tensor:
-    """Posterior mean and standard deviation of each image: [N, 2 * channels, 16, 16] bfloat16, unscaled."""
+    """Return posterior mean and standard deviation of each image [N, 2 * channels, 16, 16] in bfloat16, unscaled."""
     out = []
     for start in range(0, len(images), batch):
         x = to_tensor(images[start : start + batch], device)

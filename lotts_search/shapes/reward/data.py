@@ -1,8 +1,8 @@
-"""Training images of ``shapes-reward``: renders, damaged and deformed, with the truth of every cell.
+"""Training images of ``shapes-reward``: damaged and deformed renders with the true quality of every cell.
 
-Diffusion models make other mistakes than the four damages: objects half-way between two, bits of an object where none
-should be, wobbly outlines. So cells are blended, partly replaced and warped here, and the share of what was changed is
-known from the making. The oracle has no part in this.
+Diffusion models make other mistakes than the four kinds of damage: objects half-way between two, fragments where there
+should be no object, wobbly outlines. Therefore cells are also blended, partly replaced and warped here, and the changed
+share of each cell is known by construction. The oracle is not involved.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object
 from lotts_search.work.requests import Bools, Bytes, Floats
 
 AREAS: dict[str, float] = {shape: float(coverage(shape, Pose(), *cell_grid(4)).sum()) for shape in SHAPES}
-"""Pixels that each shape covers."""
+"""The number of pixels that each shape covers."""
 _DAMAGE_RATES = (0.0, 0.16, 0.4, 0.7)
 _MORPH_RATES = (0.0, 0.25, 0.6)
 _LIGHT_SHARE = 0.04
 _CHANGED = 0.12
-"""A pixel counts as changed where a channel moves by more than this beyond its neighbourhood."""
+"""A pixel counts as changed if a channel leaves the range of its neighbourhood by more than this."""
 
 
 @dataclass
 class Truths:
-    """Bytes with what is true of them.
+    """Images with their ground truth.
 
     Attributes:
         images: [N, 64, 64, 3] uint8.
         scenes: the scene that each image should show.
-        quality: [N, 9] float32 in 0..1: how much of each cell is as it should be.
+        quality: [N, 9] float32 in 0..1, the correct share of each cell.
     """
 
     images: Bytes
@@ -42,7 +42,7 @@ class Truths:
 
 
 def truths(count: int, seed: int, describe: Callable[[str], None] = print) -> Truths:
-    """``count`` training images of scenes of the train split; a pure function of ``count`` and ``seed``."""
+    """Render ``count`` training images of scenes of the train split: a pure function of ``count`` and ``seed``."""
     images = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     quality = np.empty((count, 9), dtype=np.float32)
     wanted: list[Scene] = []
@@ -57,7 +57,7 @@ def truths(count: int, seed: int, describe: Callable[[str], None] = print) -> Tr
 
 
 def _image(scene: Scene, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """An image of a scene and each cell's quality."""
+    """Return an image of a scene and the quality of each cell [9]."""
     light = rng.random() < _LIGHT_SHARE
     poses, damage = int(rng.integers(2**31)), float(rng.choice(_DAMAGE_RATES))
     drawn = render(scene, np.random.default_rng(poses), damage=damage, light=light)
@@ -80,7 +80,7 @@ def _image(scene: Scene, rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def _beyond_neighbourhood(image: Floats, reference: Floats) -> Bools:
-    """[64, 64] pixels that lie outside the colours of the reference's 3x3 neighbourhood."""
+    """Return which pixels are outside the range of colours in the reference's 3x3 neighbourhood [64, 64]."""
     low = ndimage.minimum_filter(reference, size=(3, 3, 1), mode="nearest")
     high = ndimage.maximum_filter(reference, size=(3, 3, 1), mode="nearest")
     outside = np.maximum(low - image, image - high).max(axis=-1) > _CHANGED
@@ -89,7 +89,7 @@ def _beyond_neighbourhood(image: Floats, reference: Floats) -> Bools:
 
 
 def _morph(image: Floats, scene: Scene, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Blend, partly replace or warp some cells; returns the image and each cell's replaced share [9], 0..1."""
+    """Blend, partly replace or warp some cells; return the image and the replaced share of each cell [9], 0..1."""
     rate = float(rng.choice(_MORPH_RATES))
     chosen = rng.random(9) < rate
     replaced = np.zeros(9, dtype=np.float32)
@@ -109,7 +109,7 @@ def _morph(image: Floats, scene: Scene, rng: np.random.Generator) -> tuple[Float
             weight = np.full(out[box].shape[:2], rng.uniform(0.05, 1), dtype=np.float32)
         else:
             weight = (0.5 + 3 * (field[box] - rng.normal(0, 1))).clip(0, 1).astype(np.float32)
-        # only where the two differ is anything replaced
+        # Pixels that are the same in both images do not count as replaced.
         differs = np.abs(other[box] - image[box]).max(axis=-1) > _CHANGED
         replaced[cell] = (weight * differs).sum() / max(1, differs.sum())
         out[box] = (1 - weight[..., None]) * image[box] + weight[..., None] * other[box]
@@ -117,7 +117,7 @@ def _morph(image: Floats, scene: Scene, rng: np.random.Generator) -> tuple[Float
 
 
 def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene on the same background with something else, or nothing, in each cell."""
+    """Return a scene on the same background with something else, or nothing, in each cell."""
     objects = {o.cell: o for o in scene.objects}
     colours = list(COLOURS)
     others = []
@@ -134,13 +134,13 @@ def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def _smooth(rng: np.random.Generator, count: int) -> Floats:
-    """``count`` smooth random fields [count, 64, 64] of unit variance."""
+    """Return ``count`` smooth random fields [count, 64, 64] of unit variance."""
     fields = ndimage.gaussian_filter(rng.standard_normal((count, SIZE, SIZE)), (0, 3.5, 3.5))
     return np.asarray(fields / fields.std(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
 def _warp(image: Floats, rng: np.random.Generator) -> Floats:
-    """The image with wobbly outlines."""
+    """Return the image with wobbly outlines."""
     shift = _smooth(rng, 2) * rng.uniform(0.3, 2.0)
     where = np.mgrid[:SIZE, :SIZE] + shift
     channels = [ndimage.map_coordinates(image[..., c], where, order=1, mode="nearest") for c in range(3)]
@@ -148,10 +148,10 @@ def _warp(image: Floats, rng: np.random.Generator) -> Floats:
 
 
 def altered(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Bools, bool]:
-    """A scene of the train split that is right about an image of ``scene`` except in some cells.
+    """Return a scene of the train split that describes an image of ``scene`` correctly except for some cells.
 
     Returns:
-        The scene; [9] which cells are still right; whether the background is still right.
+        The scene, which of its cells are still right [9], and whether its background is still right.
     """
     while True:
         objects: dict[int, Object] = {o.cell: o for o in scene.objects}

@@ -1,7 +1,8 @@
-"""``shapes-reward``: a small network that says how much of an image is as its prompt asks.
+"""The network of ``shapes-reward``, which estimates how much of an image matches its prompt.
 
-A text tower turns the prompt into one query a cell; a convolutional tower turns each cell's pixels into features; a
-small head compares the two. It is trained on renders with known truth (:mod:`lotts_search.shapes.reward.training`).
+A text tower turns the prompt into one query per cell, a convolutional tower turns the pixels of each cell into
+features, and a small head compares the two. It is trained on renders with known truth
+(:mod:`lotts_search.shapes.reward.training`).
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from lotts_search.work.requests import Bytes
 WORDS: tuple[str, ...] = (
     *dict.fromkeys(word for place in PLACES for word in place.split()), *COLOURS, *SHAPES, *BACKGROUNDS, "on", ",",
 )  # fmt: skip
-"""The words that the text tower knows; id 0 is padding, word ``i`` has id ``i + 1``."""
+"""The vocabulary of the text tower; id 0 is padding, word ``i`` has id ``i + 1``."""
 MAX_WORDS = 44
 _IDS = {word: i + 1 for i, word in enumerate(WORDS)}
 _TOKEN = re.compile(r"[a-z]+|,")
 _CROP, _MARGIN = 24, 1
 TARGETS = 10
-"""Nine cells and the background."""
+"""Number of outputs: nine cells and the background."""
 
 
 def word_ids(prompt: str) -> npt.NDArray[np.int64]:
-    """[MAX_WORDS] ids of the known words of a prompt, in order; other words are skipped, later ones cut off."""
+    """Return the ids of the known words of a prompt in order [MAX_WORDS]; unknown words are skipped, surplus ones cut."""
     known = [_IDS[token] for token in _TOKEN.findall(prompt.lower()) if token in _IDS][:MAX_WORDS]
     ids = np.zeros(MAX_WORDS, dtype=np.int64)
     ids[: len(known)] = known
@@ -70,7 +71,7 @@ class _TextTower(nn.Module):
         self.out = nn.Linear(config.width, config.features)
 
     def forward(self, ids: Tensor) -> Tensor:
-        # the queries are tokens of their own, so that each finds the words about its cell by self-attention
+        # The queries are additional tokens, so that each finds the words about its cell by self-attention.
         seeds = self.seeds.expand(len(ids), -1, -1)
         tokens = torch.cat([seeds, self.words(ids) + self.places], dim=1)
         unused = torch.cat([torch.zeros(len(ids), TARGETS, dtype=torch.bool, device=ids.device), ids == 0], dim=1)
@@ -79,7 +80,7 @@ class _TextTower(nn.Module):
 
 
 class _ImageTower(nn.Module):
-    """Bytes [B, 3, 64, 64] in -1..1 → features [B, 9, features], each cell by itself."""
+    """Images [B, 3, 64, 64] in -1..1 → features [B, 9, features], independently for each cell."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -100,8 +101,8 @@ class _ImageTower(nn.Module):
 
 
 class RewardNet(nn.Module):
-    """Bytes [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell, and the
-    background, is as the words say."""
+    """Images [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell and the background
+    match the words."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -113,11 +114,11 @@ class RewardNet(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, 160), nn.SiLU(), nn.Linear(160, 1))
 
     def towers(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the cells [B, 9, F] and queries [B, TARGETS, F]."""
+        """Return the features of the cells [B, 9, F] and the queries [B, TARGETS, F]."""
         return self.picture(images), self.text(ids)
 
     def match(self, features: Tensor, queries: Tensor) -> Tensor:
-        """Logits [B, TARGETS]; each cell also sees the mean of all, the background only that."""
+        """Return logits [B, TARGETS]; each cell also sees the mean over all cells, the background sees only this mean."""
         mean = features.mean(dim=1, keepdim=True)
         seen = torch.cat([features, torch.zeros_like(mean)], dim=1) + self.common(mean)
         logits: Tensor = self.head(torch.cat([seen, queries, seen * queries], dim=-1))
@@ -128,7 +129,7 @@ class RewardNet(nn.Module):
 
 
 def quality(logits: Tensor) -> Tensor:
-    """[B] in 0..1: the mean over the cells and the background of what the network expects."""
+    """Return the expected quality [B] in 0..1: the mean probability over the cells and the background."""
     return logits.sigmoid().mean(dim=-1)
 
 
@@ -140,10 +141,10 @@ def save_reward(net: RewardNet, folder: Path) -> None:
 
 
 def load_reward(folder: Path) -> RewardNet:
-    """The network in a folder, in evaluation mode.
+    """Load the network in a folder, in evaluation mode.
 
     Raises:
-        BadInput: there is no such model.
+        BadInput: the folder has no such model.
         Failure: its files are broken.
     """
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
@@ -158,10 +159,14 @@ def load_reward(folder: Path) -> RewardNet:
 
 
 def predict(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Tensor:
-    """Logits [B, TARGETS] for images [B, 64, 64, 3]."""
+    """Return logits [B, TARGETS] for uint8 images [B, 64, 64, 3].
+
+    Raises:
+        BadInput: the images have another shape or type, or there is not one prompt per image.
+    """
     if images.dtype != np.uint8 or images.shape != (len(prompts), SIZE, SIZE, 3):
         raise BadInput(
-            f"shapes-reward wants {len(prompts)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
+            f"shapes-reward expects {len(prompts)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
         )
     device = next(net.parameters()).device
     ids = torch.from_numpy(np.stack([word_ids(p) for p in prompts])).to(device)

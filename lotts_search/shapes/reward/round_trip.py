@@ -1,4 +1,4 @@
-"""Bytes through the autoencoder and back."""
+"""Pass images through the autoencoder and back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lotts_search.work.requests import Bytes
 
 
 class RoundTrip:
-    """Encodes images [N, 64, 64, 3] to the posterior's mean and decodes them again.
+    """Encodes images [N, 64, 64, 3] to the mean of the posterior and decodes it.
 
     Args:
         folder: a diffusers folder of an AutoencoderKL.
+        device: torch device.
     """
 
     def __init__(self, folder: Path, device: str = "cpu"):
@@ -26,8 +27,11 @@ class RoundTrip:
 
     @torch.no_grad()
     def __call__(self, images: Bytes, *, wobble: float = 0.0, seed: int = 0) -> Bytes:
-        """The decoded images; with ``wobble``, half of the latents first take Gaussian noise of up to that many of
-        their standard deviations, as a sampler may leave it."""
+        """Return the decoded images.
+
+        With ``wobble``, half of the latents are first perturbed by Gaussian noise of up to this many of their standard
+        deviations, such as a sampler may leave.
+        """
         from lotts_search.shapes.denoisers.vae import to_tensor
 
         random = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Training and measuring ``shapes-reward``: ``python -m lotts_search.shapes.reward.training OUT --vae FOLDER``."""
+"""Train and measure ``shapes-reward``: ``python -m lotts_search.shapes.reward.training OUT --vae FOLDER``."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _COLOUR, _SHAPE = ({name: i + 1 for i, name in enumerate(names)} for names in (C
 _GROUND = {name: i for i, name in enumerate(BACKGROUNDS)}
 _MIRROR = [2, 1, 0, 5, 4, 3, 8, 7, 6]
 _ROUND_TRIPS = 0.75
-"""Share of the training images that go through the autoencoder: what a search scores always has."""
+"""Share of the training images that pass through the autoencoder, as every image of a search does."""
 
 
-class _Pupil(nn.Module):
-    """The network with helpers that exist in training only: both towers must name colours, shapes and background."""
+class _Trainee(nn.Module):
+    """The network with auxiliary heads, used in training only: both towers must name colours, shapes and background."""
 
     def __init__(self, net: RewardNet):
         super().__init__()
@@ -64,36 +64,40 @@ def train_reward(
     measure_on: int = 300,
     describe: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train the verifier and save it to ``out``; resumable.
+    """Train the verifier and save it to ``out``. The same call resumes an interrupted run.
 
     Args:
         out: folder of the finished model.
-        images: images seen in training, each time with another caption.
-        distinct: how many of them are rendered.
+        images: number of images seen in training, each time with another caption.
+        distinct: number of different images to render.
+        batch: images per optimizer step.
+        lr: peak learning rate.
         vae: folder of an AutoencoderKL; most images pass through it, some with a perturbed latent.
-        state: folder of checkpoints, by default beside ``out``.
-        measure_on: scenes to measure on when done, 0 for none.
+        device: torch device.
+        seed: seed of images, captions and weights.
+        state: folder of the checkpoints, by default beside ``out``.
+        measure_on: number of scenes to measure on at the end, 0 = none.
         describe: called with lines of progress.
 
     Returns:
-        The figures of :func:`measure` on scenes of the tune split.
+        The figures of :func:`measure` on scenes of the tune split, {} if none are measured.
     """
     state = out.with_name(out.name + ".training") if state is None else state
     data = _images(distinct, seed, vae, state, device, describe)
     torch.manual_seed(seed)
-    pupil = _Pupil(RewardNet(RewardConfig())).to(device)
-    trainer = Trainer(pupil, state, images // batch, lr, ema=0.998, describe=describe)
+    trainee = _Trainee(RewardNet(RewardConfig())).to(device)
+    trainer = Trainer(trainee, state, images // batch, lr, ema=0.998, describe=describe)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn = _batch(data, np.random.default_rng([seed, 1, step]), batch, device)
-        features, queries = pupil.net.towers(drawn.pixels, drawn.words)
-        logits = pupil.net.match(features, queries)
+        features, queries = trainee.net.towers(drawn.pixels, drawn.words)
+        logits = trainee.net.match(features, queries)
         matching = functional.binary_cross_entropy_with_logits(logits, drawn.target)
         naming = (
-            _naming(pupil.name_seen(features), drawn.seen)
-            + _naming(pupil.name_asked(queries[:, :9]), drawn.asked)
-            + functional.cross_entropy(pupil.ground_seen(pupil.net.common(features.mean(dim=1))), drawn.ground_seen)
-            + functional.cross_entropy(pupil.ground_asked(queries[:, 9]), drawn.ground_asked)
+            _naming(trainee.name_seen(features), drawn.seen)
+            + _naming(trainee.name_asked(queries[:, :9]), drawn.asked)
+            + functional.cross_entropy(trainee.ground_seen(trainee.net.common(features.mean(dim=1))), drawn.ground_seen)
+            + functional.cross_entropy(trainee.ground_asked(queries[:, 9]), drawn.ground_asked)
         )
         error = (logits.detach().sigmoid() - drawn.target).abs().mean()
         parts = {"matching": float(matching.detach()), "naming": float(naming.detach()), "error": float(error)}
@@ -101,13 +105,18 @@ def train_reward(
 
     trainer.run(loss)
     trained = trainer.averaged()
-    assert isinstance(trained, _Pupil)
+    assert isinstance(trained, _Trainee)
     save_reward(trained.net, out)
     return measure(load_reward(out), measure_on, vae=vae) if measure_on else {}
 
 
 def _naming(logits: Tensor, names: Tensor) -> Tensor:
-    """Cross-entropy of colours and shapes; logits [B, 9, classes], names [B, 9, 2] with 0 = none and -1 = unknown."""
+    """Return the cross-entropy of colours and shapes.
+
+    Args:
+        logits: [B, 9, classes].
+        names: [B, 9, 2] colour and shape of each cell, 0 = none, -1 = unknown.
+    """
     split = len(COLOURS) + 1
     flat, wanted = logits.flatten(0, 1), names.flatten(0, 1)
     return functional.cross_entropy(flat[:, :split], wanted[:, 0], ignore_index=-1) + functional.cross_entropy(
@@ -124,8 +133,15 @@ def _names(scene: Scene) -> npt.NDArray[np.int64]:
 
 @dataclass
 class _Batch:
-    """``pixels`` [B, 3, 64, 64] in -1..1, ``words`` [B, MAX_WORDS], ``target`` [B, TARGETS], and the names of what is
-    ``seen`` and ``asked`` [B, 9, 2] and of the backgrounds [B]."""
+    """A training batch.
+
+    Attributes:
+        pixels: [B, 3, 64, 64] in -1..1.
+        words: [B, MAX_WORDS] word ids.
+        target: [B, TARGETS] correct share of each cell and of the background.
+        seen, asked: [B, 9, 2] colour and shape in the image and in the caption, 0 = none, -1 = unknown.
+        ground_seen, ground_asked: [B] background of the image and of the caption.
+    """
 
     pixels: Tensor
     words: Tensor
@@ -137,7 +153,7 @@ class _Batch:
 
 
 def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _Batch:
-    """Bytes with captions that are right or wrong about them in known cells."""
+    """Draw images with captions that are right or wrong about them in known cells."""
     chosen = rng.integers(len(data.images), size=batch)
     pixels = data.images[chosen].astype(np.float32) / 255
     target = np.ones((batch, TARGETS), dtype=np.float32)
@@ -152,7 +168,7 @@ def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _
         asked.append(_names(caption))
         grounds.append([_GROUND[scene.background], _GROUND[caption.background]])
         words.append(word_ids(str(rng.choice(["{}", HIGH, LOW])).format(caption.caption)))
-    # small changes of light and grain leave an image as good as it was
+    # Small changes of brightness and grain do not change the quality of an image.
     pixels *= rng.normal(1, 0.02, (batch, 1, 1, 3)).astype(np.float32)
     grain = 0.03 * rng.random((batch, 1, 1, 1), dtype=np.float32)
     pixels += grain * rng.standard_normal(pixels.shape, dtype=np.float32)
@@ -164,14 +180,14 @@ def _batch(data: Truths, rng: np.random.Generator, batch: int, device: str) -> _
 
 
 def _mirrored(scene: Scene) -> Scene:
-    """The scene left-right mirrored; every shape is its own mirror image."""
+    """Return the scene mirrored left to right; every shape is its own mirror image."""
     return Scene(tuple(sorted(Object(_MIRROR[o.cell], o.colour, o.shape) for o in scene.objects)), scene.background)
 
 
 def _images(
     count: int, seed: int, vae: Path | None, state: Path, device: str, describe: Callable[[str], None]
 ) -> Truths:
-    """The training images, from ``state`` when they are already there."""
+    """Return the training images: those in ``state`` if there are any, else new ones that are saved there."""
     kept = state / f"images-{count}-{seed}-{'plain' if vae is None else 'vae'}.npz"
     if kept.is_file():
         stored = np.load(kept, allow_pickle=False)
@@ -205,8 +221,11 @@ def _scenes_of(names: npt.NDArray[np.int64], grounds: npt.NDArray[np.str_]) -> l
 def measure(
     net: RewardNet, count: int = 300, *, split: Split = "tune", seed: int = 0, vae: Path | None = None
 ) -> dict[str, float]:
-    """ROC areas on held-out renders: undamaged against damaged (one object or more), and the right caption against
-    one with one object wrong; with ``vae`` also after an autoencoder round trip."""
+    """Return ROC areas on ``count`` held-out scenes by name; with ``vae`` also after an autoencoder round trip.
+
+    They compare undamaged renders with damaged ones (one object or more), and the right caption with one that is wrong
+    about one object.
+    """
     rng = np.random.default_rng([seed, 3])
     wanted = scenes(split, count, seed)
     prompts = [s.caption for s in wanted]
@@ -238,19 +257,19 @@ def _scores(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Floats:
 
 
 def auc(positive: npt.NDArray[np.floating], negative: npt.NDArray[np.floating]) -> float:
-    """Chance that a positive score exceeds a negative one, ties counted half (the area under the ROC curve)."""
+    """Return the area under the ROC curve: the probability that a positive score exceeds a negative one; ties count half."""
     difference = np.asarray(positive)[:, None] - np.asarray(negative)[None]
     return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--vae", type=Path)
-    parser.add_argument("--images", type=int, default=80_000)
-    parser.add_argument("--distinct", type=int, default=10_000)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--measure", action="store_true", help="only measure the model in OUT, on the test split")
+    parser.add_argument("out", type=Path, help="folder of the model")
+    parser.add_argument("--vae", type=Path, help="folder of an AutoencoderKL that most images pass through")
+    parser.add_argument("--images", type=int, default=80_000, help="number of images seen in training")
+    parser.add_argument("--distinct", type=int, default=10_000, help="number of different images")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--measure", action="store_true", help="only measure the model in OUT on the test split")
     args = parser.parse_args()
     if args.measure:
         figures = measure(load_reward(args.out), split="test", vae=args.vae)

@@ -1,6 +1,6 @@
 """Antialiased rendering of scenes by signed distances, with damage per object.
 
-Bytes are float32 arrays of shape [64, 64, 3] in 0..1.
+Images are float32 arrays of shape [64, 64, 3] in 0..1.
 """
 
 from __future__ import annotations
