@@ -1,4 +1,4 @@
-"""The published models' own settings, and those that a model folder sets itself: known before anything is loaded."""
+"""The default settings of a model, by family or from its ``lotts.json``; read before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from lotts_search.work.requests import Solver
 STABLE_DIFFUSION = Defaults(steps=50, guidance=7.5, t0=25, integrate=5)
 STABLE_DIFFUSION_XL = Defaults(steps=30, guidance=5.5, t0=15, integrate=3)
 FLUX_SCHNELL = Defaults(steps=10, guidance=1.0, t0=1, integrate=1, mask=ConceptMask())
-"""The paper's settings for SD2.1, SDXL and FLUX.1-schnell (LoTTS, implementation details)."""
+"""Settings of the LoTTS paper (implementation details) for SD2.1, SDXL and FLUX.1-schnell."""
 FLUX_DEV = Defaults(steps=28, guidance=3.5, t0=3, integrate=3, mask=ConceptMask())
-"""For models of FLUX that are told a guidance weight: diffusers' steps and weight, the paper's shares of t0 and tg."""
+"""For guidance-distilled FLUX models: steps and weight of diffusers, and the paper's shares of the steps for t0 and
+tg."""
 STABLE_DIFFUSION_3 = Defaults(steps=28, guidance=7.0, t0=18, integrate=3)
-"""diffusers' steps and weight. At step 18 of 28, with the published shift of 3, noise and signal are as the paper's t0
-has them for SD2.1 and SDXL (σ/α = 1.6); tg is the paper's share of the steps."""
+"""Steps and weight of diffusers. Step 18 of 28, with the published shift of 3, has the noise-to-signal ratio of the
+paper's t0 for SD2.1 and SDXL (σ/α = 1.6); tg is the paper's share of the steps."""
 
 _OF_PIPELINE = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
@@ -29,32 +30,31 @@ _OF_PIPELINE = {
 
 
 def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[Defaults, bool] | None:
-    """The settings of a model folder in diffusers' format, and whether its network is told the guidance weight, so that
-    a step takes one row at any weight. None for a pipeline that is not one of ours, unless its ``lotts.json`` says
-    everything.
+    """Return the settings of a model in diffusers format, and whether the guidance weight is an input of its network, so
+    that a step takes one row at any weight. Return None for an unknown pipeline whose ``lotts.json`` is incomplete.
 
     Args:
-        model: as messages call it.
-        read: gives the content of a JSON file of the folder, {} where it has none.
+        model: name of the model in messages.
+        read: returns the content of a JSON file of the folder, {} if the folder does not have the file.
 
     Raises:
-        BadInput: ``lotts.json`` has a setting that is unknown or of the wrong type.
+        BadInput: a setting in ``lotts.json`` is unknown or of the wrong type.
     """
-    pipeline, settings, told = read("model_index.json").get("_class_name"), read("lotts.json"), False
+    pipeline, settings, embedded = read("model_index.json").get("_class_name"), read("lotts.json"), False
     if pipeline == "FluxPipeline":
-        told = bool(read("transformer/config.json").get("guidance_embeds", False))
-        family = FLUX_DEV if told else FLUX_SCHNELL
+        embedded = bool(read("transformer/config.json").get("guidance_embeds", False))
+        family = FLUX_DEV if embedded else FLUX_SCHNELL
     elif pipeline in _OF_PIPELINE:
         family = _OF_PIPELINE[pipeline]
     elif settings.keys() >= {"steps", "guidance", "t0", "integrate", "mask"}:
-        family = STABLE_DIFFUSION  # of which eta and solver alone can be left, as everywhere
+        family = STABLE_DIFFUSION  # only its eta and solver can remain
     else:
         return None
-    return merged(model, settings, family), told
+    return merged(model, settings, family), embedded
 
 
 def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Defaults:
-    """The settings of a ``lotts.json``, with those of the model's family where it is silent.
+    """Return the settings of a ``lotts.json``, completed with those of the model's family.
 
     Raises:
         BadInput: a setting is unknown or of the wrong type.

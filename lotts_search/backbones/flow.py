@@ -1,6 +1,7 @@
 """Schedules of flow-matching models (FLUX, Stable Diffusion 3), from a scheduler's config.
 
-Rectified flow is ``x = (1−σ)·x0 + σ·ε``: alpha = 1 − σ, sigma = σ, and the network, told σ·1000, predicts ``ε − x0``.
+Rectified flow is ``x = (1−σ)·x0 + σ·ε``: alpha = 1 − σ, sigma = σ, and the network, at timestep σ·1000, predicts
+``ε − x0``.
 """
 
 from __future__ import annotations
@@ -9,34 +10,35 @@ from typing import Any
 
 import numpy as np
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Schedule
 
 
 class FlowTime:
-    """The noise levels of a diffusers scheduler config, as that scheduler's ``set_timesteps`` lays them.
+    """The noise levels of a diffusers scheduler config, as that scheduler's ``set_timesteps`` chooses them.
 
     A ``FlowMatchEulerDiscreteScheduler`` begins at σ = 1, pure noise, where alpha is 0; its timesteps are exactly
     σ·1000. A ``DPMSolverMultistepScheduler`` with ``use_flow_sigmas`` begins at σ = 0.999 and truncates its timesteps
-    to integers, so that the network is told another level than the latent has; here they stay exact unless ``compat``.
+    to integers, so that the network gets another level than the latent has; here they stay exact unless ``compat``.
 
     Args:
-        config: the config of either scheduler; shift, dynamic shifting and spacing are honoured.
+        config: the config of either scheduler; shift, dynamic shifting and spacing are respected.
         tokens: length of the image sequence, on which dynamic shifting depends.
-        compat: the levels and the truncated timesteps of ``DPMSolverMultistepScheduler``, whichever the config is of.
-        spaced: lay the levels of a ``FlowMatchEulerDiscreteScheduler`` from 1 to 1/T before the shift, as FluxPipeline
-            does; False leaves their choice to the scheduler, as StableDiffusion3Pipeline does.
+        compat: use the levels and truncated timesteps of ``DPMSolverMultistepScheduler`` for either config.
+        spaced: space the levels of a ``FlowMatchEulerDiscreteScheduler`` from 1 to 1/T before the shift, as
+            FluxPipeline does; False leaves the choice to the scheduler, as StableDiffusion3Pipeline does.
 
     Raises:
-        BadInput: the config is of no flow-matching scheduler, or of one whose σ runs upwards.
+        BadInput: the config does not describe a flow-matching scheduler, or its σ increases.
     """
 
     def __init__(self, config: dict[str, Any], tokens: int, *, compat: bool = False, spaced: bool = True):
         name = str(config.get("_class_name", ""))
         self._euler = not config.get("use_flow_sigmas")
         if self._euler and not ("FlowMatchEuler" in name or (not name and "base_image_seq_len" in config)):
-            raise BadInput(f"the scheduler {name or 'of this config'} is not one of flow matching")
+            raise BadInput(f"the scheduler {name or 'of this config'} is not a flow-matching scheduler")
         if config.get("invert_sigmas"):
             raise BadInput("a flow-matching scheduler with invert_sigmas is not supported")
         self._compat, self._spaced = compat, spaced
@@ -61,20 +63,20 @@ class FlowTime:
 
     @property
     def levels(self) -> int:
-        """How many training timesteps there are; the network is told σ times this."""
+        """Return the number of training timesteps; the network's timestep is σ times this."""
         return int(self._scheduler.config["num_train_timesteps"])
 
     def schedule(self, steps: int) -> Schedule:
-        """The schedule of ``steps`` steps.
+        """Return the schedule of ``steps`` steps.
 
         Raises:
             BadInput: ``steps`` is below 1 or more than the model's timesteps.
         """
         if steps not in self._schedules:
-            self._schedules[steps] = self._lay(steps)
+            self._schedules[steps] = self._new_schedule(steps)
         return self._schedules[steps]
 
-    def _lay(self, steps: int) -> Schedule:
+    def _new_schedule(self, steps: int) -> Schedule:
         refusal = BadInput(f"the number of steps must be within 1..{self.levels - 1}, got {steps}")
         if not 1 <= steps < self.levels:
             raise refusal
@@ -92,18 +94,22 @@ class FlowTime:
         return Schedule(1 - sigma, sigma, timestep)
 
     def train_level(self, timestep: int) -> tuple[float, float]:
-        """(alpha, sigma) at a training timestep: σ = timestep/1000.
+        """Return (alpha, sigma) at a training timestep: σ = timestep/1000.
 
         Raises:
-            BadInput: there is no such timestep.
+            BadInput: the timestep is out of range.
         """
         if not 0 <= timestep < self.levels:
             raise BadInput(f"a noise level must be within 0..{self.levels - 1}, got {timestep}")
         return 1 - timestep / self.levels, timestep / self.levels
 
+    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the x0 prediction [B, C, H, W] of a raw output; sigma is [B, 1, 1, 1]."""
+        return latents - sigma * output
+
 
 def _mu(config: dict[str, Any], tokens: int) -> float:
-    """The exponent of dynamic shifting, linear in the length of the image sequence."""
+    """Return the exponent of dynamic shifting, linear in the length of the image sequence."""
     base, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return float(low + (high - low) * (tokens - base) / (most - base))

@@ -1,4 +1,4 @@
-"""FLUX.1 (schnell, dev and models of their kind): any diffusers-format FluxPipeline folder or hub id."""
+"""FLUX.1 (schnell, dev and their derivatives) in diffusers format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from lotts_search.backbones.attention.base import Concept, RowAttention
@@ -21,25 +20,26 @@ from lotts_search.backbones.attention.flux import (
     default_blocks,
     embed_concepts,
 )
-from lotts_search.backbones.codec import Coded, LatentCodec
+from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.network import NetworkBackbone, flops_per_row
 from lotts_search.errors import BadInput
-from lotts_search.work.model import Defaults, ModelInfo, Schedule
+from lotts_search.work.model import Defaults, ModelInfo
 
 SCHNELL_WORDS, DEV_WORDS = 256, 512
-"""T5 tokens of a prompt, padding included, as the two models were trained."""
+"""T5 tokens per prompt, including padding, with which the two models were trained."""
 
 
 @dataclass(frozen=True)
 class FluxText:
-    """The conditioning of a row, or with a leading dimension of a call.
+    """The inputs of the network for a prompt: of one row, or stacked with a first dimension of rows.
 
     Attributes:
-        states: [L, D], of T5; padding is part of it.
-        pooled: [P], of CLIP.
-        guidance: weight that the network is told; None for a network that is told none.
+        states: [L, D], hidden states of T5, including padding.
+        pooled: [P], pooled output of CLIP.
+        guidance: the guidance weight; None for a network without that input.
     """
 
     states: Tensor
@@ -47,26 +47,29 @@ class FluxText:
     guidance: Tensor | None = None
 
 
-class Flux(Coded):
-    """A FLUX model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+class Flux(NetworkBackbone):
+    """A FLUX model as a :class:`~lotts_search.backbones.base.Backbone`.
 
-    A latent of the search is [C, H, W]; inside the network each 2×2 patch of it is one token of 4·C numbers. A model
-    with a guidance embedding is told the weight, one row a step; any other is unguided at weight 1 and takes true
-    classifier-free guidance above it, as FluxPipeline's ``true_cfg_scale``.
+    A latent is [C, H, W]; the network sees each 2×2 patch of it as one token of 4·C numbers. If the guidance weight is
+    an input of the network (guidance-distilled models), a step takes one row. Any other model is unguided at weight 1
+    and uses true classifier-free guidance above it, as FluxPipeline's ``true_cfg_scale``.
 
     Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
 
     Args:
-        name: as the user named it.
+        name: name of the model.
         transformer, vae: FluxTransformer2DModel and AutoencoderKL (or a codec around one), in evaluation mode.
         text_encoder, tokenizer: CLIPTextModel and CLIPTokenizer.
         text_encoder_2, tokenizer_2: T5EncoderModel and its tokenizer.
         scheduler: the scheduler's config.
-        defaults: the model's own settings, None = those of its kind.
+        defaults: settings of the model, None = those of dev with a guidance input, else those of schnell.
         size: latent height and width, even numbers; None = FluxPipeline's 128 by 128.
-        words: T5 tokens of a prompt, None = 512 with a guidance embedding and 256 without, at most the tokenizer's.
-        compat: the schedule of ``DPMSolverMultistepScheduler``, see :class:`~lotts_search.backbones.flow.FlowTime`.
-        device: where it computes, None = where the transformer is.
+        words: T5 tokens per prompt, None = 512 with a guidance input and 256 without, at most the tokenizer's limit.
+        compat: use the schedule of ``DPMSolverMultistepScheduler``, see :class:`~lotts_search.backbones.flow.FlowTime`.
+        device: device of the computation, None = that of the transformer.
+
+    Raises:
+        BadInput: the network, the scheduler, the size or ``words`` is not supported.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class Flux(Coded):
         compat: bool = False,
         device: torch.device | None = None,
     ):
-        self.transformer, self._device = transformer, device
+        self.transformer = self.network = transformer
+        self._device = device
         self.codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.text_encoder_2, self.tokenizer_2 = text_encoder_2, tokenizer_2
@@ -93,27 +97,27 @@ class Flux(Coded):
         channels = transformer.config["in_channels"]
         if (channels, transformer.config["out_channels"] or channels) != (4 * self.codec.channels, channels):
             raise BadInput(
-                f"model {name}: the transformer takes {channels} channels, the vae gives 4x{self.codec.channels} a"
-                " patch; fill, depth and control models are not supported"
+                f"model {name}: the transformer expects {channels} channels, but the vae has 4x{self.codec.channels}"
+                " per patch; fill, depth and control models are not supported"
             )
         embedded = bool(transformer.config["guidance_embeds"])
         height, width = size or (128, 128)
         if height % 2 or width % 2 or min(height, width) < 2:
             raise BadInput(f"height and width of the latent must be even numbers, got {height}x{width}")
         self._grid = height // 2, width // 2
-        self._kept_positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._cached_positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], compat=compat)
-        most = min(tokenizer_2.model_max_length, DEV_WORDS if embedded else SCHNELL_WORDS)
+        limit = min(tokenizer_2.model_max_length, DEV_WORDS if embedded else SCHNELL_WORDS)
         if words is not None and words < 1:
             raise BadInput(f"words must be 1 or more, got {words}")
-        self.words = most if words is None else words
+        self.words = limit if words is None else words
         factor = self.codec.factor
         self.info = ModelInfo(
             name=name,
             family="flux",
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
-            flops_per_row=_flops_per_row(transformer, self._grid, self.words),
+            flops_per_row=flops_per_row(transformer, self._call_with_one_row),
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
@@ -121,19 +125,19 @@ class Flux(Coded):
 
     @classmethod
     def from_pretrained(cls, model: str, *, words: int | None = None, compat: bool = False, **options: Any) -> Flux:
-        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+        """Load a model in diffusers format; safetensors only, no code from the model folder.
 
-        The images are by default as large as the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the
-        published models.
+        The default size of the images is the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the published
+        models.
 
         Args:
-            model: folder or hub id.
+            model: folder or Hub id.
             words, compat: see the class.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
-            BadInput: no such model, not a FLUX folder, or an option that does not fit it.
-            Failure: a file of the folder is missing or broken; the message names the component.
+            BadInput: the model does not exist or is not a FLUX model, or an option does not fit it.
+            Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "FluxPipeline", options)
         transformer = load.weights("transformer", FluxTransformer2DModel)
@@ -150,22 +154,12 @@ class Flux(Coded):
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, scheduler
         return cls(load.name, *parts, defaults, size, words, compat, load.device)
 
-    @property
-    def device(self) -> torch.device:
-        """Where latents are and the network computes."""
-        return self._device or torch.device(self.transformer.device)
-
-    def schedule(self, steps: int) -> Schedule:
-        return self._time.schedule(steps)
-
-    def train_level(self, timestep: int) -> tuple[float, float]:
-        return self._time.train_level(timestep)
-
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[FluxText]:
-        """T5's last hidden states [L, D] and CLIP's pooled output [P] of each prompt, as FluxPipeline computes them.
+        """Return T5's last hidden states [L, D] and CLIP's pooled output [P] of each prompt, as FluxPipeline computes
+        them.
 
-        T5 is not told which tokens are padding, and neither is the transformer, so L is part of the model.
+        Neither T5 nor the transformer masks padding, so results depend on L.
         """
         long = self._ids(self.tokenizer_2, prompts, self.words)
         states = self.text_encoder_2(long.to(self.device))[0]
@@ -182,7 +176,7 @@ class Flux(Coded):
         return tokens
 
     def with_guidance(self, conditioning: FluxText, guidance: float) -> FluxText:
-        """The conditioning of a row that is told this guidance weight."""
+        """Return the conditioning of a row with a guidance weight."""
         return replace(conditioning, guidance=torch.tensor(guidance, device=self.device))
 
     def stack(self, conditionings: list[FluxText]) -> FluxText:
@@ -202,7 +196,7 @@ class Flux(Coded):
         return unpack(output.float(), self._grid)
 
     def network_inputs(self, latents: Tensor, timesteps: Tensor, conditioning: FluxText) -> dict[str, Any]:
-        """The arguments of one call of the transformer."""
+        """Return the arguments of one call of the transformer."""
         text_ids, image_ids = self._positions(conditioning.states.shape[1], latents.device)
         return {
             "hidden_states": pack(latents.to(self.transformer.dtype)),
@@ -214,27 +208,36 @@ class Flux(Coded):
             "img_ids": image_ids,
         }
 
+    def _call_with_one_row(self, network: Any) -> None:
+        config, tokens = network.config, self._grid[0] * self._grid[1]
+        network(
+            hidden_states=torch.empty(1, tokens, config["in_channels"]),
+            encoder_hidden_states=torch.empty(1, self.words, config["joint_attention_dim"]),
+            pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
+            timestep=torch.empty(1),
+            img_ids=torch.empty(tokens, 3),
+            txt_ids=torch.empty(self.words, 3),
+            guidance=torch.empty(1) if config["guidance_embeds"] else None,
+        )
+
     def _positions(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positions of text and image tokens; kept, as a call that a CUDA graph records may not copy from the host."""
-        if (words, device) not in self._kept_positions:
+        """Return the positions of text and image tokens; cached, because a CUDA graph cannot record copies from the host."""
+        if (words, device) not in self._cached_positions:
             places = torch.zeros(words, 3), image_ids(self._grid)
-            self._kept_positions[words, device] = places[0].to(device), places[1].to(device)
-        return self._kept_positions[words, device]
+            self._cached_positions[words, device] = places[0].to(device), places[1].to(device)
+        return self._cached_positions[words, device]
 
-    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return latents - sigma * output
-
-    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.
+    # ReadsAttention and ReadsConcepts, see lotts_search.backbones.attention.base:
 
     def tokens(self, prompt: str) -> list[int]:
-        """T5 token ids of the prompt's words, without EOS and padding; their positions are 0, 1, …"""
+        """Return the T5 token ids of the prompt's words, without EOS and padding; their positions are 0, 1, …"""
         return list(self.tokenizer_2(prompt, add_special_tokens=False).input_ids[: self.words - 1])
 
     first_token = 0
-    """Position of the first word's token: T5 has no BOS."""
+    """Position of the first word's token; T5 has no BOS."""
 
     def grids(self) -> dict[int, tuple[int, int]]:
-        """The one grid there is, that of the image tokens."""
+        """Return the only grid, that of the image tokens."""
         return {min(self._grid): self._grid}
 
     @torch.inference_mode()
@@ -247,8 +250,8 @@ class Flux(Coded):
         queries: list[bool],
         grid: tuple[int, int],
     ) -> list[RowAttention]:
-        """As of :class:`~lotts_search.backbones.attention.base.ReadsAttention`: the image queries' attention to the text in
-        the last double-stream blocks, as many as :meth:`concept_blocks` has by default."""
+        """Return the image queries' attention to the text in the last double-stream blocks, as many as the default of
+        :meth:`concept_blocks`."""
         record = JointRecorder(positions, queries, grid, self._last(self.concept_blocks(None)))
         with capture_joint(self.transformer, record):
             self.transformer(**self.network_inputs(latents, timesteps, conditioning), return_dict=False)
@@ -258,15 +261,15 @@ class Flux(Coded):
         return self._grid
 
     def concept_blocks(self, wanted: int | None) -> int:
-        there = len(self.transformer.transformer_blocks)
-        blocks = default_blocks(there) if wanted is None else wanted
-        if not 1 <= blocks <= there:
-            raise BadInput(f"blocks must be within 1..{there}, got {wanted}")
+        count = len(self.transformer.transformer_blocks)
+        blocks = default_blocks(count) if wanted is None else wanted
+        if not 1 <= blocks <= count:
+            raise BadInput(f"blocks must be within 1..{count}, got {wanted}")
         return blocks
 
     def _last(self, blocks: int) -> range:
-        there = len(self.transformer.transformer_blocks)
-        return range(there - blocks, there)
+        count = len(self.transformer.transformer_blocks)
+        return range(count - blocks, count)
 
     @torch.inference_mode()
     def attend_concepts(
@@ -299,21 +302,21 @@ class Flux(Coded):
 
 
 def pack(latents: Tensor) -> Tensor:
-    """[B, C, H, W] latents → [B, H/2·W/2, 4·C] tokens, one a 2×2 patch, row by row."""
+    """Return [B, C, H, W] latents as [B, H/2·W/2, 4·C] tokens, one per 2×2 patch, row by row."""
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, height // 2 * (width // 2), 4 * channels)
 
 
 def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The inverse of :func:`pack` for a grid of (H/2, W/2) tokens."""
+    """Invert :func:`pack` for a grid of (H/2, W/2) tokens."""
     batch, _, size = tokens.shape
     patches = tokens.view(batch, *grid, size // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, size // 4, 2 * grid[0], 2 * grid[1])
 
 
 def image_ids(grid: tuple[int, int]) -> Tensor:
-    """Positions [h·w, 3] of the image tokens for the rotary embedding: (0, row, column)."""
+    """Return the positions [h·w, 3] of the image tokens for the rotary embedding: (0, row, column)."""
     ids = torch.zeros(*grid, 3)
     ids[..., 1] += torch.arange(grid[0])[:, None]
     ids[..., 2] += torch.arange(grid[1])[None, :]
@@ -321,29 +324,9 @@ def image_ids(grid: tuple[int, int]) -> Tensor:
 
 
 def _tokenizer_class(model: str, index: dict[str, Any]) -> Any:
-    """What the folder's model_index.json calls the class of ``tokenizer_2``, one of transformers' own."""
+    """Return the class of ``tokenizer_2`` that model_index.json names, which must be one of transformers."""
     library, name = (index.get("tokenizer_2") or ["transformers", "T5TokenizerFast"])[:2]
     found = getattr(transformers, str(name), None) if library == "transformers" else None
     if not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
         raise BadInput(f"model {model}: tokenizer_2 is a {library}.{name}, not a tokenizer of transformers")
     return found
-
-
-def _flops_per_row(transformer: Any, grid: tuple[int, int], words: int) -> float:
-    """Floating-point operations of one network row, counted on a copy without weights."""
-    config = transformer.config
-    with torch.device("meta"):
-        network: Any = FluxTransformer2DModel
-        shadow = network.from_config(dict(config))
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            shadow(
-                hidden_states=torch.empty(1, grid[0] * grid[1], config["in_channels"]),
-                encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
-                pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
-                timestep=torch.empty(1),
-                img_ids=torch.empty(grid[0] * grid[1], 3),
-                txt_ids=torch.empty(words, 3),
-                guidance=torch.empty(1) if config["guidance_embeds"] else None,
-            )
-    return float(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""Reading a model folder (or hub id) in diffusers format, with one clear message when something is wrong with it."""
+"""Read a model in diffusers format, from a folder or the Hub; each problem raises one clear message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 def read_json(model: str, file: str, *, optional: bool = False, revision: str | None = None) -> dict[str, Any]:
-    """A JSON object of the model folder or hub repository; {} if it is optional and not there.
+    """Return a JSON object of a model folder or Hub repository; {} if it is optional and missing.
 
     Raises:
         BadInput: the model or the file does not exist.
-        Failure: the file is not a JSON object, or the hub cannot be reached.
+        Failure: the file is not a JSON object, or the Hub cannot be reached.
     """
     if Path(model).is_dir():
         path = Path(model) / file
@@ -37,13 +37,13 @@ def read_json(model: str, file: str, *, optional: bool = False, revision: str | 
         try:
             path = Path(hf_hub_download(model, file, revision=revision))
         except LocalEntryNotFoundError as error:
-            raise Failure(f"model {model}: no folder of that name, and the hub cannot be reached") from error
+            raise Failure(f"model {model}: no folder of that name, and the Hub cannot be reached") from error
         except EntryNotFoundError as error:
             if optional:
                 return {}
-            raise BadInput(f"model {model} on the hub has no {file}") from error
+            raise BadInput(f"model {model} on the Hub has no {file}") from error
         except (HfHubHTTPError, HFValidationError) as error:
-            raise BadInput(f"there is no model {model}, neither as a folder nor on the hub") from error
+            raise BadInput(f"there is no model {model}, neither as a folder nor on the Hub") from error
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
@@ -55,7 +55,7 @@ def read_json(model: str, file: str, *, optional: bool = False, revision: str | 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the libraries: models load in the middle of our own display."""
+    """Disable the progress bars of the libraries, which would disturb our own display."""
     libraries = [transformers_logging, diffusers_logging]
     shown = [library.is_progress_bar_enabled() for library in libraries]
     for library in libraries:
@@ -69,7 +69,7 @@ def _quiet() -> Iterator[None]:
 
 
 def load_component(model: str, component: str, load: Callable[[], T]) -> T:
-    """The result of ``load``; what it raises becomes one :class:`Failure` that names model and component."""
+    """Return the result of ``load``; turn its exceptions into a :class:`Failure` that names model and component."""
     try:
         with _quiet():
             return load()
@@ -81,8 +81,8 @@ def load_component(model: str, component: str, load: Callable[[], T]) -> T:
 
 
 def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
-    """A diffusers or transformers model from the folder's ``component`` ("" = the folder itself): safetensors only,
-    evaluation mode.
+    """Load a diffusers or transformers model from the folder's ``component`` ("" = the folder itself): safetensors only,
+    in evaluation mode.
 
     Raises:
         Failure: a file is missing or broken, or weights are missing from it.

@@ -1,4 +1,4 @@
-"""Loading the parts of a model folder under the options that all families share."""
+"""Load the parts of a model folder with the options that all families share."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from lotts_search.work.model import Defaults
 
 
 class Loader:
-    """Loads the parts of one diffusers folder or hub id, then puts them where they compute.
+    """Load the parts of a diffusers folder or Hub id, then move them to their device.
 
     A family reads its modules with :meth:`weights`, :meth:`autoencoder`, :meth:`tokenizer` and :meth:`scheduler`, and
     ends with :meth:`settle`, which merges adapters and moves everything.
 
     Args:
-        model: folder or hub id.
-        pipeline: name of the diffusers pipeline that the folder must be of. It is imported only where adapters are
-            loaded: the pipelines bring along far more than their models.
+        model: folder or Hub id.
+        pipeline: name of the diffusers pipeline that the folder must contain. It is imported only to load adapters:
+            importing pipelines is slow.
         options: keyword arguments of ``from_pretrained``: the fields of :class:`LoadOptions`.
 
     Attributes:
         index: the folder's ``model_index.json``.
-        device: where the model will compute.
+        device: device of the model.
 
     Raises:
-        BadInput: no such model, a folder of another family, or a bad option.
+        BadInput: the model does not exist or is of another family, or an option is invalid.
     """
 
     def __init__(self, model: str, pipeline: str, options: dict[str, Any]):
@@ -54,7 +54,7 @@ class Loader:
         self._source = {} if self.options.revision is None else {"revision": self.options.revision}
 
     def weights(self, component: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
-        """A module of the folder, still on the CPU; ``dtype`` is None for the options' own."""
+        """Load a module of the folder, on the CPU; ``dtype`` None = that of the options."""
         variant = {} if self.options.variant is None else {"variant": self.options.variant}
         # transformers and diffusers name the same argument differently.
         key = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
@@ -63,7 +63,7 @@ class Loader:
         return module
 
     def autoencoder(self) -> LatentCodec:
-        """The folder's AutoencoderKL and, if the options name one, the tiny decoder beside it."""
+        """Load the folder's AutoencoderKL and the tiny decoder that the options may name."""
         config = read_json(self.model, "vae/config.json", optional=True, revision=self.options.revision)
         dtype = torch.float32 if config.get("force_upcast") and self.dtype == torch.float16 else self.dtype
         vae = self.weights("vae", AutoencoderKL, dtype)
@@ -81,17 +81,17 @@ class Loader:
         return codec
 
     def _tiny(self, source: str) -> Any:
-        read_json(source, "config.json")  # says in one line what is missing
+        read_json(source, "config.json")  # reports a missing model in one line
         tiny = load_weights(source, "", AutoencoderTiny, torch_dtype=self.dtype)
         self._helpers.append(tiny)
         return tiny
 
     def tokenizer(self, component: str, cls: Any, limit: int | None = None) -> Any:
-        """A tokenizer of the folder; ``limit``: most tokens that its text encoder takes."""
+        """Load a tokenizer of the folder; ``limit`` is the maximum number of tokens of its text encoder."""
 
         def load() -> Any:
             tokenizer = cls.from_pretrained(self.model, subfolder=component, **self._source)
-            # Without its files the tokenizer loads all the same, with special tokens only.
+            # Without its files a tokenizer still loads, but with special tokens only.
             if len(tokenizer) < 10:
                 raise ValueError("its vocabulary is missing")
             if limit is not None:
@@ -102,18 +102,21 @@ class Loader:
         return self._loaded[component]
 
     def scheduler(self, cls: Any) -> dict[str, Any]:
-        """The config of the folder's scheduler, read by ``cls`` without making one."""
+        """Return the config of the folder's scheduler, read by the class ``cls``."""
         config: dict[str, Any] = load_component(
             self.model, "scheduler", lambda: cls.load_config(self.model, subfolder="scheduler", **self._source)
         )
         return config
 
     def latent_size(self, multiple: int, factor: int) -> tuple[int, int] | None:
-        """Latent height and width of the options' image size, None where the model's own is wanted.
+        """Return latent height and width for the options' image size, None for the model's own size.
 
         Args:
-            multiple: pixels that both sides must be a multiple of.
-            factor: pixels to one of the latent.
+            multiple: both sides must be multiples of this number of pixels.
+            factor: image pixels per latent pixel and side.
+
+        Raises:
+            BadInput: a side is not such a multiple.
         """
         size = self.options.size
         if size is None:
@@ -123,15 +126,15 @@ class Loader:
         return size[0] // factor, size[1] // factor
 
     def defaults(self, family: Defaults) -> Defaults:
-        """The folder's own defaults, those of its family where it is silent."""
+        """Return the folder's settings, completed with those of its family."""
         settings = read_json(self.model, "lotts.json", optional=True, revision=self.options.revision)
         return merged(self.model, settings, family)
 
     def settle(self, **rest: Any) -> None:
-        """Merge the adapters, move all modules to the device or set up their offloading, and compile if asked to.
+        """Merge adapters, move all modules to the device or set up offloading, and compile if requested.
 
         Args:
-            rest: what the pipeline's constructor takes beside the parts that were loaded.
+            rest: arguments of the pipeline's constructor besides the loaded parts.
         """
         if self.options.lora:
             merge_adapters(self.model, self._pipeline, {**self._loaded, **rest}, self.options.lora)
@@ -140,9 +143,8 @@ class Loader:
         if self.options.offload is not None:
             offload(modules, self.options.offload, self.device)
         else:
-            for module in modules:
-                load_component(self.model, f"device {self.device}", lambda module=module: module.to(self.device))  # type: ignore[misc]
+            load_component(self.model, f"device {self.device}", lambda: [module.to(self.device) for module in modules])
         if self.options.compile:
-            # Batches of a search differ in size from call to call; without `dynamic` each size is compiled anew.
+            # Batch sizes of a search vary; without `dynamic` each size would be compiled separately.
             for network in (self._loaded[part] for part in ("unet", "transformer") if part in self._loaded):
                 network.compile_repeated_blocks(dynamic=True)

@@ -1,4 +1,4 @@
-"""LoRA adapters, merged into a model's weights by diffusers' own loader."""
+"""Merge LoRA adapters into a model's weights with the loader of diffusers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,39 @@ def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Seque
     """Merge adapters one after another into the weights of a pipeline's modules. Safetensors only.
 
     Args:
-        model: its name, for messages.
+        model: name of the model in messages.
         kind: name of a diffusers pipeline that loads LoRA adapters.
-        parts: what its constructor takes, the modules among it.
-        adapters: in the order in which they are merged.
+        parts: arguments of its constructor, including the modules.
+        adapters: adapters in the order of merging.
 
     Raises:
-        BadInput: there is no such adapter, or it holds nothing for this kind of model.
+        BadInput: an adapter does not exist, or has no weights for this kind of model.
         Failure: peft is missing, or an adapter cannot be read or does not fit.
     """
     if not adapters:
         return
     if importlib.util.find_spec("peft") is None:
         raise Failure("LoRA adapters need peft: pip install 'lotts-search[lora]'")
-    with _without_remarks():
+    with _without_warnings():
         pipeline = getattr(diffusers, kind)(**parts)
     for adapter in adapters:
-        source, options = _located(adapter.source)
+        load_component(model, f"LoRA adapter {adapter.source}", partial(_merge, model, pipeline, adapter))
 
-        def load(source: str = source, options: dict[str, str] = options) -> None:
-            with _without_remarks():
-                pipeline.load_lora_weights(source, adapter_name="adapter", use_safetensors=True, **options)
 
-        what = f"LoRA adapter {adapter.source}"
-        load_component(model, what, load)
-        if not pipeline.get_list_adapters():
-            raise BadInput(f"the {what} holds no weights for model {model}: it is of another family")
-        load_component(model, what, lambda scale=adapter.scale: pipeline.fuse_lora(lora_scale=scale))  # type: ignore[misc]
-        pipeline.unload_lora_weights()
+def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:
+    source, options = _locate(adapter.source)
+    with _without_warnings():
+        pipeline.load_lora_weights(source, adapter_name="adapter", use_safetensors=True, **options)
+    if not pipeline.get_list_adapters():
+        raise BadInput(f"the LoRA adapter {adapter.source} has no weights for model {model}: it is of another family")
+    pipeline.fuse_lora(lora_scale=adapter.scale)
+    pipeline.unload_lora_weights()
 
 
 @contextlib.contextmanager
-def _without_remarks() -> Iterator[None]:
-    """diffusers warns of every text encoder for which an adapter has nothing, as most have; transformers warns of
-    missing torchvision as soon as a pipeline's class is imported."""
+def _without_warnings() -> Iterator[None]:
+    """Silence warnings: diffusers warns if an adapter has no weights for a text encoder, as most do; transformers warns
+    of missing torchvision when a pipeline's class is imported."""
     logs = [logging.getLogger(name) for name in ("diffusers.loaders.lora_base", "transformers")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -65,8 +65,8 @@ def _without_remarks() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _located(source: str) -> tuple[str, dict[str, str]]:
-    """What diffusers' loader takes: a folder, or a hub id, and the name of the file in it if it is known."""
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """Return the arguments of diffusers' loader: a folder or Hub id, and the name of the file if it is known."""
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -75,9 +75,9 @@ def _located(source: str) -> tuple[str, dict[str, str]]:
     if path.is_dir():
         files = sorted(file.name for file in path.glob("*.safetensors"))
         if not files:
-            raise BadInput(f"the folder {source} holds no .safetensors file, so no LoRA adapter")
+            raise BadInput(f"the folder {source} has no .safetensors file, so no LoRA adapter")
         if len(files) > 1:
-            raise BadInput(f"the folder {source} holds several adapters, name one: {', '.join(files)}")
+            raise BadInput(f"the folder {source} has several adapters, name one: {', '.join(files)}")
         return str(path), {"weight_name": files[0]}
     words = source.split("/")
     if path.is_absolute() or source.startswith((".", "~")) or len(words) < 2:

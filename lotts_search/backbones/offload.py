@@ -1,4 +1,4 @@
-"""Weights that stay in CPU memory and come to the device when they are needed, by accelerate's hooks."""
+"""Keep weights in CPU memory and copy them to the device when needed, with hooks of accelerate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 
 
 class _TakeTurns(ModelHook):  # type: ignore[misc]
-    """Brings its module to the device before it runs, after the module that was there has left.
+    """Move a module to the device before it runs, and the previous module back to the CPU.
 
-    accelerate's own chain of hooks expects a fixed order (text, network, autoencoder); an engine has none.
+    accelerate's own chain of hooks expects a fixed order (text, network, autoencoder), which an engine does not have.
     """
 
     def __init__(self, device: torch.device, present: list[Any]):
@@ -28,12 +28,12 @@ class _TakeTurns(ModelHook):  # type: ignore[misc]
 
 
 def offload(modules: list[Any], how: str, device: torch.device) -> None:
-    """Keep the weights of ``modules`` on the CPU; they compute on ``device``.
+    """Keep the weights of ``modules`` on the CPU, but let them compute on ``device``.
 
     Args:
-        modules: on the CPU.
+        modules: modules on the CPU.
         how: ``model`` (one module at a time on the device) or ``sequential`` (one layer at a time).
-        device: where inputs come from and outputs go.
+        device: device of inputs and outputs.
     """
     present: list[Any] = []
     for module in modules:

@@ -1,4 +1,4 @@
-"""How a model is loaded: options that every family understands. Plain data; imports no torch."""
+"""Options for loading a model, the same for every family. Plain data; imports no torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Adapter:
     """A LoRA adapter.
 
     Attributes:
-        source: a ``.safetensors`` file, a folder, a hub id ``owner/name``, or one file of it, ``owner/name/file``.
-        scale: how strongly it counts; 1 = as it was trained.
+        source: a ``.safetensors`` file, a folder, a Hub id ``owner/name``, or one file of it, ``owner/name/file``.
+        scale: factor of its weights; 1 = as trained.
     """
 
     source: str
@@ -26,10 +26,10 @@ class Adapter:
 
     @classmethod
     def read(cls, given: object) -> Self:
-        """An adapter from itself, from ``(source, scale)``, or from the text ``SOURCE`` or ``SOURCE:SCALE``.
+        """Return an adapter from an adapter, ``(source, scale)``, or the text ``SOURCE`` or ``SOURCE:SCALE``.
 
         Raises:
-            BadInput: it is none of these.
+            BadInput: ``given`` is none of these.
         """
         if isinstance(given, cls):
             return given
@@ -49,23 +49,23 @@ class Adapter:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What ``from_pretrained`` of every family takes beside the model. Build it with :meth:`of`.
+    """The keyword arguments of every family's ``from_pretrained``. Build it with :meth:`of`.
 
     Attributes:
-        device: torch device, None = CUDA where there is one.
-        dtype: of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder that its config calls unfit for
-            float16 (``force_upcast``) is kept in float32.
+        device: torch device, None = CUDA if available.
+        dtype: precision of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder whose config sets
+            ``force_upcast`` stays in float32 instead of float16.
         size: height and width of the images in pixels, None = the model's own.
-        lora: adapters, merged into the weights as they are loaded: they cost nothing later.
+        lora: adapters, merged into the weights at loading, so that a step costs the same.
         vae_slicing: decode and encode the images of a batch one by one: less memory, same images.
-        vae_tiling: decode and encode large images in overlapping tiles: less memory, slightly other images.
-        offload: keep weights in CPU memory. ``model``: text encoders, network and autoencoder take turns on the
-            device, whole. ``sequential``: each layer comes when it is needed; least memory, much slower.
-        preview: folder or hub id of an AutoencoderTiny that decodes unfinished candidates.
+        vae_tiling: decode and encode large images in overlapping tiles: less memory, slightly different images.
+        offload: keep weights in CPU memory. ``model``: one of text encoders, network and autoencoder at a time is on
+            the device. ``sequential``: one layer at a time; least memory, much slower.
+        preview: folder or Hub id of an AutoencoderTiny that decodes unfinished candidates.
         compile: compile the network's repeated blocks (``torch.compile`` by diffusers' ``compile_repeated_blocks``). The
             first calls take minutes, all later ones are faster. Not with sequential offloading.
         revision, variant: as in diffusers.
-        name: what to call the model, None = as it was named to ``from_pretrained``.
+        name: name of the model in results, None = the argument of ``from_pretrained``.
     """
 
     device: str | None = None
@@ -83,10 +83,10 @@ class LoadOptions:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
-        """Options from keyword arguments: ``lora`` may be a list of texts, ``dtype`` and ``device`` torch's objects.
+        """Return options from keyword arguments; ``lora`` may be texts, ``dtype`` and ``device`` objects of torch.
 
         Raises:
-            BadInput: an unknown option or a bad value.
+            BadInput: an unknown option or an invalid value.
         """
         known = [f.name for f in fields(cls)]
         for name in options:
@@ -102,7 +102,7 @@ class LoadOptions:
         if given.get("offload", "model") not in OFFLOADS:
             raise BadInput(f"offload must be {' or '.join(OFFLOADS)}, got {given['offload']!r}")
         if given.get("compile") and given.get("offload") == "sequential":
-            raise BadInput("compile does not go with offload='sequential', which moves layers about in every call")
+            raise BadInput("compile cannot be combined with offload='sequential', which moves layers in every call")
         if "lora" in given:
             several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
             given["lora"] = tuple(Adapter.read(one) for one in several)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: flow matching, three text encoders, the largest of which may be left out."""
+"""Stable Diffusion 3 and 3.5 in diffusers format: flow matching and three text encoders, the largest of them optional."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet_sd3 import capture_sd3
-from lotts_search.backbones.codec import Coded, LatentCodec
+from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.network import NetworkBackbone, flops_per_row
 from lotts_search.backbones.unet import clip_tokens
 from lotts_search.errors import BadInput
-from lotts_search.work.model import Defaults, ModelInfo, Schedule
+from lotts_search.work.model import Defaults, ModelInfo
 
 WORDS = 256
-"""T5 tokens of a prompt, as StableDiffusion3Pipeline has them."""
+"""T5 tokens per prompt, as in StableDiffusion3Pipeline."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What Stable Diffusion 3 knows of a prompt, of one row or, stacked, with a first dimension of rows.
+    """The inputs of the network for a prompt: of one row, or stacked with a first dimension of rows.
 
     Attributes:
-        text: [L, D], the states of the two CLIP encoders side by side, then those of T5.
+        text: [L, D], the concatenated states of the two CLIP encoders, followed by those of T5.
         pooled: [P], the two CLIP encoders' projected embeddings.
     """
 
@@ -39,26 +39,26 @@ class Conditioning:
     pooled: Tensor
 
 
-class StableDiffusion3(Coded):
-    """A Stable Diffusion 3 model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+class StableDiffusion3(NetworkBackbone):
+    """A Stable Diffusion 3 model as a :class:`~lotts_search.backbones.base.Backbone`.
 
-    Localization by attention reads the last half of the blocks (at most 12): the probability that image tokens give to
-    the words among all keys, those of the image too. Words are those of the CLIP encoders; T5 has others.
+    Attention maps come from the last half of the blocks (at most 12): the probability that image tokens give to the
+    words, among all text and image keys. Words are tokens of the CLIP encoders; those of T5 are not read.
 
     Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
 
     Args:
-        name: as the user named it.
+        name: name of the model.
         transformer, vae: SD3Transformer2DModel and AutoencoderKL (or a codec around one), in evaluation mode.
         text_encoder, tokenizer, text_encoder_2, tokenizer_2: two CLIPTextModelWithProjection and their CLIPTokenizer.
-        text_encoder_3, tokenizer_3: T5EncoderModel and its tokenizer, or None: zeros stand for its states.
+        text_encoder_3, tokenizer_3: T5EncoderModel and its tokenizer, or None to use zeros for its states.
         scheduler: the scheduler's config.
-        defaults: the model's own settings.
-        size: latent height and width, None = the size the transformer was trained on.
-        device: where it computes, None = where the transformer is.
+        defaults: settings of the model.
+        size: latent height and width, None = the size that the transformer was trained on.
+        device: device of the computation, None = that of the transformer.
 
     Raises:
-        BadInput: a network, a scheduler or a size that is not supported.
+        BadInput: the network, the scheduler or the size is not supported.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class StableDiffusion3(Coded):
         size: tuple[int, int] | None = None,
         device: torch.device | None = None,
     ):
-        self.transformer = transformer
+        self.transformer = self.network = transformer
         self.codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
         self.vae = self.codec.vae
         self.text_encoder, self.text_encoder_2, self.text_encoder_3 = text_encoder, text_encoder_2, text_encoder_3
@@ -86,46 +86,55 @@ class StableDiffusion3(Coded):
         config = transformer.config
         if config["in_channels"] != self.codec.channels or transformer.out_channels != config["in_channels"]:
             raise BadInput(
-                f"model {name}: the transformer takes {config['in_channels']} channels and gives"
+                f"model {name}: the transformer expects {config['in_channels']} channels and returns"
                 f" {transformer.out_channels}, the vae has {self.codec.channels}; such models are not supported"
             )
         if tokenizer.model_max_length != tokenizer_2.model_max_length:
-            raise BadInput(f"model {name}: its two CLIP tokenizers cut prompts at different lengths")
+            raise BadInput(f"model {name}: its two CLIP tokenizers truncate prompts at different lengths")
         height, width = size or (config["sample_size"], config["sample_size"])
         patch, most = config["patch_size"], config["pos_embed_max_size"]
         if max(height, width) > most * patch:
             raise BadInput(
-                f"model {name}: images may have at most {most * patch * self.codec.factor} pixels a side,"
+                f"model {name}: images may have at most {most * patch * self.codec.factor} pixels per side,"
                 f" got {height * self.codec.factor}x{width * self.codec.factor}"
             )
         self._grid = height // patch, width // patch
         self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], spaced=False)
+        words = tokenizer.model_max_length + WORDS
         self.info = ModelInfo(
             name=name,
             family="stable-diffusion-3",
             latent=(self.codec.channels, height, width),
             image=(height * self.codec.factor, width * self.codec.factor),
-            flops_per_row=self._flops_per_row(height, width),
+            flops_per_row=flops_per_row(
+                transformer,
+                lambda copy: copy(
+                    hidden_states=torch.empty(1, self.codec.channels, height, width),
+                    timestep=torch.empty(1),
+                    encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
+                    pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
+                ),
+            ),
             defaults=defaults,
             patch=patch,
         )
 
     @classmethod
     def from_pretrained(cls, model: str, *, t5: bool = True, **options: Any) -> StableDiffusion3:
-        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+        """Load a model in diffusers format; safetensors only, no code from the model folder.
 
         Args:
-            model: folder or hub id.
-            t5: False leaves the T5 encoder out: far less memory, prompts are followed less closely.
+            model: folder or Hub id.
+            t5: load the T5 encoder; without it the model needs far less memory and follows prompts less closely.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
-            BadInput: no such model, not a Stable Diffusion 3 folder, or an option that does not fit it.
-            Failure: a file of the folder is missing or broken; the message names the component.
+            BadInput: the model does not exist or is not a Stable Diffusion 3 model, or an option does not fit it.
+            Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusion3Pipeline", options)
         transformer = load.weights("transformer", SD3Transformer2DModel)
-        # What diffusers has to know to compile blocks; its FLUX and its U-Nets say it by themselves.
+        # diffusers needs this to compile blocks; FLUX and the U-Nets set it themselves.
         transformer._repeated_blocks = transformer._repeated_blocks or ["JointTransformerBlock"]
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModelWithProjection)
@@ -142,20 +151,9 @@ class StableDiffusion3(Coded):
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, text_3, tokenizer_3, scheduler
         return cls(load.name, *parts, load.defaults(STABLE_DIFFUSION_3), size, load.device)
 
-    @property
-    def device(self) -> torch.device:
-        """Where latents are and the network computes."""
-        return self._device or torch.device(self.transformer.device)
-
-    def schedule(self, steps: int) -> Schedule:
-        return self._time.schedule(steps)
-
-    def train_level(self, timestep: int) -> tuple[float, float]:
-        return self._time.train_level(timestep)
-
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
-        """Text states and pooled text of each prompt, as StableDiffusion3Pipeline computes them."""
+        """Return text states and pooled text of each prompt, as StableDiffusion3Pipeline computes them."""
         states, pooled = [], []
         for tokenizer, encoder in (
             (self.tokenizer, self.text_encoder),
@@ -192,18 +190,15 @@ class StableDiffusion3(Coded):
         )[0]
         return output.float()
 
-    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return latents - sigma * output
-
-    # What localization by attention needs beyond a backbone: see lotts_search.backbones.attention.base.ReadsAttention.
+    # ReadsAttention, see lotts_search.backbones.attention.base:
 
     def tokens(self, prompt: str) -> list[int]:
-        """CLIP's token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""
+        """Return CLIP's token ids of the prompt's words, without BOS, EOS and padding; their positions are 1, 2, …"""
         ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
         return list(ids[: self.tokenizer.model_max_length - 2])
 
     first_token = 1
-    """Position of the first word's token: BOS comes before it."""
+    """Position of the first word's token, after BOS."""
 
     def grids(self) -> dict[int, tuple[int, int]]:
         return {min(self._grid): self._grid}
@@ -222,20 +217,3 @@ class StableDiffusion3(Coded):
         with capture_sd3(self.transformer, positions, queries, grid, blocks) as record:
             self.predict(latents, timesteps, conditioning)
         return record.rows()
-
-    def _flops_per_row(self, height: int, width: int) -> float:
-        """Floating-point operations of one network row, counted on a copy without weights."""
-        config = self.transformer.config
-        words = self.tokenizer.model_max_length + WORDS
-        with torch.device("meta"):
-            network: Any = SD3Transformer2DModel
-            shadow = network.from_config(dict(config))
-            counter = FlopCounterMode(display=False)
-            with torch.no_grad(), counter:
-                shadow(
-                    hidden_states=torch.empty(1, self.codec.channels, height, width),
-                    timestep=torch.empty(1),
-                    encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
-                    pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
-                )
-        return float(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, a pooled embedding, time ids; ε- and v-prediction."""
+"""Stable Diffusion XL in diffusers format: two text encoders, a pooled embedding and time ids; ε- or v-prediction."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lotts_search.work.model import Defaults
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What SDXL knows of a prompt, of one row or, stacked, with a first dimension of rows.
+    """The inputs of SDXL's network for a prompt: of one row, or stacked with a first dimension of rows.
 
     Attributes:
-        text: [L, D], the two encoders' states side by side.
+        text: [L, D], the concatenated states of the two encoders.
         pooled: [P], the second encoder's projected embedding.
         time_ids: [6], original height and width, crop top and left, target height and width.
     """
@@ -34,22 +34,22 @@ class Conditioning:
 
 
 class StableDiffusionXL(UNetBackbone):
-    """An SDXL model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+    """An SDXL model as a :class:`~lotts_search.backbones.base.Backbone`.
 
     Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
 
     Args:
-        name: as the user named it.
+        name: name of the model.
         unet, vae: UNet2DConditionModel and AutoencoderKL (or a codec around one), in evaluation mode.
         text_encoder, tokenizer: CLIPTextModel and CLIPTokenizer.
         text_encoder_2, tokenizer_2: CLIPTextModelWithProjection and CLIPTokenizer.
         scheduler: the scheduler's config.
-        defaults: the model's own settings.
-        size: latent height and width, None = the size the U-Net was trained on.
-        device: where it computes, None = where the U-Net is.
-        own_timesteps: lay the steps as the folder's scheduler does instead of as DPM-Solver++ does.
-        zero_empty: ``force_zeros_for_empty_prompt`` of the model index. The text "" is then zeros instead of the
-            encoders' states, in any row: no negative prompt means what it means to StableDiffusionXLPipeline.
+        defaults: settings of the model.
+        size: latent height and width, None = the size that the U-Net was trained on.
+        device: device of the computation, None = that of the U-Net.
+        own_timesteps: use the steps of the folder's scheduler instead of those of DPM-Solver++.
+        zero_empty: ``force_zeros_for_empty_prompt`` of the model index: encode the prompt "" as zeros, as
+            StableDiffusionXLPipeline does without a negative prompt.
     """
 
     def __init__(
@@ -70,9 +70,11 @@ class StableDiffusionXL(UNetBackbone):
         zero_empty: bool = True,
     ):
         if unet.config.get("addition_embed_type") != "text_time":
-            raise BadInput(f"model {name}: the unet takes no pooled text and time ids, so it is not an SDXL unet")
+            raise BadInput(
+                f"model {name}: the unet has no inputs for pooled text and time ids, so it is not an SDXL unet"
+            )
         if tokenizer.model_max_length != tokenizer_2.model_max_length:
-            raise BadInput(f"model {name}: its two tokenizers cut prompts at different lengths")
+            raise BadInput(f"model {name}: its two tokenizers truncate prompts at different lengths")
         self.text_encoder, self.text_encoder_2, self.tokenizer_2 = text_encoder, text_encoder_2, tokenizer_2
         self.zero_empty = zero_empty
         self._length = tokenizer.model_max_length
@@ -82,16 +84,16 @@ class StableDiffusionXL(UNetBackbone):
 
     @classmethod
     def from_pretrained(cls, model: str, *, own_timesteps: bool = False, **options: Any) -> StableDiffusionXL:
-        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+        """Load a model in diffusers format; safetensors only, no code from the model folder.
 
         Args:
-            model: folder or hub id.
+            model: folder or Hub id.
             own_timesteps: see the class.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
-            BadInput: no such model, not an SDXL folder, or an option that does not fit it.
-            Failure: a file of the folder is missing or broken; the message names the component.
+            BadInput: the model does not exist or is not an SDXL model, or an option does not fit it.
+            Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusionXLPipeline", options)
         unet = load.weights("unet", UNet2DConditionModel)
@@ -121,8 +123,8 @@ class StableDiffusionXL(UNetBackbone):
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
-        """The last but one hidden states of both encoders and the pooled text, as StableDiffusionXLPipeline computes
-        them."""
+        """Return the second-to-last hidden states of both encoders and the pooled text of each prompt, as
+        StableDiffusionXLPipeline computes them."""
         states, pooled = [], torch.empty(0)
         for tokenizer, encoder in (
             (self.tokenizer, self.text_encoder),
@@ -131,7 +133,7 @@ class StableDiffusionXL(UNetBackbone):
             ids = clip_tokens(tokenizer, prompts).input_ids.to(self.device)
             output = encoder(ids, output_hidden_states=True)
             states.append(output.hidden_states[-2])
-            pooled = output[0]  # the second encoder's counts
+            pooled = output[0]  # that of the second encoder remains
         text, pooled = torch.cat(states, dim=-1).to(self._dtype), pooled.to(self._dtype)
         if self.zero_empty:
             empty = torch.tensor([prompt == "" for prompt in prompts], device=text.device)
@@ -147,7 +149,7 @@ class StableDiffusionXL(UNetBackbone):
             torch.stack([one.time_ids for one in conditionings]),
         )
 
-    def _ask(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def _call(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
         output: Tensor = network(latents, timesteps, conditioning.text, added_cond_kwargs=added, return_dict=False)[0]
         return output

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: any diffusers-format folder or hub id, ε- and v-prediction."""
+"""Stable Diffusion 1.x and 2.x in diffusers format, with ε- or v-prediction."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lotts_search.work.model import Defaults
 
 
 class StableDiffusion(UNetBackbone):
-    """A Stable Diffusion model behind the :class:`~lotts_search.backbones.base.Backbone` interface.
+    """A Stable Diffusion model as a :class:`~lotts_search.backbones.base.Backbone`.
 
     Build it with :meth:`from_pretrained`, or directly from loaded diffusers and transformers objects.
 
     Args:
-        name: as the user named it.
+        name: name of the model.
         unet, vae, text_encoder, tokenizer: UNet2DConditionModel, AutoencoderKL (or a codec around one), CLIPTextModel
             and CLIPTokenizer, in evaluation mode.
         scheduler: the scheduler's config.
-        defaults: the model's own settings.
-        size: latent height and width, None = the size the U-Net was trained on.
-        device: where it computes, None = where the U-Net is.
-        own_timesteps: lay the steps as the folder's scheduler does instead of as DPM-Solver++ does.
+        defaults: settings of the model.
+        size: latent height and width, None = the size that the U-Net was trained on.
+        device: device of the computation, None = that of the U-Net.
+        own_timesteps: use the steps of the folder's scheduler instead of those of DPM-Solver++.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class StableDiffusion(UNetBackbone):
 
     @classmethod
     def from_pretrained(cls, model: str, *, own_timesteps: bool = False, **options: Any) -> StableDiffusion:
-        """Load a diffusers-format folder or hub id; safetensors only, never code from outside.
+        """Load a model in diffusers format; safetensors only, no code from the model folder.
 
         Args:
-            model: folder or hub id.
+            model: folder or Hub id.
             own_timesteps: see the class.
             options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
 
         Raises:
-            BadInput: no such model, not a Stable Diffusion folder, or an option that does not fit it.
-            Failure: a file of the folder is missing or broken; the message names the component.
+            BadInput: the model does not exist or is not a Stable Diffusion model, or an option does not fit it.
+            Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusionPipeline", options)
         unet = load.weights("unet", UNet2DConditionModel)
@@ -77,7 +77,7 @@ class StableDiffusion(UNetBackbone):
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[Tensor]:
-        """The text encoder's last hidden state [L, D] of each prompt, as StableDiffusionPipeline computes it."""
+        """Return the text encoder's last hidden state [L, D] of each prompt, as StableDiffusionPipeline computes it."""
         tokens = clip_tokens(self.tokenizer, prompts)
         attended = getattr(self.text_encoder.config, "use_attention_mask", None)
         mask = tokens.attention_mask.to(self.device) if attended else None
@@ -87,7 +87,7 @@ class StableDiffusion(UNetBackbone):
     def stack(self, conditionings: list[Tensor]) -> Tensor:
         return torch.stack(conditionings)
 
-    def _ask(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+    def _call(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         output: Tensor = network(latents, timesteps, conditioning, return_dict=False)[0]
         return output
 

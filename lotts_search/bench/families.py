@@ -1,4 +1,4 @@
-"""A dry run of the real model families: shapes, time of a step, price of a localization, memory, a whole search."""
+"""Dry-run the real model families: shapes, time per step, cost of a localization, memory, and a whole search."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import gc
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,41 +17,42 @@ import torch
 
 from lotts_search.api import search
 from lotts_search.backbones.base import Backbone
-from lotts_search.bench.published import FAMILIES, Making
+from lotts_search.backbones.network import NetworkBackbone
+from lotts_search.bench.published import FAMILIES, Builder
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import Failure
 from lotts_search.work.requests import Fresh, Generate, Locate, Result, Sampling, Segment, State
 
 LIMITS = {"sd": 0.05, "sdxl": 0.08, "flux": 0.15}
-"""What a localization may cost of a sample of the family's T steps, in time."""
+"""Maximum time of a localization as a share of the time of a sample with the family's T steps."""
 PROMPT = "a red star in the center and a blue circle on the left"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured of one family.
+    """The measurements of one family.
 
     Attributes:
-        family, model, device, dtype: what was measured, and where.
-        parameters: of the denoiser, tied ones as often as they are used.
-        latent: (C, H, W).
+        family, model, device, dtype: the subject of the measurement.
+        parameters: weights of the denoiser; tied ones count once per use.
+        latent: (C, H, W) of the latent.
         image: (height, width) in pixels.
         grid: (h, w) of the localization's maps.
         steps: T of a sample.
-        rows: network rows of a step.
-        flops_per_row: counted.
-        step_s: seconds of one step of one sample.
-        sample_s: seconds of T such steps.
-        localize_s: seconds of one localization by the family's default source.
+        rows: network rows per step.
+        flops_per_row: counted floating-point operations per network row.
+        step_s: seconds per step of one sample.
+        sample_s: seconds for T such steps.
+        localize_s: seconds of one localization with the family's default mask source.
         localize_ratio: ``localize_s / sample_s``.
-        limit: what that may be.
-        decode_s: seconds of decoding one image.
-        weights_bytes: of all parts that are there.
-        peak_bytes: most memory during the measurements: allocated on a CUDA device, resident on a CPU.
-        search_steps, search_images, search_nfe, search_rows, search_s: the whole LoTTS search: T, images, NFE,
-            network rows and seconds.
-        mask_cells: cells of the latent inside its first mask.
+        limit: the maximum of ``localize_ratio``.
+        decode_s: seconds to decode one image.
+        weights_bytes: size of the weights of all parts.
+        peak_bytes: peak memory during the measurements: allocated on a CUDA device, resident on a CPU.
+        search_steps, search_images, search_nfe, search_rows, search_s: T, images, NFE, network rows and seconds of the
+            whole LoTTS search.
+        mask_cells: latent cells inside the search's first mask.
     """
 
     family: str
@@ -83,7 +83,7 @@ class Report:
 
 
 class Brightness:
-    """A verifier that costs nothing: the mean of the image, 0..1."""
+    """A verifier without cost: the mean of the image, 0..1."""
 
     name = "brightness"
     requirements: tuple[str, ...] = ()
@@ -94,39 +94,43 @@ class Brightness:
 
 
 def measure(
-    family: str, making: Making, *, timed: int = 3, steps: int | None = None, images: int = 9, max_batch: int = 8
+    family: str, builder: Builder, *, timed: int = 3, steps: int | None = None, images: int = 9, max_batch: int = 8
 ) -> Report:
     """Measure one family, then run a whole LoTTS search with it.
 
     Args:
         family: one of :data:`~lotts_search.bench.published.FAMILIES`.
-        making: how its model is made.
-        timed: how many steps are timed; the shortest of as many localizations and decodings counts.
-        steps: T of the search, None = the family's own.
+        builder: builds its model.
+        timed: number of steps to time; on a CUDA device also of localizations and decodings, of which the shortest
+            counts.
+        steps: T of the search, None = that of the family.
         images: images of the search.
-        max_batch: network rows at once in the search.
+        max_batch: maximum network rows per call in the search.
+
+    Raises:
+        Failure: a trial of the search failed, or a mask has the wrong size.
     """
-    with _memory(making.device) as peak, torch.inference_mode():
-        backbone = FAMILIES[family](making)
+    with _memory(builder.device) as peak, torch.inference_mode():
+        backbone = FAMILIES[family](builder)
         engine = Engine(backbone, max_batch=8, pad=False)
         defaults = backbone.info.defaults
         sampling = Sampling.of(backbone.info, PROMPT)
         first = Segment(0, sampling, ("seed 0",), 1, noise=Fresh(0))
-        started = _run(engine, first, making.device)[0]  # prompts are encoded, and whatever else is done once
+        started = _run(engine, first, builder.device)[0]  # a warm-up that also encodes the prompts
         state = started.state
         assert state is not None
         stop = min(defaults.steps - 1, 1 + timed)
         onward = Segment(0, sampling, ("seed 0",), stop, state=state)
-        step_s = _run(engine, onward, making.device)[1] / (stop - 1)
+        step_s = _run(engine, onward, builder.device)[1] / (stop - 1)
 
         clean = State(state.latent / max(1.0, float(state.latent.std())), defaults.steps, defaults.steps)
         find = Locate(0, ("seed 0",), clean, sampling, defaults.mask)
-        # Warmed up where that is cheap: kernels are chosen at the first call.
-        repeats = timed + 1 if making.device.type == "cuda" else 1
-        answers = [_run(engine, find, making.device) for _ in range(repeats)]
+        # A warm-up where that is cheap: the first call selects kernels.
+        repeats = timed + 1 if builder.device.type == "cuda" else 1
+        answers = [_run(engine, find, builder.device) for _ in range(repeats)]
         located, localize_s = answers[0][0].located, min(seconds for _, seconds in answers)
         assert located is not None
-        decode_s = min(_decoding(backbone, clean, making.device) for _ in range(repeats))
+        decode_s = min(_decode_seconds(backbone, clean, builder.device) for _ in range(repeats))
 
         height, width = located.heat.shape
         began = time.perf_counter()
@@ -139,13 +143,13 @@ def measure(
             raise Failure(f"{family}: {len(failed)} trials of the search failed, the first because: {failed[0].error}")
         masks = [one.mask for one in found.located.values()]
         _check_areas(backbone, masks or [located.mask], (height, width))
-        network = getattr(backbone, "unet", None) or getattr(backbone, "transformer")  # noqa: B009
+        parameters = backbone.network.named_parameters(remove_duplicate=False)
         report = Report(
             family=family,
             model=backbone.info.name,
-            device=_name(making.device),
-            dtype=str(making.dtype).removeprefix("torch."),
-            parameters=sum(weight.numel() for _, weight in network.named_parameters(remove_duplicate=False)),
+            device=_name(builder.device),
+            dtype=str(builder.dtype).removeprefix("torch."),
+            parameters=sum(weight.numel() for _, weight in parameters),
             latent=backbone.info.latent,
             image=backbone.info.image,
             grid=(height, width),
@@ -172,7 +176,7 @@ def measure(
 
 
 def _check_areas(backbone: Backbone, masks: list[npt.NDArray[np.bool_]], grid: tuple[int, int]) -> None:
-    """Every mask covers exactly ⌈r·h·w⌉ cells of its grid."""
+    """Check that every mask covers exactly ⌈r·h·w⌉ cells of its grid."""
     cells = math.ceil(backbone.info.defaults.mask.ratio * grid[0] * grid[1])
     scale = backbone.info.latent[1] // grid[0] * (backbone.info.latent[2] // grid[1])
     wrong = [int(mask.sum()) for mask in masks if mask.sum() != cells * scale]
@@ -181,7 +185,7 @@ def _check_areas(backbone: Backbone, masks: list[npt.NDArray[np.bool_]], grid: t
 
 
 def _run(engine: Engine, work: Generate, device: torch.device) -> tuple[Result, float]:
-    """The answer to ``work`` and the seconds that it took."""
+    """Return the result of ``work`` and the seconds that it took."""
     _wait(device)
     began = time.perf_counter()
     future = engine.submit(work)
@@ -192,7 +196,7 @@ def _run(engine: Engine, work: Generate, device: torch.device) -> tuple[Result, 
     return result, time.perf_counter() - began
 
 
-def _decoding(backbone: Backbone, state: State, device: torch.device) -> float:
+def _decode_seconds(backbone: Backbone, state: State, device: torch.device) -> float:
     latents = torch.from_numpy(state.latent)[None].to(device)
     _wait(device)
     began = time.perf_counter()
@@ -212,16 +216,16 @@ def _name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def _weights(backbone: Any) -> int:
+def _weights(backbone: NetworkBackbone) -> int:
     modules = [value for value in vars(backbone).values() if isinstance(value, torch.nn.Module)]
-    modules += [backbone.codec.vae]
+    modules.append(backbone.codec.vae)
     weights = {id(w): w.nbytes for module in modules for w in module.parameters() if not w.is_meta}
     return sum(weights.values())
 
 
 @contextlib.contextmanager
-def _memory(device: torch.device) -> Iterator[Any]:
-    """Gives a function for the peak of memory since the beginning of the block; frees what is left at its end."""
+def _memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the peak memory since the beginning of the block; free unused memory at its end."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -231,13 +235,13 @@ def _memory(device: torch.device) -> Iterator[Any]:
         torch.cuda.empty_cache()
         return
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     yield _resident
     gc.collect()
 
 
 def _resident() -> int:
-    """The peak of this process' resident memory, bytes."""
+    """Return the peak resident memory of this process in bytes."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

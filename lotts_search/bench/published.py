@@ -1,7 +1,7 @@
 """The published configurations of SD2.1, SDXL and FLUX.1-schnell with random weights, at any depth and size.
 
-Shapes, times and memory do not depend on what the weights say, so a dry run of a real model needs no download.
-Weights are drawn directly on the device in the dtype that they are used in: no full-precision copy ever exists.
+Shapes, times and memory do not depend on the values of the weights, so a dry run of a real model needs no download.
+Weights are created on the device in their final dtype; there is never a full-precision copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionMode
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from lotts_search.backbones.base import Backbone
 from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from lotts_search.backbones.flux import Flux, FluxText
 from lotts_search.backbones.sdxl import Conditioning, StableDiffusionXL
@@ -146,16 +145,16 @@ SCHNELL_SCHEDULER: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Making:
-    """How a model is made.
+class Builder:
+    """Builds the parts of a model with random weights.
 
     Attributes:
-        device, dtype: where its weights are drawn, and in which precision.
-        size: height and width of the images in pixels; None = the published.
+        device, dtype: device and precision of the weights.
+        size: height and width of the images in pixels; None = the published size.
         depth: double-stream blocks of FLUX, with twice as many single-stream blocks; None = the published 19.
-        tied: all blocks of FLUX of one kind have the weights of its first: the published depth and work of a step, and
-            a twentieth of the memory for weights.
-        text: with its text encoders; otherwise prompts are random numbers of the right shape.
+        tied: FLUX: share the weights of the first block of each kind: published depth and cost per step, but a
+            twentieth of the memory for weights.
+        text: build the text encoders; otherwise prompts are encoded as random numbers of the right shape.
     """
 
     device: torch.device
@@ -166,7 +165,7 @@ class Making:
     tied: bool = False
 
     def module(self, make: Callable[[], Any], present: bool = True) -> Any:
-        """A module with random weights on the device, or without weights where it is only to be looked at."""
+        """Build a module with random weights on the device, or without weights if it is not ``present``."""
         with init_empty_weights(include_buffers=False):
             made = make()
         if hasattr(made, "tie_weights"):
@@ -174,7 +173,7 @@ class Making:
         return fill(made.eval(), self.device, self.dtype) if present else made
 
     def vae(self, config: dict[str, Any]) -> Any:
-        """An autoencoder; in float32 where its config calls it unfit for float16."""
+        """Build an autoencoder; in float32 instead of float16 if its config sets ``force_upcast``."""
         upcast = config.get("force_upcast") and self.dtype == torch.float16
         made: Any = AutoencoderKL
         with init_empty_weights(include_buffers=False):
@@ -182,16 +181,20 @@ class Making:
         return fill(empty.eval(), self.device, torch.float32 if upcast else self.dtype)
 
     def network(self, cls: Any, config: dict[str, Any]) -> Any:
-        """The denoiser."""
+        """Build the denoiser."""
         return self.module(lambda: cls.from_config(config))
 
     def clip(self, cls: Any, config: dict[str, Any]) -> Any:
-        """A CLIP text encoder over the published vocabulary."""
-        # 77 positions, 49408 tokens: what CLIPTextConfig has by itself.
+        """Build a CLIP text encoder with the published vocabulary."""
+        # The defaults of CLIPTextConfig are the published 77 positions and 49408 tokens.
         return self.module(lambda: cls(CLIPTextConfig(**config, eos_token_id=1, bos_token_id=0)), self.text)
 
     def latent(self, side: int, factor: int, multiple: int) -> tuple[int, int]:
-        """Height and width of the latent, ``side`` cells a side by default."""
+        """Return height and width of the latent, by default ``side`` cells each.
+
+        Raises:
+            BadInput: a side of the image is not a multiple of ``multiple`` pixels.
+        """
         if self.size is None:
             return side, side
         if min(self.size) < multiple or self.size[0] % multiple or self.size[1] % multiple:
@@ -200,7 +203,7 @@ class Making:
 
 
 def fill(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Give a module without weights random ones: norms as at the start of training, all else small normal numbers."""
+    """Replace missing weights by random ones: norms as at the start of training, all others small normal numbers."""
     generator = torch.Generator(device).manual_seed(0)
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for part in module.modules():
@@ -219,7 +222,7 @@ def fill(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modu
 
 
 def tie(blocks: nn.ModuleList) -> None:
-    """Give all blocks the parameters of the first."""
+    """Share the parameters of the first block with all others."""
     first = dict(blocks[0].named_modules())
     for block in blocks[1:]:
         for name, part in block.named_modules():
@@ -227,82 +230,85 @@ def tie(blocks: nn.ModuleList) -> None:
 
 
 def tokenizers(length: int, length_2: int) -> tuple[Any, Any]:
-    """A CLIP and a T5 tokenizer of small vocabularies, cut at the published lengths."""
+    """Return a CLIP and a T5 tokenizer with small vocabularies and the published lengths."""
     clip, t5 = new_tokenizer(), new_t5_tokenizer()
     clip.model_max_length, t5.model_max_length = length, length_2
     return clip, t5
 
 
-def _numbers(making: Making, prompt: str, *shape: int) -> Tensor:
-    """Normal numbers that stand for an encoded prompt."""
+def _random_encoding(builder: Builder, prompt: str, *shape: int) -> Tensor:
+    """Return normal numbers in place of an encoded prompt."""
     seed = int.from_bytes(blake2b(prompt.encode(), digest_size=6).digest(), "little")
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.to(making.device, making.dtype)
+    return values.to(builder.device, builder.dtype)
 
 
-def stable_diffusion_21(making: Making) -> Backbone:
-    """Stable Diffusion 2.1 at 768 pixels."""
-    size = making.latent(96, 8, 64)
-    unet = making.network(UNet2DConditionModel, SD21_UNET)
-    text = making.clip(CLIPTextModel, SD21_TEXT)
-    parts = unet, making.vae(SD21_VAE), text, tokenizers(77, 0)[0], SD21_SCHEDULER
-    made: Any = StableDiffusion("SD2.1", *parts, STABLE_DIFFUSION, size, making.device)
-    if not making.text:
-        made.encode_prompts = lambda prompts: [_numbers(making, prompt, 77, 1024) for prompt in prompts]
-    backbone: Backbone = made
+def stable_diffusion_21(builder: Builder) -> StableDiffusion:
+    """Build Stable Diffusion 2.1, 768 pixels by default."""
+    size = builder.latent(96, 8, 64)
+    unet = builder.network(UNet2DConditionModel, SD21_UNET)
+    text = builder.clip(CLIPTextModel, SD21_TEXT)
+    parts = unet, builder.vae(SD21_VAE), text, tokenizers(77, 0)[0], SD21_SCHEDULER
+    backbone = StableDiffusion("SD2.1", *parts, STABLE_DIFFUSION, size, builder.device)
+    if not builder.text:
+        vars(backbone)["encode_prompts"] = lambda prompts: [
+            _random_encoding(builder, prompt, 77, 1024) for prompt in prompts
+        ]
     return backbone
 
 
-def stable_diffusion_xl(making: Making) -> Backbone:
-    """SDXL base at 1024 pixels."""
-    words, size = tokenizers(77, 0)[0], making.latent(128, 8, 32)
-    unet = making.network(UNet2DConditionModel, SDXL_UNET)
-    texts = making.clip(CLIPTextModel, SDXL_TEXT), making.clip(CLIPTextModelWithProjection, SDXL_TEXT_2)
-    parts = unet, making.vae(SDXL_VAE), texts[0], words, texts[1], words, SDXL_SCHEDULER
-    made: Any = StableDiffusionXL("SDXL", *parts, STABLE_DIFFUSION_XL, size, making.device)
+def stable_diffusion_xl(builder: Builder) -> StableDiffusionXL:
+    """Build SDXL base, 1024 pixels by default."""
+    words, size = tokenizers(77, 0)[0], builder.latent(128, 8, 32)
+    unet = builder.network(UNet2DConditionModel, SDXL_UNET)
+    texts = builder.clip(CLIPTextModel, SDXL_TEXT), builder.clip(CLIPTextModelWithProjection, SDXL_TEXT_2)
+    parts = unet, builder.vae(SDXL_VAE), texts[0], words, texts[1], words, SDXL_SCHEDULER
+    backbone = StableDiffusionXL("SDXL", *parts, STABLE_DIFFUSION_XL, size, builder.device)
 
     def encode(prompts: list[str]) -> list[Conditioning]:
-        ids = torch.tensor([*made.info.image, 0, 0, *made.info.image], device=making.device, dtype=making.dtype)
+        ids = torch.tensor(
+            [*backbone.info.image, 0, 0, *backbone.info.image], device=builder.device, dtype=builder.dtype
+        )
         return [
-            Conditioning(_numbers(making, prompt, 77, 2048), _numbers(making, prompt, 1280), ids) for prompt in prompts
+            Conditioning(_random_encoding(builder, prompt, 77, 2048), _random_encoding(builder, prompt, 1280), ids)
+            for prompt in prompts
         ]
 
-    if not making.text:
-        made.encode_prompts = encode
-    backbone: Backbone = made
+    if not builder.text:
+        vars(backbone)["encode_prompts"] = encode
     return backbone
 
 
-def flux_schnell(making: Making) -> Backbone:
-    """FLUX.1-schnell at 1024 pixels."""
-    config, size = dict(SCHNELL_TRANSFORMER), making.latent(128, 8, 16)
-    if making.depth is not None:
-        config |= {"num_layers": making.depth, "num_single_layers": 2 * making.depth}
+def flux_schnell(builder: Builder) -> Flux:
+    """Build FLUX.1-schnell, 1024 pixels by default."""
+    config, size = dict(SCHNELL_TRANSFORMER), builder.latent(128, 8, 16)
+    if builder.depth is not None:
+        config |= {"num_layers": builder.depth, "num_single_layers": 2 * builder.depth}
 
     def make() -> FluxTransformer2DModel:
         made = FluxTransformer2DModel.from_config(config)
-        if making.tied:
+        if builder.tied:
             for blocks in (made.transformer_blocks, made.single_transformer_blocks):
                 tie(blocks)
         return made
 
-    transformer = making.module(make)
-    text = making.clip(CLIPTextModel, SCHNELL_TEXT)
-    text_2 = making.module(lambda: T5EncoderModel(T5Config(**SCHNELL_TEXT_2)), making.text)
+    transformer = builder.module(make)
+    text = builder.clip(CLIPTextModel, SCHNELL_TEXT)
+    text_2 = builder.module(lambda: T5EncoderModel(T5Config(**SCHNELL_TEXT_2)), builder.text)
     words, words_2 = tokenizers(77, 512)
-    parts = transformer, making.vae(SCHNELL_VAE), text, words, text_2, words_2, SCHNELL_SCHEDULER
-    made: Any = Flux("FLUX.1-schnell", *parts, FLUX_SCHNELL, size, device=making.device)
-    if not making.text:
-        made.encode_prompts = lambda prompts: [
-            FluxText(_numbers(making, prompt, made.words, 4096), _numbers(making, prompt, 768)) for prompt in prompts
+    parts = transformer, builder.vae(SCHNELL_VAE), text, words, text_2, words_2, SCHNELL_SCHEDULER
+    backbone = Flux("FLUX.1-schnell", *parts, FLUX_SCHNELL, size, device=builder.device)
+    if not builder.text:
+        vars(backbone)["encode_prompts"] = lambda prompts: [
+            FluxText(_random_encoding(builder, prompt, backbone.words, 4096), _random_encoding(builder, prompt, 768))
+            for prompt in prompts
         ]
-    backbone: Backbone = made
     return backbone
 
 
-FAMILIES: dict[str, Callable[[Making], Backbone]] = {
+FAMILIES: dict[str, Callable[[Builder], StableDiffusion | StableDiffusionXL | Flux]] = {
     "sd": stable_diffusion_21,
     "sdxl": stable_diffusion_xl,
     "flux": flux_schnell,
 }
-"""What makes the model of a family."""
+"""Functions that build the model of a family."""

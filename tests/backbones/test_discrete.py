@@ -1,4 +1,4 @@
-"""Noise levels read from the scheduler configs that published Stable Diffusion and SDXL folders have."""
+"""Noise levels from the scheduler configs of published Stable Diffusion and SDXL models."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("config", PUBLISHED.values(), ids=PUBLISHED)
 @pytest.mark.parametrize("steps", [4, 30])
-def test_levels_are_those_of_the_solver_put_in_the_schedulers_place(config: dict[str, Any], steps: int) -> None:
+def test_levels_are_those_of_dpm_solver_with_the_schedulers_config(config: dict[str, Any], steps: int) -> None:
     time = DiscreteTime(config)
     solver = DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero")
     solver.set_timesteps(steps)
     schedule = time.schedule(steps)
     assert np.array_equal(schedule.timestep, solver.timesteps.numpy())
-    # The levels are the scheduler's own, at the timesteps that the network is told.
+    # The levels are those of the scheduler at the timesteps that the network receives.
     own = getattr(diffusers, config["_class_name"]).from_config(config)
     clean = own.alphas_cumprod.numpy().astype(np.float64)[schedule.timestep.astype(int)]
     assert np.allclose(schedule.alpha[:-1], np.sqrt(clean), rtol=1e-4)
@@ -49,7 +49,7 @@ def test_levels_are_those_of_the_solver_put_in_the_schedulers_place(config: dict
     assert time.prediction == config.get("prediction_type", "epsilon")
 
 
-def test_pure_noise_is_where_a_zero_terminal_snr_begins() -> None:
+def test_a_schedule_with_zero_terminal_snr_begins_at_pure_noise() -> None:
     schedule = DiscreteTime(PUBLISHED["zero terminal SNR"]).schedule(10)
     assert schedule.timestep[0] == 999 and 0 < schedule.alpha[0] < 1e-3
     ordinary = DiscreteTime(PUBLISHED["SDXL"]).schedule(10)
@@ -65,6 +65,6 @@ def test_pure_noise_is_where_a_zero_terminal_snr_begins() -> None:
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "zero terminal SNR needs v_prediction"),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused(config: dict[str, Any], words: str) -> None:
+def test_unsupported_configs_are_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         DiscreteTime(scheduler_config(**config), "mine")

@@ -1,4 +1,4 @@
-"""What holds for every family alike, against diffusers: samples, refinements, attention, whole searches."""
+"""Tests that every family must pass, with diffusers as the reference: samples, refinements, attention, searches."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ SHAPE = (4, 8, 8)
 
 @dataclass(frozen=True)
 class Family:
-    """How the tests reach a family.
+    """A family under test.
 
     Attributes:
-        pipeline, backbone: a small pipeline, and the backbone over its modules.
-        image_to_image: diffusers' pipeline that re-denoises an image.
-        network: name of the denoiser.
+        pipeline, backbone: functions that make a small pipeline, and the backbone around its modules.
+        image_to_image: the image-to-image pipeline of diffusers.
+        network: attribute name of the denoiser.
     """
 
     pipeline: Callable[[], Any]
@@ -88,7 +88,7 @@ def test_a_sample_by_ddim_equals_the_pipeline_with_its_usual_scheduler(family: F
         start = torch.from_numpy(draw(1, (f"seed {seed}",), "start", 0, SHAPE))[None]
         scheduler = make(timestep_spacing=spacing, prediction_type="epsilon")
         if make is euler:
-            # Where Euler does not count the clean part of pure noise (spacing trailing), the start is told to be so.
+            # With trailing spacing, Euler's initial scale ignores the clean part of pure noise: correct for that.
             scheduler.set_timesteps(5)
             start = start * (scheduler.sigmas[0] ** 2 + 1).sqrt() / scheduler.init_noise_sigma
         options = {"latents": start, "height": 32, "width": 32, "output_type": "latent"}
@@ -97,7 +97,7 @@ def test_a_sample_by_ddim_equals_the_pipeline_with_its_usual_scheduler(family: F
         assert np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max())
 
 
-def test_a_scheduler_of_several_calls_a_step_lends_no_timesteps() -> None:
+def test_a_scheduler_with_several_calls_per_step_is_refused_for_own_timesteps() -> None:
     pipeline = tiny_pipeline()
     parts = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
     config = scheduler_config(_class_name="PNDMScheduler")
@@ -143,25 +143,25 @@ POSITIONS = [list(range(1, 1 + count)) for count in (3, 9, 9)]
 
 
 class Projections:
-    """Outputs of the query and key projections of a network's attention modules, and their numbers of heads."""
+    """Records the query and key projections of a network's attention modules, and their numbers of heads."""
 
     def __init__(self, network: Any):
         self.heads = {name: module.heads for name, module in network.named_modules() if hasattr(module, "heads")}
         self.seen: dict[str, Tensor] = {}
         self._handles = [
-            module.register_forward_hook(self._note(name))
+            module.register_forward_hook(self._record(name))
             for name, module in network.named_modules()
             if name.endswith((".to_q", ".to_k", ".add_k_proj"))
         ]
 
-    def _note(self, name: str) -> Any:
+    def _record(self, name: str) -> Any:
         def hook(module: Any, inputs: Any, output: Tensor) -> None:
             self.seen[name] = output
 
         return hook
 
     def __call__(self, module: str, projection: str) -> Tensor:
-        """[B, heads, N, d]"""
+        """Return a recorded projection as [B, heads, N, d]."""
         flat = self.seen[f"{module}.{projection}"]
         return flat.unflatten(-1, (self.heads[module], -1)).transpose(1, 2)
 
@@ -177,7 +177,7 @@ class Projections:
 @pytest.mark.parametrize("side", [4, 2])
 def test_attention_of_sdxl_is_an_explicit_softmax(side: int) -> None:
     backbone = xl_backbone_of(tiny_xl_pipeline())
-    assert sorted(backbone.grids()) == [2, 4]  # as 32 and 64 of a latent of 128: the first block has no attention
+    assert sorted(backbone.grids()) == [2, 4]  # like 32 and 64 for a latent of 128: the first block has no attention
     latent = draw(3, (), "start", 0, SHAPE)
     work = Locate(5, ("seed 0",), State(latent, 4, 4), Sampling(PROMPTS[0], 4, 3.0), AttentionMask(grid=side))
     located = locate(backbone, work)
@@ -197,7 +197,7 @@ def test_attention_of_sdxl_is_an_explicit_softmax(side: int) -> None:
     ori, pos, neg = maps.view(3, side, side).numpy()
     for name, value in {"ori": ori, "pos": pos, "neg": neg, "contrast": neg - pos}.items():
         assert np.abs(located.stages[name] - value).max() < 1e-6, name
-    assert ori.std() > 1e-4  # the test's own attention is not flat
+    assert ori.std() > 1e-4  # the reference attention is not flat
 
 
 @pytest.mark.parametrize("newer", [False, True])
@@ -214,7 +214,7 @@ def test_attention_of_sd3_is_an_explicit_softmax_over_image_and_text(newer: bool
         backbone.predict(torch.from_numpy(np.stack([seen] * 3)), torch.full((3,), 400.0), stacked)
     hooks.close()
     maps, spread = torch.zeros(3, 16), torch.zeros(16, 16)
-    for name in ("transformer_blocks.2.attn", "transformer_blocks.3.attn"):  # the last half
+    for name in ("transformer_blocks.2.attn", "transformer_blocks.3.attn"):  # the second half
         attn = backbone.transformer.get_submodule(name)
         query, key, text = hooks(name, "to_q"), hooks(name, "to_k"), hooks(name, "add_k_proj")
         if newer:
@@ -271,7 +271,7 @@ def test_the_default_grid_of_the_published_networks_is_the_papers(
     grids = unet_grids(unet, latent)
     assert default_grid(grids, latent) == side
     assert set(grids) == ({64, 32} if side == 32 else {96, 48, 24, 12})
-    # The grid's layers: those of the block at its depth on the way down and up, and for SDXL the middle's.
+    # Layers with this grid: those of the down and up block at its depth, and for SDXL those of the middle block.
     depth = (config["sample_size"] // side).bit_length() - 1
     deepest = len(unet.config["down_block_types"]) - 1
     blocks = [unet.down_blocks[depth], unet.up_blocks[deepest - depth]] + [unet.mid_block] * (depth == deepest)
@@ -279,7 +279,7 @@ def test_the_default_grid_of_the_published_networks_is_the_papers(
 
 
 @FAMILIES
-def test_capturing_attention_leaves_the_pipelines_bits(family: Family) -> None:
+def test_capturing_attention_does_not_change_the_output(family: Family) -> None:
     pipeline = family.pipeline()
     network = getattr(pipeline, family.network)
     sampling, lineage = Sampling("a red circle", 3, 4.0), ("seed 0",)
@@ -344,7 +344,7 @@ def test_the_same_strategies_run_on_every_family(family: Family) -> None:
 
 
 class Renamed(StableDiffusion):
-    """A family of another package."""
+    """A family registered by another package."""
 
     @classmethod
     def from_pretrained(cls, model: str, **options: Any) -> StableDiffusion:
@@ -353,7 +353,7 @@ class Renamed(StableDiffusion):
         return cls(str(options["name"]), *(parts[name] for name in names), scheduler_config())
 
 
-def test_a_package_adds_a_family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_package_can_add_a_family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "RenamedPipeline"}')
     with pytest.raises(BadInput, match=r"RenamedPipeline.*FluxPipeline.*StableDiffusionXLPipeline"):
         load_backbone(str(tmp_path))

@@ -35,7 +35,7 @@ PROMPT = "a red circle on the left"
 
 
 def solver(pipeline: FluxPipeline, eta: float, **config: Any) -> DPMSolverMultistepScheduler:
-    """diffusers' multistep solver for flows, set up as its documentation says."""
+    """Return diffusers' multistep solver for flows, configured as its documentation recommends."""
     return DPMSolverMultistepScheduler.from_config(
         pipeline.scheduler.config,
         algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
@@ -46,7 +46,7 @@ def solver(pipeline: FluxPipeline, eta: float, **config: Any) -> DPMSolverMultis
 
 
 def step_with_noise(scheduler: Any, seed: int, eta: float) -> Any:
-    """The scheduler's own step, given the noise that ``sample(seed, …)`` uses: pipelines pass it none."""
+    """Return the scheduler's step with the noise of ``sample(seed, …)``, because pipelines pass no noise."""
     plain, lineage = scheduler.step, (f"seed {seed}",)
 
     def noisy(output: Tensor, timestep: Tensor, latents: Tensor, **rest: Any) -> Any:
@@ -62,7 +62,7 @@ def start(seed: int) -> Tensor:
 
 
 def through_pipeline(pipeline: FluxPipeline, seed: int, sampling: Sampling, scheduler: Any, **options: Any) -> Any:
-    """What FluxPipeline makes with that scheduler of the start and step noise of ``sample(seed, sampling)``."""
+    """Run FluxPipeline with that scheduler on the start and step noise of ``sample(seed, sampling)``."""
     before, pipeline.scheduler = pipeline.scheduler, scheduler
     made = pipeline(
         sampling.prompt,
@@ -79,7 +79,7 @@ def through_pipeline(pipeline: FluxPipeline, seed: int, sampling: Sampling, sche
 
 
 def by_hand(backbone: Flux, scheduler: Any, sampling: Sampling, latents: Tensor, step: Any, first: int = 0) -> Floats:
-    """A denoising loop around a scheduler from its step ``first`` on, with the timesteps that belong to its sigmas."""
+    """Run a denoising loop around a scheduler from its step ``first``, with the timesteps that match its sigmas."""
     (text,) = backbone.encode_prompts([sampling.prompt])
     scheduler.set_begin_index(first)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def close(result: Result, want: Floats) -> bool:
     return bool(np.abs(result.state.latent - want).max() <= 1e-4 * max(1, np.abs(want).max()))
 
 
-def test_packing_is_the_pipelines() -> None:
+def test_packing_equals_that_of_the_pipeline() -> None:
     latents = torch.randn(3, 4, 8, 12)
     tokens = FluxPipeline._pack_latents(latents, 3, 4, 8, 12)
     assert torch.equal(pack(latents), tokens)
@@ -112,7 +112,7 @@ def test_packing_is_the_pipelines() -> None:
 
 @pytest.mark.parametrize(("steps", "eta"), [(1, 1.0), (STEPS, 0.0), (16, 1.0)])
 def test_compat_samples_equal_the_pipeline(steps: int, eta: float) -> None:
-    # Dynamic shifting, because FluxPipeline always passes mu, which this scheduler refuses without.
+    # Dynamic shifting, because FluxPipeline always passes mu, and without it this scheduler refuses mu.
     pipeline = tiny_flux(use_dynamic_shifting=True)
     sampling = Sampling(PROMPT, steps, 1.0, eta=eta)
     scheduler = solver(pipeline, eta)
@@ -125,8 +125,8 @@ def test_compat_samples_equal_the_pipeline(steps: int, eta: float) -> None:
 
 
 @pytest.mark.parametrize("shifting", [{"shift": 3.0}, {"use_dynamic_shifting": True}])
-def test_the_usual_schedulers_samples_equal_the_pipeline(shifting: dict[str, Any]) -> None:
-    """DDIM without noise is the Euler step of a flow."""
+def test_samples_equal_the_pipeline_with_its_usual_scheduler(shifting: dict[str, Any]) -> None:
+    """On a flow, DDIM without noise is an Euler step."""
     pipeline = tiny_flux(**shifting)
     sampling = Sampling(PROMPT, STEPS, 1.0, eta=0.0, solver="ddim")
     want = unpack(through_pipeline(pipeline, 0, sampling, pipeline.scheduler), GRID)[0].numpy()
@@ -147,7 +147,7 @@ def test_exact_samples_equal_a_loop_around_the_scheduler(steps: int, eta: float)
     assert close(result, want)
 
 
-def test_a_solvers_own_config_keeps_its_levels_and_tells_them_exactly() -> None:
+def test_a_solver_config_keeps_its_levels_and_gets_exact_timesteps() -> None:
     pipeline = tiny_flux(shift=3.0)
     config = dict(solver(pipeline, 1.0, flow_shift=2.0).config)
     exact, truncated = FlowTime(config, 16).schedule(7), FlowTime(config, 16, compat=True).schedule(7)
@@ -157,7 +157,7 @@ def test_a_solvers_own_config_keeps_its_levels_and_tells_them_exactly() -> None:
 
 
 @pytest.mark.parametrize("shifting", [{"shift": 1.0}, {"shift": 3.0}, {"use_dynamic_shifting": True}])
-def test_levels_are_those_of_the_pipeline(shifting: dict[str, Any]) -> None:
+def test_levels_equal_those_of_the_pipeline(shifting: dict[str, Any]) -> None:
     pipeline = tiny_flux(**shifting)
     pipeline(PROMPT, height=16, width=16, num_inference_steps=7, max_sequence_length=24, output_type="latent")
     schedule = flux_of(pipeline).schedule(7)
@@ -178,7 +178,7 @@ def test_other_configs_and_impossible_steps_are_refused() -> None:
         time.train_level(1000)
 
 
-def test_the_first_step_from_pure_noise_is_the_limit_of_steps_from_almost_pure_noise() -> None:
+def test_the_first_step_from_pure_noise_is_the_limit_of_steps_from_nearly_pure_noise() -> None:
     config = dict(tiny_flux().scheduler.config)
     schedule = FlowTime(config, 16).schedule(6)
     near = FlowTime(config, 16).schedule(6)
@@ -186,7 +186,7 @@ def test_the_first_step_from_pure_noise_is_the_limit_of_steps_from_almost_pure_n
     for eta in (0.0, 0.5, 1.0, 2.0):
         table, limit = coefficients(schedule, eta), coefficients(near, eta)
         assert np.isfinite(table).all()
-        # λ = ln(a/s) goes to −∞ slowly: at a = 1e-13 the history of the second step still weighs a few percent.
+        # λ = ln(a/s) tends to −∞ slowly: at a = 1e-13 the history still has a weight of a few percent in the second step.
         rough = np.abs(table - limit)
         assert rough[0].max() < 1e-6 and rough[1, 0].max() < 1e-6 and rough[1, 2:].max() == 0
         assert np.array_equal(table[1, 1], table[0, 1]) and rough[1, 1].max() < 0.05
@@ -246,7 +246,7 @@ def test_a_refinement_with_a_whole_mask_is_a_hand_written_loop_from_t0() -> None
     assert close(result, by_hand(backbone, scheduler, sampling, latents, noisy, 2))
 
 
-def test_outside_a_mask_the_parents_latent_stays_up_to_the_integration_steps() -> None:
+def test_outside_the_mask_the_parents_latent_is_kept_until_the_integration_steps() -> None:
     backbone, sampling = shared_flux(), Sampling(PROMPT, STEPS, 1.0)
     (parent,) = run(Engine(backbone, 4), sample(0, sampling))
     assert parent.state is not None
@@ -263,7 +263,7 @@ def test_outside_a_mask_the_parents_latent_stays_up_to_the_integration_steps() -
     assert np.abs(result.state.latent - want)[:, mask].max() > 0.05
 
 
-def test_an_embedded_weight_is_told_row_by_row_and_takes_no_second_row() -> None:
+def test_an_embedded_weight_is_set_per_row_and_needs_no_second_row() -> None:
     pipeline = tiny_flux(guidance=True, use_dynamic_shifting=True)
     backbone = flux_of(pipeline, compat=True)
     assert backbone.info.embedded_guidance and backbone.info.defaults.guidance == 3.5
@@ -281,7 +281,7 @@ def test_an_embedded_weight_is_told_row_by_row_and_takes_no_second_row() -> None
     assert np.abs(other.state.latent - results[0].state.latent).max() > 1e-3
 
 
-def test_true_guidance_equals_the_pipelines() -> None:
+def test_true_guidance_equals_that_of_the_pipeline() -> None:
     pipeline = tiny_flux(use_dynamic_shifting=True)
     sampling = Sampling(PROMPT, STEPS, 3.0, negative="bad quality")
     scheduler = solver(pipeline, 1.0)
@@ -364,7 +364,7 @@ def test_a_folder_gives_the_same_model(tmp_path: Path) -> None:
         load_backbone(str(tmp_path / "flux"), device="cpu")
 
 
-def test_merged_adapters_equal_the_pipelines_own(tmp_path: Path) -> None:
+def test_merged_adapters_equal_those_of_the_pipeline(tmp_path: Path) -> None:
     pipeline = tiny_flux()
     pipeline.save_pretrained(tmp_path / "flux", safe_serialization=True)
     pipeline.transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v", "add_k_proj"]))

@@ -1,4 +1,4 @@
-"""The options that all families share: adapters, precision, memory, previews; as arguments and on the command line."""
+"""The options of all families (adapters, precision, memory, previews), in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of rank 2 on the U-Net's and both text encoders' queries and values, as diffusers saves one."""
+    """Save an adapter of rank 2 for the queries and values of the U-Net and both text encoders, as diffusers does."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
@@ -75,7 +75,7 @@ def latent(backbone: Any) -> Any:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_merged_adapters_equal_the_pipelines_own(folder: str, adapter: Path, scale: float) -> None:
+def test_merged_adapters_equal_those_of_the_pipeline(folder: str, adapter: Path, scale: float) -> None:
     pipeline = tiny_xl_pipeline()
     pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name, adapter_name="style")
     pipeline.set_adapters("style", scale)
@@ -91,7 +91,7 @@ def test_merged_adapters_equal_the_pipelines_own(folder: str, adapter: Path, sca
         want = pipeline.unet(latents, times, text, added_cond_kwargs=added).sample
         assert torch.allclose(backbone.predict(latents, times, backbone.stack([got])), want, atol=1e-5)
         assert (plain.predict(latents, times, backbone.stack([got])) - want).abs().max() > 1e-2
-    # Plain layers are left: an adapter costs nothing in a step, and attention is read as ever.
+    # Plain layers remain: an adapter costs nothing per step, and attention capture is unaffected.
     assert [type(m) for m in backbone.unet.modules()] == [type(m) for m in plain.unet.modules()]
 
 
@@ -101,7 +101,7 @@ def test_several_adapters_add_up(folder: str, adapter: Path) -> None:
     assert np.abs(latent(once) - latent(twice)).max() < 1e-4
 
 
-def test_adapters_that_do_not_fit_are_refused_in_one_line(
+def test_an_adapter_that_does_not_fit_is_refused_in_one_line(
     folder: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(kind: type[Exception], *words: str, lora: str) -> None:
@@ -111,7 +111,7 @@ def test_adapters_that_do_not_fit_are_refused_in_one_line(
         assert all(word in message for word in words) and "\n" not in message, message
 
     refused(BadInput, "no LoRA adapter", "./nowhere.safetensors", lora="./nowhere.safetensors")
-    refused(BadInput, "holds no .safetensors", lora=str(tmp_path))
+    refused(BadInput, "has no .safetensors", lora=str(tmp_path))
     (tmp_path / "style.bin").write_bytes(b"pickled")
     refused(BadInput, ".safetensors", "style.bin", lora=str(tmp_path / "style.bin"))
     wrong = tmp_path / "wrong.safetensors"
@@ -130,7 +130,7 @@ def test_slicing_changes_nothing_and_tiling_little(folder: str) -> None:
     plain: Any = load_backbone(folder, device="cpu")
     thrifty: Any = load_backbone(folder, device="cpu", vae_slicing=True, vae_tiling=True)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(plain.decode(latents), thrifty.decode(latents))  # one tile is enough for these
+    assert np.array_equal(plain.decode(latents), thrifty.decode(latents))  # these fit into one tile
     assert thrifty.vae.use_slicing and thrifty.vae.use_tiling and not plain.vae.use_tiling
 
 
@@ -142,7 +142,9 @@ def test_offloaded_weights_give_the_same_images(folder: str, how: str) -> None:
     (got,) = run(Engine(backbone, 2), work)
     assert np.array_equal(got.image, want.image)  # type: ignore[arg-type]
     assert backbone.device == torch.device("cpu")
-    assert stays_put(load_backbone(folder, device="cpu")) and not stays_put(backbone)  # so no call of it is recorded
+    assert stays_put(load_backbone(folder, device="cpu")) and not stays_put(
+        backbone
+    )  # so its calls are not recorded as CUDA graphs
     if how == "sequential":
         assert {weight.device.type for weight in backbone.unet.parameters()} == {"meta"}
     assert backbone.attend(*attention(backbone))[0].words.shape == (4, 4)
@@ -163,13 +165,13 @@ def test_offloaded_weights_leave_the_device(folder: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("pipeline", [tiny_xl_pipeline, tiny_flux, tiny_sd3_pipeline], ids=["sdxl", "flux", "sd3"])
-def test_a_compiled_network_computes_the_same_and_shows_its_attention(
+def test_a_compiled_network_computes_the_same_and_its_attention_can_be_captured(
     pipeline: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs, seen = list[int](), list[int]()
     module_compile = nn.Module.compile
 
-    def backend(graph: Any, inputs: Any) -> Any:  # the real one needs a C++ compiler and a minute
+    def backend(graph: Any, inputs: Any) -> Any:  # the default backend needs a C++ compiler and a minute
         graphs.append(len(graphs))
 
         def call(*given: Any) -> Any:
@@ -195,12 +197,12 @@ def test_a_compiled_network_computes_the_same_and_shows_its_attention(
         before = len(seen)
         for got, want in zip(compiled.attend(*read), plain.attend(*read), strict=True):
             assert torch.equal(got.words, want.words)
-        assert len(seen) == before  # as they are written, so that what is recorded is what a call computes
+        assert len(seen) == before  # uncompiled, so that the recorded attention is that of the call
     assert seen and made[0] == made[-1], "another number of rows is no other program"
     assert len(graphs) == made[0]
 
 
-def test_compiling_is_refused_where_layers_move(folder: str) -> None:
+def test_compiling_is_refused_with_sequential_offloading(folder: str) -> None:
     with pytest.raises(BadInput, match="sequential"):
         load_backbone(folder, device="cpu", compile=True, offload="sequential")
 
@@ -267,7 +269,7 @@ def test_an_autoencoder_unfit_for_float16_stays_in_float32(folder: str, tmp_path
     assert half.vae.dtype == half.unet.dtype == half.text_encoder_2.dtype == torch.float16
 
 
-def test_scales_and_shifts_of_latents_go_both_ways() -> None:
+def test_scaling_and_shifting_of_latents_is_inverted() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     mean, std = [0.1, -0.2, 0.3, 0.0], [1.0, 2.0, 0.5, 1.5]
     torch.manual_seed(0)
@@ -302,7 +304,7 @@ def test_options_are_checked_before_anything_is_read() -> None:
             LoadOptions.of(options)
 
 
-def test_the_command_line_takes_them_and_repeats_them(folder: str, adapter: Path) -> None:
+def test_the_command_line_accepts_the_options_and_the_recipe_repeats_them(folder: str, adapter: Path) -> None:
     load = cli.loading("bfloat16", "48x32", [f"{adapter}:0.5"], True, False, None, None, None, None)
     assert load == {"dtype": "bfloat16", "size": (32, 48), "lora": [f"{adapter}:0.5"], "vae_slicing": True}
     line = Request("generate", "a star", folder, "lotts", "shapes-reward", 0, load=load).line()

@@ -63,7 +63,7 @@ def test_a_sample_by_ddim_equals_the_pipeline(t5: bool, newer: bool, scheduler: 
 
 @pytest.mark.parametrize("eta", [1.0, 0.0])
 def test_a_sample_by_the_sde_solver_equals_a_loop_around_diffusers_solver(eta: float) -> None:
-    """The scheduler is handed the exact levels; left alone it lays others and truncates its timesteps."""
+    """The scheduler gets the exact levels; by itself it would choose others and truncate its timesteps."""
     pipeline = tiny_sd3_pipeline()
     backbone = sd3_backbone_of(pipeline)
     sampling = Sampling("a red circle", STEPS, 4.0, eta=eta)
@@ -89,7 +89,7 @@ def test_a_sample_by_the_sde_solver_equals_a_loop_around_diffusers_solver(eta: f
             output = outputs[1] + 4.0 * (outputs[0] - outputs[1])
             noise = torch.from_numpy(draw(1, ("seed 3",), "step", step, SHAPE))[None]
             if step == 0:
-                # At pure noise the scheduler's logarithm of alpha is infinite; its limit is written out.
+                # At pure noise the scheduler's logarithm of alpha is infinite, so compute the limit of the step here.
                 x0, sigma = latents - output, scheduler.sigmas[1]
                 carried = noise if eta else latents
                 scheduler.model_outputs[-1] = x0
@@ -100,7 +100,7 @@ def test_a_sample_by_the_sde_solver_equals_a_loop_around_diffusers_solver(eta: f
     assert result.state is not None and close(result.state.latent, latents[0].numpy())
 
 
-def test_rows_of_a_call_keep_their_own_prompt_and_time() -> None:
+def test_rows_of_a_call_may_differ_in_prompt_and_timestep() -> None:
     backbone = sd3_backbone_of(tiny_sd3_pipeline())
     latents = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([3.0, 500.0, 1000.0])
@@ -127,14 +127,14 @@ def test_a_saved_folder_gives_the_same_model_with_and_without_t5(folder: Path) -
     assert torch.equal(got.text[:16], full.text[:16]) and torch.equal(got.pooled, full.pooled)
 
 
-def test_sizes_and_broken_folders(folder: Path, tmp_path: Path) -> None:
+def test_wrong_sizes_and_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     backbone = load_backbone(str(folder), device="cpu", size=(48, 32))
     assert backbone.info.latent == (4, 12, 8)
     (result,) = run(Engine(backbone, 2), sample(0, Sampling("a star", 2, 2.0)))
     assert result.image is not None and result.image.shape == (48, 32, 3)
     with pytest.raises(BadInput, match="multiples of 8"):
         load_backbone(str(folder), device="cpu", size=(44, 32))
-    with pytest.raises(BadInput, match="at most 96 pixels a side, got 104x32"):
+    with pytest.raises(BadInput, match="at most 96 pixels per side, got 104x32"):
         load_backbone(str(folder), device="cpu", size=(104, 32))
     tiny_sd3_pipeline().save_pretrained(tmp_path / "broken", safe_serialization=True)
     (tmp_path / "broken" / "text_encoder_3" / "model.safetensors").unlink()

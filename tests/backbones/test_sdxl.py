@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pipeline_sample(pipeline: Any, sampling: Sampling, seed: int, **options: Any) -> Any:
-    """What diffusers' own pipeline makes of the start and step noise of ``sample(seed, sampling)``."""
+    """Run diffusers' pipeline on the start and step noise of ``sample(seed, sampling)``."""
     lineage = (f"seed {seed}",)
     start = torch.from_numpy(draw(1, lineage, "start", 0, SHAPE))[None]
     options |= {"latents": start, "height": 32, "width": 32}
@@ -58,7 +58,7 @@ def test_whole_samples_equal_the_pipeline(prediction: str, zero_empty: bool) -> 
     assert np.abs(results[1].image - image * 255).max() <= 0.51 + 0.05
 
 
-def test_the_empty_text_is_zeros_only_where_the_model_says_so() -> None:
+def test_the_empty_prompt_is_zeros_only_if_the_model_sets_it() -> None:
     texts = ["", "a red circle"]
     for zero_empty in (True, False):
         pipeline = tiny_xl_pipeline(zero_empty=zero_empty)
@@ -69,7 +69,7 @@ def test_the_empty_text_is_zeros_only_where_the_model_says_so() -> None:
             assert torch.allclose(got, wanted[0], atol=1e-6)
 
 
-def test_rows_of_a_call_keep_their_own_prompt_and_time() -> None:
+def test_rows_of_a_call_may_differ_in_prompt_and_timestep() -> None:
     backbone = tiny_xl_backbone()
     latents = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([3.0, 500.0, 999.0])
@@ -92,7 +92,7 @@ def test_a_saved_folder_gives_the_same_model(folder: Path) -> None:
     assert a.image is not None and np.array_equal(a.image, b.image)
 
 
-def test_another_size_is_told_to_the_network(folder: Path) -> None:
+def test_another_size_is_passed_to_the_network(folder: Path) -> None:
     pipeline = tiny_xl_pipeline()
     backbone = load_backbone(str(folder), device="cpu", size=(48, 32))
     assert backbone.info.latent == (4, 12, 8) and backbone.info.image == (48, 32)

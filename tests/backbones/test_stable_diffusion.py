@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pipeline_latents(pipeline: StableDiffusionPipeline, sampling: Sampling, seed: int, **options: Any) -> Any:
-    """What diffusers' own pipeline makes of the start and step noise of ``sample(seed, sampling)``."""
+    """Run diffusers' pipeline on the start and step noise of ``sample(seed, sampling)``."""
     algorithm = "sde-dpmsolver++" if sampling.eta else "dpmsolver++"
     scheduler = DPMSolverMultistepScheduler.from_config(
         pipeline.scheduler.config, algorithm_type=algorithm, solver_order=2, final_sigmas_type="zero"
@@ -86,7 +86,7 @@ def test_a_saved_folder_gives_the_same_model(folder: Path) -> None:
     assert a.image is not None and np.array_equal(a.image, b.image)
 
 
-def test_long_prompts_are_cut_as_the_pipeline_cuts_them(folder: Path) -> None:
+def test_long_prompts_are_truncated_as_by_the_pipeline(folder: Path) -> None:
     pipeline = tiny_pipeline()
     backbone = backbone_of(pipeline)
     long = "a red circle and " * 9
@@ -153,7 +153,7 @@ def test_flops_equal_a_count_by_hooks() -> None:
     assert backbone.info.flops_per_row == pytest.approx(total, rel=1e-9)
 
 
-def test_the_folders_own_defaults(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_can_override_the_defaults(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     settings = {"steps": 25, "guidance": 3, "t0": 10, "mask": {"kind": "error-contrast", "levels": [100, 300]}}
     (copy / "lotts.json").write_text(json.dumps(settings))

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from lotts_search.bench import published
-from lotts_search.bench.published import Making, fill
+from lotts_search.bench.published import Builder, fill
 from lotts_search.cli import main
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -35,8 +35,8 @@ def count(module: nn.Module) -> int:
 
 
 def test_configurations_have_the_published_numbers_of_weights() -> None:
-    making = Making(torch.device("cpu"), torch.bfloat16, text=False)
-    t5 = making.module(lambda: T5EncoderModel(T5Config(**published.SCHNELL_TEXT_2)), False)
+    builder = Builder(torch.device("cpu"), torch.bfloat16, text=False)
+    t5 = builder.module(lambda: T5EncoderModel(T5Config(**published.SCHNELL_TEXT_2)), False)
     with torch.device("meta"):
         assert count(UNet2DConditionModel.from_config(published.SD21_UNET)) == 865_910_724
         assert count(UNet2DConditionModel.from_config(published.SDXL_UNET)) == 2_567_463_684
@@ -44,13 +44,13 @@ def test_configurations_have_the_published_numbers_of_weights() -> None:
         assert count(AutoencoderKL.from_config(published.SD21_VAE)) == 83_653_863
         assert count(AutoencoderKL.from_config(published.SDXL_VAE)) == 83_653_863
         assert count(AutoencoderKL.from_config(published.SCHNELL_VAE)) == 83_819_683
-    assert count(making.clip(CLIPTextModel, published.SD21_TEXT)) == 340_387_840
-    assert count(making.clip(CLIPTextModel, published.SDXL_TEXT)) == 123_060_480
-    assert count(making.clip(CLIPTextModelWithProjection, published.SDXL_TEXT_2)) == 694_659_840
+    assert count(builder.clip(CLIPTextModel, published.SD21_TEXT)) == 340_387_840
+    assert count(builder.clip(CLIPTextModel, published.SDXL_TEXT)) == 123_060_480
+    assert count(builder.clip(CLIPTextModelWithProjection, published.SDXL_TEXT_2)) == 694_659_840
     assert count(t5) == 4_762_310_656
 
 
-def test_weights_are_drawn_where_and_as_they_are_used() -> None:
+def test_weights_are_created_on_the_device_in_their_final_dtype() -> None:
     with torch.device("meta"):
         empty = nn.Sequential(nn.Linear(40, 50), nn.LayerNorm(50), nn.Embedding(3, 4))
         tied = nn.Linear(4, 3, bias=False)
@@ -62,14 +62,14 @@ def test_weights_are_drawn_where_and_as_they_are_used() -> None:
     assert bool((made[1].weight == 1).all()) and made[3].weight is made[2].weight
 
 
-def test_tied_blocks_are_the_first_one_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tied_blocks_share_the_weights_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     config = (
         published.SCHNELL_TRANSFORMER | SMALL["SCHNELL_TRANSFORMER"] | SIZES | {"num_layers": 2, "num_single_layers": 3}
     )
     monkeypatch.setattr(published, "SCHNELL_TRANSFORMER", config)
     monkeypatch.setattr(published, "SCHNELL_VAE", published.SCHNELL_VAE | SMALL["SCHNELL_VAE"])
-    making = Making(torch.device("cpu"), torch.float32, (64, 64), text=False)
-    plain, tied = (published.flux_schnell(replace(making, tied=tied)).transformer for tied in (False, True))
+    builder = Builder(torch.device("cpu"), torch.float32, (64, 64), text=False)
+    plain, tied = (published.flux_schnell(replace(builder, tied=tied)).transformer for tied in (False, True))
     names = [name for name, _ in plain.named_parameters()]
     assert names == [name for name, _ in tied.named_parameters(remove_duplicate=False)]
     weights = dict(tied.named_parameters(remove_duplicate=False))
@@ -77,7 +77,7 @@ def test_tied_blocks_are_the_first_one_many_times(monkeypatch: pytest.MonkeyPatc
         for name in names:
             if name.startswith(f"{kind}.0."):
                 assert all(weights[name.replace(".0.", f".{i}.", 1)] is weights[name] for i in range(count))
-    # It computes what a transformer with copies of these weights does.
+    # It computes the same as a transformer with copies of these weights.
     copied = FluxTransformer2DModel.from_config(config).eval()
     copied.load_state_dict(tied.state_dict())
     given = {
@@ -111,11 +111,11 @@ def test_every_family_runs_a_whole_search(monkeypatch: pytest.MonkeyPatch, capsy
         assert report["sample_s"] == pytest.approx(report["steps"] * report["step_s"])
         assert report["localize_ratio"] == pytest.approx(report["localize_s"] / report["sample_s"])
         assert report["search_images"] == 3 and report["peak_bytes"] > report["weights_bytes"] > 0
-    # One sample, its localization and two refinements from t0 = 1 (0 for FLUX, whose share of 2 steps it is).
+    # One sample, its localization and two refinements from t0 = 1 (0 for FLUX, the rounded share of its 2 steps).
     assert [reports[name]["search_nfe"] for name in ("sd", "sdxl", "flux")] == [2 + 1.5 + 2, 2 + 1.5 + 2, 2 + 1 + 4]
 
 
-def test_the_text_encoders_run_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoded_prompts_have_the_same_shape_without_text_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, settings in SMALL.items():
         config = getattr(published, name) | settings
         monkeypatch.setattr(published, name, config | (SIZES if "axes_dims_rope" in config else {}))
@@ -124,9 +124,9 @@ def test_the_text_encoders_run_where_they_are_wanted(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(published, name, getattr(published, name) | small)
     t5 = published.SCHNELL_TEXT_2 | {"num_layers": 1, "d_ff": 8, "vocab_size": 400, "num_heads": 1}
     monkeypatch.setattr(published, "SCHNELL_TEXT_2", t5)
-    making = Making(torch.device("cpu"), torch.float32, (128, 128), depth=1)
+    builder = Builder(torch.device("cpu"), torch.float32, (128, 128), depth=1)
     for make in published.FAMILIES.values():
-        pair = [make(replace(making, text=text)) for text in (True, False)]
+        pair = [make(replace(builder, text=text)) for text in (True, False)]
         fresh, other = (backbone.stack(backbone.encode_prompts(["a red star"])) for backbone in pair)
         for one, two in zip(tensors(fresh), tensors(other), strict=True):
             assert one.shape == two.shape and one.dtype == two.dtype

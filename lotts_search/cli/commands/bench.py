@@ -68,7 +68,7 @@ def families(
 
     from lotts_search.backbones.options import DTYPES
     from lotts_search.bench.families import measure
-    from lotts_search.bench.published import FAMILIES, Making
+    from lotts_search.bench.published import FAMILIES, Builder
 
     for name in family or []:
         if name not in FAMILIES:
@@ -82,10 +82,10 @@ def families(
         raise BadInput(f"device must be cpu, cuda or cuda:N, not {device!r}") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise BadInput("this machine has no CUDA device")
-    making = Making(place, getattr(torch, dtype), pixels, depth, text, tied)
+    builder = Builder(place, getattr(torch, dtype), pixels, depth, text, tied)
     reports = []
     for name in family or list(FAMILIES):
-        reports.append(measure(name, making, timed=timed, steps=steps, images=images, max_batch=batch))
+        reports.append(measure(name, builder, timed=timed, steps=steps, images=images, max_batch=batch))
         if not json:
             _show(reports[-1])
     if json:
