@@ -14,7 +14,7 @@ from PIL import Image
 from lotts_search import BadInput
 from lotts_search.cli import main
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
-from lotts_search.shapes.measure import regimes
+from lotts_search.shapes.measure import regimes, slices
 from lotts_search.shapes.measure.common import JudgedImage, cell_means
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.render import cell_box, render, to_uint8
@@ -91,16 +91,16 @@ def run_of(folder: Path, count: int = 12, prompt: str | None = None) -> Path:
 
 def test_a_run_is_estimated_slice_by_slice(tmp_path, capsys):
     run = run_of(tmp_path / "run")
-    slices, local, anew = regimes.from_run(run)
-    assert (local, anew) == (12.0, 12.0)
-    assert sum(len(trials.local) for trials in slices.values()) == 12
-    usual = regimes.find(slices["usual defects"], local, anew)
+    by_slice, cost_local, cost_global = regimes.from_run(run)
+    assert (cost_local, cost_global) == (12.0, 12.0)
+    assert sum(len(trials.local) for trials in by_slice.values()) == 12
+    usual = regimes.find(by_slice["usual defects"], cost_local, cost_global)
     assert usual.regime is not None
     assert usual.regime.repair_local == 1 and usual.regime.harm_local == 0
     assert usual.regime.required_precision == 0 and 0.2 < usual.regime.recall < 0.6
     # All changes are inside the mask, so the theory predicts the measured gain.
-    assert usual.regime.gain_local / local == pytest.approx(usual.local.mean, rel=0.25)
-    assert usual.local.mean > usual.anew.mean and usual.regime.local_wins()
+    assert usual.regime.gain_local / cost_local == pytest.approx(usual.local.mean, rel=0.25)
+    assert usual.local.mean > usual.global_.mean and usual.regime.local_wins()
     with pytest.raises(SystemExit) as done:
         main(["theory", str(run), "--json"])
     assert done.value.code == 0
@@ -141,17 +141,18 @@ def test_every_slice_gets_its_local_and_global_trials(monkeypatch):
     monkeypatch.setattr(regimes, "damaged_renders", lambda *_, **__: of([rendered(s, 7, 1.0) for s in chosen]))
     monkeypatch.setattr(regimes, "scenes", lambda *_, **__: chosen)
     monkeypatch.setattr(regimes, "sample", sampled)
-    monkeypatch.setattr(regimes, "locate", lambda pool, shown, source: [Located(MASK, MASK.astype("f4"))] * len(shown))
+    monkeypatch.setattr(slices, "sample", sampled)
+    monkeypatch.setattr(slices, "locate", lambda pool, shown, source: [Located(MASK, MASK.astype("f4"))] * len(shown))
     monkeypatch.setattr(
-        regimes, "refine", lambda pool, shown, *_, **__: of([repaired(p.image, p.scene, [0, 1, 2]) for p in shown])
+        slices, "refine", lambda pool, shown, *_, **__: of([repaired(p.image, p.scene, [0, 1, 2]) for p in shown])
     )
     pool = SimpleNamespace(info=analytic_info())
     found = regimes.measured(pool, 3)
     assert list(found) == ["sparse damage", "usual damage", "dense damage", "lighting defect", "plain samples"]
     for trials in found.values():
-        assert len(trials.local) == len(trials.anew) == 3
+        assert len(trials.local) == len(trials.global_) == 3
         assert all(c.selected[:3].all() and not c.selected[6:].any() for c in trials.local)
-        assert all(c.selected.all() for c in trials.anew)
+        assert all(c.selected.all() for c in trials.global_)
         assert min(c.gain for c in trials.local) > 0
     # Plain samples are replaced by another sample, not by themselves.
-    assert any(c.gain != 0 for c in found["plain samples"].anew)
+    assert any(c.gain != 0 for c in found["plain samples"].global_)

@@ -47,7 +47,7 @@ def theory(
     from lotts_search.shapes.measure import regimes
 
     if run is not None:
-        slices, local, anew = regimes.from_run(run)
+        slices, cost_local, cost_global = regimes.from_run(run)
     else:
         from lotts_search.core.budget import Costs
         from lotts_search.engine.local_pool import LocalPool
@@ -58,25 +58,25 @@ def theory(
         with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
             slices = regimes.measured(pool, images)
             costs = Costs.of(pool.info, Sampling.of(pool.info, "any"))
-        local, anew = (costs.localize() + costs.refine()).nfe, costs.sample.nfe
-    found = {name: regimes.find(trials, local, anew) for name, trials in slices.items()}
+        cost_local, cost_global = (costs.localize() + costs.refine()).nfe, costs.sample.nfe
+    found = {name: regimes.find(trials, cost_local, cost_global) for name, trials in slices.items()}
     if json:
         print(json_module.dumps({name: _plain(finding) for name, finding in found.items()}, ensure_ascii=False))
     else:
-        _show(found, local, anew)
+        _show(found, cost_local, cost_global)
 
 
 def verdicts(finding: Finding) -> dict[str, bool]:
     """Return whether local beats global, by the theory and as measured."""
     regime = finding.regime
-    if regime is None or finding.local is None or finding.anew is None:
+    if regime is None or finding.local is None or finding.global_ is None:
         return {}
-    assert finding.kept_local is not None and finding.kept_anew is not None
+    assert finding.kept_local is not None and finding.kept_global is not None
     return {
         "should": regime.local_wins(),
-        "did": finding.local.mean > finding.anew.mean,
+        "did": finding.local.mean > finding.global_.mean,
         "should, best kept": regime.local_improves_faster(),
-        "did, best kept": finding.kept_local.mean > finding.kept_anew.mean,
+        "did, best kept": finding.kept_local.mean > finding.kept_global.mean,
     }
 
 
@@ -91,7 +91,9 @@ def _plain(finding: Finding) -> dict[str, object]:
         "improvement_local": regime.improvement_local(),
         "improvement_global": regime.improvement_global(),
     }
-    measured = {name: str(getattr(finding, name)) for name in ("local", "anew", "kept_local", "kept_anew")}  # per NFE
+    measured = {
+        name.rstrip("_"): str(getattr(finding, name)) for name in ("local", "global_", "kept_local", "kept_global")
+    }
     return {
         "trials": finding.trials,
         "regime": dataclasses.asdict(regime),
@@ -102,12 +104,14 @@ def _plain(finding: Finding) -> dict[str, object]:
     }
 
 
-def _show(found: dict[str, Finding], local: float, anew: float) -> None:
+def _show(found: dict[str, Finding], cost_local: float, cost_global: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"A local trial costs {local:.1f} NFE (including its share of a mask), a global one {anew:.1f}.\n")
+    console.print(
+        f"A local trial costs {cost_local:.1f} NFE (including its share of a mask), a global one {cost_global:.1f}.\n"
+    )
     numbers = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("slice", "trials", "m of N", "p", "needs p", "recall", "needs", "q l", "h l", "q g", "h g"):
         numbers.add_column(heading)
@@ -116,7 +120,7 @@ def _show(found: dict[str, Finding], local: float, anew: float) -> None:
         answers.add_column(heading)
     for name, finding in found.items():
         r, said = finding.regime, verdicts(finding)
-        if r is None or finding.local is None or finding.anew is None:
+        if r is None or finding.local is None or finding.global_ is None:
             numbers.add_row(name, str(finding.trials), finding.why)
             continue
         needs = r.required_recall
@@ -132,7 +136,8 @@ def _show(found: dict[str, Finding], local: float, anew: float) -> None:
             *(f"{share:.2f}" for share in shares),
         )
         gains = [
-            f"{1000 * i.mean:+.1f} ({1000 * i.low:+.1f} to {1000 * i.high:+.1f})" for i in (finding.local, finding.anew)
+            f"{1000 * i.mean:+.1f} ({1000 * i.low:+.1f} to {1000 * i.high:+.1f})"
+            for i in (finding.local, finding.global_)
         ]
         answers.add_row(name, *gains, *("local" if said[key] else "global" for key in said))
     console.print(numbers)

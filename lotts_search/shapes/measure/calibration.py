@@ -1,4 +1,4 @@
-"""Calibration of a shapes model: how hard its world is, and what a refinement repairs and harms."""
+"""Calibration of a shapes model: the difficulty of its world, and what a refinement repairs and harms."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def best_of_n(pool: Pool, *, prompts: int = 100, seed: int = 0, verifier: str = "shapes-reward") -> dict[str, object]:
-    """Share of perfect single samples and the oracle's quality of Best-of-N, on tuning prompts.
+    """Measure the share of perfect single samples and the oracle's quality of Best-of-N on tuning prompts.
 
-    Each prompt has one pool of 64 samples; the curve is the order-statistics estimate from it, selected by
-    ``verifier``; intervals are 95 % over prompts.
+    Each prompt has one pool of 64 samples. The curve is its order-statistics estimate, with ``verifier`` selecting the
+    images. Intervals are 95 % over prompts.
     """
     pools = sample(pool, scenes("tune", prompts, seed), SIZES[-1])
     flat = [p for group in pools for p in group]
-    guide = scores(pool, flat, verifier).reshape(prompts, -1)
+    score = scores(pool, flat, verifier).reshape(prompts, -1)
     quality = np.array([p.verdict.quality for p in flat]).reshape(prompts, -1)
     perfect = np.array([p.verdict.perfect for p in flat], dtype=np.float64).reshape(prompts, -1)
-    curve = {n: [best_of(g, q, n) for g, q in zip(guide, quality, strict=True)] for n in SIZES}
+    curve = {n: [best_of(s, q, n) for s, q in zip(score, quality, strict=True)] for n in SIZES}
     ideal = {n: [best_of(q, q, n) for q in quality] for n in SIZES}
-    wins = {n: [best_of(g, q, n) for g, q in zip(guide, perfect, strict=True)] for n in SIZES}
+    wins = {n: [best_of(s, p, n) for s, p in zip(score, perfect, strict=True)] for n in SIZES}
     return {
         "prompts": prompts,
         "perfect_share": str(interval(perfect.mean(axis=1))),
@@ -38,12 +38,12 @@ def best_of_n(pool: Pool, *, prompts: int = 100, seed: int = 0, verifier: str = 
         "best_of_n_perfect": {n: float(np.mean(wins[n])) for n in SIZES},
         "best_of_n_quality_if_the_oracle_chose": {n: float(np.mean(ideal[n])) for n in SIZES},
         "rise_16_to_64": str(interval(np.subtract(curve[64], curve[16]))),
-        "spearman_within_prompt": within_group_spearman(list(guide), list(quality)),
+        "spearman_within_prompt": within_group_spearman(list(score), list(quality)),
     }
 
 
 def object_shares(images: list[JudgedImage]) -> dict[str, float]:
-    """Shares of the objects asked for that have the right identity, and of those, that are damaged."""
+    """Return the share of the expected objects with the right colour and shape, and the damaged share of these."""
     expected = np.stack([p.verdict.expected for p in images])
     right = np.stack([p.verdict.right for p in images])[expected]
     damaged = np.stack([p.verdict.damaged for p in images])[expected]
@@ -51,11 +51,12 @@ def object_shares(images: list[JudgedImage]) -> dict[str, float]:
 
 
 def repairs(pool: Pool, *, prompts: int = 100, seeds: int = 2, seed: int = 1) -> dict[str, object]:
-    """Repair and harm probabilities of one refinement by the step it starts from, on tuning prompts.
+    """Measure the repair and harm probabilities of one refinement by its starting step, on tuning prompts.
 
-    Counted are objects of the right colour and shape. ``repair``: a damaged object is neither damaged nor wrong
-    afterwards; ``harm``: an intact one is. ``whole`` refines everything; ``mask`` refines the region that the model's
-    own mask source finds, and is counted over all objects and over those at least half inside the mask.
+    Only objects with the right colour and shape count. ``repair``: a damaged object is neither damaged nor wrong
+    afterwards. ``harm``: an intact object is damaged or wrong afterwards. ``whole`` refines the whole image. ``mask``
+    refines the region that the model's default mask source finds, counted over all objects, and as ``mask_selected``
+    over those at least half inside the mask.
     """
     images = [p for group in sample(pool, scenes("tune", prompts, seed), seeds) for p in group]
     defaults = pool.info.defaults

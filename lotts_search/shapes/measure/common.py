@@ -1,4 +1,4 @@
-"""What the measurements share: plain samples and refinements through a pool, judged by the oracle."""
+"""Shared parts of the measurements: samples and refinements through a pool, judged by the oracle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lotts_search.work.requests import (
 
 @dataclass
 class JudgedImage:
-    """A finished image of a scene with its clean state and the oracle's verdict."""
+    """A complete image that should show a scene, with its seed, its clean state and the oracle's verdict."""
 
     scene: Scene
     seed: int
@@ -46,7 +46,7 @@ class JudgedImage:
 
 
 def run_all(pool: Pool, work: Sequence[Generate | Score], title: str) -> list[Result]:
-    """Results of ``work`` in its order, with a progress bar."""
+    """Run ``work`` with a progress bar and return the results in its order."""
     with Progress(transient=True) as bar:
         task = bar.add_task(title, total=len(work))
         futures = [pool.submit(w) for w in work]
@@ -55,19 +55,14 @@ def run_all(pool: Pool, work: Sequence[Generate | Score], title: str) -> list[Re
     return [f.result() for f in futures]
 
 
-def sampling_of(pool: Pool, prompt: str, steps: int | None = None, guidance: float | None = None) -> Sampling:
-    """The model's own settings for a prompt."""
-    return Sampling.of(pool.info, prompt, steps=steps, guidance=guidance)
-
-
 def sample(
     pool: Pool, scenes: Sequence[Scene], seeds: int, *, steps: int | None = None, guidance: float | None = None,
     template: str = "{}", title: str = "sampling",
 ) -> list[list[JudgedImage]]:  # fmt: skip
-    """``seeds`` plain samples of each scene."""
+    """Draw plain samples with the seeds 0 to ``seeds`` − 1 for each scene; return one list per scene."""
     work: list[Generate | Score] = []
     for scene in scenes:
-        settings = sampling_of(pool, template.format(scene.caption), steps, guidance)
+        settings = Sampling.of(pool.info, template.format(scene.caption), steps=steps, guidance=guidance)
         work += [Segment(0, settings, (f"seed {s}",), settings.steps, noise=Fresh(s)) for s in range(seeds)]
     flat = judged(run_all(pool, work, title), [s for s in scenes for _ in range(seeds)])
     for index, image in enumerate(flat):
@@ -76,7 +71,7 @@ def sample(
 
 
 def judged(results: Sequence[Result], scenes: Sequence[Scene]) -> list[JudgedImage]:
-    """Complete results with the oracle's verdicts."""
+    """Return the images of complete results with the oracle's verdicts."""
     images = [r.image for r in results if r.image is not None]
     states = [r.state for r in results if r.state is not None]
     verdicts = judge_many(np.stack(images), scenes)
@@ -87,16 +82,16 @@ def judged(results: Sequence[Result], scenes: Sequence[Scene]) -> list[JudgedIma
 
 
 def scores(pool: Pool, images: Sequence[JudgedImage], verifier: str) -> npt.NDArray[np.float64]:
-    """The verifier's scores of images for their captions."""
+    """Return the verifier's scores of images for their captions [images]."""
     work: list[Generate | Score] = [Score(verifier, p.scene.caption, p.image) for p in images]
     return np.array([r.score for r in run_all(pool, work, "scoring")], dtype=np.float64)
 
 
 def locate(pool: Pool, images: Sequence[JudgedImage], source: MaskSource, title: str = "localizing") -> list[Located]:
-    """The region that ``source`` finds in each image."""
+    """Return the region that ``source`` finds in each image."""
     work: list[Generate | Score] = [
         Locate(
-            0, (f"seed {p.seed}",), p.state, sampling_of(pool, p.scene.caption), source,
+            0, (f"seed {p.seed}",), p.state, Sampling.of(pool.info, p.scene.caption), source,
             p.image if source.needs_image else None,
         )
         for p in images
@@ -109,10 +104,10 @@ def refine(
     pool: Pool, images: Sequence[JudgedImage], masks: Sequence[Bools], *, start: int, integrate: int,
     seed: int = 0,
 ) -> list[JudgedImage]:  # fmt: skip
-    """One refinement of each image, from step ``start``, inside its mask."""
+    """Refine each image once inside its mask, from step ``start``, with ``integrate`` unmasked last steps."""
     work: list[Generate | Score] = []
     for p, mask in zip(images, masks, strict=True):
-        settings = sampling_of(pool, p.scene.caption)
+        settings = Sampling.of(pool.info, p.scene.caption)
         lineage = (f"seed {p.seed}", f"refine@{start} {seed}")
         region = Region(mask, p.state.latent, lineage, integrate)
         work.append(Segment(0, settings, lineage, settings.steps, state=p.state, renoise=start, region=region))
@@ -120,19 +115,19 @@ def refine(
 
 
 def cell_means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Mean of a map [h, w] over the whole image in each of the nine cells; of a mask, the share that it covers."""
+    """Return the mean of a map [h, w] of the whole image in each cell [9]; for a mask, the share that it covers."""
     scale = SIZE // values.shape[0]
     full = values.repeat(scale, axis=0).repeat(scale, axis=1)
     return np.array([full[cell_box(c)].mean() for c in range(9)])
 
 
 def object_heat(heat: Floats, scene: Scene) -> npt.NDArray[np.float64]:
-    """Mean heat [objects] over the cell of each object of the scene; ``heat`` is [h, w] over the whole image."""
+    """Return the mean of ``heat`` [h, w], a map of the whole image, in the cell of each object of the scene [objects]."""
     return cell_means(heat)[[o.cell for o in scene.objects]]
 
 
 def write(path: Path, figures: dict[str, object], describe: Callable[[str], None] = print) -> None:
-    """Write figures as JSON and show them."""
+    """Write figures as JSON and pass the text to ``describe``."""
     text = json.dumps(figures, indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""Does a mask source find the flawed objects? Object-level ROC area within an image."""
+"""How well a mask source finds the flawed objects: the ROC area over the objects within an image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from lotts_search.work.requests import Encode
 def damaged_renders(
     pool: Pool, split: Split, count: int, rate: float = 0.4, seed: int = 2, *, light: bool = False
 ) -> list[JudgedImage]:
-    """Renders with independently damaged objects, encoded; their verdict is the oracle's on the decoded image."""
+    """Render scenes with independently damaged objects and encode them; verdicts are about the decoded images.
+
+    Args:
+        pool: the pool that encodes the renders.
+        split, count, seed: which scenes.
+        rate: probability that an object is damaged.
+        light: apply the lighting defect.
+    """
     rng = np.random.default_rng([seed, count])
     chosen = scenes(split, count, seed)
     images = [to_uint8(render(s, rng, damage=rate, light=light).image) for s in chosen]
@@ -37,7 +44,7 @@ def damaged_renders(
 
 
 def roc(pool: Pool, images: list[JudgedImage], source: MaskSource) -> float:
-    """ROC area of ``source`` over pairs of a flawed and an intact object of one image."""
+    """Return the ROC area of ``source`` over pairs of a flawed and an intact object of the same image."""
     found = locate(pool, images, source)
     heats = [object_heat(f.heat, p.scene) for p, f in zip(images, found, strict=True)]
     flawed = [p.verdict.flawed[[o.cell for o in p.scene.objects]] for p in images]
@@ -47,11 +54,11 @@ def roc(pool: Pool, images: list[JudgedImage], source: MaskSource) -> float:
 LIFT = ErrorContrastMask(
     levels=(600,), draws=2, smooth=2.0, high="{}", low="", relative=True, foreground=0.2
 )  # fmt: skip
-"""How much the prompt helps to explain a region: the relative error contrast of the prompt and the empty prompt."""
+"""How much the prompt helps to explain a region: the relative error contrast between the prompt and the empty prompt."""
 
 
 def candidates(family: str) -> dict[str, MaskSource]:
-    """The settings that tuning chooses from."""
+    """Return the settings among which tuning chooses, by name."""
     found: dict[str, MaskSource] = {}
     for grid in (8,) if family == "flux" else (16, 8):
         for level in (0, 150, 300, 450, 600, 750):
@@ -85,7 +92,7 @@ def candidates(family: str) -> dict[str, MaskSource]:
 
 
 def fusions() -> dict[str, MaskSource]:
-    """What the other sources add to the best single one."""
+    """Return fusions of the best single source with the others, by name."""
     quality, apart = QualityMask(smooth=2.0), DisagreementMask(smooth=2.0)
     return {
         "fusion: error contrast, quality": FusionMask(sources=(LIFT, quality), weights=(2, 1)),
@@ -98,8 +105,7 @@ def fusions() -> dict[str, MaskSource]:
 
 
 def tune(pool: Pool, *, images: int = 64, only: str = "") -> dict[str, object]:
-    """ROC area of every candidate setting (those whose name contains ``only``) on tuning scenes: renders and generated
-    images."""
+    """Measure the ROC area of each candidate whose name contains ``only``, on renders and samples of tuning scenes."""
     renders = damaged_renders(pool, "tune", images)
     generated = [group[0] for group in sample(pool, scenes("tune", images, 3), 1)]
     sources = {name: source for name, source in candidates(pool.info.family).items() if only in name}
@@ -109,7 +115,7 @@ def tune(pool: Pool, *, images: int = 64, only: str = "") -> dict[str, object]:
 def _areas(
     pool: Pool, renders: list[JudgedImage], generated: list[JudgedImage], sources: dict[str, MaskSource]
 ) -> dict[str, dict[str, float]]:
-    """ROC areas by name; a source that has several names, as a model's default may, is measured once."""
+    """Return ROC areas by name; a source under several names, such as a model's default, is measured once."""
     areas = {
         source: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
         for source in dict.fromkeys(sources.values())
@@ -118,12 +124,12 @@ def _areas(
 
 
 def attention_of(family: str, grid: int = 16, **settings: Any) -> AttentionMask | ConceptMask:
-    """The paper's mask as a family has it: FLUX's attention has one grid alone."""
+    """Return the paper's mask for a family; FLUX's attention has only one grid."""
     return ConceptMask(**settings) if family == "flux" else AttentionMask(grid=grid, **settings)
 
 
 def ablations(attention: AttentionMask | ConceptMask) -> dict[str, MaskSource]:
-    """The full method at its tuned setting, each ablation, the paper's last timestep and the error contrasts."""
+    """Return the tuned attention mask, its ablations, the paper's settings, and the other sources, by name."""
     contrast, paper = ErrorContrastMask(levels=(700,), draws=2), type(attention)()
     return {
         "attention (tuned)": attention,
@@ -149,7 +155,7 @@ def ablations(attention: AttentionMask | ConceptMask) -> dict[str, MaskSource]:
 
 
 def test(pool: Pool, attention: AttentionMask | ConceptMask, *, images: int = 200) -> dict[str, object]:
-    """ROC areas on held-out renders and on generated images of test scenes."""
+    """Measure ROC areas of the default mask source and all ablations on renders and samples of test scenes."""
     renders = damaged_renders(pool, "test", images)
     generated = [group[0] for group in sample(pool, scenes("test", images, 4), 1)]
     sources = {"the model's default": pool.info.defaults.mask} | ablations(attention)

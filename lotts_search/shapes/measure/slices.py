@@ -1,4 +1,4 @@
-"""The slices on which local search should lose: dense damage, and a defect of the whole image."""
+"""Slices of damaged renders, among them those where local search should lose: dense damage and a global defect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lotts_search.shapes.measure.common import JudgedImage, locate, refine, samp
 from lotts_search.shapes.measure.localization import damaged_renders
 from lotts_search.shapes.world.scene import Split
 from lotts_search.work.pool import Pool
+from lotts_search.work.requests import Bools
 
 SLICES: dict[str, tuple[float, bool]] = {
     "sparse damage": (0.2, False),
@@ -17,27 +18,38 @@ SLICES: dict[str, tuple[float, bool]] = {
     "dense damage": (DENSE_DAMAGE, False),
     "lighting defect": (0.0, True),
 }
-"""Probability that an object is damaged, and whether the whole image has the lighting defect."""
+"""For each slice: the probability that an object is damaged, and whether the image has the lighting defect."""
 
 
 def gains(pool: Pool, *, images: int = 60, split: Split = "test") -> dict[str, object]:
-    """Change of the oracle's quality by one local and by one global trial, from renders of each slice.
+    """Measure the change of the oracle's quality by one local and by one global trial on renders of each slice.
 
-    ``local`` refines the located region; ``global`` draws a new image of the same prompt. 95 % intervals.
+    ``local`` refines the located region, ``global`` samples a new image for the same prompt. Intervals are 95 %.
     """
-    defaults = pool.info.defaults
     table: dict[str, object] = {}
     for name, (rate, light) in SLICES.items():
         before = damaged_renders(pool, split, images, rate, light=light)
-        masks = [found.mask for found in locate(pool, before, defaults.mask)]
-        local = refine(pool, before, masks, start=defaults.t0, integrate=defaults.integrate)
-        anew = [group[0] for group in sample(pool, [p.scene for p in before], 1)]
+        _, refined, resampled = local_and_global(pool, before)
         table[name] = {
             "quality": float(np.mean([p.verdict.quality for p in before])),
-            "local": _change(before, local),
-            "global": _change(before, anew),
+            "local": _change(before, refined),
+            "global": _change(before, resampled),
         }
     return {"images": images, "slices": table}
+
+
+def local_and_global(
+    pool: Pool, before: list[JudgedImage], seed: int = 0
+) -> tuple[list[Bools], list[JudgedImage], list[JudgedImage]]:
+    """Run one local and one global trial on each image, with the model's defaults.
+
+    Returns:
+        The located masks, the images refined inside them, and new samples with ``seed`` for the same prompts.
+    """
+    defaults = pool.info.defaults
+    masks = [found.mask for found in locate(pool, before, defaults.mask)]
+    refined = refine(pool, before, masks, start=defaults.t0, integrate=defaults.integrate)
+    return masks, refined, [group[seed] for group in sample(pool, [p.scene for p in before], seed + 1)]
 
 
 def _change(before: list[JudgedImage], after: list[JudgedImage]) -> str:

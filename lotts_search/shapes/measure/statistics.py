@@ -1,4 +1,4 @@
-"""Estimators that the measurements share."""
+"""Estimators shared by the measurements."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lotts_search.work.requests import Bools
 
 
 def pair_area(scores: Sequence[Doubles], flawed: Sequence[Bools]) -> tuple[float, int]:
-    """ROC area over pairs of a flawed and an intact object of the same image, and the number of such pairs.
+    """Return the ROC area over pairs of a flawed and an intact object of the same image, and the number of pairs.
 
     Args:
-        scores: per image, one score an object; a good source scores flawed objects higher.
-        flawed: per image, which objects are flawed.
+        scores: for each image, one score per object; a good source scores flawed objects higher.
+        flawed: for each image, which objects are flawed.
     """
     wins, pairs = 0.0, 0
     for score, flaw in zip(scores, flawed, strict=True):
@@ -27,6 +27,6 @@ def pair_area(scores: Sequence[Doubles], flawed: Sequence[Bools]) -> tuple[float
 
 
 def within_group_spearman(a: Sequence[Doubles], b: Sequence[Doubles]) -> float:
-    """Mean over groups of Spearman's correlation; groups where one side is constant are left out."""
+    """Return the mean of Spearman's correlation over the groups; groups with a constant side are left out."""
     values = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True) if np.ptp(x) > 0 and np.ptp(y) > 0]
     return float(np.mean(values))
