@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -28,6 +29,15 @@ class PoolClosed(Failure):
 
 class BudgetExhausted(LottsError):
     """The remaining budget does not cover a trial; only that branch of the search ends."""
+
+
+class Notice(UserWarning):
+    """What was skipped, cut, converted or ignored and the user should know. The command line prints it once."""
+
+
+def notice(text: str) -> None:
+    """Report something that is not an error, as a warning of the category :class:`Notice`."""
+    warnings.warn(text, Notice, stacklevel=3)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:

@@ -6,15 +6,14 @@ seed, the first 100 prompts are the first half of the first 200, whatever the or
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.errors import BadInput, Failure, notice, unknown
+from lotts_search.study.prompt_files import Row, prompt_column, prompt_text, read_rows, row_id
 from lotts_search.work.requests import Bytes
 
 SCENES = 500
@@ -108,7 +107,7 @@ def load_prompts(
     else:
         sets = [*prompt_sets(), *(f"a file {ending}" for ending in _FILES)]
         raise unknown("prompt set", source, sets)
-    found = list(_matching(_distinct(prompts), dict(where or {}), source))
+    found = list(_matching(_distinct(prompts, source), dict(where or {}), source))
     if not found:
         raise BadInput(f"{source} has no prompts" + (f" with {_say(where)}" if where else ""))
     return sample(found, count, seed)
@@ -116,7 +115,7 @@ def load_prompts(
 
 def texts(prompts: Iterable[str]) -> list[Prompt]:
     """Prompts from texts; equal texts count once."""
-    return list(_distinct(Prompt(_id("prompt", text), text) for text in prompts))
+    return list(_distinct((Prompt(_id("prompt", text), text) for text in prompts), "the study"))
 
 
 def sample(prompts: list[Prompt], count: int | None, seed: int | None) -> list[Prompt]:
@@ -130,13 +129,21 @@ def _id(source: str, text: str) -> str:
     return f"{source}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-def _distinct(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """Without those that were there before, by text or by id."""
+def _distinct(prompts: Iterable[Prompt], source: str) -> Iterator[Prompt]:
+    """Skip empty prompts and repeated texts, and report how many there were."""
     seen: set[str] = set()
+    empty = repeated = 0
     for prompt in prompts:
-        if prompt.text and not {prompt.text, prompt.id} & seen:
-            seen |= {prompt.text, prompt.id}
+        if not prompt.text:
+            empty += 1
+        elif prompt.text in seen:
+            repeated += 1
+        else:
+            seen.add(prompt.text)
             yield prompt
+    skipped = [f"{count} {what}" for count, what in ((empty, "empty"), (repeated, "repeated")) if count]
+    if skipped:
+        notice(f"{source}: skipped {' and '.join(skipped)} of {len(seen) + empty + repeated} prompts")
 
 
 def _matching(prompts: Iterable[Prompt], where: Mapping[str, Any], source: str) -> Iterator[Prompt]:
@@ -144,8 +151,22 @@ def _matching(prompts: Iterable[Prompt], where: Mapping[str, Any], source: str) 
         for name in where:
             if name not in prompt.fields:
                 raise BadInput(f"prompts of {source} have no field {name!r}; they have {', '.join(prompt.fields)}")
-        if all(str(prompt.fields[name]) == str(value) for name, value in where.items()):
+        if all(_equal(prompt.fields[name], wanted) for name, wanted in where.items()):
             yield prompt
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    """Whether a field has a value of a study file. A CSV file holds texts alone: there ``true`` is True, ``3.0`` is 3."""
+    if not isinstance(value, str) or isinstance(wanted, str):
+        return str(value) == str(wanted)
+    if isinstance(wanted, bool):
+        return value.strip().lower() == str(wanted).lower()
+    if wanted is None:
+        return not value.strip()
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return False
 
 
 def _say(where: Mapping[str, Any] | None) -> str:
@@ -207,55 +228,23 @@ def _from_hub(name: str, column: str | None, split: str | None) -> Iterator[Prom
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise Failure(f"prompts of {name} cannot be fetched from {hub.repository} on the hub: {lines[0]}") from error
-    return _rows(found, column or hub.column, name)
+    return _rows([Row(number, row) for number, row in enumerate(found, 1)], column or hub.column, name)
 
 
 def _from_file(path: Path, column: str | None) -> Iterator[Prompt]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            return _rows(pq.read_table(path).to_pylist(), column, path.stem, str(path))
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise BadInput(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise BadInput(f"{path} cannot be read: {error}") from error
-    match path.suffix.lower():
-        case ".txt":
-            lines = [line.strip() for line in text.splitlines()]
-            return iter([Prompt(_id(path.stem, line), line) for line in lines])
-        case ".csv":
-            return _rows(list(csv.DictReader(text.splitlines(keepends=True))), column, path.stem, str(path))
-        case _:
-            return _rows(_json_lines(text, path), column, path.stem, str(path))
+    return _rows(read_rows(path), column, path.stem, str(path))
 
 
-def _json_lines(text: str, path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, str | dict):
-            raise BadInput(f"{path}, line {number}: neither a JSON object nor a text: {line.strip()[:40]}")
-        rows.append({"prompt": row} if isinstance(row, str) else row)
-    return rows
-
-
-def _rows(rows: list[dict[str, Any]], column: str | None, source: str, file: str | None = None) -> Iterator[Prompt]:
+def _rows(rows: list[Row], column: str | None, source: str, file: str | None = None) -> Iterator[Prompt]:
     """Prompts from rows with columns; a column ``id`` gives their ids."""
-    names = list(rows[0]) if rows else []
-    key = column or next((name for name in ("prompt", "caption", "text", "Prompt", "Prompts") if name in names), None)
-    if key is None or (rows and key not in names):
-        what = "prompt" if key is None else key
-        raise BadInput(f"{file or source} has no column {what!r}; its columns: {', '.join(map(str, names)) or 'none'}")
+    where = file or source
+    key = prompt_column(where, rows, column) if rows else ""
+    lines: dict[str, Row] = {}
     for row in rows:
-        value = row.get(key)
-        text = str(value).strip() if value is not None else ""
-        given = row.get("id")
-        fields = {name: value for name, value in row.items() if name not in (key, "id")}
-        yield Prompt(_id(source, text) if given in (None, "") else f"{source}-{given}", text, fields)
+        text, own = prompt_text(where, row, key), row_id(where, row)
+        if own is not None and text:
+            first = lines.setdefault(own, row)
+            if first.values[key] != row.values[key]:
+                raise BadInput(f"{where}, line {row.line}: id {own!r} is that of another prompt, in line {first.line}")
+        fields = {name: value for name, value in row.values.items() if name not in (key, "id")}
+        yield Prompt(_id(source, text) if own is None else f"{source}-{own}", text, fields)

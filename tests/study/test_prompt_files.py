@@ -1,0 +1,177 @@
+"""Files of prompts: whatever they hold is read rightly or refused with file and line, and what is skipped is counted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lotts_search.errors import BadInput, Notice
+from lotts_search.study.prompts import load_prompts
+
+ODD = [
+    "a red fox, two hens, and a barn",
+    'a sign that says "open, now"',
+    "a line\u2028broken by U+2028",
+    "another\x85by U+0085, by \x1c and \x0b too",
+    "ein Fuchs, 狐, 🦊",
+    "=1+1; not a formula\twith a tab",
+    "x" * 200_000,
+]
+
+
+def read(path: Path, **options) -> list[str]:
+    return [prompt.text for prompt in load_prompts(str(path), seed=None, **options)]
+
+
+def csv_of(prompts: list[str], newline: str = "\n") -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=newline)
+    writer.writerows([["id", "prompt"], *enumerate(prompts)])
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl", ".parquet"])
+def test_odd_texts_are_read_as_they_are(tmp_path: Path, ending: str, newline: str) -> None:
+    path = tmp_path / f"odd{ending}"
+    match ending:
+        case ".txt":
+            path.write_bytes(newline.join(ODD).encode())
+        case ".csv":
+            path.write_bytes(csv_of(ODD, newline).encode())
+        case ".jsonl":
+            path.write_bytes(newline.join(json.dumps({"prompt": p}, ensure_ascii=False) for p in ODD).encode())
+        case _:
+            pq.write_table(pa.table({"prompt": ODD}), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(path) == ODD
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "p.csv").write_bytes(csv_of(ODD).encode(encoding))
+    assert read(tmp_path / "p.csv") == ODD
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("prompt,kind\na fox, red,x\n", "a.csv", r"a\.csv, line 2: 3 cells for 2 columns \(prompt, kind\); put a text"),
+        ("prompt,kind\na fox,x\na hen\n", "a.csv", r"a\.csv, line 3: 1 cells for 2 columns"),
+        ('prompt\n"two\nlines"\na, b\n', "a.csv", r"a\.csv, line 4: 2 cells for 1 columns"),
+        ('prompt\n"a fox\n', "a.csv", r"a\.csv, line 2: not CSV \(unexpected end of data\)"),
+        ("prompt,prompt\na,b\n", "a.csv", r"a\.csv, line 1: column 'prompt' is repeated"),
+        ("prompt;kind\na;b\n", "a.csv", r"has no column 'prompt'; .*separated by ';', not by commas"),
+        ('{"prompt": "a"}\n{"text": "b"}\n', "a.jsonl", r"a\.jsonl, line 2: no column 'prompt'; its columns: text"),
+        ('{"prompt": 3}\n', "a.jsonl", r"a\.jsonl, line 1: 'prompt' must be a text, not int: 3"),
+        ('"a"\n\n{"prompt": ["b"]}\n', "a.jsonl", r"a\.jsonl, line 3: 'prompt' must be a text, not list: \['b'\]"),
+        ('{"prompt": "a", "prompt": "b"}\n', "a.jsonl", r"a\.jsonl, line 1: not JSON \(key 'prompt' is repeated\)"),
+        ('{"prompt": "\\ud83e"}\n', "a.jsonl", r"a\.jsonl, line 1: a text holds half of a surrogate pair, U\+D83E"),
+        ('{"prompt": "a\\u0000b"}\n', "a.jsonl", r"a\.jsonl, line 1: a text holds a NUL character"),
+        ("[" * 100_000 + "\n", "a.jsonl", r"a\.jsonl, line 1: not JSON"),
+        ('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n', "a.jsonl", r"line 2: id '1' is that of another .* line 1"),
+        ('{"id": [1], "prompt": "a"}\n', "a.jsonl", r"line 1: 'id' must be a text or an integer, not \[1\]"),
+        ("a\0b\n", "a.txt", r"a\.txt, line 1: a text holds a NUL character"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, text: str, name: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=message):
+        load_prompts(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"prompt": [1, 2]}, "line 1: 'prompt' must be a text, not int: 1"),
+        ({"prompt": [b"a fox"]}, "line 1: 'prompt' must be a text, not bytes"),
+        ({"prompt": [None, {"text": "a"}]}, "line 2: 'prompt' must be a text, not dict"),
+    ],
+)
+def test_parquet_columns_that_hold_no_texts(tmp_path: Path, table: dict, message: str) -> None:
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=message):
+        load_prompts(str(tmp_path / "a.parquet"))
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("a fox\nein Bär\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"a\.txt, line 2: not UTF-8 \(byte 0xe4\); save the file as UTF-8"):
+        load_prompts(str(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("a\nb\n\na\n", "p.txt", "skipped 1 repeated of 3 prompts"),
+        ("prompt,kind\na,1\n,2\n  ,3\na,4\n", "p.csv", "skipped 2 empty and 1 repeated of 4 prompts"),
+        ('{"prompt": null}\n"a"\n', "p.jsonl", "skipped 1 empty of 2 prompts"),
+    ],
+)
+def test_what_is_skipped_is_counted(tmp_path: Path, text: str, name: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.warns(Notice, match=said):
+        load_prompts(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("cell", "wanted", "fits"),
+    [
+        ("true", True, True), ("TRUE", True, True), ("false", True, False), ("false", False, True), ("1", True, False),
+        ("3", 3, True), ("3.0", 3, True), ("0.50", 0.5, True), ("three", 3, False), ("3", "3", True), ("", None, True),
+    ],
+)  # fmt: skip
+def test_fields_of_a_csv_file_meet_the_values_of_a_study(tmp_path: Path, cell: str, wanted: object, fits: bool) -> None:
+    (tmp_path / "p.csv").write_text(f"prompt,hard\na fox,{cell}\na hen,other\n")
+    if fits:
+        assert read(tmp_path / "p.csv", where={"hard": wanted}) == ["a fox"]
+    else:
+        with pytest.raises(BadInput, match="has no prompts with hard"):
+            read(tmp_path / "p.csv", where={"hard": wanted})
+
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), max_size=5)
+
+
+@given(TEXTS, st.sampled_from([".csv", ".jsonl", ".parquet"]))
+@settings(max_examples=150, deadline=None)
+def test_any_texts_written_by_a_library_come_back(tmp_path_factory, prompts: list[str], ending: str) -> None:
+    path = tmp_path_factory.mktemp("any") / f"p{ending}"
+    match ending:
+        case ".csv":
+            path.write_bytes(csv_of(prompts, "\r\n").encode())
+        case ".jsonl":
+            path.write_text("".join(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in prompts), newline="")
+        case _:
+            pq.write_table(pa.table({"prompt": pa.array(prompts, pa.string())}), path)
+    expected = list(dict.fromkeys(text.strip() for text in prompts if text.strip()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        if expected:
+            assert read(path) == expected
+        else:
+            with pytest.raises(BadInput, match="has no prompts"):
+                read(path)
+
+
+@given(st.binary(max_size=60), st.sampled_from([".txt", ".csv", ".jsonl", ".parquet"]))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_read_or_refused_in_one_message(tmp_path_factory, data: bytes, ending: str) -> None:
+    path = tmp_path_factory.mktemp("any") / f"p{ending}"
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        try:
+            assert all(text.strip() for text in read(path))
+        except BadInput as error:
+            assert str(path) in str(error)
