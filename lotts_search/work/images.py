@@ -1,0 +1,174 @@
+"""Images and masks from files: every mode and size that Pillow opens becomes the pixels that a person sees in it.
+
+Pillow's own ``convert("RGB")`` clips 16-bit greys to white, shows the hidden colours of transparent pixels and ignores
+the rotation that a camera notes in EXIF. Nothing of that is silent here: it is done right, reported or refused.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lotts_search.errors import BadInput, notice
+from lotts_search.work.requests import Bools, Bytes
+
+_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+"""Modes of one channel with more than 8 bits."""
+
+
+def read_image(path: Path, size: tuple[int, int]) -> Bytes:
+    """Read an image file as uint8 [h, w, 3] of ``size`` (height, width).
+
+    The rotation in EXIF is applied, transparency is laid over white, and 16-bit values are scaled to 8 bits. An image
+    of another aspect ratio is cropped around its centre and one of another size resampled; both are reported.
+
+    Raises:
+        BadInput: there is no such file, or it is not an image that can be read.
+    """
+    image = _rgb(_open(path, path), str(path))
+    height, width = size
+    if image.size != (width, height):
+        before = image.size
+        box = _crop(before, (width, height))
+        image = image.crop(box).resize((width, height), Image.Resampling.LANCZOS)
+        notice(f"{path}: {_size(before)} {_cut(before, box)}resampled to {_size((width, height))}")
+    return np.asarray(image)
+
+
+def read_mask(data: bytes | Path, size: tuple[int, int], like: tuple[int, int] | None = None) -> Bools:
+    """Read a mask as bool [h, w] of ``size`` (height, width): True where it is white, so that the place is resampled.
+
+    A pixel is white if its luminance times its opacity is at least half. A cell of the result is True if any pixel in
+    it is white, so that a thin stroke is kept.
+
+    Args:
+        data: a file or its bytes.
+        like: (height, width) of the image that the mask belongs to, cropped by :func:`read_image` to the aspect ratio
+            of ``size``; the mask is cropped alike. None = the mask covers what ``size`` covers.
+
+    Raises:
+        BadInput: it cannot be read, has no white pixel, or is of another aspect ratio than the image.
+    """
+    name = str(data) if isinstance(data, Path) else "the mask"
+    image = _open(io.BytesIO(data) if isinstance(data, bytes) else data, name)
+    white = _white(image, name)
+    if not white.any():
+        hint = " (black strokes on a transparent ground: draw in white)" if image.has_transparency_data else ""
+        raise BadInput(f"{name} has no white pixel: white marks what is resampled{hint}")
+    across = (size[1], size[0])
+    if like is None:
+        like = size
+    if abs(white.shape[1] * like[0] - white.shape[0] * like[1]) > max(like):
+        raise BadInput(
+            f"{name} is {_size(white.shape[::-1])}, the image {_size(like[::-1])}: they must have one aspect ratio"
+        )
+    left, top, right, bottom = _crop(white.shape[::-1], across)
+    rows, columns = _edges(top, bottom, size[0]), _edges(left, right, size[1])
+    found = np.zeros(size, np.bool_)
+    for row, (first, last) in enumerate(rows):
+        band: Bools = np.any(white[first:last], axis=0)
+        found[row] = [band[start:end].any() for start, end in columns]
+    if not found.any():
+        raise BadInput(f"{name}: its white pixels are outside the part of the image that is used")
+    return found
+
+
+def mask_png(mask: Bools) -> bytes:
+    """Return a mask [h, w] as a black and white PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file as it is seen, rotation applied."""
+    width, height = _open(path, path).size
+    return height, width
+
+
+def _open(source: Path | io.BytesIO, name: object) -> Image.Image:
+    try:
+        with Image.open(source) as image:
+            image.load()
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                notice(f"{name} has {frames} frames: the first is used")
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no file {name}") from error
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"{name} is too large: {error}") from error
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
+        raise BadInput(f"{name} is not an image that can be read") from error
+
+
+def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:
+    try:
+        return (image.convert("LA") if image.mode == "La" else image).convert(mode)
+    except ValueError as error:
+        raise BadInput(f"{name}: images of mode {image.mode} are not supported; save it as RGB") from error
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in _GREY:
+        return Image.fromarray(np.round(_grey(image, name) * 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        over = _convert(image, "RGBA", name)
+        if np.asarray(over.getchannel("A")).min() < 255:
+            notice(f"{name} is transparent in places: white is laid under it")
+        ground = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(ground, over).convert("RGB")
+    return _convert(image, "RGB", name)
+
+
+def _grey(image: Image.Image, name: str) -> npt.NDArray[np.float64]:
+    """One channel of more than 8 bits as 0..1: integers are of 16 bits, floats 0..255 as Pillow has them."""
+    values = np.asarray(image, dtype=np.float64)
+    most = 255.0 if image.mode == "F" else 65535.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
+        raise BadInput(f"{name}: grey values of mode {image.mode} must be 0..{most:g}; save it with 8 or 16 bits")
+    if image.mode == "F" and 0 < values.max() <= 1:
+        raise BadInput(f"{name}: its grey values are fractions up to 1; save it with 8 or 16 bits")
+    return values / most
+
+
+def _white(image: Image.Image, name: str) -> Bools:
+    if image.mode in _GREY:
+        found: Bools = _grey(image, name) >= 0.5
+        return found
+    opacity: npt.NDArray[np.float64] | float = 1.0
+    if image.has_transparency_data:
+        image = _convert(image, "RGBA", name)
+        opacity = np.asarray(image.getchannel("A"), dtype=np.float64) / 255
+    luminance = np.asarray(_convert(_convert(image, "RGB", name), "L", name), dtype=np.float64) / 255
+    white: Bools = luminance * opacity >= 0.5
+    return white
+
+
+def _crop(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest centred box (left, top, right, bottom) of ``wanted``'s aspect ratio in an image of ``size``, both
+    (width, height), in whole pixels."""
+    scale = min(size[0] / wanted[0], size[1] / wanted[1])
+    width, height = (max(1, round(side * scale)) for side in wanted)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _edges(first: int, last: int, count: int) -> list[tuple[int, int]]:
+    """The pixels (first, end) of each of ``count`` equal cells of ``first``..``last``, at least one per cell."""
+    edges = np.round(np.linspace(first, last, count + 1), 6)
+    starts, ends = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+    return list(zip(starts.tolist(), np.maximum(ends, starts + 1).tolist(), strict=True))
+
+
+def _cut(size: tuple[int, int], box: tuple[int, int, int, int]) -> str:
+    share = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
+    return f"cropped around its centre ({100 * share:.0f} % are left out) and " if share > 0.005 else ""
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[0]}x{size[1]}"

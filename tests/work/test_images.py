@@ -1,0 +1,217 @@
+"""Images and masks from files: the right pixels of every mode, rotation, depth and aspect ratio."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lotts_search.errors import BadInput, Notice
+from lotts_search.work.images import mask_png, read_image, read_mask
+
+SIZE = (4, 4)
+COLOUR = (200, 40, 90)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def grey16(value: int) -> Image.Image:
+    return Image.fromarray(np.full(SIZE, value, np.uint16))
+
+
+def with_alpha(colour: tuple[int, int, int], alpha: int, mode: str = "RGBA") -> Image.Image:
+    return Image.new("RGBA", SIZE, (*colour, alpha)).convert(mode)
+
+
+def palette() -> Image.Image:
+    image = Image.new("P", SIZE, 1)
+    image.putpalette([0, 0, 0, *COLOUR])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "ending", "expected"),
+    [
+        (Image.new("RGB", SIZE, COLOUR), "png", COLOUR),
+        (Image.new("L", SIZE, 77), "png", (77, 77, 77)),
+        (Image.new("1", SIZE, 1), "png", (255, 255, 255)),
+        (palette(), "png", COLOUR),
+        (Image.new("CMYK", SIZE, (0, 255, 255, 0)), "tiff", (255, 0, 0)),
+        (Image.new("HSV", SIZE, (0, 255, 255)).convert("RGB"), "bmp", (255, 0, 0)),
+        (with_alpha(COLOUR, 255), "png", COLOUR),
+        (with_alpha(COLOUR, 0), "png", (255, 255, 255)),
+        (with_alpha((0, 0, 0), 51), "png", (204, 204, 204)),
+        (Image.new("LA", SIZE, (0, 0)), "png", (255, 255, 255)),
+        (grey16(0), "png", (0, 0, 0)),
+        (grey16(65535), "png", (255, 255, 255)),
+        (grey16(7710), "png", (30, 30, 30)),
+        (grey16(7710), "tiff", (30, 30, 30)),
+        (Image.new("I", SIZE, 51400), "tiff", (200, 200, 200)),
+        (Image.new("F", SIZE, 120.0), "tiff", (120, 120, 120)),
+    ],
+)
+def test_every_mode_gives_the_colour_that_is_seen(tmp_path: Path, image: Image.Image, ending: str, expected) -> None:
+    path = saved(tmp_path / f"a.{ending}", image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        pixels = read_image(path, SIZE)
+    assert pixels.dtype == np.uint8 and pixels.shape == (*SIZE, 3)
+    assert np.array_equal(pixels, np.broadcast_to(np.array(expected, np.uint8), (*SIZE, 3)))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    # Where the red corner of the stored image (top left) is seen, by the EXIF standard.
+    [(1, (0, 0)), (2, (0, -1)), (3, (-1, -1)), (4, (-1, 0)), (5, (0, 0)), (6, (0, -1)), (7, (-1, -1)), (8, (-1, 0))],
+)
+def test_the_rotation_of_a_camera_is_applied(tmp_path: Path, orientation: int, expected: tuple[int, int]) -> None:
+    pixels = np.zeros((8, 12, 3), np.uint8)
+    pixels[0, 0] = 255, 0, 0
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "photo.png", Image.fromarray(pixels), exif=exif)
+    seen = read_image(path, (12, 8) if orientation > 4 else (8, 12))
+    assert tuple(seen[expected]) == (255, 0, 0) and (seen == 0).sum() == seen.size - 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("I", SIZE, 70000), "must be 0..65535"),
+        (Image.new("I", SIZE, -1), "must be 0..65535"),
+        (Image.new("F", SIZE, 0.5), "fractions up to 1"),
+        (Image.new("F", SIZE, float("nan")), "must be 0..255"),
+    ],
+)
+def test_values_that_no_image_has_are_refused(tmp_path: Path, image: Image.Image, message: str) -> None:
+    path = saved(tmp_path / "a.tiff", image)
+    for read in (read_image, read_mask):
+        with pytest.raises(BadInput, match=message):
+            read(path, SIZE)
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 64), (64, 256), (100, 90), (3, 500)])
+def test_another_aspect_ratio_is_cropped_and_said_and_never_squeezed(tmp_path: Path, width: int, height: int) -> None:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    side = min(width, height)
+    top, left = (height - side) // 2, (width - side) // 2
+    pixels[top : top + side, left : left + side] = COLOUR
+    path = saved(tmp_path / "wide.png", Image.fromarray(pixels))
+    with pytest.warns(Notice, match=f"{width}x{height} cropped around its centre .* resampled to 64x64"):
+        found = read_image(path, (64, 64))
+    assert np.abs(found.astype(int) - COLOUR).max() <= 1
+
+
+def mask_file(tmp_path: Path, image: Image.Image, **options: object) -> Path:
+    return saved(tmp_path / "mask.png", image, **options)
+
+
+def drawn(base: Image.Image, colour: object) -> Image.Image:
+    base.paste(colour, (0, 0, 2, 4))  # the left half
+    return base
+
+
+LEFT = np.array([[True, True, False, False]] * 4)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        drawn(Image.new("L", SIZE, 0), 255),
+        drawn(Image.new("1", SIZE, 0), 1),
+        drawn(Image.new("RGB", SIZE, "black"), "white"),
+        drawn(Image.new("RGBA", SIZE, (0, 0, 0, 0)), (255, 255, 255, 255)),
+        drawn(Image.new("RGBA", SIZE, (255, 255, 255, 0)), (255, 255, 255, 255)),
+        drawn(Image.new("LA", SIZE, (255, 0)), (255, 255)),
+        Image.fromarray(np.where(LEFT, 60000, 7864).astype(np.uint16)),  # 12 % is not white
+    ],
+)
+def test_white_is_what_is_seen_white(tmp_path: Path, image: Image.Image) -> None:
+    assert np.array_equal(read_mask(mask_file(tmp_path, image), SIZE), LEFT)
+
+
+@pytest.mark.parametrize("stroke", [1, 2, 5])
+@pytest.mark.parametrize("at", [0, 31, 200, 505])
+def test_a_thin_stroke_is_kept(tmp_path: Path, stroke: int, at: int) -> None:
+    pixels = np.zeros((512, 512), np.uint8)
+    pixels[:, at : at + stroke] = 255
+    found = read_mask(mask_file(tmp_path, Image.fromarray(pixels)), (64, 64))
+    columns = {column // 8 for column in range(at, at + stroke)}
+    assert set(np.flatnonzero(found.any(0)).tolist()) == columns and found[:, sorted(columns)].all()
+
+
+def test_a_mask_is_cropped_like_its_image(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 256), np.uint8)
+    pixels[:, 96:112] = 255  # the image is cropped to 96..160
+    path = mask_file(tmp_path, Image.fromarray(pixels))
+    found = read_mask(path, (64, 64), like=(64, 256))
+    assert np.array_equal(found.any(0), np.arange(64) < 16) and found[:, :16].all()
+    assert np.array_equal(read_mask(path, (16, 16), like=(128, 512)).any(0), np.arange(16) < 4)
+    with pytest.raises(BadInput, match=r"is 256x64, the image 64x64: they must have one aspect ratio"):
+        read_mask(path, (64, 64))
+    pixels[:] = 0
+    pixels[:, :50] = 255
+    with pytest.raises(BadInput, match="outside the part of the image that is used"):
+        read_mask(mask_file(tmp_path, Image.fromarray(pixels)), (64, 64), like=(64, 256))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("L", SIZE, 0), "has no white pixel: white marks what is resampled$"),
+        (Image.new("L", SIZE, 127), "has no white pixel"),
+        (drawn(Image.new("RGBA", SIZE, (0, 0, 0, 0)), (0, 0, 0, 255)), "black strokes on a transparent ground"),
+    ],
+)
+def test_masks_without_white(tmp_path: Path, image: Image.Image, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_mask(mask_file(tmp_path, image), SIZE)
+
+
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64), COLOUR).save(whole, "PNG")
+    (tmp_path / "b.png").write_bytes(whole.getvalue()[:60])
+    for name, message in (("a.png", "is not an image"), ("b.png", "is not an image"), ("c.png", "there is no file")):
+        with pytest.raises(BadInput, match=message):
+            read_image(tmp_path / name, SIZE)
+
+
+MASKS = st.integers(1, 12).flatmap(
+    lambda side: st.lists(st.booleans(), min_size=side * side, max_size=side * side).map(
+        lambda cells: np.array(cells).reshape(side, side)
+    )
+)
+
+
+@given(MASKS, st.integers(1, 12))
+@settings(max_examples=200, deadline=None)
+def test_no_white_pixel_is_lost_and_none_comes_from_nowhere(mask: np.ndarray, side: int) -> None:
+    if not mask.any():
+        with pytest.raises(BadInput, match="no white pixel"):
+            read_mask(mask_png(mask), (side, side))
+        return
+    found = read_mask(mask_png(mask), (side, side))
+    # Both laid on a grid of which both are multiples: a cell is white exactly if a white pixel lies in it in part.
+    fine = mask.repeat(side, 0).repeat(side, 1)
+    cells = fine.reshape(side, len(mask), side, len(mask)).any((1, 3))
+    assert np.array_equal(found, cells)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        assert read_mask(b"\x89PNG\r\n\x1a\n" + data, SIZE).any()
+    except BadInput as error:
+        assert "the mask" in str(error)
