@@ -1,0 +1,210 @@
+"""Fingerprints of everything that decides a search, so that no result is reused after one of them has changed.
+
+A name such as ``my-model`` or ``my_package.judge:Judge`` says where something lies, not what it is. A fingerprint is a
+hash of the contents: of every byte of a model's files, and of the source of a plug-in with the modules of its own
+package that it imports. What cannot be looked at, e.g. a repository on the hub that was never downloaded, has the
+fingerprint :data:`UNCHECKED`, and whoever reuses results by it must say so.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import lotts_search
+
+UNCHECKED = "unchecked"
+"""The fingerprint of what cannot be looked at."""
+BLOCK = 1 << 22
+"""Bytes read at a time."""
+
+
+def of_path(path: Path) -> str:
+    """Fingerprint a file, or all files of a folder by their names and contents, READMEs and caches left out.
+
+    Contents are hashed once: hashes are kept in the user's cache by path, size, times and inode.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.is_file():
+        return _file_hash(path)
+    digest = blake2b(digest_size=8)
+    files = (file for file in path.rglob("*") if file.is_file() and file.suffix not in (".md", ".pyc"))
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(path).as_posix()} {_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def of_model(source: str, revision: str | None = None, folder: Path | None = None) -> str:
+    """Fingerprint a model, a LoRA adapter or a preview decoder: a file, a folder or a hub id.
+
+    Args:
+        source: as the user named it.
+        folder: where a registered name lies.
+
+    Returns:
+        The hash of its files; of a hub id the commit that is in the hub's cache, or :data:`UNCHECKED`.
+    """
+    path = folder or Path(source).expanduser()
+    if path.exists():
+        return of_path(path)
+    return _commit(source, revision) or UNCHECKED
+
+
+def of_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprint the load options of a model: their values, and the contents of the files that they name."""
+    found = dict(options)
+    for source in [*(options.get("lora") or ()), *filter(None, [options.get("preview")])]:
+        name = getattr(source, "source", source)
+        path, _, scale = str(name).rpartition(":")
+        if path and _is_number(scale):
+            name = path
+        found[f"contents of {name}"] = of_model(str(name))
+    return found
+
+
+@cache
+def of_code(kind: type[Any]) -> str:
+    """Fingerprint a class: its package's version for ours, for others the source of its module and of the modules of
+    the same package that it imports, and of those of its bases.
+
+    A class whose source cannot be found, e.g. one defined in a notebook or a shell, is :data:`UNCHECKED`.
+    """
+    digest = blake2b(digest_size=8)
+    for base in kind.__mro__:
+        module = base.__module__
+        if module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        if module.partition(".")[0] == "lotts_search":
+            digest.update(f"lotts-search {lotts_search.__version__}\n".encode())
+            continue
+        try:
+            files = _sources(module, inspect.getsourcefile(base))
+        except (OSError, TypeError):
+            return UNCHECKED
+        if not files:
+            return UNCHECKED
+        for file in sorted(files):
+            digest.update(f"{file.name} {_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def combined(parts: Iterable[object]) -> str:
+    """Hash values that JSON can hold, and others by their text."""
+    text = json.dumps(list(parts), sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _sources(module: str, file: str | None) -> set[Path]:
+    """The files of a module and of all modules of its top-level package that it imports, directly or not."""
+    package = module.partition(".")[0]
+    found: set[Path] = set()
+    waiting = [(module, Path(file))] if file else []
+    while waiting:
+        name, path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for wanted in _imports(name, path):
+            if wanted.partition(".")[0] == package and (origin := _origin(wanted)):
+                waiting.append((wanted, origin))
+    return found
+
+
+def _imports(module: str, path: Path) -> Iterable[str]:
+    """The modules that a source file imports, and for ``from a import b`` both ``a`` and ``a.b``."""
+    is_package = path.name == "__init__.py"
+    parents = module.split(".") if is_package else module.split(".")[:-1]
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _origin(module: str) -> Path | None:
+    with suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
+            return Path(spec.origin)
+    return None
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+def _commit(repository: str, revision: str | None) -> str:
+    """The commit of a hub repository in the hub's cache; "" where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError, OSError):
+        for file in ("model_index.json", "config.json", "adapter_config.json"):
+            found = try_to_load_from_cache(repository, file, revision=revision)
+            if isinstance(found, str):
+                return Path(found).relative_to(Path(found).parents[1]).parts[0]
+    return ""
+
+
+# Hashes of contents, kept between processes: a published model has tens of gigabytes.
+
+
+def _file_hash(path: Path) -> str:
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    known = _known()
+    if key not in known:
+        digest = blake2b(digest_size=16)
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        known[key] = digest.hexdigest()
+        if status.st_size >= BLOCK:
+            _keep(known)
+    return known[key]
+
+
+def _cache_file() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "lotts-search" / "hashes.json"
+
+
+@cache
+def _known() -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        found = json.loads(_cache_file().read_text())
+        if isinstance(found, dict):
+            return {str(key): str(value) for key, value in found.items()}
+    return {}
+
+
+def _keep(known: Mapping[str, str]) -> None:
+    """Write the hashes of large files; a cache that cannot be written is no error."""
+    path = _cache_file()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(known))
+        os.replace(temporary, path)
