@@ -6,24 +6,52 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Schedule
 
-_OTHER_PROCESSES = ("EDM", "Flow", "CMStochastic", "Cosine", "Karras", "ScoreSde", "VQ", "SCM")
-"""Name prefixes of schedulers whose noise levels do not come from a table of betas."""
-_ONE_CALL_PER_STEP = ("DDIM", "DDPM", "Euler", "DPMSolverMultistep", "UniPC", "DEIS", "LMS")
-"""Name prefixes of schedulers that make T network calls in T steps."""
+_TABLE_OF_BETAS = (
+    "DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE",
+    "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete",
+    "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
+)  # fmt: skip
+"""Schedulers whose noise levels are a table of betas, indexed by the timesteps that the network gets."""
+_REPRODUCED = ("DDIM", "EulerDiscrete", "DPMSolverMultistep")
+"""Schedulers whose samples the solvers can reproduce, if the rest of the config agrees."""
+_OTHER_CONVENTIONS = {
+    "timestep_type": "discrete",
+    "use_flow_sigmas": False,
+    "sigma_min": None,
+    "sigma_max": None,
+}
+"""Settings that change what the timesteps or the levels mean, with the only values that are understood."""
+_DPM_SETTINGS = {
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "solver_order": (2,),
+    "solver_type": ("midpoint",),
+    "final_sigmas_type": ("zero",),
+    "euler_at_final": (False,),
+    "use_lu_lambdas": (False,),
+    "thresholding": (False,),
+}
+"""Settings of DPM-Solver++ with which the solver ``dpm`` makes the same steps."""
+_TOLERANCE = 1e-4
+"""Largest difference between a sample and the scheduler's, relative to the largest value."""
 
 
-def _own_scheduler(config: dict[str, Any], model: str) -> Any:
-    kind = str(config.get("_class_name", ""))
-    if not kind.startswith(_ONE_CALL_PER_STEP):
-        known = ", ".join(_ONE_CALL_PER_STEP)
-        raise BadInput(f"model {model}: the timesteps of its {kind or 'scheduler'} cannot be used; known: {known}")
-    return getattr(diffusers, kind).from_config(config)
+def corrected(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's config as ``StableDiffusionPipeline`` corrects outdated ones: its timesteps have an offset
+    of 1, and it does not clip x0 predictions."""
+    kind = getattr(diffusers, _kind(config), None)
+    own = kind.from_config(config).config if kind is not None else {}
+    return config | {name: value for name, value in (("steps_offset", 1), ("clip_sample", False)) if name in own}
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return str(config.get("_class_name") or "DPMSolverMultistepScheduler")
 
 
 class DiscreteTime:
@@ -34,18 +62,22 @@ class DiscreteTime:
         config: the config of a scheduler with discrete timesteps of a variance-preserving process (DDIM, PNDM, Euler,
             DPM-Solver and so on); spacing, offset, betas, zero terminal SNR and prediction type are respected.
         model: name of the model in messages.
-        own: use the steps of the config's own scheduler. With the solver ``ddim`` and η = 0 a sample then equals that
-            of the folder's pipeline with its DDIM or Euler scheduler.
+        own: lay out the steps of the config's own scheduler, from its start to its end. A sample then equals that of a
+            pipeline with this scheduler: of DDIM and Euler by the solver ``ddim`` with η = 0, of DPM-Solver++ by
+            ``dpm``. The schedule is compared with the scheduler.
 
     Raises:
-        BadInput: the config describes another kind of process or an unknown prediction type, or, with ``own``, a
-            scheduler that calls the network more than once per step.
+        BadInput: the config is of another kind of process, has a setting that means other levels or timesteps or an
+            unknown prediction type, or, with ``own``, is of a scheduler whose samples cannot be reproduced.
     """
 
     def __init__(self, config: dict[str, Any], model: str = "?", *, own: bool = False):
-        kind = str(config.get("_class_name", ""))
-        if kind.startswith(_OTHER_PROCESSES):
-            raise BadInput(f"model {model}: its {kind} is not a scheduler over discrete timesteps; not supported")
+        self._model, self._kind = model, _kind(config)
+        if self._kind.removesuffix("Scheduler") not in _TABLE_OF_BETAS:
+            raise BadInput(f"model {model}: its {self._kind} is not a known scheduler over discrete timesteps")
+        for name, understood in _OTHER_CONVENTIONS.items():
+            if config.get(name, understood) != understood:
+                raise BadInput(f"model {model}: {name} = {config[name]!r} of its {self._kind} is not supported")
         scheduler: Any = DPMSolverMultistepScheduler
         self._scheduler = scheduler.from_config(
             config,
@@ -54,7 +86,7 @@ class DiscreteTime:
             solver_type="midpoint",
             final_sigmas_type="zero",
         )
-        self._own = _own_scheduler(config, model) if own else None
+        self._own: Any = self._own_scheduler(config) if own else None
         self._schedules: dict[int, Schedule] = {}
         self._clean = self._scheduler.alphas_cumprod.double().numpy()
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
@@ -93,15 +125,72 @@ class DiscreteTime:
         scheduler = self._own or self._scheduler
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.numpy().astype(np.float64)
-        if self._own is None or hasattr(scheduler, "sigmas"):
-            ratio = scheduler.sigmas.double().numpy()
-        else:
-            clean = self._clean[timesteps.astype(int)]
-            ratio = np.append(np.sqrt((1 - clean) / clean), 0)
-        if len(ratio) != steps + 1 or np.any(np.diff(ratio) >= 0):
+        if self._own is not None:
+            refusal = self._irreproducible(steps)
+        if len(timesteps) != steps:
             raise refusal
-        alpha = 1 / np.sqrt(ratio**2 + 1)
-        return Schedule(alpha, ratio * alpha, timesteps)
+        start = 1.0
+        if hasattr(scheduler, "sigmas"):
+            ratio = scheduler.sigmas.double().numpy()
+            alpha = 1 / np.sqrt(ratio**2 + 1)
+            sigma = ratio * alpha
+            if self._own is not None and self._kind == "EulerDiscreteScheduler":
+                # Euler's latents are x/alpha: they begin at a scale of their own and end as x0 + ratio·ε.
+                start = float(scheduler.init_noise_sigma) * float(alpha[0])
+                alpha[-1], sigma[-1] = 1, ratio[-1]
+        else:
+            levels = scheduler.alphas_cumprod.double().numpy()
+            clean = np.append(levels[timesteps.astype(int)], float(scheduler.final_alpha_cumprod))
+            alpha, sigma = np.sqrt(clean), np.sqrt(1 - clean)
+        if len(sigma) != steps + 1 or not np.all(np.diff(sigma) < 0):
+            raise refusal
+        schedule = Schedule(alpha, sigma, timesteps, start)
+        if self._own is not None and self._kind != "DPMSolverMultistepScheduler":
+            self._compare(schedule)
+        return schedule
+
+    def _own_scheduler(self, config: dict[str, Any]) -> Any:
+        kind = self._kind.removesuffix("Scheduler")
+        if kind not in _REPRODUCED:
+            raise BadInput(
+                f"model {self._model}: own_timesteps cannot reproduce the samples of its {self._kind}; "
+                f"known: {', '.join(_REPRODUCED)}"
+            )
+        made = getattr(diffusers, self._kind).from_config(config)
+        for name, good in _DPM_SETTINGS.items() if kind == "DPMSolverMultistep" else ():
+            if made.config[name] not in good:
+                raise BadInput(
+                    f"model {self._model}: own_timesteps cannot reproduce the samples of its {self._kind} with "
+                    f"{name} = {made.config[name]!r}; known: {', '.join(map(str, good))}"
+                )
+        return made
+
+    def _compare(self, schedule: Schedule) -> None:
+        """Sample by the scheduler and by DDIM on the schedule, from a made-up network, and refuse a difference."""
+        noise = torch.linspace(-4, 4, 64, dtype=torch.float64).view(1, 1, 8, 8)
+
+        def network(latents: Tensor, timestep: float) -> Tensor:
+            return 0.4 * latents.double() + 0.3 * torch.sin(3 * noise + 0.01 * timestep)
+
+        theirs = noise * float(self._own.init_noise_sigma)
+        for timestep in self._own.timesteps:
+            output = network(self._own.scale_model_input(theirs, timestep), float(timestep))
+            theirs = self._own.step(output, timestep, theirs, return_dict=False)[0].double()
+        ours = noise * schedule.start
+        pairs = list(zip(schedule.alpha.tolist(), schedule.sigma.tolist(), strict=True))
+        for (alpha, sigma), (next_alpha, next_sigma), timestep in zip(
+            pairs[:-1], pairs[1:], schedule.timestep.tolist(), strict=True
+        ):
+            x0 = self.to_x0(network(ours, timestep), ours, alpha, sigma)
+            ours = next_alpha * x0 + next_sigma / sigma * (ours - alpha * x0)
+        if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
+            raise self._irreproducible(len(schedule.timestep))
+
+    def _irreproducible(self, steps: int) -> BadInput:
+        return BadInput(
+            f"model {self._model}: own_timesteps cannot reproduce the samples of its {self._kind} with this config "
+            f"in {steps} steps: {dict(self._own.config)}"
+        )
 
     def train_level(self, timestep: int) -> tuple[float, float]:
         """Return (alpha, sigma) at a training timestep.
@@ -114,8 +203,8 @@ class DiscreteTime:
         clean = self._clean[timestep]
         return float(np.sqrt(clean)), float(np.sqrt(1 - clean))
 
-    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the x0 prediction [B, C, H, W] of a raw output; alpha and sigma are [B, 1, 1, 1]."""
+    def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return the x0 prediction [B, C, H, W] of a raw output; alpha and sigma are [B, 1, 1, 1] or numbers."""
         match self.prediction:
             case "epsilon":
                 return (latents - sigma * output) / alpha

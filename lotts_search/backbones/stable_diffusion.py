@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION
+from lotts_search.backbones.discrete import corrected
 from lotts_search.backbones.loading import Loader
 from lotts_search.backbones.unet import UNetBackbone, clip_tokens
 from lotts_search.work.model import Defaults
@@ -48,7 +49,7 @@ class StableDiffusion(UNetBackbone):
         self.text_encoder = text_encoder
         self._length = tokenizer.model_max_length
         codec = vae if isinstance(vae, LatentCodec) else LatentCodec(vae, device)
-        parts = unet, codec, tokenizer, scheduler
+        parts = unet, codec, tokenizer, corrected(scheduler) if own_timesteps else scheduler
         super().__init__(name, "stable-diffusion", *parts, defaults, size, device, own_timesteps)
 
     @classmethod

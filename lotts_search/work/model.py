@@ -65,7 +65,8 @@ class Schedule:
     """A schedule of T steps. Arrays are float64.
 
     Attributes:
-        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0).
+        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0), or what a scheduler ends with that
+            stops short of it; its latent counts as clean.
         sigma: [T + 1].
         timestep: [T], what the network is told at step i.
     """
@@ -73,3 +74,4 @@ class Schedule:
     alpha: npt.NDArray[np.float64]
     sigma: npt.NDArray[np.float64]
     timestep: npt.NDArray[np.float64]
+    start: float = 1.0

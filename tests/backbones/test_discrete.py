@@ -7,11 +7,13 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from lotts_search.backbones.discrete import DiscreteTime
+from lotts_search.backbones.discrete import DiscreteTime, corrected
+from lotts_search.engine.solver import coefficients
 from lotts_search.errors import BadInput
-from tests.tiny import scheduler_config
+from tests.tiny import scheduler_config, tiny_pipeline
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -68,3 +70,101 @@ def test_a_schedule_with_zero_terminal_snr_begins_at_pure_noise() -> None:
 def test_unsupported_configs_are_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         DiscreteTime(scheduler_config(**config), "mine")
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "SD 2.1": PUBLISHED["SD 2.1"],
+    "SD 1.5 with DDIM": PUBLISHED["SD 1.5"] | {"_class_name": "DDIMScheduler", "skip_prk_steps": None},
+    "DDIM without an offset": BETAS | {"_class_name": "DDIMScheduler", "clip_sample": False},
+    "DDIM to one": PUBLISHED["SD 2.1"] | {"set_alpha_to_one": True},
+    "DDIM trailing": PUBLISHED["SD 2.1"] | {"timestep_spacing": "trailing"},
+    "DDIM zero terminal SNR": PUBLISHED["SD 2.1"] | {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+    "DDIM of x0": PUBLISHED["SD 2.1"] | {"prediction_type": "sample"},
+    "SDXL": PUBLISHED["SDXL"],
+    "Turbo with Euler": PUBLISHED["SDXL few steps"] | {"_class_name": "EulerDiscreteScheduler"},
+    "Euler linspace": PUBLISHED["SDXL"] | {"timestep_spacing": "linspace"},
+    "Euler to sigma_min": PUBLISHED["SDXL"] | {"final_sigmas_type": "sigma_min"},
+    "Euler Karras": PUBLISHED["SDXL"] | {"use_karras_sigmas": True},
+    "Euler exponential": PUBLISHED["SDXL"] | {"use_exponential_sigmas": True},
+    "Euler zero terminal SNR": PUBLISHED["zero terminal SNR"],
+}
+
+
+@pytest.mark.parametrize("config", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_own_timesteps_give_the_schedulers_own_sample(config: dict[str, Any], steps: int) -> None:
+    """The loop that a pipeline runs around its scheduler, against the solver on the schedule; a made-up network."""
+    time = DiscreteTime(config, own=True)
+    schedule, scheduler = time.schedule(steps), getattr(diffusers, config["_class_name"]).from_config(config)
+    scheduler.set_timesteps(steps)
+    rng = np.random.default_rng(steps)
+    noise, bias = rng.standard_normal((2, 1, 4, 8, 8))
+
+    def network(latents: Any, timestep: Any) -> Any:
+        return 0.7 * np.asarray(latents) + np.cos(float(timestep) / 90 + bias)
+
+    theirs = torch.from_numpy(noise * float(scheduler.init_noise_sigma))
+    for timestep in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(theirs, timestep), timestep)
+        theirs = scheduler.step(torch.from_numpy(output), timestep, theirs).prev_sample.double()
+    rows = coefficients(schedule, 0.0, "ddim")[0]
+    ours = noise * schedule.start
+    for index, timestep in enumerate(schedule.timestep):
+        alpha, sigma = schedule.alpha[index], schedule.sigma[index]
+        output = network(ours, timestep)
+        x0 = {
+            "epsilon": lambda: (ours - sigma * output) / alpha,  # noqa: B023
+            "v_prediction": lambda: alpha * ours - sigma * output,  # noqa: B023
+            "sample": lambda: output,  # noqa: B023
+        }[time.prediction]()
+        ours = rows[index, 0] * ours + rows[index, 1] * x0
+    assert np.abs(ours - theirs.numpy()).max() <= 1e-4 * np.abs(theirs.numpy()).max()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (PUBLISHED["SD 1.5"], "own_timesteps cannot reproduce the samples of its PNDMScheduler; known: DDIM, Euler"),
+        (PUBLISHED["SDXL few steps"], "the samples of its EulerAncestralDiscreteScheduler"),
+        (BETAS | {"_class_name": "UniPCMultistepScheduler"}, "the samples of its UniPCMultistepScheduler"),
+        (PUBLISHED["SD 2.1"] | {"clip_sample": True}, "the samples of its DDIMScheduler with this config"),
+        (PUBLISHED["SD 2.1"] | {"thresholding": True}, "the samples of its DDIMScheduler with this config"),
+        (PUBLISHED["SD 2.1"] | {"timestep_spacing": "linspace"}, "the samples of its DDIMScheduler with this config"),
+        (PUBLISHED["SDXL"] | {"interpolation_type": "log_linear"}, "the samples of its EulerDiscreteScheduler with"),
+        (BETAS | {"solver_type": "heun"}, "with solver_type = 'heun'; known: midpoint"),
+    ],
+)
+def test_own_timesteps_that_would_give_another_sample_are_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        DiscreteTime(config, "mine", own=True).schedule(7)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"timestep_type": "continuous"}, "mine: timestep_type = 'continuous' of its EulerDiscreteScheduler is not"),
+        ({"sigma_max": 700.0}, "sigma_max = 700.0 of its"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas = True of its UniPC"),
+        ({"_class_name": "IPNDMScheduler"}, "its IPNDMScheduler is not a known scheduler"),
+        ({"_class_name": "UnCLIPScheduler"}, "its UnCLIPScheduler is not a known scheduler"),
+        ({"_class_name": "MadeUpScheduler"}, "its MadeUpScheduler is not a known scheduler"),
+    ],
+)
+def test_other_conventions_of_time_and_levels_are_refused_by_name(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        DiscreteTime(PUBLISHED["SDXL"] | config, "mine")
+
+
+@pytest.mark.parametrize("name", ["SD 2.1", "DDIM without an offset", "SD 1.5 with DDIM"])
+def test_outdated_configs_are_corrected_as_the_pipeline_corrects_them(name: str) -> None:
+    config = {key: value for key, value in OWN[name].items() if key not in ("clip_sample", "steps_offset")}
+    pipeline = tiny_pipeline()
+    fresh = type(pipeline)(
+        **{**pipeline.components, "scheduler": diffusers.DDIMScheduler.from_config(config)},
+        requires_safety_checker=False,
+    )
+    fixed = corrected(config)
+    theirs = fresh.scheduler
+    theirs.set_timesteps(20)
+    assert (fixed["steps_offset"], fixed["clip_sample"]) == (1, False)
+    assert np.array_equal(DiscreteTime(fixed, own=True).schedule(20).timestep, theirs.timesteps.numpy())
