@@ -66,7 +66,8 @@ def start_state(backbone: Backbone, work: Segment) -> State:
     """
     steps = work.sampling.steps
     if work.noise is not None:
-        return State(start_noise(work.search_seed, work.noise, backbone.info.latent), 0, steps)
+        noise = start_noise(work.search_seed, work.noise, backbone.info.latent)
+        return State(noise * np.float32(backbone.schedule(steps).start), 0, steps)
     assert work.state is not None
     if work.renoise is None:
         return work.state

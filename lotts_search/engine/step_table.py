@@ -46,4 +46,6 @@ class StepTable:
         part[:2, :, SOLVER] = coefficients(schedule, eta, solver)
         part[PREVIEW, :, SOLVER] = (1, 0, 0, 0)
         part[:, :, NEXT_ALPHA], part[:, :, NEXT_SIGMA] = schedule.alpha[1:], schedule.sigma[1:]
+        # The background of a finished image is the parent, wherever the schedule stops.
+        part[:, -1, NEXT_ALPHA], part[:, -1, NEXT_SIGMA] = 1, 0
         return part

@@ -68,7 +68,8 @@ class Schedule:
         alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0), or what a scheduler ends with that
             stops short of it; its latent counts as clean.
         sigma: [T + 1].
-        timestep: [T], what the network is told at step i.
+        timestep: [T], what the network gets at step i.
+        start: scale of the noise that a trajectory starts from.
     """
 
     alpha: npt.NDArray[np.float64]
