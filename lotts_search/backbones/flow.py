@@ -39,14 +39,15 @@ class FlowTime:
         self._euler = not config.get("use_flow_sigmas")
         if self._euler and not ("FlowMatchEuler" in name or (not name and "base_image_seq_len" in config)):
             raise BadInput(f"the scheduler {name or 'of this config'} is not a flow-matching scheduler")
-        if config.get("invert_sigmas"):
-            raise BadInput("a flow-matching scheduler with invert_sigmas is not supported")
+        for setting in ("invert_sigmas", "stochastic_sampling"):
+            if config.get(setting):
+                raise BadInput(f"a flow-matching scheduler with {setting} is not supported")
         self._compat, self._spaced = compat, spaced
         self._mu = _mu(config, tokens) if config.get("use_dynamic_shifting") else None
         if compat or not self._euler:
             shift = config.get("shift" if self._euler else "flow_shift", 1.0)
             if self._mu is not None:
-                shift = float(np.exp(self._mu))
+                shift = self._mu if config.get("time_shift_type") == "linear" else float(np.exp(self._mu))
             self._euler = False
             self._scheduler: Any = DPMSolverMultistepScheduler(
                 num_train_timesteps=config.get("num_train_timesteps", 1000),
@@ -86,7 +87,7 @@ class FlowTime:
         else:
             self._scheduler.set_timesteps(steps)
         sigma = self._scheduler.sigmas.double().numpy()
-        if len(sigma) != steps + 1 or np.any(np.diff(sigma) >= 0):
+        if len(sigma) != steps + 1 or not np.all(np.diff(sigma) < 0):
             raise refusal
         timestep = sigma[:-1] * self.levels
         if self._compat:
