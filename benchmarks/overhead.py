@@ -36,6 +36,7 @@ class Instant:
         self._time = DiscreteTime({"prediction_type": "v_prediction"})
         self._output = torch.zeros(rows, *shape, device=self.device)
         self._images = torch.zeros(rows, *self.info.image, 3, dtype=torch.uint8, device=self.device)
+        self._finite = torch.ones(rows, dtype=torch.bool, device=self.device)
 
     def schedule(self, steps: int) -> Schedule:
         return self._time.schedule(steps)
@@ -55,11 +56,11 @@ class Instant:
     def to_x0(self, output: Tensor, latents: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return output
 
-    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
-        return self._images[: len(latents)]
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
+        return self._images[: len(latents)], self._finite[: len(latents)]
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return self.decode_tensor(latents).cpu().numpy()
+        return self.decode_tensor(latents)[0].cpu().numpy()
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
         return self._output[: len(images)]

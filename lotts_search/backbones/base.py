@@ -46,7 +46,11 @@ class Backbone(Protocol):
         """Return the x0 prediction [B, C, H, W] of a raw output; alpha and sigma are [B, 1, 1, 1]."""
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """Return the images [B, h, w, 3] of clean latents [B, C, H, W]."""
+        """Return the images [B, h, w, 3] of clean latents [B, C, H, W].
+
+        Raises:
+            Failure: the decoder gave NaN or infinite values.
+        """
 
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """Return the clean latents [B, C, H, W] of images [B, h, w, 3], the posterior's mean."""
@@ -81,8 +85,9 @@ class Previews(Protocol):
 class DecodesOnDevice(Protocol):
     """Decoded images can stay on the device, so that the host need not wait for them."""
 
-    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
-        """Return the images of ``decode``, or of ``preview``, as a uint8 tensor [B, h, w, 3] on the device."""
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the images of ``decode``, or of ``preview``, as a uint8 tensor [B, h, w, 3] on the device, and for each
+        [B] whether the decoder's values were finite."""
 
 
 @runtime_checkable
@@ -91,6 +96,14 @@ class EmbedsGuidance(Protocol):
 
     def with_guidance(self, conditioning: Any, guidance: float) -> Any:
         """Return the conditioning of a row with this guidance weight."""
+
+
+def broken_image(part: str = "decoder") -> Failure:
+    """Return the error for an image whose decoder or encoder gave NaN or infinite values."""
+    return Failure(
+        f"the {part} gave NaN or infinite values: in float16 an autoencoder may overflow; load the model with "
+        "dtype bfloat16 or float32"
+    )
 
 
 def embed_guidance(backbone: Backbone, conditioning: Any, guidance: float) -> Any:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lotts_search.backbones.base import broken_image
+
 
 class LatentCodec:
     """Decodes latents of the diffusion model's scale to images and back.
@@ -44,8 +46,9 @@ class LatentCodec:
         return config.get("shift_factor") or 0.0, scale
 
     @torch.inference_mode()
-    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
-        """[B, C, H, W] clean latents → [B, h, w, 3] images, uint8 on the device: nothing waits for it.
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
+        """Decode [B, C, H, W] clean latents to [B, h, w, 3] images, uint8 on the device, and say for each [B] whether
+        the decoder's values were finite. Nothing waits for the device.
 
         Args:
             preview: by the tiny decoder where there is one, for x0 predictions of unfinished candidates.
@@ -59,12 +62,21 @@ class LatentCodec:
         return _images(self.vae.decode(own.to(_dtype(self.vae)), return_dict=False)[0])
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """[B, C, H, W] clean latents → [B, h, w, 3] images."""
-        return self.decode_tensor(latents).cpu().numpy()
+        """Decode [B, C, H, W] clean latents to [B, h, w, 3] images.
+
+        Raises:
+            Failure: the decoder gave NaN or infinite values.
+        """
+        return self._finite(*self.decode_tensor(latents))
 
     def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """As :meth:`decode`, by the tiny decoder where there is one: for x0 predictions of unfinished candidates."""
-        return self.decode_tensor(latents, preview=True).cpu().numpy()
+        """Decode like :meth:`decode`, by the tiny decoder where there is one: x0 predictions of unfinished candidates."""
+        return self._finite(*self.decode_tensor(latents, preview=True))
+
+    def _finite(self, images: Tensor, finite: Tensor) -> npt.NDArray[np.uint8]:
+        if not finite.all():
+            raise broken_image()
+        return images.cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
@@ -82,9 +94,11 @@ def _dtype(module: Any) -> torch.dtype:
     return dtype
 
 
-def _images(values: Tensor) -> Tensor:
+def _images(values: Tensor) -> tuple[Tensor, Tensor]:
+    # A NaN or an infinity anywhere makes the sum one.
+    finite = values.float().flatten(1).sum(1).isfinite()
     images = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return images.permute(0, 2, 3, 1).contiguous()
+    return images.permute(0, 2, 3, 1).contiguous(), finite
 
 
 class Coded:
@@ -97,7 +111,7 @@ class Coded:
         """Whether accelerate keeps the weights of a part on the CPU between calls."""
         return any(hasattr(part, "_hf_hook") for part in vars(self).values())
 
-    def decode_tensor(self, latents: Tensor, preview: bool = False) -> Tensor:
+    def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
         return self.codec.decode_tensor(latents, preview)
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:

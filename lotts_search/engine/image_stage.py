@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import DecodesOnDevice, Previews
+from lotts_search.backbones.base import DecodesOnDevice, Previews, broken_image
 from lotts_search.engine.jobs import Job
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Download, Watch
@@ -26,8 +26,8 @@ DECODE_BATCH = {"cpu": 4, "cuda": 16}
 PATIENCE = 4
 """Ticks that an image waits for others to be decoded with, while segments are queued."""
 
-Images = Callable[[], npt.NDArray[np.uint8]]
-"""Returns images [B, h, w, 3] once they have landed."""
+Images = Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
+"""Returns images [B, h, w, 3] once they have landed, and for each [B] whether its decoder's values were finite."""
 
 
 def default_batch(shared: Shared) -> int:
@@ -96,14 +96,17 @@ class DecodeStage(Stage):
     def _images(self, latents: Tensor, preview: bool) -> Images:
         backbone = self.backbone
         if self.device.type == "cuda" and isinstance(backbone, DecodesOnDevice):
-            download = Download(backbone.decode_tensor(latents, preview))
-            return lambda: download.arrays()[0]
+            download = Download(*backbone.decode_tensor(latents, preview))
+            return lambda: (download.arrays()[0], download.arrays()[1])
         decode = backbone.preview if preview and isinstance(backbone, Previews) else backbone.decode
         images = decode(latents)
-        return lambda: images
+        return lambda: (images, np.ones(len(images), np.bool_))
 
     def _finish(self, batch: list[_Undecoded], images: Images, watch: Watch) -> None:
-        for item, image in zip(batch, images(), strict=False):
+        for item, image, finite in zip(batch, *images(), strict=False):
+            if not finite:
+                self.jobs.fail(item.job, broken_image())
+                continue
             item.job.usage.decodes += 1
             item.job.usage.images += int(item.state.complete)
             item.job.usage.device_s += watch.seconds / len(batch)
@@ -142,6 +145,9 @@ class EncodeStage(Stage):
         latents = self.backbone.encode(np.stack(images)).cpu().numpy()
         share = (time.perf_counter() - began) / len(jobs)
         for job, latent in zip(jobs, latents, strict=False):
+            if not np.isfinite(latent).all():
+                self.jobs.fail(job, broken_image("encoder"))
+                continue
             job.started, job.usage.device_s = now, share
             # The image itself, not its round trip: a refinement must beat the original.
             self.jobs.finish(job, State(latent.copy(), job.work.steps, job.work.steps), job.work.image)
