@@ -55,7 +55,7 @@ def test_a_decode_that_is_not_finite_fails_its_trial_alone(value: float, pad: bo
             assert isinstance(result, Failure)
             assert str(result).startswith("the decoder gave NaN or infinite values: in float16")
         else:
-            assert np.array_equal(result.image, want.image)
+            assert np.abs(result.image.astype(int) - want.image).max() <= (0 if pad else 1)
     assert sum(isinstance(result, Failure) for result in found) == 1
 
 
