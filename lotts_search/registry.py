@@ -1,8 +1,8 @@
-"""Find models, strategies, verifiers and rewriters by name. Nothing is imported before it is used.
+"""Find models, strategies, verifiers, metrics and rewriters by name. Nothing is imported before it is used.
 
 Other packages register theirs through entry points of the groups ``lotts_search.strategies``,
-``lotts_search.verifiers``, ``lotts_search.rewriters`` and ``lotts_search.families``. An unregistered strategy, verifier
-or rewriter is named as ``package.module:Class``.
+``lotts_search.verifiers``, ``lotts_search.metrics``, ``lotts_search.rewriters`` and ``lotts_search.families``. An
+unregistered strategy, verifier, metric or rewriter is named as ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, build, describe
 from lotts_search.verifiers.base import Verifier
+from lotts_search.verifiers.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ _VERIFIERS = [
         "Small learned verifier of shapes images: the share of objects that match the prompt.",
     ),
 ]
+_METRICS = [
+    Entry(
+        "shapes-oracle",
+        "lotts_search.shapes.metric:ShapesOracle",
+        "Judges shapes images by rendering rules: quality 0..1, and whether an image is perfect.",
+    ),
+]
 _REWRITERS = [
     Entry(
         "shapes-rewriter",
@@ -150,6 +158,11 @@ def strategies() -> dict[str, Entry]:
 def verifiers() -> dict[str, Entry]:
     """Return the registered verifiers, including those of other packages."""
     return with_plugins("lotts_search.verifiers", _VERIFIERS)
+
+
+def metrics() -> dict[str, Entry]:
+    """Return the registered metrics that are not verifiers, including those of other packages."""
+    return with_plugins("lotts_search.metrics", _METRICS)
 
 
 def rewriters() -> dict[str, Entry]:
@@ -206,6 +219,26 @@ def load_verifier(name: str) -> Verifier:
     """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``."""
     verifier: Verifier = resolve("verifier", name, verifiers()).load()
     return verifier
+
+
+def metric_class(name: str) -> type[Metric] | None:
+    """Return the metric of a registered name or of ``package.module:Class``; None where the name is a verifier's.
+
+    Raises:
+        BadInput: a registered metric cannot be imported, or is not a metric.
+    """
+    known = metrics()
+    try:
+        found = resolve("metric", name, known)
+    except BadInput:
+        if name in known:
+            raise
+        return None  # a verifier, whose requirements may be installed for its actor only
+    if isinstance(found, type) and issubclass(found, Metric):
+        return found
+    if name in known:
+        raise BadInput(f"{name} is not a metric: it must be a subclass of lotts_search.verifiers.metric.Metric")
+    return None
 
 
 def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> PromptRewriter:

@@ -1,4 +1,4 @@
-"""A study from the command line: what is to be done, how far it is, and how it went."""
+"""The work of ``lotts-search study``: the plan, the progress and the outcome of a study."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json as json_module
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.table import Table
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
 from lotts_search.core.budget import Budget
+from lotts_search.core.result import SearchResult
 from lotts_search.errors import Failure, LottsError
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
@@ -30,68 +31,76 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Fresh, Sampling, Segment
 
 BATCH = 16
-"""Network rows of a generator's batch, as pools have it by default."""
+"""Network rows of a generator's batch: the default of pools."""
 PROBE_STEPS = 4
 SHOWN = 6
-"""Labels whose mean scores fit into the line of progress."""
+"""Labels whose mean scores fit into the progress line."""
 
 
 def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: bool) -> None:
-    """Run a study, or say what there is to do.
+    """Run a study, or only print what there is to do.
 
-    Exits with 130 where it was interrupted.
+    Exits with 130 if it was interrupted.
 
     Raises:
         BadInput: something in the file is wrong.
-        Failure: the study could not go on, or searches failed; what was done is kept.
+        Failure: the study could not continue, or searches failed; finished work is kept.
     """
     study = read_study(file)
-    tasks = tasks_of(study)
     path = out or Path("runs") / study.name
     console = Console(stderr=json, highlight=False, soft_wrap=True)
-    if dry_run and not path.exists():
-        _dry(study, tasks, Standing(new=tasks), compute, path, console, json)
+    if dry_run:
+        tasks = tasks_of(study)
+        stand = Standing(new=tasks)
+        if path.exists():
+            folder = RunFolder(path)
+            stand = standing(folder, tasks, study.metrics)
+            folder.close()
+        _dry(study, tasks, stand, compute, path, console, json)
         return
+    _report(carry_out(study, compute, path, _line(file, out, compute), console, json), path, console, json)
+
+
+def carry_out(
+    study: Study, compute: Compute, path: Path, command: str, console: Console, json: bool,
+    finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
+) -> Conducted:  # fmt: skip
+    """Run the open searches of a study into the folder ``path``, with a progress bar.
+
+    Args:
+        command: the command that resumes it.
+        finished: called with each finished search.
+    """
+    tasks = tasks_of(study)
     folder = RunFolder(path)
     try:
         stand = standing(folder, tasks, study.metrics)
-        if dry_run:
-            _dry(study, tasks, stand, compute, path, console, json)
-            return
         _note(study, stand, console, json)
-        conducted = _conduct(study, folder, tasks, stand, compute, file, out, json)
+        with Live(f"starting {compute}" if stand.todo else "nothing to run", quiet=json) as live:
+
+            @contextmanager
+            def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:
+                live.update(0.0, "", what=f"loading {model.label}")
+                with compute.pool(model.model, *verifiers, rewriters=study.rewriters, **_options(model)) as pool:
+                    live.update(0.0, "", what=f"{study.name} on {model.label}")
+                    yield pool
+
+            return conduct(
+                study, folder, tasks, stand, opened, command=command,
+                generators=1 if compute.local else compute.actors, batch=BATCH, device=compute.device,
+                tick=lambda progress: live.update(progress.share, _status(progress)), finished=finished,
+            )  # fmt: skip
     finally:
         folder.close()
-    _report(conducted, path, console, json)
-
-
-def _conduct(
-    study: Study, folder: RunFolder, tasks: list[Task], stand: Standing, compute: Compute, file: Path, out: Path | None,
-    json: bool,
-) -> Conducted:  # fmt: skip
-    with Live(f"starting {compute}" if stand.todo else "nothing to run", quiet=json) as live:
-
-        @contextmanager
-        def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:
-            live.update(0.0, "", what=f"loading {model.label}")
-            with compute.pool(model.model, *verifiers, rewriters=study.rewriters, **_options(model)) as pool:
-                live.update(0.0, "", what=f"{study.name} on {model.label}")
-                yield pool
-
-        return conduct(
-            study, folder, tasks, stand, opened,
-            command=_line(file, out, compute), generators=1 if compute.local else compute.actors, batch=BATCH,
-            device=compute.device, tick=lambda progress: live.update(*_status(progress)),
-        )  # fmt: skip
 
 
 def _options(model: ModelEntry) -> dict[str, Any]:
-    """A model's options as ``from_pretrained`` wants them: YAML has no tuples."""
+    """Return a model's options for ``from_pretrained``: YAML has no tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in model.options.items()}
 
 
 def _line(file: Path, out: Path | None, compute: Compute) -> str:
-    """The command that goes on with it."""
+    """Return the command that resumes the study."""
     words = ["lotts-search", "study", str(file)]
     words += ["--out", str(out)] if out is not None else []
     words += ["--local"] if compute.local else []
@@ -101,9 +110,8 @@ def _line(file: Path, out: Path | None, compute: Compute) -> str:
     return shlex.join(words)
 
 
-def _status(progress: Progress) -> tuple[float, str]:
-    """The share that is done, and the line that says the rest."""
-    share = progress.nfe / progress.planned if progress.planned else 0.0
+def _status(progress: Progress) -> str:
+    """Return the text of the progress line."""
     parts = [f"{progress.finished} of {progress.total} searches"]
     if progress.failed:
         parts.append(f"{progress.failed} failed")
@@ -115,45 +123,50 @@ def _status(progress: Progress) -> tuple[float, str]:
     if means:
         best = sorted(means, key=lambda label: -means[label])[:SHOWN]
         parts.append("best so far " + ", ".join(f"{label} {means[label]:.3f}" for label in best))
-    return share, "  ".join(parts)
+    return "  ".join(parts)
 
 
 def _span(seconds: float) -> str:
-    """``0:42``, ``12:05``, ``3:04:05``."""
+    """Format a time as ``0:42``, ``12:05`` or ``3:04:05``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
-    if not json:
-        console.print(f"{study.name}: {len(stand.done) + len(stand.todo)} searches: {stand}")
-        if stand.lacking:
-            console.print(
-                f"finished searches have no {', '.join(stand.lacking)}: a metric is taken when a search ends; "
-                "another --out runs them anew"
-            )
+    for note in study.renamed:
+        console.print(note)
+    if json:
+        return
+    console.print(f"{study.name}: {len(stand.done) + len(stand.todo)} searches: {stand}")
+    if stand.lacking:
+        console.print(
+            f"finished searches have no {', '.join(stand.lacking)}: metrics are computed when a search ends; "
+            "choose another --out to run them again"
+        )
 
 
 def _dry(
     study: Study, tasks: Sequence[Task], stand: Standing, compute: Compute, path: Path, console: Console, json: bool
 ) -> None:
-    """Say what there is to do."""
+    """Print what there is to do."""
+    for note in study.renamed:
+        console.print(note)
     todo = stand.todo
     generators = 1 if compute.local else compute.actors
     lines, total = [], 0.0
     for model in study.models:
         mine = [task for task in todo if task.model == model]
         rate = stand.rate.get(model.label) or (_probe(model, compute, console) if mine else None)
-        for entrant in study.entrants:
-            some = [task for task in mine if task.entrant == entrant]
+        for entry in study.strategies:
+            some = [task for task in mine if task.entry == entry]
             nfe = None if any(task.nfe is None for task in some) else sum(task.nfe or 0.0 for task in some)
             images = None if any(task.images is None for task in some) else sum(task.images or 0 for task in some)
             seconds = None if nfe is None or not rate else nfe / rate / generators
             total += seconds or 0.0
             limits = ", ".join(dict.fromkeys(str(task.limit) for task in some)) or "—"
             lines.append(
-                {"model": model.label, "label": entrant.label, "budgets": limits, "nested": entrant.nested,
+                {"model": model.label, "label": entry.label, "budgets": limits, "nested": entry.nested,
                  "searches": len(some), "nfe": nfe, "images": images, "seconds": seconds}
             )  # fmt: skip
     unknown_time = any(line["seconds"] is None for line in lines)
@@ -183,11 +196,11 @@ def _dry(
     console.print(table)
     nfe = sum(task.nfe or 0.0 for task in todo)
     about = "an unknown time" if unknown_time else f"about {_span(total)}"
-    console.print(f"{nfe:,.0f} NFE in {about} on {compute}; into {path}")
+    console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
 
 
 def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | None:
-    """NFE a second of one generator, by a few steps of a full batch; None where the model is not on this machine."""
+    """Return the NFE/s of one generator, from a few steps of a full batch; None for a model that is not local."""
     from lotts_search.study.model_files import folder_of
 
     if folder_of(model.model) is None:
@@ -198,7 +211,7 @@ def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | Non
             steps = max(PROBE_STEPS + 1, model.sampling.get("steps", defaults.steps))
             sampling = Sampling.of(pool.info, "an image", steps=steps, guidance=model.sampling.get("guidance"))
             count, taken = BATCH // (2 if sampling.guided else 1), 0.0
-            for number in range(2):  # the first round warms up
+            for number in range(2):  # the first round is a warm-up
                 began = time.perf_counter()
                 asked = [
                     pool.submit(Segment(number, sampling, (f"seed {seed}",), PROBE_STEPS, noise=Fresh(seed)))
@@ -222,19 +235,19 @@ def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> N
         print(json_module.dumps(said, ensure_ascii=False))
     else:
         _print(conducted, path, console)
+    if outcome.status == "out of time" and not json:
+        console.print(f"out of time after {states['done']} of {len(searches)} searches; the same command resumes")
     if outcome.status == "interrupted":
         if not json:
-            console.print(
-                f"stopped after {states['done']} of {len(searches)} searches; the same command goes on from here"
-            )
+            console.print(f"stopped after {states['done']} of {len(searches)} searches; the same command resumes")
         sys.exit(130)
     if outcome.status == "failed":
-        raise Failure(f"the study stopped: {outcome.error}; the same command goes on where it was")
+        raise Failure(f"the study stopped: {outcome.error}; the same command resumes it")
     if states["failed"]:
         first = next(s for s in searches if s["status"] == "failed")
         raise Failure(
             f"{states['failed']} of {len(searches)} searches failed, the first ({first['label']}, {first['prompt_id']}) "
-            f"with: {first['error']}; the same command tries them again"
+            f"with: {first['error']}; the same command retries them"
         )
 
 

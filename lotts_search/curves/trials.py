@@ -256,7 +256,7 @@ def _nested(setups: list[Setup], about: Mapping[str, Any]) -> tuple[frozenset[st
     for setup in setups:
         for budget in (b for s in known if s["label"] == setup.label for b in s.get("budgets", ())):
             part = Setup(setup.model, setup.label, budget.get("nfe"), budget.get("images"))
-            if part not in setups and part not in smaller:
+            if budget.get("model", setup.model) == setup.model and part not in setups and part not in smaller:
                 smaller.append(part)
     return frozenset(s["label"] for s in known), tuple(smaller)
 

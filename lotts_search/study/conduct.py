@@ -1,4 +1,4 @@
-"""A study from its file to its folder: what ``lotts-search study`` does, without the command line."""
+"""Running a study into its folder: ``lotts-search study`` without the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lotts_search.core.result import SearchResult
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.plan import Task
 from lotts_search.study.run import OpenPool, Outcome, Progress, Runner
@@ -16,7 +17,7 @@ from lotts_search.study.state import Standing, describe, machine
 
 @dataclass
 class Conducted:
-    """A run of a study: how it ended, and its ``study.json``."""
+    """A finished run of a study: its outcome, and its ``study.json``."""
 
     outcome: Outcome
     progress: Progress
@@ -39,15 +40,17 @@ def conduct(
     batch: int = 16,
     device: str = "cpu",
     tick: Callable[[Progress], None] = lambda progress: None,
+    finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
 ) -> Conducted:
-    """Run what is to be done of a study, and leave its folder complete, however the run ends.
+    """Run the open searches of a study, and leave its folder complete, however the run ends.
 
     Args:
         tasks: all its searches.
-        stand: what the folder has of them.
+        stand: their state in the folder.
         command: the command that repeats it, for ``study.json``.
         generators, batch, device: of the pools that ``open_pool`` opens.
-        tick: called a few times a second.
+        tick: called a few times per second.
+        finished: called with each finished search.
     """
     before = folder.study()
     began, clock = time.time(), time.monotonic()
@@ -55,7 +58,7 @@ def conduct(
     for task in stand.done:
         folder.forget(task)
 
-    def bring_up_to_date(status: str) -> dict[str, Any]:
+    def update(status: str) -> dict[str, Any]:
         outcome, spent = runner.outcome, time.monotonic() - clock
         generating = float(before.get("generating") or 0.0)
         busy_s = float(before.get("busy") or 0.0) * generating + outcome.busy_s
@@ -83,9 +86,9 @@ def conduct(
     errors = {s["search_id"]: s["error"] for s in before.get("searches", ()) if s["search_id"] in failed}
     runner = Runner(
         study, folder, stand.todo, failed, open_pool,
-        generators=generators, batch=batch, tick=tick, merge=lambda: bring_up_to_date("running"),
+        generators=generators, batch=batch, tick=tick, merge=lambda: update("running"), finished=finished,
     )  # fmt: skip
     folder.copy_file(study.path)
-    bring_up_to_date("running" if stand.todo else "done")
+    update("running" if stand.todo else "done")
     outcome = runner.run() if stand.todo else runner.outcome
-    return Conducted(outcome, runner.progress, bring_up_to_date(outcome.status))
+    return Conducted(outcome, runner.progress, update(outcome.status))

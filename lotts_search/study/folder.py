@@ -1,4 +1,4 @@
-"""The run folder on disk: ``docs/run-folder.md`` is its description. One writer, who holds its lock."""
+"""The run folder on disk, which ``docs/run-folder.md`` describes. It has one writer, which holds its lock."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RunFolder:
     """A study's folder, opened for writing.
 
     Args:
-        path: the folder; it is made where it is missing.
+        path: the folder; created if it is missing.
 
     Raises:
-        BadInput: it is no folder of a study, or another process writes to it.
+        BadInput: it is not the folder of a study, or another process writes to it.
     """
 
     def __init__(self, path: Path):
@@ -44,21 +44,21 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise BadInput(f"another process is at work on {path}") from error
-        for place in (self.path, self.images):
-            for left in place.glob(".*.tmp"):  # of a process that was killed while it wrote
+            raise BadInput(f"another process is writing to {path}") from error
+        for parent in (self.path, self.images):
+            for left in parent.glob(".*.tmp"):  # from a process that was killed while writing
                 left.unlink()
         self._log: Records | None = None
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the lock of the folder."""
         if self._log is not None:
             self._log.close()
             self._log = None
         self._lock.release()
 
     def study(self) -> dict[str, Any]:
-        """``study.json`` as it is; {} where there is none."""
+        """Return the content of ``study.json``; {} where there is none."""
         try:
             found: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -66,7 +66,7 @@ class RunFolder:
         return found
 
     def copy_file(self, yaml: Path) -> None:
-        """Keep a copy of the study's own file."""
+        """Keep a copy of the study file."""
         with suppress(shutil.SameFileError):
             shutil.copyfile(yaml, self.path / "study.yaml")
 
@@ -76,25 +76,25 @@ class RunFolder:
         write_text(self.path / "study.json", text + "\n")
 
     def journal(self, task: Task, retry: bool) -> Journal:
-        """The journal of a search; with ``retry`` its failures are forgotten."""
+        """Return the journal of a search; with ``retry``, without its failed trials."""
         return Journal(self.journals / f"{task.search_id}.journal", task.search_id, retry=retry)
 
     def forget(self, task: Task) -> None:
-        """Delete the journal of a finished search, if a sudden end left it."""
+        """Delete the journal of a finished search, which a killed process may have left."""
         (self.journals / f"{task.search_id}.journal").unlink(missing_ok=True)
 
     def begun(self) -> set[str]:
-        """The searches that have a journal."""
+        """Return the ids of searches that have a journal."""
         return {path.stem for path in self.journals.glob("*.journal")}
 
     def add(self, trials: Iterable[TrialRecord], metrics: Iterable[str]) -> None:
-        """Keep the rows of a finished search, with the columns ``metrics`` also where no row has them."""
+        """Keep the rows of a finished search, with all columns ``metrics``, even if no row has a value there."""
         if self._log is None:
             self._log = Records(self.journals / "finished.log")
         self._log.append(pack(trials, metrics))
 
     def rows(self) -> pa.Table | None:
-        """The rows of all finished searches, also of those set aside; of a search that was finished twice the last."""
+        """Return the rows of all finished searches, including those set aside; the latest of a search finished twice."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
@@ -123,13 +123,18 @@ class RunFolder:
         return pa.concat_tables(bulk, promote_options="default").combine_chunks()
 
     def merge(self, tasks: Sequence[Task], run_id: str) -> pa.Table | None:
-        """Write ``trials.parquet`` with the finished searches among ``tasks``, in their order and under the study's
-        present names for them, and the others to ``aside.parquet``. Returns what is in ``trials.parquet``."""
+        """Write the finished searches of ``tasks`` to ``trials.parquet``, the others to ``aside.parquet``.
+
+        The searches are in the order of ``tasks``, with the study's present labels and names.
+
+        Returns:
+            The content of ``trials.parquet``; None where no search has finished.
+        """
         rows = self.rows()
         if rows is None:
             return None
         mine, others = arrange(rows, tasks, run_id)
-        # First what is set aside: at no moment is a row in neither file.
+        # Those set aside go first, so that every row is in one of the files at all times.
         if len(others):
             write_parquet(others, self.path / "aside.parquet", compression="zstd")
         write_parquet(mine, self.path / "trials.parquet", compression="zstd")
@@ -151,14 +156,13 @@ class RunFolder:
 
 
 def arrange(rows: pa.Table, tasks: Sequence[Task], run_id: str) -> tuple[pa.Table, pa.Table]:
-    """The rows of ``tasks`` in their order with the names that the study has for them now, and the other rows."""
+    """Return the rows of ``tasks`` in their order, with the study's present labels and names, and the other rows."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     ids = pa.array([task.search_id for task in tasks], pa.string())
-    place = pc.index_in(rows["search_id"], ids)
-    known = pc.is_valid(place)
+    known = pc.is_valid(pc.index_in(rows["search_id"], ids))
     others, mine = rows.filter(pc.invert(known)), rows.filter(known)
     where = pc.index_in(mine["search_id"], ids).to_numpy()
     order = np.argsort(where, kind="stable")
@@ -166,7 +170,7 @@ def arrange(rows: pa.Table, tasks: Sequence[Task], run_id: str) -> tuple[pa.Tabl
     names = {
         "prompt_id": [task.prompt.id for task in tasks],
         "model": [task.model.label for task in tasks],
-        "label": [task.entrant.label for task in tasks],
+        "label": [task.entry.label for task in tasks],
         "run_id": [run_id] * len(tasks),
     }
     for column, values in names.items():
@@ -176,7 +180,7 @@ def arrange(rows: pa.Table, tasks: Sequence[Task], run_id: str) -> tuple[pa.Tabl
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename it."""
+    """Write a text to a temporary file, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

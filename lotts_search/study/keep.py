@@ -1,4 +1,4 @@
-"""What a finished search leaves in the run folder: its images and its rows."""
+"""Writing a finished search to the run folder: its images and its rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lotts_search.study.spec import Keep
 from lotts_search.work.requests import Bytes
 
 COMPRESSION = 4
-"""zlib's level for images: as small as at the usual 6, or smaller, in two thirds to a third of the time."""
+"""zlib's level for images: files as small as with the usual 6, in one to two thirds of the time."""
 
 
 def keep(folder: RunFolder, task: Task, result: SearchResult, columns: Sequence[str], images: Keep) -> None:
-    """Write the images of a search that are to be kept, then its rows."""
+    """Write those images of a search that the study keeps, then its rows."""
     rows = {"all": complete(result.trials), "best": leaders(result.trials), "none": []}[images]
     for row in rows:
         path = folder.images / f"{row.image}.png"
         if not path.is_file():
             recipe = {
-                "prompt": result.prompt, "model": task.model.model, "strategy": task.entrant.name,
-                "settings": json.loads(task.entrant.arguments), "verifier": result.verifier, "seed": result.seed,
+                "prompt": result.prompt, "model": task.model.model, "strategy": task.entry.name,
+                "settings": json.loads(task.entry.arguments), "verifier": result.verifier, "seed": result.seed,
                 "nfe": result.budget.nfe, "images": result.budget.images, "score": row.score, "trial": row.trial_id,
             }  # fmt: skip
             _write_png(path, result.images[row.trial_id], recipe)

@@ -1,4 +1,4 @@
-"""A pool that counts what passes through it: NFE, how busy the generators are, and whether the pool still lives."""
+"""A pool that measures another one: NFE, how busy the generators are, and whether the pool still works."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Result, Rewrite, Score, Work
 
 WINDOW_S = 30.0
-"""Seconds over which the present rate is measured."""
+"""Seconds over which the current rate is measured."""
 
 
 class Meter:
-    """The pool ``pool``, metered. It does not own it.
+    """Measures the pool ``pool``, which it does not own.
 
     Args:
-        generators: how many of them the pool has.
+        generators: number of generators in the pool.
 
     Attributes:
-        nfe, device_s: of all generating work that was done.
-        closed: why the pool can do no more work; None while it can.
+        nfe, device_s: of all finished generating work.
+        closed: why the pool accepts no more work; None while it does.
     """
 
     def __init__(self, pool: Pool, generators: int):
@@ -38,7 +38,7 @@ class Meter:
         self._recent: deque[tuple[float, float]] = deque()
 
     def submit(self, work: Work) -> Future[Result]:
-        """Pass a piece of work on."""
+        """Submit work to the pool."""
         generates = not isinstance(work, Score | Rewrite)
         if generates and not self._first:
             self._first = time.monotonic()
@@ -51,21 +51,21 @@ class Meter:
         return future
 
     def close(self) -> None:
-        """Nothing: the pool is somebody else's."""
+        """Do nothing: the pool has another owner."""
 
     @property
     def seconds(self) -> float:
-        """From the first generating work that was asked for to the last that was done."""
+        """Return the seconds from the first generating work submitted to the last finished."""
         return max(0.0, self._last - self._first)
 
     @property
     def busy(self) -> float | None:
-        """Share of that time in which the generators computed, 0..1; None before any."""
+        """Return the share of that time in which the generators computed, 0..1; None before any work."""
         return min(1.0, self.device_s / (self.generators * self.seconds)) if self.seconds > 0 else None
 
     @property
     def rate(self) -> float:
-        """NFE a second, of late."""
+        """Return the recent throughput in NFE/s."""
         with self._lock:
             now = time.monotonic()
             while self._recent and self._recent[0][0] < now - WINDOW_S:

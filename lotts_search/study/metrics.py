@@ -1,7 +1,7 @@
-"""Held-out metrics: they judge the images of a finished search and never guide one.
+"""Judging the images of finished searches with the metrics of a study.
 
-A verifier is asked through the pool. The oracle of the shapes world works in processes of its own, since it would hold up
-the driver.
+A registered metric (:class:`~lotts_search.verifiers.metric.Metric`) judges in a process or thread beside the driver, a
+verifier through the pool.
 """
 
 from __future__ import annotations
@@ -9,29 +9,32 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from lotts_search import registry
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import Failure
-from lotts_search.study.spec import ORACLE
+from lotts_search.verifiers.metric import Metric
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Score
 
 COMPLETE = ("sample", "refine", "advance", "encode")
-"""Kinds of trials that make candidates; with an image, complete ones."""
+"""Kinds of trials that make candidates; those with an image are complete."""
 
 
 def columns_of(metrics: Sequence[str]) -> list[str]:
-    """The names of the columns ``metric_*`` that metrics fill."""
+    """Return the names of the columns ``metric_*`` that metrics fill."""
     found: list[str] = []
     for name in metrics:
-        found += ["oracle", "perfect"] if name == ORACLE else [_column(name)]
+        metric = registry.metric_class(name)
+        found += [_column(name)] if metric is None else metric.columns
     return found
 
 
@@ -39,14 +42,14 @@ class Judges:
     """The metrics of a study. Use it as a context manager.
 
     Args:
-        metrics: names of verifiers that the pool has, and :data:`~lotts_search.study.spec.ORACLE`.
+        metrics: names of metrics, and of verifiers of the pool.
         judged: all complete images, or only those that were the best so far at some time.
-        processes: of the oracle.
+        processes: of each metric that works in processes of its own.
     """
 
     def __init__(self, metrics: Sequence[str], judged: str = "all", processes: int = 1):
         self.metrics, self.judged, self._processes = metrics, judged, processes
-        self._oracle: ProcessPoolExecutor | None = None
+        self._executors: dict[str, Executor] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -54,16 +57,18 @@ class Judges:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._oracle is not None:
-            self._oracle.shutdown(cancel_futures=True)
-            self._oracle = None
+        for executor in self._executors.values():
+            executor.shutdown(cancel_futures=True)
+        self._executors.clear()
 
     async def judge(self, result: SearchResult, pool: Pool, everything: bool) -> None:
-        """Fill the metrics of the rows of a search's complete images. ``everything`` overrides ``judged``: a nested
-        search stands for smaller ones, whose best images are others.
+        """Fill the metrics of the rows of a search's complete images.
+
+        Args:
+            everything: overrides ``judged``: a nested search stands for smaller ones with other best images.
 
         Raises:
-            LottsError: a verifier failed.
+            LottsError: a metric failed.
         """
         rows = complete(result.trials)
         if self.judged == "best" and not everything:
@@ -71,36 +76,39 @@ class Judges:
         if not rows or not self.metrics:
             return
         images = [result.images[row.trial_id] for row in rows]
-        await asyncio.gather(*(self._metric(name, result.prompt, rows, images, pool) for name in self.metrics))
+        for values in await asyncio.gather(*(self._values(name, result.prompt, images, pool) for name in self.metrics)):
+            for column, of_images in values.items():
+                for row, value in zip(rows, of_images, strict=True):
+                    row.metrics[column] = value
 
-    async def _metric(self, name: str, prompt: str, rows: list[TrialRecord], images: list[Bytes], pool: Pool) -> None:
-        if name == ORACLE:
-            if self._oracle is None:
-                # Not by fork: threads of a pool are running.
-                context = multiprocessing.get_context("spawn")
-                self._oracle = ProcessPoolExecutor(self._processes, context, _ignore_interrupts)
-            loop = asyncio.get_running_loop()
-            try:
-                verdicts = await loop.run_in_executor(self._oracle, _judge, np.stack(images), prompt)
-            except BrokenExecutor as error:
-                self._oracle = None  # the next search gets a new one
-                raise Failure("a process of the oracle died") from error
-            for row, (quality, perfect) in zip(rows, verdicts, strict=True):
-                row.metrics |= {"oracle": quality, "perfect": perfect}
-            return
-        asked = [asyncio.wrap_future(pool.submit(Score(name, prompt, image))) for image in images]
-        for row, answer in zip(rows, await asyncio.gather(*asked), strict=True):
-            assert answer.score is not None
-            row.metrics[_column(name)] = answer.score
+    async def _values(self, name: str, prompt: str, images: list[Bytes], pool: Pool) -> Mapping[str, Sequence[float]]:
+        metric = registry.metric_class(name)
+        if metric is None:
+            asked = [asyncio.wrap_future(pool.submit(Score(name, prompt, image))) for image in images]
+            scores = [answer.score for answer in await asyncio.gather(*asked)]
+            return {_column(name): [score for score in scores if score is not None]}
+        if name not in self._executors:
+            # Spawned, not forked: threads of a pool are running.
+            self._executors[name] = (
+                ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"), _ignore_interrupts)
+                if metric.processes
+                else ThreadPoolExecutor(1)
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executors[name], _judge, name, np.stack(images), prompt)
+        except BrokenExecutor as error:
+            self._executors.pop(name, None)  # the next search gets new processes
+            raise Failure(f"a process of {name} died") from error
 
 
 def complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The rows that made complete images."""
+    """Return the rows that made complete images."""
     return [row for row in trials if row.image is not None and row.kind in COMPLETE]
 
 
 def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The rows of complete images that were the best so far at some time, and of the best refined one."""
+    """Return the rows of complete images that were the best so far at some time, and of the best refined one."""
     found: list[TrialRecord] = []
     refined: TrialRecord | None = None
     for row in complete(trials):
@@ -118,14 +126,16 @@ def _column(name: str) -> str:
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C in a terminal reaches all processes; the driver alone decides what ends."""
+    """Ignore Ctrl-C, which a terminal sends to all processes; the driver alone decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _judge(images: Bytes, prompt: str) -> list[tuple[float, float]]:
-    """The oracle's quality, 0..1, and whether an image is perfect, 0 or 1, of each image."""
-    from lotts_search.shapes.world.oracle import judge_many
-    from lotts_search.shapes.world.scene import parse_caption
+@cache
+def _load(name: str) -> Metric:
+    metric = registry.metric_class(name)
+    assert metric is not None
+    return metric()
 
-    scene = parse_caption(prompt)
-    return [(v.quality, float(v.perfect)) for v in judge_many(images, [scene] * len(images))]
+
+def _judge(name: str, images: Bytes, prompt: str) -> Mapping[str, Sequence[float]]:
+    return _load(name).judge(images, prompt)

@@ -1,4 +1,4 @@
-"""What can be known of a model before it is loaded: what trials cost on it, and whether its files are the same."""
+"""What is known of a model before it is loaded: the cost of its trials, and whether its files have changed."""
 
 from __future__ import annotations
 
@@ -12,37 +12,43 @@ from typing import Any
 
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
-from lotts_search.core.budget import Costs, scaled
+from lotts_search.core.budget import Costs
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Sampling
 
 EDGE = 1 << 16
-"""Bytes at both ends of a large file that tell it from others."""
+"""Bytes at both ends of a large file that identify it."""
 
 
 def check(model: str) -> None:
-    """Raises BadInput where there can be no such model."""
+    """Raise BadInput where there can be no such model."""
     if model not in registry.models() and not Path(model).is_dir() and "/" not in model:
         raise unknown("model", model, registry.models())
 
 
 def costs_of(entry: ModelEntry) -> Costs | None:
-    """What trials cost on a model; None where only loading it can tell, or its files cannot be read."""
+    """Return the cost of trials on a model; None where only loading it can tell, or its files cannot be read.
+
+    Raises:
+        BadInput: the study's sampling settings do not fit the model.
+    """
     revision = entry.options.get("revision")
     try:
         found = defaults_of(entry.model, lambda file: _json(entry.model, file, revision))
-    except LottsError:  # it is told when the model is loaded
+    except LottsError:  # the error surfaces when the model is loaded
         return None
     if found is None:
         return None
-    defaults, told = found
-    steps = entry.sampling.get("steps", defaults.steps)
-    guided = entry.sampling.get("guidance", defaults.guidance) > 1 and not told
-    return Costs(steps, guided, scaled(defaults, steps))
+    defaults, embedded = found
+    # Costs depend on the settings alone, not on the network's sizes.
+    info = ModelInfo(entry.label, "", (0, 0, 0), (0, 0), 0.0, defaults, embedded)
+    return Costs.of(info, Sampling.of(info, "", **entry.sampling))
 
 
 def folder_of(model: str) -> Path | None:
-    """Where a model's files are; None for a hub id."""
+    """Return the folder of a model's files; None for a hub id."""
     known = registry.models()
     folder = Path(known[model].target if model in known else model)
     return folder if folder.is_dir() else None
@@ -50,7 +56,7 @@ def folder_of(model: str) -> Path | None:
 
 @cache
 def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
-    """A JSON file of a model; of a hub id it is downloaded. {} where there is none."""
+    """Return a JSON file of a model, downloaded for a hub id; {} where there is none."""
     folder = folder_of(model)
     if folder is None:
         from lotts_search.backbones.folder import read_json  # slow to import
@@ -67,26 +73,25 @@ def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
 
 @cache
 def fingerprint(model: str) -> str:
-    """A hash of a model's files, so that results of one that was trained anew are not taken for its own. Empty for a
-    hub id."""
+    """Return a hash of a model's files, so that a retrained model does not reuse old results; empty for a hub id."""
     folder = folder_of(model)
     return "" if folder is None else _fingerprint(folder)
 
 
 @cache
 def verifier_fingerprint(name: str) -> str:
-    """The same for a verifier whose module says where its files are (``FOLDER``); empty for others."""
+    """Return the same for a verifier whose module names its folder (``FOLDER``); empty for others."""
     known = registry.verifiers()
     module = (known[name].target if name in known else name).partition(":")[0]
     try:
         folder = getattr(importlib.import_module(module), "FOLDER", None)
-    except ImportError:  # its requirements are those of its actor alone
+    except ImportError:  # its requirements are installed for its actor only
         return ""
     return _fingerprint(folder) if isinstance(folder, Path) and folder.is_dir() else ""
 
 
 def _fingerprint(folder: Path) -> str:
-    """Of names, sizes and contents; of large files of both ends alone."""
+    """Hash names, sizes and contents; of large files only both ends."""
     digest = blake2b(digest_size=8)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         size = path.stat().st_size

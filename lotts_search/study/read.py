@@ -1,4 +1,4 @@
-"""From the YAML file of a study to :class:`~lotts_search.study.spec.Study`. ``docs/study.md`` explains the file."""
+"""Reading the YAML file of a study, which ``docs/study.md`` describes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import itertools
 import json
 import typing
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lotts_search import registry
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
-from lotts_search.study import model_files as models
+from lotts_search.study import model_files
 from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
-from lotts_search.study.spec import ORACLE, Entrant, Keep, Limit, ModelEntry, Study
-from lotts_search.study.yaml_file import Place, open_yaml
+from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
+from lotts_search.study.yaml_file import YamlNode, open_yaml
 from lotts_search.work.requests import Solver
 
-SAMPLING: dict[str, Callable[[Place], object]] = {
-    "steps": lambda place: place.integer("steps", 1),
-    "guidance": lambda place: place.number("guidance"),
-    "negative": lambda place: str(place.plain() or ""),
-    "eta": lambda place: place.number("eta", 0),
-    "solver": lambda place: place.choice("solver", typing.get_args(Solver)),
+SAMPLING: dict[str, Callable[[YamlNode], object]] = {
+    "steps": lambda node: node.integer("steps", 1),
+    "guidance": lambda node: node.number("guidance"),
+    "negative": lambda node: str(node.plain() or ""),
+    "eta": lambda node: node.number("eta", 0),
+    "solver": lambda node: node.choice("solver", typing.get_args(Solver)),
 }
 KEYS = (
-    "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "guide", "metrics", "judge", "workers", "images",
-    "at-once", "rewriter", *SAMPLING,
+    "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "seconds", "verifier", "metrics", "judge",
+    "baselines", "workers", "images", "at-once", "rewriter", *SAMPLING,
 )  # fmt: skip
+RENAMED = {"guide": "verifier"}
+"""New names of keys by their old ones, which still work."""
 
 
 def read_study(path: Path) -> Study:
@@ -40,76 +42,89 @@ def read_study(path: Path) -> Study:
         Failure: prompts cannot be fetched.
     """
     root = open_yaml(path)
-    keys = root.table("a study", KEYS)
+    keys = root.table("a study", KEYS, RENAMED)
+    given = root.plain()
+    renamed = [f"{keys[new].where}: {old!r} is now called {new!r}" for old, new in RENAMED.items() if old in given]
     for needed in ("strategies", "prompts", "budgets"):
         if needed not in keys:
             raise root.wrong(f"a study needs {needed!r}")
     sampling = {name: read(keys[name]) for name, read in SAMPLING.items() if name in keys}
-    guide = _guide(keys["guide"]) if "guide" in keys else "shapes-reward"
+    verifier = _guiding(keys["verifier"]) if "verifier" in keys else "shapes-reward"
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
-    metrics = _metrics(keys["metrics"], guide, prompts) if "metrics" in keys else ()
+    metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
     rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
+    strategies = tuple(_strategies(keys["strategies"], limits))
     return Study(
         name=_name(keys["name"]) if "name" in keys else path.stem,
         path=path,
         models=tuple(_models(root, keys, sampling)),
-        entrants=tuple(_entrants(keys["strategies"], limits)),
+        strategies=strategies,
         limits=limits,
         prompts=tuple(prompts),
         source=source,
         seeds=tuple(_seeds(keys["seeds"])) if "seeds" in keys else (0,),
-        guide=guide,
+        verifier=verifier,
         metrics=metrics,
         judged=typing.cast(Any, keys["judge"].choice("judge", ("all", "best")) if "judge" in keys else "all"),
+        baselines=tuple(_baselines(keys["baselines"], strategies)) if "baselines" in keys else (),
+        seconds=keys["seconds"].number("seconds", 0) if "seconds" in keys else None,
         workers=keys["workers"].integer("workers", 1) if "workers" in keys else 8,
         keep=typing.cast(Keep, keys["images"].choice("images", typing.get_args(Keep)) if "images" in keys else "best"),
         rewriter=rewriter,
         writing=writing,
         at_once=keys["at-once"].integer("at-once", 1) if "at-once" in keys else None,
+        renamed=tuple(renamed),
     )
 
 
-def _name(place: Place) -> str:
-    name = place.text("name")
+def _name(node: YamlNode) -> str:
+    name = node.text("name")
     if "/" in name or name.startswith("."):
-        raise place.wrong(f"name is also that of a folder: {name!r} cannot be one")
+        raise node.wrong(f"name is also the name of a folder: {name!r} cannot be one")
     return name
 
 
-def _guide(place: Place) -> str:
-    name = place.text("guide")
-    if name.removeprefix("shapes-") in ("oracle", "perfect"):
-        raise place.wrong(f"{name} is held out: it may be a metric, never the guide")
-    return _verifier(place, "guide")
+def _guiding(node: YamlNode) -> str:
+    name = node.text("verifier")
+    if registry.metric_class(name) is not None:
+        raise node.wrong(f"{name} is held out: it may be a metric, never the verifier")
+    return _known(node, name, registry.verifiers())
 
 
-def _verifier(place: Place, what: str, *more: str) -> str:
-    name = place.text(what)
-    if ":" not in name and name not in registry.verifiers() and name not in more:
-        raise place.wrong(unknown("verifier", name, [*registry.verifiers(), *more]))
+def _known(node: YamlNode, name: str, known: Iterable[str]) -> str:
+    if ":" not in name and name not in known:
+        raise node.wrong(unknown("verifier", name, known))
     return name
 
 
-def _metrics(place: Place, guide: str, prompts: list[Prompt]) -> tuple[str, ...]:
-    names = []
-    for item in place.items("metrics") if not (place.is_list and place.plain() == []) else []:
-        name = _verifier(item, "a metric", ORACLE)
-        if name == guide:
-            raise item.wrong(f"{name} is the guide: its scores are in the column score")
+def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str, ...]:
+    names: list[str] = []
+    for item in node.items("metrics") if not (node.is_list and node.plain() == []) else []:
+        name = _known(item, item.text("a metric"), [*registry.verifiers(), *registry.metrics()])
+        if name == verifier:
+            raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:
-            raise item.wrong(f"the metric {name} is there twice")
-        if name == ORACLE:
-            _check_scenes(item, prompts)
+            raise item.wrong(f"the metric {name} is duplicated")
+        if (metric := registry.metric_class(name)) is not None:
+            try:
+                for prompt in prompts:
+                    metric.check(prompt.text)
+            except ValueError as error:
+                raise item.wrong(error) from error
         names.append(name)
     return tuple(names)
 
 
-def _rewriter(place: Place) -> tuple[str, dict[str, Any]]:
-    """The name of the rewriter and its settings."""
-    parts = place.table("rewriter", ("name", "settings")) if place.is_table else {"name": place}
+def _baselines(node: YamlNode, strategies: Sequence[StrategyEntry]) -> list[str]:
+    return [item.choice("baseline", [entry.label for entry in strategies]) for item in node.items("baselines")]
+
+
+def _rewriter(node: YamlNode) -> tuple[str, dict[str, Any]]:
+    """Return the name of the rewriter and its settings."""
+    parts = node.table("rewriter", ("name", "settings")) if node.is_table else {"name": node}
     if "name" not in parts:
-        raise place.wrong("a rewriter needs the key 'name'")
+        raise node.wrong("a rewriter needs the key 'name'")
     settings = {key: value.plain() for key, value in _table(parts.get("settings")).items()}
     try:
         registry.load_rewriter(parts["name"].text("rewriter"), settings)
@@ -118,24 +133,14 @@ def _rewriter(place: Place) -> tuple[str, dict[str, Any]]:
     return parts["name"].text("rewriter"), settings
 
 
-def _check_scenes(place: Place, prompts: list[Prompt]) -> None:
-    from lotts_search.shapes.world.scene import parse_caption
-
-    for prompt in prompts:
-        try:
-            parse_caption(prompt.text)
-        except ValueError as error:
-            raise place.wrong(f"{ORACLE} judges scenes of the shapes world alone: {error}") from error
-
-
-def _models(root: Place, keys: Mapping[str, Place], sampling: Mapping[str, Any]) -> list[ModelEntry]:
+def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str, Any]) -> list[ModelEntry]:
     if "model" in keys and "models" in keys:
         raise keys["model"].wrong("give either 'model' or 'models'")
-    place = keys.get("models") or keys.get("model")
-    if place is None:
+    node = keys.get("models") or keys.get("model")
+    if node is None:
         return [ModelEntry("shapes-sd", "shapes-sd", {}, dict(sampling))]
     found: list[ModelEntry] = []
-    for item in place.items("models"):
+    for item in node.items("models"):
         options: dict[str, Any] = {}
         own = dict(sampling)
         if item.is_table:
@@ -149,34 +154,34 @@ def _models(root: Place, keys: Mapping[str, Place], sampling: Mapping[str, Any])
             where, label = item, None
         model = where.text("a model")
         try:
-            models.check(model)
+            model_files.check(model)
         except BadInput as error:
             raise where.wrong(error) from error
         label = label or (model if model in registry.models() else Path(model).name)
         if label in {other.label for other in found}:
-            raise where.wrong(f"two models have the label {label!r}: give one another 'label'")
+            raise where.wrong(f"two models have the label {label!r}: give one of them another 'label'")
         found.append(ModelEntry(label, model, options, own))
     return found
 
 
-def _table(place: Place | None) -> dict[str, Place]:
-    return place.table("options") if place is not None else {}
+def _table(node: YamlNode | None) -> dict[str, YamlNode]:
+    return node.table("options") if node is not None else {}
 
 
-def _entrants(place: Place, limits: tuple[Limit, ...]) -> list[Entrant]:
-    found: list[Entrant] = []
-    for item in place.items("strategies"):
-        for entrant in _spread(item, limits):
-            if entrant.label in {other.label for other in found}:
-                raise item.wrong(f"two strategies have the label {entrant.label!r}: give one another 'label'")
-            found.append(entrant)
+def _strategies(node: YamlNode, limits: tuple[Limit, ...]) -> list[StrategyEntry]:
+    found: list[StrategyEntry] = []
+    for item in node.items("strategies"):
+        for entry in _expanded(item, limits):
+            if entry.label in {other.label for other in found}:
+                raise item.wrong(f"two strategies have the label {entry.label!r}: give one of them another 'label'")
+            found.append(entry)
     return found
 
 
-def _spread(item: Place, limits: tuple[Limit, ...]) -> list[Entrant]:
-    """The entrants of one item: one for each combination of its grid."""
+def _expanded(item: YamlNode, limits: tuple[Limit, ...]) -> list[StrategyEntry]:
+    """Return the strategies of one item: one for each combination of its grid."""
     if not item.is_table:
-        parts: dict[str, Place] = {"strategy": item}
+        parts: dict[str, YamlNode] = {"strategy": item}
     else:
         parts = item.table("a strategy", ("strategy", "label", "settings", "grid", "budgets", "nested"))
         if "strategy" not in parts:
@@ -201,16 +206,16 @@ def _spread(item: Place, limits: tuple[Limit, ...]) -> list[Entrant]:
         strategy = _strategy(item, name, fixed | chosen)
         settings = {key: value.plain() for key, value in (fixed | chosen).items()}
         shown = _label(label, name, settings, list(chosen))
-        found.append(Entrant(shown, name, strategy, own, strategy.nested if nested is None else nested))
+        found.append(StrategyEntry(shown, name, strategy, own, strategy.nested if nested is None else nested))
     return found
 
 
-def _strategy(item: Place, name: str, settings: Mapping[str, Place]) -> Strategy:
+def _strategy(item: YamlNode, name: str, settings: Mapping[str, YamlNode]) -> Strategy:
     for key, value in settings.items():
-        try:  # one by one: the message then has the line of the setting
+        try:  # one by one, so that the message names the line of the setting
             registry.make_strategy(name, {key: value.plain()})
         except BadInput as error:
-            if key in str(error):  # and not about another setting that it needs
+            if key in str(error):  # otherwise it is about another setting that this one needs
                 raise value.wrong(error) from error
     try:
         return registry.make_strategy(name, {key: value.plain() for key, value in settings.items()})
@@ -219,7 +224,7 @@ def _strategy(item: Place, name: str, settings: Mapping[str, Place]) -> Strategy
 
 
 def _label(label: str | None, name: str, settings: Mapping[str, Any], varied: list[str]) -> str:
-    """``label`` with its ``{setting}`` filled in; what it does not show of the grid is added."""
+    """Return ``label`` with every ``{setting}`` filled in, and the settings of the grid that it does not show."""
     if label is None:
         label, shown = name.rpartition(":")[2], []
         varied = list(settings)
@@ -237,45 +242,47 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value).replace(" ", "")
 
 
-def _limits(place: Place) -> list[Limit]:
+def _limits(node: YamlNode) -> list[Limit]:
     found: list[Limit] = []
-    for item in place.items("budgets") if place.is_list else [place]:
-        parts = item.table("budgets", ("nfe", "images"))
+    for item in node.items("budgets") if node.is_list else [node]:
+        parts = item.table("budgets", ("nfe", "images", "samples"))
         if not parts:
-            raise item.wrong("a budget needs 'nfe' or 'images'")
+            raise item.wrong("a budget needs 'nfe', 'images' or 'samples'")
         nfe = [(p.number("nfe", 0), p.line) for p in parts["nfe"].items("nfe")] if "nfe" in parts else []
         images = (
             [(p.integer("images", 1), p.line) for p in parts["images"].items("images")] if "images" in parts else []
         )
-        if place.is_list and len(nfe) == len(images) == 1:
-            found.append(Limit(nfe[0][0], images[0][0], item.line))  # both limits at once
+        if node.is_list and len(nfe) == len(images) == 1:
+            found.append(Limit(nfe[0][0], images[0][0], line=item.line))  # both limits at once
             continue
         found += [Limit(nfe=value, line=line) for value, line in nfe]
         found += [Limit(images=value, line=line) for value, line in images]
+        for part in parts["samples"].items("samples") if "samples" in parts else []:
+            found.append(Limit(samples=part.number("samples", 1), line=part.line))
     for limit, times in Counter(found).items():
         if times > 1:
-            raise place.wrong(f"the budget of {limit} is there {times} times")
+            raise node.wrong(f"the budget of {limit} is given {times} times")
     return found
 
 
-def _seeds(place: Place) -> list[int]:
-    if not place.is_list:
-        return list(range(place.integer("seeds, their number,", 1)))
-    seeds = [item.integer("a seed") for item in place.items("seeds")]
+def _seeds(node: YamlNode) -> list[int]:
+    if not node.is_list:
+        return list(range(node.integer("the number of seeds", 1)))
+    seeds = [item.integer("a seed") for item in node.items("seeds")]
     if len(set(seeds)) < len(seeds):
-        raise place.wrong(f"a seed is there twice: {seeds}")
+        raise node.wrong(f"a seed is duplicated: {seeds}")
     return seeds
 
 
-def _prompts(place: Place, folder: Path) -> tuple[list[Prompt], dict[str, Any]]:
-    """The prompts, and what ``study.json`` says of them."""
-    if place.is_list:
-        found = texts(item.text("a prompt") for item in place.items("prompts"))
+def _prompts(node: YamlNode, folder: Path) -> tuple[list[Prompt], dict[str, Any]]:
+    """Return the prompts, and their description for ``study.json``."""
+    if node.is_list:
+        found = texts(item.text("a prompt") for item in node.items("prompts"))
         return found, {"source": "given", "count": len(found)}
-    if not place.is_table:
-        source, options = place, {}
+    if not node.is_table:
+        source, options = node, {}
     else:
-        options = place.table("prompts", ("from", "count", "seed", "where", "column", "split", "texts"))
+        options = node.table("prompts", ("from", "count", "seed", "where", "column", "split", "texts"))
         if "texts" in options:
             found = texts(item.text("a prompt") for item in options["texts"].items("texts"))
             count = options["count"].integer("count", 1) if "count" in options else None
@@ -283,7 +290,7 @@ def _prompts(place: Place, folder: Path) -> tuple[list[Prompt], dict[str, Any]]:
             found = sample(found, count, seed)
             return found, {"source": "given", "count": len(found), "seed": seed}
         if "from" not in options:
-            raise place.wrong("prompts need 'from': a set or a file; or 'texts'")
+            raise node.wrong("prompts need 'from': a set or a file; or 'texts'")
         source = options["from"]
     name = source.text("prompts")
     if (folder / name).is_file() and not Path(name).is_absolute():

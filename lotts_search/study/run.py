@@ -1,4 +1,4 @@
-"""Running a study: many searches at once on one pool after the other, each into the run folder as it ends."""
+"""Running the searches of a study, many at once and model by model; each is written to its folder when it ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from lotts_search import registry
 from lotts_search.api import asearch
 from lotts_search.core.budget import Costs
 from lotts_search.core.journal import Journal, JournalError
@@ -23,30 +24,32 @@ from lotts_search.study.keep import keep
 from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
 from lotts_search.study.plan import Task, estimate, longest_first
-from lotts_search.study.spec import ORACLE, ModelEntry, Study
+from lotts_search.study.spec import ModelEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Sampling
 
 MERGE_S = 60.0
-"""Seconds between updates of ``trials.parquet`` while a study runs, and :data:`MERGE_TIMES` as long as one takes."""
+"""Least seconds between updates of ``trials.parquet`` during a run; also at least :data:`MERGE_TIMES` as long as one
+takes."""
 MERGE_TIMES = 100.0
 
 OpenPool = Callable[[ModelEntry, Sequence[str]], AbstractContextManager[Pool]]
-"""Opens a pool for a model with verifiers."""
+"""Opens the pool of a model with verifiers."""
 
 
 @dataclass
 class Progress:
-    """How far a study is.
+    """The progress of a run.
 
     Attributes:
-        total, finished, failed: searches; ``total`` counts those that this run has to do.
-        nfe: NFE of trials that are done, those of journals included; ``planned`` of all that this run has to do.
+        total, finished, failed: numbers of searches; ``total`` of those that this run has to do.
+        nfe: NFE of finished trials, including those from journals; ``planned``: of all that this run has to do.
         scores: of finished searches, by label.
-        meter: of the pool at work.
-        model: the label of the model at work.
-        writing: seconds spent on keeping what finished searches leave.
+        meter: of the current pool.
+        model: the label of the current model.
+        writing: seconds spent writing results.
+        begun, seconds: start (``time.monotonic``) and length of the current model's share of a time limit.
     """
 
     total: int = 0
@@ -58,23 +61,34 @@ class Progress:
     meter: Meter | None = None
     model: str = ""
     writing: float = 0.0
+    begun: float = 0.0
+    seconds: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Return the share of the work that is done, or of the time that is over, whichever is larger: 0..1."""
+        work = self.nfe / self.planned if self.planned else 0.0
+        return max(work, (time.monotonic() - self.begun) / self.seconds if self.seconds else 0.0)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end at the present rate; None where there is none yet."""
+        """Return the seconds until the end at the current rate; None where there is no rate yet."""
         rate = self.meter.rate if self.meter is not None else 0.0
-        return max(0.0, self.planned - self.nfe) / rate if rate > 0 else None
+        left = max(0.0, self.planned - self.nfe) / rate if rate > 0 else None
+        if left is None or self.seconds is None:
+            return left
+        return min(left, max(0.0, self.begun + self.seconds - time.monotonic()))
 
 
 @dataclass
 class Outcome:
-    """How a run of a study ended.
+    """The end of a run.
 
     Attributes:
-        status: done, interrupted, or failed, when it could not go on because of ``error``.
-        errors: of searches that failed, by search id.
-        seconds, busy_s: time at work, and that time weighted by how busy the generators were.
-        infos: of the models that were loaded, by label.
+        status: done, out of time, interrupted, or failed: it could not continue because of ``error``.
+        errors: of failed searches, by search id.
+        seconds, busy_s: generating time, and the same weighted by the busy share of the generators.
+        infos: of the loaded models, by label.
     """
 
     status: str = "done"
@@ -84,24 +98,21 @@ class Outcome:
     busy_s: float = 0.0
     infos: dict[str, ModelInfo] = field(default_factory=dict)
 
-    @property
-    def busy(self) -> float | None:
-        return self.busy_s / self.seconds if self.seconds else None
-
 
 class Runner:
     """Runs searches of a study.
 
     Args:
-        study: what is run.
-        folder: where to.
+        study: the study.
+        folder: its run folder.
         tasks: the searches to run; those that have a journal are resumed.
-        failed: among them those that failed before: their failed trials are tried again.
+        failed: ids of searches among them that failed before: their failed trials are retried.
         open_pool: opens the pool of a model.
-        generators: how many a pool has.
+        generators: number of generators in a pool.
         batch: network rows of a generator's batch.
-        tick: called a few times a second with the progress.
-        merge: called now and then to bring the files of the folder up to date.
+        tick: called a few times per second with the progress.
+        merge: called from time to time to update the files of the folder.
+        finished: called with each finished search.
     """
 
     def __init__(
@@ -116,11 +127,13 @@ class Runner:
         batch: int = 16,
         tick: Callable[[Progress], None] = lambda progress: None,
         merge: Callable[[], object] = lambda: None,
+        finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
     ):
         self.study, self.folder, self.tasks, self.failed = study, folder, tasks, failed
         self.progress = Progress(len(tasks), planned=sum(task.nfe or 0.0 for task in tasks))
         self.outcome = Outcome()
-        self._open_pool, self._generators, self._tick, self._merge = open_pool, generators, tick, merge
+        self._open_pool, self._generators = open_pool, generators
+        self._tick, self._merge, self._finished = tick, merge, finished
         self._at_once = study.at_once or at_once(generators, batch)
         self._columns = columns_of(study.metrics)
         self._merged = time.monotonic()
@@ -129,22 +142,23 @@ class Runner:
         self._writer = ThreadPoolExecutor(1, "lotts-search writer")
 
     def run(self) -> Outcome:
-        """Run all searches, model by model. Ctrl-C and SIGTERM end it early, and cleanly."""
+        """Run all searches, model by model. Ctrl-C and SIGTERM stop it early and cleanly."""
         spare = max(1, (len(os.sched_getaffinity(0)) - self._generators) // 2)
         judges = Judges(self.study.metrics, self.study.judged, spare)
-        verifiers = [self.study.guide, *(name for name in self.study.metrics if name != ORACLE)]
+        verifiers = [self.study.verifier]
+        verifiers += [name for name in self.study.metrics if registry.metric_class(name) is None]
+        by_model = {m.label: tasks for m in self.study.models if (tasks := [t for t in self.tasks if t.model == m])}
+        shares = dict(zip(by_model, time_shares(self.study.seconds, len(by_model)), strict=True))
         try:
             with judges, terminable():
-                for model in self.study.models:
-                    tasks = [task for task in self.tasks if task.model == model]
-                    if not tasks:
-                        continue
-                    self.progress.model = model.label
+                for label, tasks in by_model.items():
+                    model = tasks[0].model
+                    self.progress.model = label
                     with self._open_pool(model, verifiers) as pool:
                         self.outcome.infos[model.label] = pool.info
                         meter = self.progress.meter = Meter(pool, self._generators)
                         try:
-                            asyncio.run(self._model(tasks, meter, judges))
+                            asyncio.run(self._model(tasks, meter, judges, shares[label]))
                         finally:
                             self.outcome.seconds += meter.seconds
                             self.outcome.busy_s += meter.seconds * (meter.busy or 0.0)
@@ -156,9 +170,11 @@ class Runner:
             self._writer.shutdown()
         return self.outcome
 
-    async def _model(self, tasks: Sequence[Task], meter: Meter, judges: Judges) -> None:
+    async def _model(self, tasks: Sequence[Task], meter: Meter, judges: Judges, seconds: float | None) -> None:
         self._price(tasks, meter.info)
-        waiting = iter(longest_first(tasks, self._at_once))
+        self.progress.begun, self.progress.seconds = time.monotonic(), seconds
+        # A time limit may end the run anywhere: then whole prompts matter, not a short end.
+        waiting = iter(longest_first(tasks, self._at_once) if seconds is None else tasks)
 
         async def lane() -> None:
             for task in waiting:
@@ -172,7 +188,9 @@ class Runner:
         reporter = asyncio.create_task(report())
         lanes = [asyncio.create_task(lane()) for _ in range(min(self._at_once, len(tasks)))]
         try:
-            await asyncio.gather(*lanes)
+            await asyncio.wait_for(asyncio.gather(*lanes), seconds)
+        except TimeoutError:
+            self.outcome.status = "out of time"
         finally:
             reporter.cancel()
             for other in lanes:
@@ -181,23 +199,23 @@ class Runner:
             self._tick(self.progress)
 
     def _price(self, tasks: Sequence[Task], info: ModelInfo) -> None:
-        """Now that the model is loaded, what its searches cost is known for sure."""
+        """Replace the estimated costs by those of the loaded model."""
         for task in tasks:
             costs = Costs.of(info, Sampling.of(info, task.prompt.text, **task.model.sampling))
-            price = estimate(task.entrant, task.limit, costs)[0] or 0.0
+            price = estimate(task.entry, task.limit, costs)[0] or 0.0
             self.progress.planned += price - (task.nfe or 0.0)
             self._prices[task.search_id] = price
 
     async def _search(self, task: Task, meter: Meter, judges: Judges) -> None:
-        """One search, from its journal where it has one, to its rows in the folder. What fails it ends no other."""
+        """Run one search, from its journal if it has one, and write its rows. Its failure does not stop the others."""
         try:
             with self.folder.journal(task, retry=task.search_id in self.failed) as journal:
                 result, error = await self._searched(task, meter, journal)
                 if meter.closed is not None:
-                    raise meter.closed  # what the search lacks is not its own fault: it is not finished
+                    raise meter.closed  # the search did not fail: it is unfinished
                 self.progress.planned += result.ledger.nfe - self._prices[task.search_id]
                 if error is None:
-                    await judges.judge(result, meter, task.entrant.nested)
+                    await judges.judge(result, meter, task.entry.nested)
                 await self._write(lambda: keep(self.folder, task, result, self._columns, self.study.keep))
                 if error is not None:
                     raise error
@@ -210,32 +228,29 @@ class Runner:
             self.outcome.errors[task.search_id] = lines[0]
             return
         self.progress.finished += 1
+        self._finished(task, result)
         if result.score is not None:
-            self.progress.scores.setdefault(task.entrant.label, []).append(result.score)
+            self.progress.scores.setdefault(task.entry.label, []).append(result.score)
 
     async def _searched(self, task: Task, meter: Meter, journal: Journal) -> tuple[SearchResult, SearchFailed | None]:
-        study, sampling = self.study, task.model.sampling
+        study = self.study
         try:
             result = await asearch(
                 task.prompt.text,
-                strategy=task.entrant.strategy,
-                verifier=study.guide,
+                strategy=task.entry.strategy,
+                verifier=study.verifier,
                 rewriter=study.rewriter,
                 nfe=task.limit.nfe,
                 images=task.limit.images,
                 seed=task.search_seed,
                 pool=meter,
-                steps=sampling.get("steps"),
-                guidance=sampling.get("guidance"),
-                negative=sampling.get("negative", ""),
-                eta=sampling.get("eta"),
-                solver=sampling.get("solver"),
+                **task.model.sampling,
                 image=task.prompt.image if task.image else None,
                 workers=study.workers,
                 on_trial=self._count,
                 run_id=study.name,
                 prompt_id=task.prompt.id,
-                label=task.entrant.label,
+                label=task.entry.label,
                 search_id=task.search_id,
                 journal=journal,
             )
@@ -247,7 +262,7 @@ class Runner:
         self.progress.nfe += trial.nfe
 
     async def _write(self, action: Callable[[], object]) -> None:
-        """Do something in the one thread that writes to the folder; now and then bring its files up to date."""
+        """Run ``action`` in the one thread that writes to the folder, and update its files from time to time."""
 
         def write() -> None:
             began = time.monotonic()
@@ -265,23 +280,32 @@ class Runner:
 
 
 def at_once(generators: int, batch: int) -> int:
-    """Searches that keep so many generators busy, though each may have but one trial to do at a time: all places of
-    their batches, guided at two rows each, and as many again that wait for a score or are being written."""
+    """Return how many searches keep the generators busy, even if each has only one trial in flight.
+
+    They fill all batches, at two rows for a guided step, and as many again wait for a score or are being written.
+    """
     return max(8, generators * batch)
+
+
+def time_shares(seconds: float | None, models: int) -> list[float | None]:
+    """Return the time limits of models: the first has half of the time, the others share the other half."""
+    if seconds is None or models < 2:
+        return [seconds] * models
+    return [seconds / 2, *[seconds / 2 / (models - 1)] * (models - 1)]
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end a study as Ctrl-C does: cluster managers send it before they kill."""
+    """Let SIGTERM stop a study as Ctrl-C does: cluster managers send it before they kill."""
 
     def end(*_: object) -> None:
         if callable(signal.getsignal(signal.SIGINT)):
             signal.raise_signal(signal.SIGINT)
-        else:  # a script's background job ignores SIGINT, and with it asyncio's own handler is not there
+        else:  # a background job of a script ignores SIGINT, and asyncio then installs no handler
             raise KeyboardInterrupt
 
     before: Any = None
-    with suppress(ValueError):  # not in the main thread: whoever runs us has the signals
+    with suppress(ValueError):  # not in the main thread: the caller owns signal handling
         before = signal.signal(signal.SIGTERM, end)
     try:
         yield

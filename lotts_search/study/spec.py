@@ -1,38 +1,52 @@
-"""What a study is, resolved: every name known, every grid spread out, every setting with its value."""
+"""A study as plain data: every name resolved, every grid expanded, every setting with its value."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lotts_search.api import plain_settings
-from lotts_search.core.budget import Budget
+from lotts_search.core.budget import Budget, Costs
 from lotts_search.core.strategy import Strategy
+from lotts_search.errors import BadInput
 from lotts_search.study.prompts import Prompt
 
 Keep: TypeAlias = Literal["best", "all", "none"]
 
-ORACLE = "shapes-oracle"
-"""The metric that judges shapes images by rendering rules; it never guides."""
-
 
 @dataclass(frozen=True)
 class Limit:
-    """A budget of a study: NFE, images, or both. ``line`` is where the file says so."""
+    """A budget of a study: NFE, images or both; or ``samples``, the NFE of that many images from pure noise.
+
+    ``line`` is its line in the study file.
+    """
 
     nfe: float | None = None
     images: int | None = None
+    samples: float | None = None
     line: int = field(default=0, compare=False)
 
     @property
     def budget(self) -> Budget:
+        """The same as a search's budget."""
         return Budget(nfe=self.nfe, images=self.images)
 
+    def on(self, costs: Costs | None) -> Limit:
+        """The same on a model with these costs, with ``samples`` converted to NFE.
+
+        Raises:
+            BadInput: the costs are not known, and the limit depends on them.
+        """
+        if self.samples is None:
+            return self
+        if costs is None:
+            raise BadInput(f"a budget of {self} needs a model whose steps are known before it is loaded: give 'nfe'")
+        return Limit(nfe=self.samples * costs.sample.nfe, line=self.line)
+
     def __str__(self) -> str:
-        return str(self.budget)
+        return f"{self.samples:g} samples" if self.samples is not None else str(self.budget)
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,10 @@ class ModelEntry:
     """A model of a study.
 
     Attributes:
-        label: what the study calls it.
+        label: its name in the study.
         model: registered name, folder or hub id.
         options: for the family's ``from_pretrained``, e.g. ``dtype`` or ``size``.
-        sampling: steps, guidance, negative, eta, solver, where they are not the model's own.
+        sampling: steps, guidance, negative, eta and solver, where they differ from the model's own.
     """
 
     label: str
@@ -53,15 +67,15 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class StrategyEntry:
     """A strategy of a study with its settings.
 
     Attributes:
-        label: what the study calls it: its curves are grouped by it.
+        label: its name in the study; curves are grouped by it.
         name: registered name, or ``package.module:Class``.
-        strategy: with its settings.
+        strategy: the strategy with its settings.
         limits: its budgets.
-        nested: small budgets are prefixes of the largest one, which alone is run.
+        nested: a search under a small budget is the beginning of one under a larger budget; only the largest is run.
     """
 
     label: str
@@ -75,53 +89,50 @@ class Entrant:
         """All settings as JSON."""
         return plain_settings(self.strategy)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "label": self.label,
-            "strategy": self.name,
-            "settings": json.loads(self.arguments),
-            "nested": self.nested,
-            "budgets": [{"nfe": limit.nfe, "images": limit.images} for limit in self.limits],
-        }
-
 
 @dataclass(frozen=True)
 class Study:
     """A study.
 
     Attributes:
-        name: also of its folder.
+        name: also the name of its folder.
         path: the YAML file.
-        models, entrants, limits, seeds: what is combined with each other and with ``prompts``.
-        source: where the prompts come from, for ``study.json``.
-        guide: the verifier that guides.
-        metrics: held-out verifiers, and :data:`ORACLE`.
+        models, strategies, prompts, seeds: every combination of them is searched, under every budget.
+        limits: the budgets of strategies that have none of their own.
+        source: the origin of the prompts, for ``study.json``.
+        verifier: guides all searches.
+        metrics: registered metrics and held-out verifiers; none of them guides a search.
         judged: whether metrics judge all complete images, or only those that were the best so far.
+        baselines: labels that reports compare the others with.
+        seconds: time limit of one run, loading excluded; None = no limit.
         workers: virtual workers of each search.
         keep: which images are kept as files.
-        rewriter, writing: what revises prompts for strategies that ask for it, and its settings.
-        at_once: searches under way at once; None = enough to keep all generators busy.
+        rewriter, writing: the prompt rewriter of strategies that use one, and its settings.
+        at_once: searches in flight at a time; None = enough to keep all generators busy.
+        renamed: notes on old spellings in the file.
     """
 
     name: str
     path: Path
     models: tuple[ModelEntry, ...]
-    entrants: tuple[Entrant, ...]
+    strategies: tuple[StrategyEntry, ...]
     limits: tuple[Limit, ...]
     prompts: tuple[Prompt, ...]
     source: Mapping[str, Any]
     seeds: tuple[int, ...]
-    guide: str
+    verifier: str
     metrics: tuple[str, ...] = ()
     judged: Literal["all", "best"] = "all"
+    baselines: tuple[str, ...] = ()
+    seconds: float | None = None
     workers: int = 8
     keep: Keep = "best"
     rewriter: str = "shapes-rewriter"
     writing: Mapping[str, Any] = field(default_factory=dict)
     at_once: int | None = None
+    renamed: tuple[str, ...] = ()
 
     @property
     def rewriters(self) -> dict[str, Mapping[str, Any]]:
-        """What pools need to revise prompts: settings by name; empty where no strategy asks for it."""
-        asked = any(entrant.strategy.rewrites for entrant in self.entrants)
-        return {self.rewriter: self.writing} if asked else {}
+        """Settings of the rewriters that pools must offer, by name; empty where no strategy rewrites prompts."""
+        return {self.rewriter: self.writing} if any(s.strategy.rewrites for s in self.strategies) else {}

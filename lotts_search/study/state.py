@@ -1,7 +1,8 @@
-"""How a study stands: which searches are finished, begun, failed or new, and its ``study.json``."""
+"""The state of a study: which searches are finished, started, failed or new; and its ``study.json``."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lotts_search import __version__
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import columns_of
-from lotts_search.study.plan import Task
-from lotts_search.study.spec import Limit, ModelEntry, Study
+from lotts_search.study.plan import Task, limits_on
+from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Standing:
-    """The searches of a study by what is to be done about them.
+    """The searches of a study by state.
 
     Attributes:
         done: finished before; nothing to do.
-        failed: finished without an image; to be tried again.
-        begun: have a journal.
-        new: have nothing.
-        aside: finished searches in the folder that the study does not ask for now.
-        lacking: metrics that the study asks for and images of finished searches do not have.
-        rate: NFE a second of device time in the rows that are there, by model label.
+        failed: finished without an image; to be retried.
+        begun: unfinished, with a journal.
+        new: not started.
+        aside: number of finished searches in the folder that the study no longer contains.
+        lacking: columns of the study's metrics that are missing on finished searches.
+        rate: NFE per second of device time in the finished rows, by model label.
     """
 
     done: list[Task] = field(default_factory=list)
@@ -44,14 +46,14 @@ class Standing:
 
     @property
     def todo(self) -> list[Task]:
-        """In the order of the study."""
+        """Return all searches that are to be run, in the order of the study."""
         return sorted([*self.failed, *self.begun, *self.new], key=lambda task: task.number)
 
     def __str__(self) -> str:
         parts = [
             (self.done, "reused"),
             (self.begun, "to resume"),
-            (self.failed, "that failed, again"),
+            (self.failed, "to retry"),
             (self.new, "new"),
         ]
         said = [f"{len(tasks)} {what}" for tasks, what in parts if tasks]
@@ -60,7 +62,7 @@ class Standing:
 
 
 def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = ()) -> Standing:
-    """What the folder has of these searches."""
+    """Return the state of these searches in a folder."""
     found = Standing()
     rows = folder.rows()
     summaries = {} if rows is None else summaries_of(rows)
@@ -87,7 +89,7 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
 
 
 def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    """Of each search: score (None without an image), nfe, images, device_s, seconds, and the first error."""
+    """Return score (None without an image), nfe, images, device_s, seconds and first error of each search."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -139,7 +141,7 @@ def describe(
     errors: Mapping[str, str],
     infos: Mapping[str, ModelInfo],
 ) -> dict[str, Any]:
-    """``study.json``: ``before`` is what it was, ``now`` holds command, status, times and machine."""
+    """Return ``study.json``: ``before`` is its old content, ``now`` has command, status, times and machine."""
     summaries = {} if rows is None else summaries_of(rows)
     known_models = {model["label"]: model for model in before.get("models", ())}
     return {
@@ -147,21 +149,24 @@ def describe(
         "name": study.name,
         "version": __version__,
         **now,
-        "guide": study.guide,
+        "verifier": study.verifier,
         "metrics": columns_of(study.metrics),
+        "baselines": list(study.baselines),
         "models": [_model(model, infos.get(model.label), known_models.get(model.label, {})) for model in study.models],
-        "strategies": [entrant.to_dict() for entrant in study.entrants],
+        "strategies": [_strategy(study, entry) for entry in study.strategies],
         "budgets": [_limit(limit) for limit in study.limits],
+        "seconds_limit": study.seconds,
         "seeds": list(study.seeds),
         "prompts": dict(study.source),
         "workers": study.workers,
+        "rewriters": study.rewriters,
         "images": study.keep,
         "searches": [_search(task, summaries.get(task.search_id), errors.get(task.search_id, "")) for task in tasks],
     }
 
 
 def machine(generators: int, device: str) -> dict[str, Any]:
-    """Where the study runs."""
+    """Return a description of the machine that runs the study."""
     return {
         "host": platform.node(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -175,25 +180,36 @@ def machine(generators: int, device: str) -> dict[str, Any]:
 
 def _model(model: ModelEntry, info: ModelInfo | None, before: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"label": model.label, "model": model.model, "options": dict(model.options)}
-    names = ("steps", "guidance", "eta", "solver")
     if info is None:
-        own = {name: before.get(name) for name in (*names, "sample_nfe", "flops_per_row", "family")}
-    else:
-        own = {name: getattr(info.defaults, name) for name in names}
-        own |= {"flops_per_row": info.flops_per_row, "family": info.family}
-    found |= own | dict(model.sampling)
-    found["negative"] = model.sampling.get("negative", "")
-    found["sample_nfe"] = None if found["steps"] is None else float(found["steps"])
-    return found
+        names = ("steps", "guidance", "eta", "solver", "negative", "sample_nfe", "flops_per_row", "family")
+        return found | {name: before.get(name) for name in names} | dict(model.sampling)
+    sampling = Sampling.of(info, "", **model.sampling)
+    return found | {
+        "steps": sampling.steps, "guidance": sampling.guidance, "eta": sampling.eta, "solver": sampling.solver,
+        "negative": sampling.negative, "sample_nfe": float(sampling.steps), "flops_per_row": info.flops_per_row,
+        "family": info.family,
+    }  # fmt: skip
+
+
+def _strategy(study: Study, entry: StrategyEntry) -> dict[str, Any]:
+    """Describe a strategy. Budgets in samples are in NFE, each with its model."""
+    budgets = [_limit(limit) for limit in entry.limits if limit.samples is None]
+    if len(budgets) < len(entry.limits):
+        budgets = [_limit(limit) | {"model": m.label} for m in study.models for limit in limits_on(entry, m)]
+    return {
+        "label": entry.label, "strategy": entry.name, "settings": json.loads(entry.arguments), "nested": entry.nested,
+        "budgets": budgets,
+    }  # fmt: skip
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    return {"nfe": limit.nfe, "images": limit.images}
+    samples = {} if limit.samples is None else {"samples": limit.samples}
+    return {"nfe": limit.nfe, "images": limit.images} | samples
 
 
 def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "search_id": task.search_id, "model": task.model.label, "label": task.entrant.label,
+        "search_id": task.search_id, "model": task.model.label, "label": task.entry.label,
         "prompt_id": task.prompt.id, "seed": task.seed, "search_seed": task.search_seed,
         "budget_nfe": task.limit.nfe, "budget_images": task.limit.images,
     }  # fmt: skip

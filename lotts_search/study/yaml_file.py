@@ -1,9 +1,9 @@
-"""A YAML file as places that know their line, so that every complaint about it can name one."""
+"""A YAML file whose nodes know their line, so that every error can name it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,25 @@ import yaml
 from lotts_search.errors import BadInput, unknown
 
 
-class Place:
-    """A node of a YAML file. Its methods read it as what is wanted, or raise BadInput with file and line."""
+class YamlNode:
+    """A node of a YAML file. Its methods read a value of one type, or raise BadInput with file and line."""
 
     def __init__(self, node: yaml.Node, file: str):
         self._node, self._file = node, file
 
     @property
     def line(self) -> int:
-        """Counted from 1."""
+        """Return the line, counted from 1."""
         return int(self._node.start_mark.line) + 1
 
+    @property
+    def where(self) -> str:
+        """Return file and line, for messages."""
+        return f"{self._file}, line {self.line}"
+
     def wrong(self, message: object) -> BadInput:
-        """The error for something wrong here."""
-        return BadInput(f"{self._file}, line {self.line}: {message}")
+        """Return the error for something wrong here."""
+        return BadInput(f"{self.where}: {message}")
 
     @property
     def is_table(self) -> bool:
@@ -36,54 +41,63 @@ class Place:
     def is_list(self) -> bool:
         return isinstance(self._node, yaml.SequenceNode)
 
-    def table(self, what: str, known: Iterable[str] | None = None) -> dict[str, Place]:
-        """``{key: place of the value}``; with ``known`` no other keys may be there."""
+    def table(
+        self, what: str, known: Iterable[str] | None = None, old: Mapping[str, str] | None = None
+    ) -> dict[str, YamlNode]:
+        """Return ``{key: node of the value}``; with ``known``, other keys are an error.
+
+        Args:
+            old: new names of keys by their old ones, which still work.
+        """
         if not isinstance(self._node, yaml.MappingNode):
             raise self.wrong(f"{what} must be keys with values, not {self.plain()!r}")
         names = None if known is None else list(known)
-        found: dict[str, Place] = {}
+        found: dict[str, YamlNode] = {}
         for key, value in self._node.value:
-            name = str(key.value)
-            here = Place(key, self._file)
+            name = (old or {}).get(str(key.value), str(key.value))
+            here = YamlNode(key, self._file)
             if name in found:
-                raise here.wrong(f"{name!r} is there twice")
+                raise here.wrong(f"{name!r} is duplicated")
             if names is not None and name not in names:
                 raise here.wrong(unknown(f"key of {what}:", name, names))
-            found[name] = Place(value, self._file)
+            found[name] = YamlNode(value, self._file)
         return found
 
-    def items(self, what: str) -> list[Place]:
-        """The places of a list; a single value is a list of one."""
+    def items(self, what: str) -> list[YamlNode]:
+        """Return the nodes of a list; a single value is a list of one."""
         if not isinstance(self._node, yaml.SequenceNode):
             return [self]
         if not self._node.value:
             raise self.wrong(f"{what} must not be empty")
-        return [Place(item, self._file) for item in self._node.value]
+        return [YamlNode(item, self._file) for item in self._node.value]
 
     def plain(self) -> Any:
-        """The value as Python's own types."""
+        """Return the value in Python's own types."""
         try:
             return yaml.constructor.SafeConstructor().construct_document(self._node)
         except yaml.YAMLError as error:
             raise self.wrong(getattr(error, "problem", None) or error) from error
 
     def text(self, what: str) -> str:
+        """Return a text that is not empty."""
         value = self.plain()
         if not isinstance(value, str) or not value.strip():
             raise self.wrong(f"{what} must be a text, not {value!r}")
         return value
 
     def flag(self, what: str) -> bool:
+        """Return true or false."""
         value = self.plain()
         if not isinstance(value, bool):
             raise self.wrong(f"{what} must be true or false, not {value!r}")
         return value
 
     def number(self, what: str, least: float = -math.inf) -> float:
+        """Return a finite number of at least ``least``."""
         value = self.plain()
         if isinstance(value, str):
             with suppress(ValueError):
-                value = float(value)  # YAML 1.1 takes 1e3 for a text
+                value = float(value)  # YAML 1.1 reads 1e3 as text
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or value < least:
             above = "" if least == -math.inf else f" of {least:g} or more"
@@ -91,6 +105,7 @@ class Place:
         return float(value)
 
     def integer(self, what: str, least: float = -math.inf) -> int:
+        """Return an integer of at least ``least``."""
         value = self.plain()
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             above = "" if least == -math.inf else f" of {least:g} or more"
@@ -98,15 +113,15 @@ class Place:
         return value
 
     def choice(self, what: str, known: Iterable[str]) -> str:
-        """One of the known texts."""
+        """Return one of the known texts."""
         names, value = list(known), self.text(what)
         if value not in names:
             raise self.wrong(unknown(what, value, names))
         return value
 
 
-def open_yaml(path: Path) -> Place:
-    """The root of a YAML file.
+def open_yaml(path: Path) -> YamlNode:
+    """Return the root of a YAML file.
 
     Raises:
         BadInput: the file is missing, is not YAML, or is empty.
@@ -125,4 +140,4 @@ def open_yaml(path: Path) -> Place:
         raise BadInput(f"{path}{where}: {getattr(error, 'problem', None) or error}") from error
     if node is None:
         raise BadInput(f"{path} is empty")
-    return Place(node, str(path))
+    return YamlNode(node, str(path))

@@ -81,7 +81,7 @@ def test_each_model_is_asked_for_the_attention_that_it_has(tmp_path: Path) -> No
         assert (fit.nfe, fit.starts) == (nfe, [1, 4, 7])
         for table, attention in (("05", 4), ("06", 1), ("07", 2)):
             yaml_file.write_text(yaml.safe_dump(run.prepared(PAPER / f"table-{table}.yaml", model, options, fit)))
-            masks = [entrant.strategy.mask for entrant in read_study(yaml_file).entrants]
+            masks = [entry.strategy.mask for entry in read_study(yaml_file).strategies]
             assert [type(mask) for mask in masks].count(kind) == attention
 
 
@@ -102,7 +102,7 @@ def test_a_published_model_is_fitted_by_its_small_files_alone(tmp_path: Path) ->
 
 def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:
     """No comparison of the page asks for a label that no table makes."""
-    known = {entrant.label for table in TABLES for entrant in read_study(table).entrants}
+    known = {entry.label for table in TABLES for entry in read_study(table).strategies}
     lines = [line for finding in _page(tmp_path, dict.fromkeys(known, 1)) for line in finding["lines"]]
     assert lines and not [line for line in lines if line["verdict"] == "not run"]
 

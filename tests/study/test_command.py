@@ -72,7 +72,7 @@ def test_it_says_what_is_reused_and_how_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = use(monkeypatch, AnalyticPool())
-    more = "metrics: [tests.actors.fakes:Brightness]\nguide: shapes-reward\n"
+    more = "metrics: [tests.actors.fakes:Brightness]\nverifier: shapes-reward\n"
     yaml = YAML.replace("model: ./analytic", "model: {model: ./analytic, options: {size: [64, 64]}}") + more
     file = world(tmp_path, yaml)
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_failed_searches_end_with_1_and_bad_input_with_2(
     error = capsys.readouterr().err
     assert "5 of 15 searches failed, the first (best-of-n, prompt-" in error and "the latent is NaN" in error
     assert call("study", world(tmp_path, YAML + "budgets: 3\n"), "--out", tmp_path / "run") == 2
-    assert "study.yaml, line 8: 'budgets' is there twice" in capsys.readouterr().err
+    assert "study.yaml, line 8: 'budgets' is duplicated" in capsys.readouterr().err
 
 
 def test_spans_are_short() -> None:

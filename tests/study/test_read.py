@@ -25,10 +25,10 @@ MINIMAL = "strategies: lotts\nprompts: [a, b]\nbudgets: {images: 9}\n"
 
 def test_the_smallest_study(tmp_path: Path) -> None:
     study = read(tmp_path, MINIMAL)
-    assert (study.name, study.guide, study.seeds, study.metrics) == ("study", "shapes-reward", (0,), ())
+    assert (study.name, study.verifier, study.seeds, study.metrics) == ("study", "shapes-reward", (0,), ())
     assert study.models == (ModelEntry("shapes-sd", "shapes-sd"),)
-    (entrant,) = study.entrants
-    assert (entrant.label, entrant.limits, entrant.nested) == ("lotts", (Limit(images=9),), False)
+    (entry,) = study.strategies
+    assert (entry.label, entry.limits, entry.nested) == ("lotts", (Limit(images=9),), False)
     assert [prompt.text for prompt in study.prompts] == ["a", "b"]
 
 
@@ -50,7 +50,7 @@ budgets:
   images: 9
 """,
     )
-    assert [entrant.label for entrant in study.entrants] == [
+    assert [entry.label for entry in study.strategies] == [
         "lotts depth=2 mask=random,ratio=0.25 refinements=1 background=fixed",
         "lotts depth=2 mask=random,ratio=0.25 refinements=1 background=fresh",
         "lotts depth=2 mask=random,ratio=0.25 refinements=2 background=fixed",
@@ -60,14 +60,14 @@ budgets:
         "p+",
         "best-of-n",
     ]
-    first = study.entrants[0].strategy
+    first = study.strategies[0].strategy
     assert (first.depth, first.refinements, first.mask) == (2, 1, RandomMask(0.25))
     assert study.limits == (Limit(48.0), Limit(100.0), Limit(images=9))
-    assert [entrant.nested for entrant in study.entrants[-2:]] == [False, True]
+    assert [entry.nested for entry in study.strategies[-2:]] == [False, True]
     assert study.seeds == (0, 1, 2)
     tasks = tasks_of(study)
     # The nested one runs once a seed, at the budget that buys most images: 100 NFE pay ten of 10 steps.
-    assert [task.limit for task in tasks if task.entrant.label == "best-of-n"] == [Limit(100.0)] * 3
+    assert [task.limit for task in tasks if task.entry.label == "best-of-n"] == [Limit(100.0)] * 3
     assert len(tasks) == 3 * (7 * 3 + 1)
 
 
@@ -86,7 +86,7 @@ guidance: 2
     )
     assert study.models[0].sampling == {"guidance": 2.0}
     assert study.models[1] == ModelEntry("long", "shapes-sd", {"dtype": "bfloat16"}, {"guidance": 2.0, "steps": 24})
-    assert study.entrants[0].limits == (Limit(100.0, 9), Limit(images=4), Limit(images=5))
+    assert study.strategies[0].limits == (Limit(100.0, 9), Limit(images=4), Limit(images=5))
     assert len(study.prompts) == 2
 
 
@@ -103,18 +103,22 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (MINIMAL + "budget: {nfe: 3}\n", r"line 4: unknown key of a study: 'budget'; did you mean 'budgets'\?"),
-        (MINIMAL + "seeds: two\n", r"line 4: seeds, their number, must be an integer of 1 or more, not 'two'"),
-        (MINIMAL + "seeds: [1, 1]\n", r"line 4: a seed is there twice"),
+        (MINIMAL + "seeds: two\n", r"line 4: the number of seeds must be an integer of 1 or more, not 'two'"),
+        (MINIMAL + "seeds: [1, 1]\n", r"line 4: a seed is duplicated"),
         (MINIMAL + "seeds: [\n", r"line 5: "),
-        (MINIMAL + "prompts: [c]\n", r"line 4: 'prompts' is there twice"),
-        (MINIMAL + "guide: shapes-rewad\n", r"line 4: unknown verifier 'shapes-rewad'; did you mean 'shapes-reward'\?"),
-        (MINIMAL + "guide: shapes-oracle\n", r"line 4: shapes-oracle is held out: it may be a metric, never the guide"),
-        (MINIMAL + "metrics:\n- shapes-reward\n", r"line 5: shapes-reward is the guide"),
+        (MINIMAL + "prompts: [c]\n", r"line 4: 'prompts' is duplicated"),
+        (MINIMAL + "verifier: shapes-rewad\n", r"line 4: unknown verifier 'shapes-rewad'; did you mean 'shapes-reward'\?"),
+        (MINIMAL + "verifier: shapes-oracle\n", r"line 4: shapes-oracle is held out: it may be a metric, never the verifier"),
+        (MINIMAL + "metrics:\n- shapes-reward\n", r"line 5: shapes-reward guides the searches"),
+        (MINIMAL + "guide: shapes-reward\nverifier: shapes-reward\n", r"line 5: 'verifier' is duplicated"),
+        (MINIMAL + "baselines: [lots]\n", r"line 4: unknown baseline 'lots'; did you mean 'lotts'"),
+        (MINIMAL.replace("{images: 9}", "{samples: 0}"), r"line 3: samples must be a number of 1 or more, not 0"),
+        (MINIMAL + "seconds: soon\n", r"line 4: seconds must be a number of 0 or more, not 'soon'"),
         (MINIMAL + "metrics: [shapes-oracle]\n", r"line 4: shapes-oracle judges scenes .* alone: not a shapes caption: 'a'"),
         (MINIMAL + "model: shapes-s\n", r"line 4: unknown model 'shapes-s'; did you mean 'shapes-sd'"),
         (MINIMAL + "images: some\n", r"line 4: unknown images 'some'.* Known: all, best, none"),
         (MINIMAL + "rewriter: shapes-writer\n", r"line 4: unknown rewriter 'shapes-writer'; did you mean 'shapes-rewriter'"),
-        (MINIMAL + "name: a/b\n", r"line 4: name is also that of a folder"),
+        (MINIMAL + "name: a/b\n", r"line 4: name is also the name of a folder"),
         (MINIMAL + "eta: -1\n", r"line 4: eta must be a number of 0 or more, not -1"),
         (MINIMAL.replace("lotts", "lott"), r"line 1: unknown strategy 'lott'; did you mean 'lotts'\?"),
         (MINIMAL.replace("lotts", "[lotts, lotts]"), r"line 1: two strategies have the label 'lotts'"),
@@ -127,7 +131,7 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
             r"line 7: depth of strategy 'lotts' must be an integer, not 'deep'",
         ),
         (MINIMAL.replace("{images: 9}", "{images: 9, nfes: 3}"), r"line 3: unknown key of budgets: 'nfes'; did you mean"),
-        (MINIMAL.replace("{images: 9}", "{images: [9, 9]}"), r"line 3: the budget of 9 images is there 2 times"),
+        (MINIMAL.replace("{images: 9}", "{images: [9, 9]}"), r"line 3: the budget of 9 images is given 2 times"),
         (MINIMAL.replace("{images: 9}", "{images: 0}"), r"line 3: images must be an integer of 1 or more, not 0"),
         (MINIMAL.replace("[a, b]", "shapes-tests"), r"line 2: unknown prompt set 'shapes-tests'; did you mean 'shapes-test'"),
         (MINIMAL.replace("[a, b]", "none.txt"), r"line 2: there is no file none.txt"),
@@ -151,6 +155,26 @@ def test_a_budget_that_pays_for_nothing_is_said_with_its_line(tmp_path: Path) ->
 def test_the_example_is_a_study() -> None:
     example = Path(__file__).parents[2] / "examples" / "study.yaml"
     assert len(tasks_of(read_study(example))) == 20 * (1 + 3 * 2)
+
+
+def test_old_names_of_keys_work_and_are_noted(tmp_path: Path) -> None:
+    old = read(tmp_path, MINIMAL + "guide: tests.actors.fakes:Brightness\n")
+    assert old.verifier == "tests.actors.fakes:Brightness"
+    assert old.renamed == (f"{tmp_path / 'study.yaml'}, line 4: 'guide' is now called 'verifier'",)
+    new = read(tmp_path, MINIMAL + "verifier: tests.actors.fakes:Brightness\n")
+    assert new.renamed == () and [t.search_id for t in tasks_of(new)] == [t.search_id for t in tasks_of(old)]
+
+
+def test_budgets_in_samples_are_nfe_of_each_model(tmp_path: Path) -> None:
+    models = "models:\n- shapes-sd\n- {model: shapes-sd, label: long, steps: 24}\n"
+    study = read(tmp_path, MINIMAL.replace("{images: 9}", "{samples: [4.25, 8]}") + models)
+    assert {(task.model.label, task.limit.nfe) for task in tasks_of(study)} == {
+        ("shapes-sd", 42.5), ("shapes-sd", 80), ("long", 102), ("long", 192),
+    }  # fmt: skip
+    (tmp_path / "strange").mkdir()
+    study = read(tmp_path, MINIMAL.replace("{images: 9}", "{samples: 8}") + f"model: {tmp_path / 'strange'}\n")
+    with pytest.raises(BadInput, match="a budget of 8 samples needs a model whose steps are known"):
+        tasks_of(study)
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import Judges, columns_of, complete
 from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
-from lotts_search.study.spec import ORACLE
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.requests import Generate, Result, Score, Segment
 from tests.made_up import made_up_search
@@ -152,7 +151,7 @@ def test_what_decides_a_search_is_in_its_id(tmp_path: Path) -> None:
             YAML.replace("strategy: lotts", "strategy: lotts\n    label: mine {refinements}")]  # fmt: skip
     other = [
         "seeds: [1]\n",
-        "guide: tests.actors.fakes:Brightness\n",
+        "verifier: tests.actors.fakes:Brightness\n",
         "steps: 7\n",
         "workers: 4\n",
         "negative: blurry\n",
@@ -253,7 +252,7 @@ def test_searches_that_fail_are_told_and_tried_again(tmp_path: Path) -> None:
     assert {row["status"] for row in lasting(out) if row["prompt"] == "blue ring"} == {"failed"}
     ill.clear()
     conducted, stand = run(world(tmp_path), out)
-    assert str(stand) == "10 reused, 5 that failed, again"
+    assert str(stand) == "10 reused, 5 to retry"
     run(world(tmp_path), tmp_path / "whole")
     assert lasting(out) == lasting(tmp_path / "whole") and files(out) == files(tmp_path / "whole")
 
@@ -271,7 +270,7 @@ def test_a_strategys_own_fault_fails_its_searches_alone(tmp_path: Path) -> None:
 
 def test_one_writer_and_no_strangers_folder(tmp_path: Path) -> None:
     held = RunFolder(tmp_path / "run")
-    with pytest.raises(BadInput, match="another process is at work on"):
+    with pytest.raises(BadInput, match="another process is writing to"):
         RunFolder(tmp_path / "run")
     held.close()
     RunFolder(tmp_path / "run").close()
@@ -334,16 +333,16 @@ def test_the_oracle_fills_its_columns_and_a_dead_one_fails_one_search_alone() ->
     async def judged(judges: Judges) -> None:
         await judges.judge(found, AnalyticPool(), everything=True)
         before = [dict(row.metrics) for row in rows]
-        (worker,) = judges._oracle._processes.values()
+        (worker,) = judges._executors["shapes-oracle"]._processes.values()
         worker.kill()
-        with pytest.raises(Failure, match="a process of the oracle died"):
+        with pytest.raises(Failure, match="a process of shapes-oracle died"):
             await judges.judge(found, AnalyticPool(), everything=True)
         await judges.judge(found, AnalyticPool(), everything=True)
         assert [row.metrics for row in rows] == before
 
-    with Judges([ORACLE]) as judges:
+    with Judges(["shapes-oracle"]) as judges:
         asyncio.run(judged(judges))
     for row in rows:
         verdict = judge(found.images[row.trial_id], scene)
         assert row.metrics == {"oracle": verdict.quality, "perfect": float(verdict.perfect)}
-    assert columns_of([ORACLE, "package.module:Mine"]) == ["oracle", "perfect", "Mine"]
+    assert columns_of(["shapes-oracle", "package.module:Mine"]) == ["oracle", "perfect", "Mine"]
