@@ -3,7 +3,6 @@
 Imports ``curves``, ``work`` and the records of ``core``; estimates are made in ``curves``, not here.
 """
 
-from lotts_search.report.demo_page import Judged, write_demo_page
 from lotts_search.report.search_page import write_search_page
 
-__all__ = ["Judged", "write_demo_page", "write_search_page"]
+__all__ = ["write_search_page"]

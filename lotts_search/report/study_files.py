@@ -1,24 +1,24 @@
-"""The numbers of a study as files for papers: CSV tables, PNG and PDF figures."""
+"""The numbers of a study as files: CSV and Markdown tables, PNG and PDF figures."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lotts_search.curves import AXES, Setup
 from lotts_search.errors import BadInput
-from lotts_search.report.study_numbers import Numbers, Trace
+from lotts_search.report.page import write_text
+from lotts_search.report.study_numbers import Line, Numbers, Trace
 from lotts_search.report.study_page import chosen_labels
 
 INK = ("#d5541c", "#2f66c4", "#3d8b4f", "#8a4fb0", "#b7791f", "#1b8a8f", "#b33771", "#63636e")
-"""Colours of lines, as those of the page."""
+"""Colours of lines, the same as on the page."""
 
 
 def write_tables(found: Numbers, folder: Path) -> list[Path]:
-    """Write ``results.csv``, ``curves.csv`` and ``against.csv``."""
+    """Write ``results.csv``, ``curves.csv``, ``against.csv`` and ``results.md``."""
     costs = list(AXES)
     results = [
         (*_key(line.setup), of, i.mean, i.low, i.high, line.prompts, line.searches, *(line.costs[c] for c in costs))
@@ -48,6 +48,7 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
              "reached"),
             against,
         ),
+        write_text(folder / "results.md", _markdown(found)),
     ]  # fmt: skip
 
 
@@ -60,15 +61,46 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, text.getvalue())
+
+
+def _markdown(found: Numbers) -> str:
+    """Tables of each model: the main value by strategy and budget, then all values of each budget, best first."""
+    bases = list(dict.fromkeys(a.base.label for a in found.against))
+    versus = {(a.setup, a.base.label): a.difference.signed for a in found.against}
+    text: list[str] = []
+    for model in dict.fromkeys(line.setup.model for line in found.lines):
+        mine = sorted((x for x in found.lines if x.setup.model == model), key=lambda x: -x.values[found.main].mean)
+        budgets = list(dict.fromkeys(x.setup.budget for x in sorted(mine, key=_size)))
+        cells = {(x.setup.label, x.setup.budget): str(x.values[found.main]) for x in mine}
+        # The order is that of the largest budget.
+        labels = dict.fromkeys(x.setup.label for x in sorted(mine, key=lambda x: x.setup.budget != budgets[-1]))
+        text += [f"## {model}\n", f"{found.main}, mean and 95 % interval, by budget:\n"]
+        text.append(_table(["strategy", *budgets], [[x, *(cells.get((x, b), "") for b in budgets)] for x in labels]))
+        for budget in budgets:
+            lines = [x for x in mine if x.setup.budget == budget]
+            text.append(f"### {model}, {budget}, {max(x.prompts for x in lines)} prompts\n")
+            head = ["strategy", found.main, *(f"− {base}" for base in bases), *found.values[1:], "NFE", "images"]
+            body = [
+                [x.setup.label, str(x.values[found.main]), *(versus.get((x.setup, base), "") for base in bases),
+                 *(f"{x.values[of].mean:.3f}" if of in x.values else "" for of in found.values[1:]),
+                 f"{x.costs['nfe']:.1f}", f"{x.costs['images']:.1f}"]
+                for x in lines
+            ]  # fmt: skip
+            text.append(_table(head, body))
+    return "\n".join(text)
+
+
+def _size(line: Line) -> tuple[float, int]:
+    return line.setup.nfe or 0.0, line.setup.images or 0
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]) + "\n"
 
 
 def write_figures(found: Numbers, folder: Path) -> list[Path]:
-    """Write a PNG and a PDF for each model, with the main value and the guide's score over images and over NFE.
+    """Write a PNG and a PDF for each model, with the main value and the verifier's score over images and over NFE.
 
     Raises:
         BadInput: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What searches handed out, to look at: winners by prompt, and searches made again with their masks."""
+"""The images that searches returned: winners by prompt, and repeated searches with their masks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from lotts_search.core.result import SearchResult
 
 SIDE = 256
-"""Greatest side of an image on a page; larger ones are made smaller."""
+"""Greatest side of an image on a page; larger ones are scaled down."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """What one search handed out.
+    """The image that one search returned.
 
     Attributes:
-        label: of its strategy.
-        image: as a data URI, None where the study did not keep it.
-        values: by name of value.
-        ahead: whether it is the best of its prompt, alone, by the main value.
+        label: of the strategy.
+        image: as a data URI; None if the study did not keep it.
+        values: score and metrics by name.
+        ahead: whether it is better than all others of its prompt, by the main value.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt: the gap between two setups, and what all setups handed out."""
+    """One prompt: the gap between two setups, and the winners of all setups."""
 
     prompt: int
     text: str
@@ -57,21 +57,21 @@ class Gallery:
 
     Args:
         results: of the study.
-        table: its whole trial table, in the order in which ``results`` was made of it.
-        folders: where images lie, in ``images/``.
+        table: the trial table that ``results`` was made from.
+        folders: run folders, with the images in ``images/``.
     """
 
     def __init__(self, results: Results, table: pa.Table, folders: Sequence[Path]) -> None:
         self.results, self.table, self.folders = results, table, folders
 
     def cases(self, setups: Sequence[Setup], main: str, values: Sequence[str], count: int) -> list[Case]:
-        """The prompts where the first setup gains most over the second, and those where it loses most.
+        """Return the prompts where the first setup gains most over the second, and those where it loses most.
 
         Args:
-            setups: what is shown; the gap is that of the first two. With one setup the gap is its value itself.
-            main: the value that gaps are of.
-            values: what is shown of each image.
-            count: of prompts at each end.
+            setups: those shown; the gap is between the first two. With one setup, it is the value itself.
+            main: the value that the gap is measured in.
+            values: names of the values shown with each image.
+            count: number of prompts at each end.
         """
         panels = [best_so_far(self.results.trials, setup, main, "nfe") for setup in setups[:2]]
         a, b = common(panels[0], panels[-1])
@@ -93,7 +93,7 @@ class Gallery:
         return Case(prompt, trials.texts[prompt], gap, winners)
 
     def search(self, setup: Setup, prompt: int) -> int | None:
-        """The first search of a setup for a prompt."""
+        """Return the first search of a setup for a prompt."""
         trials = self.results.trials
         whole = [i for i, a in enumerate(trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
         place = trials.setups.index(setup) if setup in trials.setups else whole[0]
@@ -101,7 +101,7 @@ class Gallery:
         return int(found[0]) if found.size else None
 
     def winner(self, setup: Setup, prompt: int) -> int | None:
-        """The row of the image that this search handed out."""
+        """Return the row of the image that this search returned."""
         search, trials = self.search(setup, prompt), self.results.trials
         if search is None:
             return None
@@ -114,14 +114,14 @@ class Gallery:
         return int(first + leads[-1]) if leads.size else None
 
     def image(self, row: int) -> str | None:
-        """The image of a row as a data URI; None where it was not kept."""
+        """Return the image of a row as a data URI; None if it was not kept."""
         name = self.table.column("image")[int(self.results.trials.order[row])].as_py()
         path = next((p for folder in self.folders if (p := folder / "images" / f"{name}.png").is_file()), None)
         return thumbnail(path) if path is not None else None
 
 
 def thumbnail(path: Path, side: int = SIDE) -> str:
-    """An image file as a data URI: the file itself where it is small, else a smaller JPEG."""
+    """Return an image file as a data URI: the file itself if it is small, else a scaled JPEG."""
     with Image.open(path) as image:
         if max(image.size) <= side:
             return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
@@ -132,8 +132,9 @@ def thumbnail(path: Path, side: int = SIDE) -> str:
 
 
 class Again:
-    """Makes searches of a study again in this process: they are reproducible, so their trees and masks come out as
-    they were, on like hardware exactly so.
+    """Repeats searches of a study in this process, for their trees and masks.
+
+    On the same kind of hardware they are exactly the same.
 
     Args:
         about: ``study.json``.
@@ -142,6 +143,8 @@ class Again:
 
     def __init__(self, about: Mapping[str, Any], device: str = "cpu") -> None:
         self.about, self.device = about, device
+        # "guide" is the key in files of older versions.
+        self._verifier: str = about.get("verifier") or about.get("guide", "")
         self._pools: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -152,22 +155,23 @@ class Again:
             pool.close()
 
     def search(self, setup: Setup, prompt: str, prompt_id: str, seed: int) -> SearchResult:
-        """The search of ``setup`` for a prompt with the search seed ``seed``.
+        """Repeat the search of ``setup`` for a prompt with the search seed ``seed``.
 
         Raises:
-            BadInput: ``study.json`` does not say how it was made.
+            BadInput: ``study.json`` does not describe the search.
         """
         from lotts_search.api import search
 
         model = next((m for m in self.about.get("models", ()) if m["label"] == setup.model), None)
         found = [s for s in self.about.get("strategies", ()) if s["label"] == setup.label]
         if model is None or not found:
-            raise BadInput(f"study.json does not say how {setup.label} on {setup.model} was made")
+            raise BadInput(f"study.json does not describe {setup.label} on {setup.model}")
+        rewriters = self.about.get("rewriters") or {}
         return search(
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
-            verifier=self.about["guide"], nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
-            guidance=model.get("guidance"), eta=model.get("eta"), negative=model.get("negative") or "",
-            workers=self.about.get("workers", 8), prompt_id=prompt_id,
+            verifier=self._verifier, nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
+            guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
+            negative=model.get("negative") or "", rewriter=next(iter(rewriters), "shapes-rewriter"), workers=self.about.get("workers", 8), prompt_id=prompt_id,
         )  # fmt: skip
 
     def _pool(self, model: Mapping[str, Any]) -> Any:
@@ -175,7 +179,11 @@ class Again:
         from lotts_search.engine.local_pool import LocalPool
 
         if model["label"] not in self._pools:
-            guide = self.about["guide"]
+            rewriters = (self.about.get("rewriters") or {}).items()
             backbone = registry.load_backbone(model["model"], **{"device": self.device, **model.get("options", {})})
-            self._pools[model["label"]] = LocalPool(backbone, {guide: registry.load_verifier(guide)})
+            self._pools[model["label"]] = LocalPool(
+                backbone,
+                {self._verifier: registry.load_verifier(self._verifier)},
+                rewriters={name: registry.load_rewriter(name, settings) for name, settings in rewriters},
+            )
         return self._pools[model["label"]]

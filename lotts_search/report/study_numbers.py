@@ -1,20 +1,25 @@
-"""The numbers of a study's report: one list for each table, figure and CSV file."""
+"""The numbers of a study report: one list for each table, figure and CSV file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, WinRate
 from lotts_search.errors import BadInput
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 COSTS = ("images", "nfe", "device_s")
-"""The costs by which speed-ups are told."""
+"""The costs in which speed-ups are reported."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One setup: mean values of what it handed out, mean costs of a search, how many searches and prompts."""
+    """One setup: mean values of the returned images, mean costs of a search, numbers of searches and prompts."""
 
     setup: Setup
     values: dict[str, Interval]
@@ -25,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Trace:
-    """The curve of one label on one model: best so far or Best-of-N within searches, or ``points``, one a budget."""
+    """The curve of one label on one model: best so far or Best-of-N within searches; or ``points``, one per budget."""
 
     model: str
     label: str
@@ -37,13 +42,23 @@ class Trace:
 
 @dataclass(frozen=True)
 class Against:
-    """One setup against the baseline, by the main value."""
+    """One setup compared with a baseline.
+
+    Attributes:
+        differences: paired by prompt, by value; the main value is the first.
+        wins, faster: share of prompts with the better image, and speed-ups by cost, in the main value.
+    """
 
     setup: Setup
     base: Setup
-    difference: Interval
+    differences: dict[str, Interval]
     wins: WinRate
     faster: dict[str, SpeedUp]
+
+    @property
+    def difference(self) -> Interval:
+        """Return the difference in the main value."""
+        return next(iter(self.differences.values()))
 
 
 @dataclass(frozen=True)
@@ -51,10 +66,10 @@ class Numbers:
     """All numbers of a report.
 
     Attributes:
-        main: the value that it judges by; ``values`` are all values, the main one first.
+        main: the value that decides; ``values``: all values, the main one first.
         lines, traces, against: the tables.
-        fits: saturation fits by model and label, over images or NFE.
-        notes: what could not be computed, and why.
+        fits: saturation fits over NFE, by model and label.
+        notes: reasons for values that are missing.
     """
 
     main: str
@@ -66,22 +81,22 @@ class Numbers:
     notes: list[str]
 
 
-def numbers(results: Results, main: str | None = None, baseline: str | None = None) -> Numbers:
-    """Compute everything.
+def numbers(results: Results, main: str | None = None, baselines: Sequence[str] = ()) -> Numbers:
+    """Compute all numbers of a study's report.
 
     Args:
         results: of a study.
-        main: the metric to judge by; None = the study's first.
-        baseline: label of the strategy to compare with; None = the first that is a pool of independent samples, else
-            the first.
+        main: the metric that decides; None = the study's first.
+        baselines: labels of the strategies to compare the others with; empty = those of the study, else the first that
+            is a pool of independent samples, else the first.
 
     Raises:
         BadInput: no such metric or label.
     """
     main = main or results.main
     results.trials.values(main)
-    if baseline is not None:
-        results.find_label(baseline)
+    for label in baselines:
+        results.find_label(label)
     values = [main, *(v for v in (*results.metrics, "score") if v != main)]
     notes: list[str] = []
     lines = [line for setup in _ordered(results) if (line := _line(results, setup, values, notes)) is not None]
@@ -91,10 +106,8 @@ def numbers(results: Results, main: str | None = None, baseline: str | None = No
     fits: dict[tuple[str, str], Saturation] = {}
     for model in dict.fromkeys(setup.model for setup in results.setups):
         setups = [line.setup for line in lines if line.setup.model == model]
-        base = base_of(results, setups, baseline)
-        against += [
-            _against(results, setup, base, main) for setup in setups if base is not None and setup.label != base.label
-        ]
+        for base in bases_of(results, setups, baselines):
+            against += [_against(results, s, base, values) for s in setups if s.label != base.label]
     for model, label in _labels(results):
         setup = _largest(results, model, label, usable)
         if setup is not None and (fit := _fit(results, setup, main)) is not None:
@@ -102,19 +115,31 @@ def numbers(results: Results, main: str | None = None, baseline: str | None = No
     return Numbers(main, values, lines, traces, against, fits, list(dict.fromkeys(notes)))
 
 
-def base_of(results: Results, setups: Sequence[Setup], baseline: str | None) -> Setup | None:
-    """The setup that the others are compared with: of the largest budget."""
+def whole_prompts(table: pa.Table, about: Mapping[str, Any]) -> pa.Table:
+    """Return the rows of prompts that all strategies of a model have finished."""
+    import pyarrow as pa
+
+    names = ("model", "prompt_id", "search_seed")
+    lacking = {tuple(s[name] for name in names) for s in about.get("searches", ()) if s["status"] != "done"}
+    rows = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    return table.filter(pa.array([row not in lacking for row in rows], pa.bool_()))
+
+
+def bases_of(results: Results, setups: Sequence[Setup], baselines: Sequence[str]) -> list[Setup]:
+    """Return the setups that the others are compared with: the largest budget of each baseline."""
     labels = list(dict.fromkeys(setup.label for setup in setups))
+    if len(labels) < 2:
+        return []
+    asked = [label for label in baselines or results.about.get("baselines", ()) if label in labels]
     pools = [setup.label for setup in setups if results.pooled(setup)]
-    label = baseline if baseline in labels else next(iter([*pools, *labels]), None)
-    if label is None or len(labels) < 2:
-        return None
-    found = [setup for setup in setups if setup.label == label]
-    return max(found, key=lambda setup: results.spent(setup, "nfe"))
+    return [
+        max((s for s in setups if s.label == label), key=lambda s: results.spent(s, "nfe"))
+        for label in asked or [*pools, *labels][:1]
+    ]
 
 
 def _ordered(results: Results) -> list[Setup]:
-    """The setups by model and label, in the order of the study, and by budget."""
+    """Return the setups by model and label in the order of the study, then by budget."""
     places = {pair: i for i, pair in enumerate(_labels(results))}
     return sorted(results.setups, key=lambda a: (places[a.model, a.label], a.nfe or 0.0, a.images or 0))
 
@@ -167,18 +192,23 @@ def _largest(results: Results, model: str, label: str, usable: set[Setup]) -> Se
     return max(setups, key=lambda setup: results.spent(setup, "nfe"), default=None)
 
 
-def _against(results: Results, setup: Setup, base: Setup, main: str) -> Against:
-    rival = _match(results, setup, base)
+def _against(results: Results, setup: Setup, base: Setup, values: Sequence[str]) -> Against:
+    main, rival = values[0], _match(results, setup, base)
+    differences = {main: results.difference(setup, rival, main)}
+    for of in values[1:]:
+        with suppress(BadInput):  # a note says what is missing
+            differences[of] = results.difference(setup, rival, of)
     faster = {over: results.speed_up(base, setup, main, over) for over in COSTS}
-    return Against(setup, rival, results.difference(setup, rival, main), results.win_rate(setup, rival, main), faster)
+    return Against(setup, rival, differences, results.win_rate(setup, rival, main), faster)
 
 
 def _match(results: Results, setup: Setup, base: Setup) -> Setup:
-    """The baseline's budget that is nearest to what the setup spent, of its budgets that pay as much; else the largest."""
+    """Return the baseline's setup with the same budget; else the smallest that makes as many images; else the largest."""
     rivals = [a for a in results.setups if (a.model, a.label) == (base.model, base.label)]
+    same = [a for a in rivals if (a.nfe, a.images) == (setup.nfe, setup.images)]
     spent = results.spent(setup, "images")
     paid = [a for a in rivals if results.spent(a, "images") >= spent - 1e-9]
-    return min(paid or [base], key=lambda a: results.spent(a, "images"))
+    return min(same or paid or [base], key=lambda a: results.spent(a, "images"))
 
 
 def _fit(results: Results, setup: Setup, main: str) -> Saturation | None:

@@ -24,18 +24,13 @@ if TYPE_CHECKING:
     from lotts_search.core.result import SearchResult
 
 COLOURS = 8
-"""Colours of the style sheet, and so most lines of a chart."""
+"""Number of colours in the style sheet, and so of lines in a chart."""
 HEAD = {"images": "images", "nfe": "NFE", "device_s": "device s"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A search to show as a tree.
-
-    Attributes:
-        title, note: what is said of it.
-        result: the search.
-    """
+    """A search that is shown as a tree, with a title and a note."""
 
     title: str
     note: str
@@ -53,7 +48,7 @@ def write_study_page(
     command: str = "",
     files: Sequence[str] = (),
 ) -> Path:
-    """Write the page.
+    """Write the page of a study.
 
     Args:
         path: the HTML file.
@@ -61,15 +56,16 @@ def write_study_page(
         table: the trial table, for the failures.
         cases: best and worst prompts by model.
         trees: searches to show in full.
-        command: what makes the page again.
-        files: names of the files that were written beside it.
+        command: the command that makes the page again.
+        files: names of the files beside the page.
     """
     models = list(dict.fromkeys(line.setup.model for line in found.lines))
     view = SimpleNamespace(
         title=str(results.about.get("name") or Path(path).resolve().parent.name),
         facts=_facts(results, table),
         main=found.main,
-        guide=results.about.get("guide", "the guide"),
+        verifier=results.about.get("verifier") or results.about.get("guide", "the verifier"),
+        timed=results.about.get("seconds_limit"),
         notes=found.notes,
         sections=[_section(results, found, model, cases.get(model, ())) for model in models],
         trees=[_tree(shown) for shown in trees],
@@ -84,7 +80,7 @@ def write_study_page(
 
 
 def setup_name(setup: Setup, setups: Iterable[Setup]) -> str:
-    """The label, with its budget where the label has several."""
+    """Return the label, with its budget if the label has several."""
     several = sum((a.model, a.label) == (setup.model, setup.label) for a in setups) > 1
     return f"{setup.label}, {setup.budget}" if several else setup.label
 
@@ -116,7 +112,7 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
 
 
 def machine(about: Mapping[str, Any]) -> str:
-    """The machine of ``study.json`` in words, without its name: its system, processors and devices."""
+    """Return the system, processors and devices of the machine in ``study.json``, without its name."""
     found = about.get("machine") or {}
     words = [str(found.get("platform", "")).split("-")[0], f"{found.get('cpus')} CPUs" if found.get("cpus") else ""]
     return ", ".join(filter(None, [*words, *dict.fromkeys(map(str, found.get("gpus") or ()))]))
@@ -144,8 +140,7 @@ def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]
         more=_charts(found, model, labels, colour, ("rows", "flops", "device_s"), found.values[:1])
         + _charts(found, model, labels, colour, ("images", "nfe"), found.values[1:-1]),
         costs=list(HEAD.values()),
-        against=[_versus(a, setups) for a in found.against if a.setup.model == model],
-        base=next((a.base.label for a in found.against if a.setup.model == model), ""),
+        against=_comparisons(found, model, setups),
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
         gap=_gap(cases),
@@ -154,17 +149,17 @@ def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]
 
 
 def _gap(cases: Sequence[Case]) -> str:
-    """What the order of the prompts goes by."""
+    """Return the text that explains the order of the prompts."""
     if not cases:
         return ""
     names = [winner.label for winner in cases[0].winners[:2]]
     if len(names) < 2:
-        return f"{names[0]}: the best ones, then the worst."
-    return f"{names[0]} minus {names[1]}: where it gains most, then where it loses most. Framed: ahead of all others."
+        return f"{names[0]}: the best ones first, the worst last."
+    return f"{names[0]} minus {names[1]}: the largest gains first, the largest losses last. Framed: better than all others."
 
 
 def chosen_labels(found: Numbers, model: str) -> list[str]:
-    """The labels that charts show: all, or the baseline and the best ones where there are more than colours."""
+    """Return the labels that charts show: all, or baselines and best ones if there are more than colours."""
     best: dict[str, float] = {}
     for line in found.lines:
         if line.setup.model == model:
@@ -192,6 +187,7 @@ def _charts(
     for value in dict.fromkeys(of):
         for over in axes:
             traces = [t for t in found.traces if (t.model, t.over, t.of) == (model, over, value) and t.label in labels]
+            traces = [t for t in traces if t.curve.x[0] > 0]  # the axis is logarithmic
             if not traces:
                 continue
             title = f"{value} against {AXES[over]}"
@@ -207,12 +203,24 @@ def _series(trace: Trace, colour: str) -> Series:
     return Series(trace.label, colour, curve.x, curve.mean, curve.low, curve.high, step=not trace.points, dots=shown)
 
 
-def _versus(a: Against, setups: Sequence[Setup]) -> SimpleNamespace:
+def _comparisons(found: Numbers, model: str, setups: Sequence[Setup]) -> dict[str, list[SimpleNamespace]]:
+    """Return the rows of the comparisons with each baseline."""
+    mine = [a for a in found.against if a.setup.model == model]
+    return {
+        base: [_versus(a, found, setups) for a in mine if a.base.label == base]
+        for base in dict.fromkeys(a.base.label for a in mine)
+    }
+
+
+def _versus(a: Against, found: Numbers, setups: Sequence[Setup]) -> SimpleNamespace:
+    differences = [a.differences.get(of) for of in found.values]
     return SimpleNamespace(
         name=setup_name(a.setup, setups),
-        rival=f"{a.base.label}, {a.base.budget}",
-        difference=a.difference.signed,
-        sign="up" if a.difference.low > 0 else "down" if a.difference.high < 0 else "",
+        rival=a.base.budget,
+        differences=[
+            ("", "") if d is None else (d.signed, "up" if d.low > 0 else "down" if d.high < 0 else "")
+            for d in differences
+        ],
         wins=str(a.wins),
         faster=[str(a.faster[over]) for over in HEAD],
     )
@@ -226,7 +234,7 @@ def _tree(shown: Shown) -> SimpleNamespace:
 
 
 def failures(table: pa.Table) -> list[SimpleNamespace]:
-    """Failed and cancelled trials by kind and reason, the most frequent first, and work that was lost."""
+    """Return failed and cancelled trials by kind and reason, the most frequent first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -188,9 +188,11 @@ class Runner:
         reporter = asyncio.create_task(report())
         lanes = [asyncio.create_task(lane()) for _ in range(min(self._at_once, len(tasks)))]
         try:
-            await asyncio.wait_for(asyncio.gather(*lanes), seconds)
-        except TimeoutError:
-            self.outcome.status = "out of time"
+            ended, running = await asyncio.wait(lanes, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            for ended_lane in ended:
+                ended_lane.result()  # raises what ended it
+            if running:
+                self.outcome.status = "out of time"
         finally:
             reporter.cancel()
             for other in lanes:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from lotts_search.cli.outputs import folder_name
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure
 from lotts_search.shapes import train as shapes_train
+from lotts_search.shapes.metric import ShapesOracle
 from lotts_search.shapes.train import Effort
 from lotts_search.shapes.world.render import render
 from lotts_search.shapes.world.scene import parse_caption, scenes
@@ -33,6 +35,8 @@ from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_laten
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Generate, Locate, Located, Result, Rewrite, Score, Segment, Usage
+from tests.report.test_report import Page
+from tests.study.worlds import world
 
 PROMPT = "a red circle"
 SAMPLE = analytic_info().defaults.steps
@@ -306,16 +310,24 @@ class Painting(AnalyticPool):
         return future
 
 
+def analytic(folder: Path) -> Path:
+    """A model folder that says what the analytic model costs."""
+    world(folder)
+    return folder / "analytic"
+
+
+def demo(tmp_path: Path, *words: str | Path) -> int:
+    return call("demo", "--model", analytic(tmp_path), "--out", tmp_path / "out", *words)
+
+
 def test_demo_compares_and_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lotts_search.shapes.world.oracle import judge
-
     use(monkeypatch, Painting())
-    assert call("demo", "--prompts", "3", "--seconds", "600", "--model", "one", "--out", tmp_path, "--json") == 0
-    said = json.loads(capsys.readouterr().out)["models"]["one"]
+    assert demo(tmp_path, "--prompts", "3", "--seconds", "600", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["models"]["analytic"]
     assert said["prompts"] == 3 and said["nfe"] == 8 * SAMPLE
-    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     winners: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:  # in virtual order: the last image that was better than all before it wins
         key = row["strategy"], row["prompt"]
@@ -333,10 +345,27 @@ def test_demo_compares_and_judges(
         (r["strategy"], r["prompt"]): r["image"] for r in reversed(rows) if r["lineage"] == ["seed 0"] and r["image"]
     }
     assert all(first["lotts", s.caption] == first["best-of-n", s.caption] for s in scenes("test", 3))
-    page = (tmp_path / "index.html").read_text()
+    html = (tmp_path / "out" / "index.html").read_text()
+    gaps = [winners["lotts", s.caption]["metric_oracle"] - winners["best-of-n", s.caption]["metric_oracle"]
+            for s in scenes("test", 3)]  # fmt: skip
+    assert said["difference"]["oracle"]["mean"] == pytest.approx(np.mean(gaps))
+    for gap in (said["difference"]["oracle"], said["difference"]["reward"]):
+        assert f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in html
+    page = Page(html)
+    assert (
+        page.classes.count("pair") == 3 and page.classes.count("chart") == 8
+    )  # all winners; all costs but seconds, all values
+    assert page.classes.count("ahead") == sum(gap != 0 for gap in gaps)
+    assert page.classes.count("region") > 2 and all(r.startswith("data:") for r in page.references)
+    # The same command finds nothing left to run, and makes the same comparison.
+    use(monkeypatch, Silent())
+    assert demo(tmp_path, "--prompts", "3", "--seconds", "600") == 0
+    shown = capsys.readouterr().out
     gap = said["difference"]["oracle"]
-    assert f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in page
-    assert callable(judge)
+    assert "6 searches: 6 reused" in shown and f"look at {tmp_path / 'out' / 'index.html'}" in shown
+    assert (
+        f"lotts − best-of-n, oracle, paired, 95 %: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in shown
+    )
 
 
 class Silent(AnalyticPool):
@@ -350,12 +379,46 @@ def test_demo_without_a_finished_prompt_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, Silent())
-    assert call("demo", "--seconds", "0.05", "--out", tmp_path / "out") == 1
+    assert demo(tmp_path, "--seconds", "0.05") == 1
     assert "give more --seconds" in capsys.readouterr().err
     use(monkeypatch, AnalyticPool(fail=lambda work: Failure("the disk is full")))
-    assert call("demo", "--prompts", "2", "--out", tmp_path / "out") == 1
+    assert demo(tmp_path, "--prompts", "2") == 1
     assert "the disk is full" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+class Slow(Painting):
+    """Answers no refinement after the first two prompts; then it sends Ctrl-C where that is asked for."""
+
+    interrupt = False
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        prompts = list(dict.fromkeys(w.sampling.prompt for w in self.asked if isinstance(w, Segment)))
+        if isinstance(work, Segment) and work.renoise is not None and work.sampling.prompt not in prompts[:2]:
+            if self.interrupt:
+                threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+                Slow.interrupt = False
+            return Future()
+        return super().submit(work)
+
+
+@pytest.mark.parametrize("interrupt", [False, True], ids=["time is up", "Ctrl-C"])
+def test_demo_counts_the_prompts_that_both_strategies_finished(
+    interrupt: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Slow, "interrupt", interrupt)
+    monkeypatch.setattr(ShapesOracle, "processes", False)  # whose start takes longer than these searches
+    use(monkeypatch, Slow())
+    seconds = "600" if interrupt else "5"
+    assert demo(tmp_path, "--prompts", "4", "--seconds", seconds, "--json") == (130 if interrupt else 0)
+    said = json.loads(capsys.readouterr().out)["models"]["analytic"]
+    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
+    assert len({r["prompt"] for r in rows if r["strategy"] == "best-of-n"}) == 4
+    assert len({r["prompt"] for r in rows if r["strategy"] == "lotts"}) == said["prompts"] == 2
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert study["status"] == ("interrupted" if interrupt else "out of time")
+    assert [s["status"] for s in study["searches"]].count("open") == 2
+    assert Page((tmp_path / "out" / "index.html").read_text()).classes.count("pair") == 2
 
 
 def test_the_list_commands_show_what_is_registered(capsys: pytest.CaptureFixture[str]) -> None:

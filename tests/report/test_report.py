@@ -18,13 +18,13 @@ from PIL import Image
 
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.steps import StepFunction, mean_curve
-from lotts_search.report import Judged, write_demo_page, write_search_page
+from lotts_search.report import write_search_page
 from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
 from lotts_search.report.search_tree import Card, build
-from tests.made_up import PROMPT, made_up_search
+from tests.made_up import made_up_search
 
 
 def test_interval_is_students_t() -> None:
@@ -184,29 +184,10 @@ def test_search_page_of_an_interrupted_search(tmp_path: Path) -> None:
     assert html.count("cancelled") >= 2
 
 
-def test_demo_page_compares_in_pairs(tmp_path: Path) -> None:
-    contest = {name: [_judged(name, seed) for seed in range(4)] for name in ("lotts", "best-of-n")}
-    contests = {"one": contest, "two": contest}
-    html = write_demo_page(contests, tmp_path / "index.html", command="lotts-search demo", how="Here.").read_text()
-    page = Page(html)
-    gaps = [a.winner - b.winner for a, b in zip(contest["lotts"], contest["best-of-n"], strict=True)]
-    mean = interval(gaps)
-    assert f"{mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]" in html
-    assert page.classes.count("pair") == 2 * 4 and page.classes.count("chart") == 2 * 4
-    assert page.classes.count("ahead") == 2 * sum(gap != 0 for gap in gaps)
-    assert all(r.startswith("data:") for r in page.references)
-
-
 def test_figure_shows_the_tree(tmp_path: Path) -> None:
     svg = write_figure(made_up_search("lotts"), tmp_path / "figure.svg").read_text()
     assert svg.count("<image") == 3 * (3 + 2)
     assert svg.count("★ best") == 1
-
-
-def _judged(strategy: str, seed: int) -> Judged:
-    result = made_up_search(strategy, seed=seed)
-    quality = {t.trial_id: float(np.clip(t.score, 0, 1)) for t in result.trials if t.score is not None}
-    return Judged(result, quality, perfect=seed == 0)
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -253,17 +234,3 @@ def _holds(shot: np.ndarray, image: np.ndarray) -> bool:
         off = np.maximum(off, np.abs(shot[y : y + off.shape[0], x : x + off.shape[1]] - image[y, x]).max(axis=-1))
     y, x = np.unravel_index(off.argmin(), off.shape)
     return bool(np.abs(shot[y : y + h, x : x + w] - image).max() <= 1)
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
-def test_browser_draws_the_demo(tmp_path: Path) -> None:
-    contest = {name: [_judged(name, seed) for seed in range(3)] for name in ("lotts", "best-of-n")}
-    page = write_demo_page({"one": contest}, tmp_path / "index.html", command="lotts-search demo", how="Here.")
-    dom = Page(_chromium(tmp_path, page, "--dump-dom"))
-    assert dom.classes.count("pair") == 3
-    assert PROMPT.split(",")[0] in page.read_text()
-    _chromium(tmp_path, page, f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1200")
-    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
-    for colour in ((213, 84, 28), (47, 102, 196)):  # both curves
-        assert (np.abs(shot - colour).max(axis=-1) < 6).sum() > 500

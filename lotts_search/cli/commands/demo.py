@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +13,21 @@ from lotts_search.cli import options as o
 
 def demo(
     prompts: Annotated[
-        int, typer.Option("--prompts", min=2, help="At most so many test prompts.", rich_help_panel=o.SEARCH)
+        int,
+        typer.Option("--prompts", min=2, help="Number of test prompts, if the time allows.", rich_help_panel=o.SEARCH),
     ] = 48,
     nfe: Annotated[
         float | None,
-        typer.Option("--nfe", help="Denoising steps a search [8 images' worth].", rich_help_panel=o.BUDGET),
+        typer.Option("--nfe", help="Denoising steps per search [8 images' worth].", rich_help_panel=o.BUDGET),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Seconds for all searches together.", rich_help_panel=o.BUDGET)
+        float,
+        typer.Option("--seconds", help="Time for all searches together, without start-up.", rich_help_panel=o.BUDGET),
     ] = 105,
     seed: o.Seed = 0,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Model to run on, several times for several [all embedded ones]."),
+        typer.Option("--model", "-m", help="A model; may be repeated [all embedded ones].", rich_help_panel=o.SEARCH),
     ] = None,
     strategy: o.Strategy = "lotts",
     against: Annotated[
@@ -34,16 +37,16 @@ def demo(
     address: o.Address = None,
     generators: o.Generators = None,
     device: o.Device = "cpu",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.", rich_help_panel=o.OUTPUT)] = Path(
-        "out/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the page and the study.", rich_help_panel=o.OUTPUT)
+    ] = Path("out/demo"),
     json: o.Json = False,
 ) -> None:
-    """LoTTS against Best-of-N on the embedded models, through Ray; ends with a page to look at.
+    """Compare LoTTS with Best-of-N on the embedded models, through Ray, and write a page to look at.
 
     Both search the same test prompts with the same seeds and the same number of denoising steps, guided by a learned
-    reward. An oracle that guides neither then judges the winners. When the time is up, the prompts that both have
-    finished count.
+    reward; a held-out oracle then judges their images. When the time is up, the prompts that both have finished count.
+    The same command resumes the demo; `lotts-search study` runs such studies of any size.
 
     Examples:
 
@@ -51,8 +54,23 @@ def demo(
 
         lotts-search demo --model shapes-sdxl --prompts 200 --seconds 3600 --generators 2
     """
-    from lotts_search.cli.contest import MODELS, Contest, run
     from lotts_search.cli.pools import Compute
+    from lotts_search.cli.run_demo import run
 
-    contest = Contest((strategy, against), tuple(model) if model else MODELS, prompts, nfe, seconds, seed)
-    run(contest, Compute(local, address, generators, device), out, json)
+    changes: dict[str, object] = {
+        "name": f"{strategy} and {against}",
+        "strategies": [strategy, against],
+        "baselines": [against.rpartition(":")[2]],
+        "prompts": {"from": "shapes-test", "count": prompts},
+        "seeds": [seed],
+        "seconds": seconds,
+    }
+    words = ["lotts-search", "demo", "--prompts", str(prompts), "--seconds", f"{seconds:g}"]
+    if model:
+        changes["models"] = model
+        words += [word for name in model for word in ("--model", name)]
+    if nfe is not None:
+        changes["budgets"] = {"nfe": nfe}
+        words += ["--nfe", f"{nfe:g}"]
+    words += ["--strategy", strategy, "--against", against, "--seed", str(seed), "--out", str(out)]
+    run(changes, Compute(local, address, generators, device), out, shlex.join(words), json)

@@ -18,18 +18,22 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Folder of the report [RUN/report].", rich_help_panel=o.OUTPUT)
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="The value to judge by [the study's first metric].")
+        str | None, typer.Option("--metric", help="The value that decides [the study's first metric].")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Label to compare the others with [Best-of-N, else the first].")
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            help="Label to compare the others with; may be repeated [the study's, else Best-of-N, else the first].",
+        ),
     ] = None,
-    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Best and worst prompts to show, of each.")] = 6,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Number of best and of worst prompts to show.")] = 6,
     trees: Annotated[
         int | None,
         typer.Option(
             "--trees",
             min=0,
-            help="Prompts whose searches are made again and shown in full [2 on embedded models, else 0].",
+            help="Prompts whose searches are repeated and shown as trees [2 on embedded models, else 0].",
         ),
     ] = None,
     figures: Annotated[
@@ -38,10 +42,10 @@ def report(
     device: o.Device = "cpu",
     json: o.Json = False,
 ) -> None:
-    """Make a report of a study: one HTML page with curves, tables, prompts and searches; CSV tables; figures.
+    """Make a report of a study: one HTML page with curves, tables, prompts and searches; CSV and Markdown tables; figures.
 
     Several RUNs are read as one study, whose strategies are compared with each other. The page is one file and needs no
-    network. A study that is still running can be looked at too.
+    network. It can be made while the study is running.
 
     Examples:
 
@@ -51,4 +55,4 @@ def report(
     """  # fmt: skip
     from lotts_search.cli.write_report import Wanted, run
 
-    run(Wanted(runs, out, metric, baseline, prompts, trees, figures, device), json)
+    run(Wanted(runs, out, metric, baseline or [], prompts, trees, figures, device), json)
