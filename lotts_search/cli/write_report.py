@@ -144,7 +144,7 @@ def _trees(
     """Return the searches of the first and last cases."""
     results = gallery.results
     model = next((m["model"] for m in results.about.get("models", ()) if m["label"] == setups[0].model), None)
-    count = wanted.trees if wanted.trees is not None else 2 if model in registry.models() else 0
+    count = wanted.trees if wanted.trees is not None else 2 if searched or model in registry.models() else 0
     if not count or model is None or not cases:
         return []
     picked = list({c.prompt: c for c in (*cases[: (count + 1) // 2], *cases[len(cases) - count // 2 :])}.values())
