@@ -27,7 +27,7 @@ def sizes(most: int) -> Ints:
 
 
 def selection_weights(n: int, chosen: Ints) -> Doubles:
-    """Return the probability that the image of rank i is the best of k drawn from n [sizes, n], for each ``chosen`` k."""
+    """Return the probability that the image of rank i is the best of k drawn from n, for each ``chosen`` k [k, n]."""
     k = chosen.astype(np.float64)[:, None]
     ranks = np.arange(n - 1, 0, -1, dtype=np.float64)[None]
     # From the best down: w[n − 1] = k / n and w[i − 1] = w[i]·(i − k + 1) / i, which ends at 0 where i = k − 1.

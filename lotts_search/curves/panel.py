@@ -167,8 +167,8 @@ def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most:
     """
     _, rows = _rows(trials, setup)
     made = np.flatnonzero(rows & trials.image & ~np.isnan(trials.columns["score"]))
-    if not made.size or not trials.alone[made].all():
-        raise BadInput(f"{setup.label} on {setup.model} is no pool of independent samples: Best-of-N needs images from noise alone")  # fmt: skip
+    if not made.size or not trials.independent[made].all():
+        raise BadInput(f"{setup.label} on {setup.model} is not a pool of independent samples: Best-of-N needs images from pure noise")  # fmt: skip
     if np.isnan(trials.values(of)[made]).any():
         raise BadInput(f"some images by {setup.label} have no {of}: the pool needs the metric of every image")
     prompt = trials.prompt[trials.search[made]]

@@ -101,7 +101,7 @@ class Results:
         return self.strategy(setup) in POOLED
 
     def panel(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Panel:
-        """Return quality by prompt and cost: from the pool of images for Best-of-N, best so far for other strategies."""
+        """Return quality by prompt and cost: from the pool of images for Best-of-N, else from the best image so far."""
         return (best_of_n if self.pooled(setup) else best_so_far)(self.trials, setup, of or self.main, over)
 
     def budgets(self, setups: Sequence[Setup], of: str | None = None, over: str = "nfe") -> Panel:

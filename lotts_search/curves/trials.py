@@ -64,7 +64,7 @@ class Trials:
         ids: id of each search [s].
         first: [s + 1] first row of each search; its rows are contiguous, in virtual order.
         columns: the costs, ``score`` and ``metric_*`` of each row [n]; NaN where a row has none.
-        alone: whether each row is a sample from pure noise, without a parent [n].
+        independent: whether each row is a sample from pure noise, without a parent [n].
         image: whether each row made a complete image [n].
         refined: whether each row is a refinement [n].
         order: the place of each row in the table [n].
@@ -82,7 +82,7 @@ class Trials:
     ids: list[str]
     first: Ints
     columns: Mapping[str, Doubles]
-    alone: Bools
+    independent: Bools
     image: Bools
     refined: Bools
     order: Ints
@@ -240,7 +240,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
         ids=[ids[i] for i in search[heads]],
         first=first,
         columns=columns,
-        alone=(sampled & rootless)[order],
+        independent=(sampled & rootless)[order],
         image=(made & seen)[order],
         refined=np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "refine"])[order],
         order=order,

@@ -35,8 +35,8 @@ def _paint(share: npt.NDArray[np.float64], stops: Stops) -> Bytes:
 def colour_map(values: Floats) -> Bytes:
     """Return the colours [h, w, 3] of a map [h, w].
 
-    A map with both signs is coloured symmetrically about zero, any other map from its minimum to its maximum. A constant
-    map takes the middle colour.
+    A map with both signs is coloured symmetrically about zero, any other map from its minimum to its maximum. A
+    constant map takes the middle colour.
     """
     map_ = values.astype(np.float64)
     low, high = float(map_.min()), float(map_.max())

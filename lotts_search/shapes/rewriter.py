@@ -26,9 +26,9 @@ WORD = "good"
 class ShapesRewriter:
     """Emphasizes the objects that shapes-reward scores lowest, with the quality words of the training captions.
 
-    The first prompt calls the worst object good (``top left good red circle``), the second the worse half of the objects,
-    the third the whole image (``A high-quality image of …``), the fourth all objects, and the others one further object
-    each. Only captions of shapes scenes are accepted.
+    The first prompt calls the worst object good (``top left good red circle``), the second the worse half of the
+    objects, the third the whole image (``A high-quality image of …``), the fourth all objects, and the others one
+    further object each. Only captions of shapes scenes are accepted.
 
     Attributes:
         timeout: seconds to wait for an answer.

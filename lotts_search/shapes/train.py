@@ -147,7 +147,7 @@ def _vae(
     folder = given or work / "vae"
     if not (folder / "config.json").exists():
         if given is not None:
-            raise BadInput(f"there is no autoencoder in {given}")
+            raise BadInput(f"no autoencoder in {given}")
         describe("autoencoder")
         # The first images have few objects; the later ones show everything that the autoencoder must represent.
         late = images[len(images) // 2 :]

@@ -109,7 +109,7 @@ def test_the_pool_is_unbiased_and_agrees_with_the_searches() -> None:
 
 def test_a_pool_of_refinements_is_refused() -> None:
     trials = from_table(made_up_search("lotts").to_table())
-    with pytest.raises(BadInput, match="no pool of independent samples"):
+    with pytest.raises(BadInput, match="not a pool of independent samples"):
         best_of_n(trials, trials.setups[0], "score")
 
 

@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
 
     @abstractmethod
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
-        """Return the loss on clean latents [N, C, H, W] for captions ``ids``; where ``empty`` [N], the caption is dropped."""
+        """Return the loss on clean latents [N, C, H, W] for captions ``ids``, dropped where ``empty`` [N] is true."""
 
     @abstractmethod
     def save(self, out: Path, vae: AutoencoderKL) -> None:

@@ -28,6 +28,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
+        """Average in the current parameters; the decay grows with ``step`` up to its final value."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged: list[Tensor] = []
         values: list[Tensor] = []

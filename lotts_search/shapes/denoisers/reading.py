@@ -1,9 +1,9 @@
 """Pretraining of a FLUX transformer's first block: which words belong to which place of the image.
 
 FLUX encodes places by rotary embeddings only, and all its words have place 0. The first block must discover that the
-words *bottom left red circle* matter to the image tokens at the bottom left, and until then the text teaches it nothing.
-Here the block learns this separately, in minutes: all its image tokens have the same query, rotated to their place, and
-from the attended values a linear layer predicts the object and the place of each token.
+words *bottom left red circle* matter to the image tokens at the bottom left, and until then the text is of no use. Here
+the block learns this separately, in minutes: all its image tokens have the same query, rotated to their place, and from
+the attended values a linear layer predicts the object and the place of each token.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _penultimate(encoder: Any, ids: Tensor) -> Tensor:
 
 
 def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], steps: int = 300) -> float:
-    """Train an encoder in place so that its penultimate states keep their direction and all tokens have the same spread.
+    """Train an encoder in place so that its penultimate states keep their direction but all have the same spread.
 
     The weights thereby absorb a layer normalization. Return the common standard deviation.
     """
@@ -66,7 +66,7 @@ def _even_out(encoder: CLIPTextModel, token_ids: Callable[[list[str]], Tensor], 
 
 
 class ShapesSDXL(Denoiser):
-    """A U-Net with one transformer layer per block at 16x16 and two at 8x8, as SDXL has more of them at lower levels."""
+    """A U-Net with one transformer layer per block at 16x16 and two at 8x8: as in SDXL, more at the lower level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,10 +101,10 @@ class ShapesSDXL(Denoiser):
     def start_from(self, folder: Path) -> None:
         """Start from a Stable Diffusion model of the same latents, so that the new parts have no effect at first.
 
-        The second text encoder is ignored, the pooled embedding and the time ids add nothing, and the second transformer
-        layer of a block passes its input on. SDXL reads its text encoders before their final normalization, which is
-        therefore folded into the cross-attention, except for the division by each token's spread: the first encoder
-        learns to give all tokens the same spread.
+        The second text encoder is ignored, the pooled embedding and the time ids add nothing, and the second
+        transformer layer of a block passes its input on. SDXL reads its text encoders before their final normalization,
+        which is therefore folded into the cross-attention, except for the division by each token's spread: the first
+        encoder learns to give all tokens the same spread.
         """
         source = ShapesSD()
         source.start_from(folder)

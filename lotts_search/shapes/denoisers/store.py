@@ -1,5 +1,5 @@
-"""The training images of the denoisers: rendered once by all CPU cores and kept on disk, encoded once by the autoencoder
-of a model, and kept as latents on the training device."""
+"""The training images of the denoisers: rendered once by all CPU cores and kept on disk, encoded once by a model's
+autoencoder, and kept as latents on the training device."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _file(folder: Path, number: int, count: int) -> Path:
 
 
 def _render(folder: Path, number: int, count: int) -> int:
-    """Write a file of images and one of their captions, a pure function of ``number`` and ``count``; return their number."""
+    """Write a file of images and one of captions, pure functions of ``number`` and ``count``; return how many."""
     bounds = _bounds(count)
     images, captions = [], []
     for index in range(number * CHUNK, min((number + 1) * CHUNK, count)):

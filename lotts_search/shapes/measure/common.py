@@ -122,7 +122,7 @@ def cell_means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 
 
 def object_heat(heat: Floats, scene: Scene) -> npt.NDArray[np.float64]:
-    """Return the mean of ``heat`` [h, w], a map of the whole image, in the cell of each object of the scene [objects]."""
+    """Return the mean of ``heat`` [h, w], a map of the whole image, in the cell of each object [objects]."""
     return cell_means(heat)[[o.cell for o in scene.objects]]
 
 

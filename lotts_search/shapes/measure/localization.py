@@ -54,7 +54,7 @@ def roc(pool: Pool, images: list[JudgedImage], source: MaskSource) -> float:
 LIFT = ErrorContrastMask(
     levels=(600,), draws=2, smooth=2.0, high="{}", low="", relative=True, foreground=0.2
 )  # fmt: skip
-"""How much the prompt helps to explain a region: the relative error contrast between the prompt and the empty prompt."""
+"""How much the prompt helps to explain a region: the relative error contrast between it and the empty prompt."""
 
 
 def candidates(family: str) -> dict[str, MaskSource]:

@@ -103,7 +103,7 @@ def changed_mask(before: Bytes, after: Bytes, ratio: float) -> Bools:
 
 
 def measured(pool: Pool, images: int = 60, split: Split = "test") -> dict[str, SliceTrials]:
-    """Run one local and one global trial on damaged renders of each slice and on plain samples; return them by slice."""
+    """Run one local and one global trial on damaged renders of each slice and on plain samples; return all by slice."""
     found: dict[str, SliceTrials] = {}
     for name, (rate, light) in SLICES.items():
         found[name] = _changes(pool, damaged_renders(pool, split, images, rate, light=light))

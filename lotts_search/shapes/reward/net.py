@@ -38,7 +38,7 @@ TARGETS = 10
 
 
 def word_ids(prompt: str) -> npt.NDArray[np.int64]:
-    """Return the ids of the known words of a prompt in order [MAX_WORDS]; unknown words are skipped, surplus ones cut."""
+    """Return the ids of the known words of a prompt, in order [MAX_WORDS]; unknown and surplus words are skipped."""
     known = [_IDS[token] for token in _TOKEN.findall(prompt.lower()) if token in _IDS][:MAX_WORDS]
     ids = np.zeros(MAX_WORDS, dtype=np.int64)
     ids[: len(known)] = known
@@ -101,8 +101,8 @@ class _ImageTower(nn.Module):
 
 
 class RewardNet(nn.Module):
-    """Images [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell and the background
-    match the words."""
+    """Images [B, 3, 64, 64] in -1..1 and word ids [B, MAX_WORDS] → logits [B, TARGETS] that each cell and the
+    background match the words."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -118,7 +118,7 @@ class RewardNet(nn.Module):
         return self.picture(images), self.text(ids)
 
     def match(self, features: Tensor, queries: Tensor) -> Tensor:
-        """Return logits [B, TARGETS]; each cell also sees the mean over all cells, the background sees only this mean."""
+        """Return logits [B, TARGETS]; cells also see the mean over all cells, the background sees only the mean."""
         mean = features.mean(dim=1, keepdim=True)
         seen = torch.cat([features, torch.zeros_like(mean)], dim=1) + self.common(mean)
         logits: Tensor = self.head(torch.cat([seen, queries, seen * queries], dim=-1))

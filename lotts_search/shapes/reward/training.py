@@ -257,7 +257,7 @@ def _scores(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Floats:
 
 
 def auc(positive: npt.NDArray[np.floating], negative: npt.NDArray[np.floating]) -> float:
-    """Return the area under the ROC curve: the probability that a positive score exceeds a negative one; ties count half."""
+    """Return the area under the ROC curve: how often a positive score exceeds a negative one; ties count half."""
     difference = np.asarray(positive)[:, None] - np.asarray(negative)[None]
     return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 

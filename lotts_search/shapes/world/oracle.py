@@ -29,8 +29,8 @@ _STRONG, _WEAK = 0.16, 0.1
 """A pixel is surely damaged if a channel lies further than the first value outside the range of the fit's 3x3
 neighbourhood. From there damage extends to pixels that differ from the fit by more than the second value (0..1)."""
 _FOCUSED, _UNFOCUSED = (0.0, 0.6, 1.0), (1.8, 2.3, 2.8)
-"""Standard deviations of blur (pixels) that are acceptable, e.g. after an autoencoder, and that are damage: an object is
-out of focus if one of the latter explains it best."""
+"""Standard deviations of blur (pixels) that are acceptable, e.g. after an autoencoder, and that are damage: an object
+is out of focus if one of the latter explains it best."""
 _REACH = 3
 """Damage extends at most this many pixels from the surely damaged ones."""
 _OUTLIER = 0.3
@@ -242,7 +242,7 @@ def _judge_chunk(images: Floats, scenes: Sequence[Scene]) -> list[Verdict]:
 
 
 def _backgrounds(images: Floats, scenes: Sequence[Scene]) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the background of each image (index [N]) and its exact colour [N, 3]: the palette's, up to a small drift."""
+    """Return the index of each image's background [N] and its exact colour [N, 3], near the palette's."""
     flat = images.reshape(len(images), -1, 3)
     near = np.stack([np.abs(flat - ground).max(axis=-1) < _GROUND_SHIFT for ground in _GROUNDS], axis=1)
     votes = near.sum(axis=-1)
@@ -307,7 +307,7 @@ def _explain(
 
 
 def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Floats, contrast: Floats) -> Floats:
-    """Return the coverage [N, P] of each shape in the pose that fits the undamaged part of ``difference`` [N, P, 3] best.
+    """Return the coverage [N, P] of each shape in the pose that fits the undamaged part of ``difference`` [N, P, 3].
 
     The smallest truncated residual chooses among the templates, so that a missing piece does not bias the pose. Two
     Gauss-Newton steps on the linearised template, without misfitting pixels, then interpolate between the poses.
@@ -332,8 +332,8 @@ def _place(bank: _Bank, shape: npt.NDArray[np.int64], difference: Floats, contra
 
 
 def _drifted(pixels: Floats, cover: Floats, palette: Floats) -> Floats:
-    """Return the exact colours [N, 3] of objects: the median of their inner pixels near the palette colour, clipped to a
-    small drift."""
+    """Return the exact colours [N, 3] of objects: the median of their inner pixels near the palette colour, at most a
+    small drift from it."""
     inner = ndimage.minimum_filter(cover, size=(1, 3, 3), mode="nearest").reshape(len(cover), -1) > 0.99
     near = np.abs(pixels - palette[:, None]).max(axis=-1) < 2 * _COLOUR_SHIFT
     colours = palette.copy()
