@@ -47,11 +47,6 @@ class Panel:
         replicates = resampling_weights(len(self.prompts), resamples) @ self.y
         return Curve(self.x, self.y.mean(axis=0), *percentile_interval(replicates, len(self.prompts), confidence))
 
-    def up_to(self, cost: float) -> Panel:
-        """Return the points at costs up to ``cost``, but at least the first point."""
-        keep = max(int(np.searchsorted(self.x, cost, side="right")), 1)
-        return Panel(self.x[:keep], self.y[:, :keep], self.prompts, self.spent, self.over, self.of)
-
     def among(self, prompts: Ints) -> Panel:
         """Return the panel of some of its prompts."""
         index = np.searchsorted(self.prompts, prompts)

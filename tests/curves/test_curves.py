@@ -127,7 +127,7 @@ def test_the_curve_of_whole_studies_covers_the_truth() -> None:
     rng, held = np.random.default_rng(12), []
     for _ in range(200):
         trials = from_table(simulate({"base": Simulated(images=6)}, 30, 2, rng=rng))
-        curve = best_of_n(trials, trials.setups[0], "truth").up_to(6).curve(resamples=500)
+        curve = best_of_n(trials, trials.setups[0], "truth", most=6).curve(resamples=500)
         truth = np.array([0.8 * expected_best(n) for n in range(1, 7)])
         held.append((curve.low <= truth) & (truth <= curve.high))
     assert 0.91 <= np.mean(held) <= 0.98

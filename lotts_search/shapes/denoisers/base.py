@@ -14,10 +14,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from lotts_search.errors import BadInput
 from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.denoisers.store import LatentStore
+from lotts_search.shapes.denoisers.text import token_ids
 
 SCHEDULE: dict[str, object] = {
     "num_train_timesteps": 1000,
@@ -35,9 +37,11 @@ class Denoiser(nn.Module):
 
     Attributes:
         half_on_cpu: whether half precision speeds up its training on a CPU.
+        tokenizer: the tokenizer of its first text encoder.
     """
 
     half_on_cpu: ClassVar[bool] = True
+    tokenizer: CLIPTokenizer
 
     @abstractmethod
     def pretrain(self, folder: Path, device: str, describe: Callable[[str], None]) -> None:
@@ -59,9 +63,9 @@ class Denoiser(nn.Module):
         """Return the pretrained parts that training does not change."""
         return []
 
-    @abstractmethod
     def token_ids(self, captions: Iterable[str]) -> Tensor:
         """Return the token ids [N, …] of captions, of all tokenizers."""
+        return token_ids(self.tokenizer, captions)
 
     @abstractmethod
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:

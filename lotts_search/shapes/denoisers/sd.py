@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
@@ -13,10 +14,16 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
-from lotts_search.shapes.denoisers.text import new_text_encoder, new_tokenizer, pretrain_text, renumbered, token_ids
+from lotts_search.shapes.denoisers.text import new_text_encoder, new_tokenizer, pretrain_text, renumbered
 from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
 
 PREDICTION = {"prediction_type": "v_prediction"}
+UNET: dict[str, Any] = {
+    "sample_size": 16, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "layers_per_block": 1,
+    "block_out_channels": (64, 128), "attention_head_dim": (2, 4), "norm_num_groups": 16,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+}  # fmt: skip
+"""The settings that the U-Nets of shapes-sd and shapes-sdxl share."""
 
 
 class ShapesSD(Denoiser):
@@ -26,18 +33,7 @@ class ShapesSD(Denoiser):
         super().__init__()
         self.tokenizer = new_tokenizer()
         self.text = new_text_encoder(self.tokenizer)
-        self.unet = UNet(
-            sample_size=16,
-            in_channels=LATENT_CHANNELS,
-            out_channels=LATENT_CHANNELS,
-            block_out_channels=(64, 128),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
-            cross_attention_dim=128,
-            attention_head_dim=(2, 4),
-            norm_num_groups=16,
-        )
+        self.unet = UNet(**UNET, cross_attention_dim=128)
         self.scheduler = DDPMScheduler(**SCHEDULE, **PREDICTION)
 
     def pretrain(self, folder: Path, device: str, describe: Callable[[str], None]) -> None:
@@ -50,9 +46,6 @@ class ShapesSD(Denoiser):
         unet = UNet.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
         self.text.load_state_dict(renumbered(text.state_dict(), tokenizer, self.tokenizer))
         self.unet.load_state_dict(unet.state_dict())
-
-    def token_ids(self, captions: Iterable[str]) -> Tensor:
-        return token_ids(self.tokenizer, captions)
 
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
         ids = torch.where(empty[:, None], self.token_ids([""]).to(ids.device), ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lotts_search.shapes.denoisers.base import SCHEDULE, Denoiser, noised, save_pipeline
 from lotts_search.shapes.denoisers.data import example
-from lotts_search.shapes.denoisers.sd import PREDICTION, ShapesSD
-from lotts_search.shapes.denoisers.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text, token_ids
-from lotts_search.shapes.denoisers.vae import LATENT_CHANNELS
+from lotts_search.shapes.denoisers.sd import PREDICTION, UNET, ShapesSD
+from lotts_search.shapes.denoisers.text import clip_config, new_text_encoder, new_tokenizer, pretrain_text
 from lotts_search.shapes.world.render import SIZE
 
 WIDTH, WIDTH_2 = 128, 64
@@ -74,21 +73,13 @@ class ShapesSDXL(Denoiser):
         self.text = new_text_encoder(self.tokenizer, WIDTH, layers=3)
         self.text_2 = CLIPTextModelWithProjection(clip_config(self.tokenizer, WIDTH_2, layers=3))
         self.unet = UNet(
-            sample_size=16,
-            in_channels=LATENT_CHANNELS,
-            out_channels=LATENT_CHANNELS,
-            block_out_channels=(64, 128),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            **UNET,
             transformer_layers_per_block=(1, 2),
             cross_attention_dim=WIDTH + WIDTH_2,
-            attention_head_dim=(2, 4),
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=TIME_WIDTH,
             projection_class_embeddings_input_dim=WIDTH_2 + len(SIZES) * TIME_WIDTH,
-            norm_num_groups=16,
         )
         self.scheduler = DDPMScheduler(**SCHEDULE, **PREDICTION)
 
@@ -129,9 +120,6 @@ class ShapesSDXL(Denoiser):
                 values = given[key.replace("to_out.0.bias", "to_v.weight")] @ norm.bias.data
                 own[key] = given[key] + given[key.replace("bias", "weight")] @ values
         self.unet.load_state_dict(own)
-
-    def token_ids(self, captions: Iterable[str]) -> Tensor:
-        return token_ids(self.tokenizer, captions)
 
     def loss(self, latents: Tensor, ids: Tensor, empty: Tensor) -> Tensor:
         # The embedding of an empty prompt is zero, as in SDXL's pipeline (force_zeros_for_empty_prompt).
