@@ -1,7 +1,7 @@
 """Where models run: Ray actors and the pool that distributes work over them.
 
-Ray is imported here, in ``serve`` and in the command line's start-up only. Imports ``work`` and what an actor hosts
-(``engine``, ``verifiers``, ``rewriters``), never ``core`` or a strategy.
+Ray is imported here, in ``serve`` and in the command line's start-up only. Imports ``work``, the registry and what an
+actor hosts (``engine``, ``verifiers``, ``rewriters``), never ``core`` or a strategy.
 """
 
 import os
