@@ -40,6 +40,21 @@ def notice(text: str) -> None:
     warnings.warn(text, Notice, stacklevel=3)
 
 
+def check_text(text: str, what: str) -> str:
+    """Return a text that can be stored in files and on command lines.
+
+    Raises:
+        BadInput: it has a NUL character or half of a surrogate pair (bytes that are no UTF-8 on a command line).
+    """
+    if "\0" in text:
+        raise BadInput(f"{what}: a text holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{what}: a text holds half of a surrogate pair, U+{ord(text[error.start]):04X}") from error
+    return text
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for an unknown name; its message suggests the nearest name and lists all known ones."""
     names = sorted(known)

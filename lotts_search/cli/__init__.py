@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ from lotts_search.cli.commands.report import report
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
-from lotts_search.errors import BadInput, LottsError
+from lotts_search.errors import BadInput, LottsError, Notice
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,11 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the words after the program's name; those of the process when None.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    end = given.index("--") if "--" in given else len(given)
+    debug = "--debug" in given[:end]
+    given = [word for word in given[:end] if word != "--debug"] + given[end:]
+    warnings.simplefilter("always", Notice)
+    warnings.showwarning = _Notices(warnings.showwarning)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # --strategy my_module:Name imports from the working directory, as python -m does
     try:
-        app([a for a in given if a != "--debug"], prog_name="lotts-search")
+        app(given, prog_name="lotts-search")
     except KeyboardInterrupt:
         _say("stopped", debug)
         sys.exit(130)
@@ -96,6 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         _say(f"error: {what} (unexpected; --debug shows where)", debug)
         sys.exit(1)
+
+
+class _Notices:
+    """Prints each :class:`~lotts_search.errors.Notice` once, and other warnings as before."""
+
+    def __init__(self, other: Callable[..., None]):
+        self._other, self._said = other, set[str]()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if not issubclass(category, Notice):
+            self._other(message, category, *where, **options)
+        elif str(message) not in self._said:
+            self._said.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
 
 
 def _say(message: str, debug: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 from PIL import Image
@@ -13,14 +15,41 @@ from PIL.PngImagePlugin import PngInfo
 
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import write_parquet
+from lotts_search.errors import BadInput, notice
 from lotts_search.report import write_search_page
 from lotts_search.work.requests import Bytes
 
 
-def folder_name(prompt: str, strategy: str, seed: int) -> str:
-    """Return a readable folder name for a search, e.g. ``center-red-star-on-gray-lotts-0``."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
-    return "-".join(part for part in (words, re.sub(r"[^a-zA-Z0-9]+", "-", strategy).strip("-"), str(seed)) if part)
+def folder_name(prompt: str, strategy: str, command: str) -> str:
+    """Return a folder name for a search: readable words, and a hash of the command that keeps searches apart, e.g.
+    ``center-red-star-on-gray-lotts-3f9c2b71``."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
+    while len(words.encode()) > 80:
+        words = words[:-1]
+    name = re.sub(r"[^a-zA-Z0-9]+", "-", strategy).strip("-")
+    return "-".join([*filter(None, [words.strip("-"), name]), blake2b(command.encode(), digest_size=4).hexdigest()])
+
+
+def prepare(folder: Path, command: str) -> Path:
+    """Create the output folder before anything is computed, and report whose results it holds.
+
+    Raises:
+        BadInput: it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInput(f"--out {folder}: cannot write there: {error.strerror or error}") from error
+    try:
+        with Image.open(folder / "best.png") as before:
+            found = before.text.get("command")  # type: ignore[attr-defined]
+    except (OSError, ValueError, SyntaxError, AttributeError):
+        found = None
+    if found not in (None, command):
+        notice(f"{folder} holds the results of another search, which are replaced: {found}")
+    return folder
 
 
 def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
@@ -29,8 +58,11 @@ def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
     for key, value in text.items():
         info.add_itxt(key, value)
     temporary = path.with_name(path.name + ".part")
-    Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
-    os.replace(temporary, path)
+    try:
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, object]) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json as json_module
 import shlex
 import sys
@@ -10,19 +9,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast, get_args
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
 from lotts_search import registry
 from lotts_search.api import DEFAULT_IMAGES, search
 from lotts_search.cli.options import loading_words
-from lotts_search.cli.outputs import folder_name, save
+from lotts_search.cli.outputs import folder_name, prepare, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.core.budget import Budget
 from lotts_search.core.result import SearchFailed, SearchResult
-from lotts_search.errors import BadInput, unknown
+from lotts_search.errors import BadInput, check_text, unknown
+from lotts_search.work.images import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Solver
@@ -72,6 +70,8 @@ class Request:
         """
         if not self.prompt.strip():
             raise BadInput("the prompt is empty")
+        for name in ("prompt", "negative"):
+            check_text(getattr(self, name), name)
         strategy = registry.make_strategy(self.strategy, self.settings)
         if (self.rewriter or self.writing) and not strategy.rewrites:
             raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
@@ -89,22 +89,24 @@ class Request:
     def line(self) -> str:
         """Return the command that repeats the search."""
         words = ["lotts-search", self.command]
-        if self.image is None:
-            words.append(self.prompt)
-        else:
+        last = []
+        if self.image is not None:
             words += [str(self.image), "--prompt", self.prompt]
+        elif self.prompt.startswith("-"):
+            last = ["--", self.prompt]  # it is no option
+        else:
+            words.append(self.prompt)
         for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
-                words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [f"--{name}", str(value)]
         if self.negative:
             words += ["--negative", self.negative]
         for name, value in self.settings.items():
             words += ["--set", f"{name}={value}"]
         for name, value in self.writing.items():
             words += ["--set-rewriter", f"{name}={value}"]
-        words += loading_words(self.load)
-        return shlex.join(words)
+        return shlex.join(words + loading_words(self.load) + last)
 
     def recipe(self) -> dict[str, object]:
         """Return the fields that are set, for JSON."""
@@ -152,7 +154,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
-    folder = out or Path("out") / folder_name(request.prompt, request.strategy, request.seed)
+    folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}
     with (
         Live(f"starting {compute}", quiet=json) as live,
@@ -197,30 +199,12 @@ def images(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object
     """Return the initial image at the model's size, and the settings with the given mask.
 
     Raises:
-        BadInput: a file is missing or not an image, or the mask is empty.
+        BadInput: a file is missing or not an image, or the mask is empty or of another aspect ratio.
     """
     if request.image is None:
         return None, {}
-    height, width = pool.info.image
-    image = _open(request.image).convert("RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    image = read_image(request.image, pool.info.image)
     if request.mask is None:
-        return np.asarray(image), {}
-    mask = _open(request.mask).convert("L").resize((width, height), Image.Resampling.NEAREST)
-    if not np.asarray(mask).max() > 127:
-        raise BadInput(f"the mask {request.mask} is black all over: white marks the region to resample")
-    buffer = io.BytesIO()
-    mask.save(buffer, format="PNG")
-    return np.asarray(image), {"mask": GivenMask(buffer.getvalue())}
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise BadInput(f"there is no file {path}") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"{path} is not a readable image") from error
-    return image
+        return image, {}
+    mask = read_mask(request.mask, pool.info.image, like=image_size(request.image))
+    return image, {"mask": GivenMask(mask_png(mask))}

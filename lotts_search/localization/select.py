@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure
+from lotts_search.work.images import read_mask
 from lotts_search.work.masks import GivenMask, RandomMask, WholeMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Bools, Floats, Locate, Located
@@ -131,21 +130,11 @@ def locate_random(backbone: Backbone, work: Locate, source: RandomMask) -> Locat
 
 
 def locate_given(backbone: Backbone, work: Locate, source: GivenMask) -> Located:
-    """Select the white of the user's PNG, resized to the latent by nearest neighbour.
-
-    A token of the network is resampled where any of its cells is white.
+    """Select what is white in the user's image: a token of the network where any pixel in it is white.
 
     Raises:
-        BadInput: not a PNG, or nothing in it is white.
+        BadInput: not an image, nothing in it is white, or its aspect ratio is not the model's.
     """
-    size, patch = backbone.info.latent[1:], backbone.info.patch
-    try:
-        with Image.open(io.BytesIO(source.png), formats=["PNG"]) as image:
-            pixels = np.asarray(image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise BadInput("the mask is not a readable PNG image") from error
-    mask = pixels >= 128
-    if not mask.any():
-        raise BadInput("the mask is empty: white marks what is to be resampled")
-    mask = upsample(pooled(mask.astype(np.float32), patch) > 0, size)
+    (height, width), patch = backbone.info.latent[1:], backbone.info.patch
+    mask = upsample(read_mask(source.png, (height // patch, width // patch)), (height, width))
     return Located(mask, mask.astype(np.float32))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, check_text
 
 COLUMNS = ("prompt", "caption", "text", "Prompt", "Prompts")
 """Columns that hold the prompt where none is named; the first one that a file has."""
@@ -98,7 +98,7 @@ def prompt_text(path: Path | str, row: Row, column: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadInput(f"{where}: {column!r} must be a text, not {type(value).__name__}: {str(value)[:40]}")
-    return _storable(value.strip(), where)
+    return check_text(value.strip(), where)
 
 
 def row_id(path: Path | str, row: Row) -> str | None:
@@ -112,18 +112,7 @@ def row_id(path: Path | str, row: Row) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadInput(f"{path}, line {row.line}: 'id' must be a text or an integer, not {value!r}")
-    return _storable(str(value), f"{path}, line {row.line}")
-
-
-def _storable(text: str, where: str) -> str:
-    """Refuse what no file name, command line or table can hold."""
-    if "\0" in text:
-        raise BadInput(f"{where}: a text holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(f"{where}: a text holds half of a surrogate pair, U+{ord(text[error.start]):04X}") from error
-    return text
+    return check_text(str(value), f"{path}, line {row.line}")
 
 
 def _read_text(path: Path) -> str:

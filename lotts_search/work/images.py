@@ -53,12 +53,12 @@ def read_mask(data: bytes | Path, size: tuple[int, int], like: tuple[int, int] |
     Raises:
         BadInput: it cannot be read, has no white pixel, or is of another aspect ratio than the image.
     """
-    name = str(data) if isinstance(data, Path) else "the mask"
+    name = f"the mask {data}" if isinstance(data, Path) else "the mask"
     image = _open(io.BytesIO(data) if isinstance(data, bytes) else data, name)
     white = _white(image, name)
     if not white.any():
         hint = " (black strokes on a transparent ground: draw in white)" if image.has_transparency_data else ""
-        raise BadInput(f"{name} has no white pixel: white marks what is resampled{hint}")
+        raise BadInput(f"{name} is empty: no pixel is white, and white marks what is resampled{hint}")
     across = (size[1], size[0])
     if like is None:
         like = size
@@ -103,7 +103,7 @@ def _open(source: Path | io.BytesIO, name: object) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadInput(f"{name} is too large: {error}") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
-        raise BadInput(f"{name} is not an image that can be read") from error
+        raise BadInput(f"{name} is not a readable image") from error
 
 
 def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:

@@ -281,7 +281,7 @@ def test_refine_resamples_the_image_inside_the_mask_only(
     [
         ("none.png", None, "no file"),
         ("text.png", None, "not a readable image"),
-        ("in.png", "black.png", "black all over"),
+        ("in.png", "black.png", "black.png is empty: no pixel is white"),
     ],
 )
 def test_refine_reports_a_bad_file(
@@ -490,8 +490,9 @@ def test_settings_are_split_at_the_first_equals_sign() -> None:
 
 
 def test_folder_names_are_plain() -> None:
-    assert folder_name("Top left: a red ☂ circle!", "my.module:Class", 7) == "top-left-a-red-circle-my-module-Class-7"
-    assert "/" not in folder_name("../../etc/passwd", "lotts", 0)
+    name = folder_name("Top left: a red ☂ circle!", "my.module:Class", "lotts-search generate")
+    assert re.fullmatch("top-left-a-red-circle-my-module-Class-[0-9a-f]{8}", name)
+    assert "/" not in folder_name("../../etc/passwd", "lotts", "lotts-search generate")
 
 
 def test_a_search_that_stops_early_reports_what_it_saved(

@@ -304,7 +304,7 @@ def test_whole_and_given_masks(finished: State) -> None:
     want = np.zeros((8, 8), np.bool_)
     want[2:4, 1:] = True
     assert np.array_equal(mask, want)
-    with pytest.raises(BadInput, match="not a readable PNG"):
+    with pytest.raises(BadInput, match="the mask is not a readable image"):
         locate(tiny_backbone(), work(finished, GivenMask(b"GIF89a")))
     stream = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(stream, "PNG")

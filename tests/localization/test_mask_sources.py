@@ -180,7 +180,7 @@ def test_a_part_that_fails_fails_the_fusion_alone(finished: State) -> None:
     good = engine.submit(work(finished, FusionMask(sources=(RandomMask(), FusionMask(sources=(WholeMask(),))))))
     while engine.tick():
         pass
-    with pytest.raises(BadInput, match="not a readable PNG"):
+    with pytest.raises(BadInput, match="the mask is not a readable image"):
         bad.result(0)
     assert good.result(0).located is not None
 

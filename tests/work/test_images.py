@@ -167,8 +167,8 @@ def test_a_mask_is_cropped_like_its_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.new("L", SIZE, 0), "has no white pixel: white marks what is resampled$"),
-        (Image.new("L", SIZE, 127), "has no white pixel"),
+        (Image.new("L", SIZE, 0), "is empty: no pixel is white, and white marks what is resampled$"),
+        (Image.new("L", SIZE, 127), "is empty"),
         (drawn(Image.new("RGBA", SIZE, (0, 0, 0, 0)), (0, 0, 0, 255)), "black strokes on a transparent ground"),
     ],
 )
@@ -182,7 +182,11 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.new("RGB", (64, 64), COLOUR).save(whole, "PNG")
     (tmp_path / "b.png").write_bytes(whole.getvalue()[:60])
-    for name, message in (("a.png", "is not an image"), ("b.png", "is not an image"), ("c.png", "there is no file")):
+    for name, message in (
+        ("a.png", "is not a readable image"),
+        ("b.png", "is not a readable image"),
+        ("c.png", "there is no file"),
+    ):
         with pytest.raises(BadInput, match=message):
             read_image(tmp_path / name, SIZE)
 
@@ -198,7 +202,7 @@ MASKS = st.integers(1, 12).flatmap(
 @settings(max_examples=200, deadline=None)
 def test_no_white_pixel_is_lost_and_none_comes_from_nowhere(mask: np.ndarray, side: int) -> None:
     if not mask.any():
-        with pytest.raises(BadInput, match="no white pixel"):
+        with pytest.raises(BadInput, match="is empty"):
             read_mask(mask_png(mask), (side, side))
         return
     found = read_mask(mask_png(mask), (side, side))

@@ -1,0 +1,121 @@
+"""The command in ``best.png`` gives the same search for every value that the command line takes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lotts_search.cli import main, run_search
+from lotts_search.cli.outputs import folder_name, prepare
+from lotts_search.cli.run_search import Request
+from lotts_search.errors import BadInput, Notice
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+PROMPT = TEXT.filter(lambda text: text.strip())
+NUMBER = st.floats(0, allow_nan=False, allow_infinity=False)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "--nfe": NUMBER,
+        "--images": st.integers(0, 10**12),
+        "--seconds": NUMBER,
+        "--target": st.floats(allow_nan=False, allow_infinity=False),
+        "--seed": st.integers(-(2**63), 2**63 - 1),
+        "--steps": st.integers(1, 1000),
+        "--guidance": st.floats(allow_nan=False, allow_infinity=False),
+        "--eta": NUMBER,
+        "--solver": st.sampled_from(["dpm", "ddim"]),
+        "--negative": TEXT,
+        "--set": st.sampled_from(["refinements=4", "ratio=0.30000000000000004", "high=A good {}, = and -"]),
+        "--size": st.sampled_from(["64x64", "128"]),
+        "--dtype": st.sampled_from(["float32", "bfloat16"]),
+    },
+)
+
+
+def request_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Request:
+    """The request that the command line makes of these words."""
+    found: list[Request] = []
+    monkeypatch.setattr(run_search, "run", lambda request, *_: found.append(request))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code in (0, None), words
+    return found[0]
+
+
+@given(PROMPT, OPTIONS)
+@settings(max_examples=150, deadline=None)
+def test_the_command_of_a_search_makes_the_same_request(prompt: str, options: dict[str, Any]) -> None:
+    words = [word for name, value in options.items() for word in (name, str(value))]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        request = request_of(["generate", *words, "--", prompt], monkeypatch)
+        assert request.prompt == prompt
+        again = shlex.split(request.line())
+        assert again[0] == "lotts-search"
+        assert request_of(again[1:], monkeypatch) == request
+
+
+@given(PROMPT)
+@settings(max_examples=100, deadline=None)
+def test_the_command_of_a_refinement_makes_the_same_request(prompt: str) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        request = request_of(["refine", "in.png", "--prompt", prompt, "--mask", "m.png"], monkeypatch)
+        assert request.prompt == prompt
+        assert request_of(shlex.split(request.line())[1:], monkeypatch) == request
+
+
+@given(PROMPT, st.sampled_from(["lotts", "my_package.search:Own", "best-of-n"]))
+@settings(max_examples=200, deadline=None)
+def test_folder_names_are_names_of_folders_and_tell_commands_apart(prompt: str, strategy: str) -> None:
+    one, other = (folder_name(prompt, strategy, f"lotts-search generate --seed {seed}") for seed in (1, 2))
+    assert one != other
+    assert 8 <= len(one.encode()) <= 128 and "/" not in one and not one.startswith((".", "-"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("狐狸在雪地里", "一只猫"),
+        ("a very long prompt that goes on and on and on until the name is cut: fox",
+         "a very long prompt that goes on and on and on until the name is cut: hen"),
+        ("A fox!", "a fox?"),
+    ],
+)  # fmt: skip
+def test_different_prompts_have_different_folders(one: str, other: str) -> None:
+    names = [folder_name(prompt, "lotts", shlex.join(["lotts-search", "generate", prompt])) for prompt in (one, other)]
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("prompt", "a\0b"), ("negative", "\udc80"), ("prompt", "\ud83e fox")])
+def test_texts_that_no_file_can_hold_are_refused_before_anything_starts(name: str, value: str) -> None:
+    request = Request("generate", "a fox", "shapes-sd", "lotts", "shapes-reward", 0)
+    setattr(request, name, value)
+    with pytest.raises(BadInput, match=f"{name}: a text holds"):
+        request.check()
+
+
+def test_the_output_folder_is_tried_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        with pytest.raises(BadInput, match=f"--out {place}: cannot write there"):
+            prepare(place, "")
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "a fox", "--local", "--out", str(tmp_path / "file")])
+    assert ended.value.code == 2 and "cannot write there" in capsys.readouterr().err
+
+
+def test_replacing_other_results_is_reported(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_itxt("command", "lotts-search generate 'a hen'")
+    Image.new("RGB", (4, 4)).save(tmp_path / "best.png", pnginfo=info)
+    with pytest.warns(Notice, match="holds the results of another search, which are replaced: lotts-search .* 'a hen'"):
+        prepare(tmp_path, "lotts-search generate 'a fox'")
+    (tmp_path / "best.png").write_bytes(b"no image")
+    prepare(tmp_path, "")
