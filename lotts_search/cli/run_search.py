@@ -190,8 +190,8 @@ def _say(result: SearchResult, folder: Path) -> None:
             console.print(
                 f"[yellow]the original prompt replaced {ledger.fallbacks} revised ones[/yellow] (reasons: column `error`)"
             )
-        console.print(f"image  {folder / 'best.png'}", soft_wrap=True)
-    console.print(f"tree     {folder / 'search.html'}", soft_wrap=True)
+        console.print(f"image    {folder / 'best.png'}", soft_wrap=True)
+    console.print(f"report   {folder / 'search.html'}", soft_wrap=True)
     console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)
 
 
