@@ -1,9 +1,9 @@
-"""Throughput of `RayPool` with one actor against `LocalPool`: what it costs to move work to another process.
+"""Compare the throughput of `RayPool` with one actor with that of `LocalPool`: the cost of a second process.
 
     python benchmarks/pools.py [--model shapes-sd] [--trials 32] [--rounds 5]
 
-Both pools stay open and take turns, round by round, so that whatever else the machine does meets both alike; the
-median over rounds of the ratio is compared with the demand. Exit code 1 when it is missed.
+Both pools stay open and alternate, round by round, so that other load on the machine affects both alike. The exit code
+is 1 if the median ratio over the rounds is below the limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPT = "a red square"
 
 
 def rate(pool: Pool, trials: int) -> float:
-    """Whole samples a second, all asked for at once."""
+    """Return the whole samples per second, all submitted at once."""
     defaults = pool.info.defaults
     sampling = Sampling(PROMPT, defaults.steps, defaults.guidance, eta=defaults.eta)
     began = time.perf_counter()
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--demand", type=float, default=0.9)
+    parser.add_argument("--limit", type=float, default=0.9, help="lowest median ratio that passes")
     options = parser.parse_args()
 
     backbone = load_backbone(options.model)
@@ -64,8 +64,8 @@ def main() -> int:
                 flush=True,
             )
     median = statistics.median(ratios)
-    print(f"RayPool / LocalPool = {median:.3f} (demand {options.demand:g}), {options.trials} trials in flight")
-    return 0 if median >= options.demand else 1
+    print(f"RayPool / LocalPool = {median:.3f} (limit {options.limit:g}), {options.trials} trials in flight")
+    return 0 if median >= options.limit else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many searches at once on one pool of Ray actors: the actors' batches mix the work of all of them.
+"""Run many searches at once on one pool of Ray actors; the batches of an actor mix the work of all searches.
 
 python examples/many_prompts.py
 """

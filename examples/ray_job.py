@@ -1,9 +1,9 @@
-"""Many searches at once on one Ray pool. Runs alone, on a Ray of its own, and as a job on a cluster:
+"""Run many searches at once on one Ray pool, on a private Ray or as a job on a cluster:
 
     python examples/ray_job.py "a red circle" "a blue star"
     ray job submit --working-dir . -- python examples/ray_job.py --generators 4 --gpus 1 "a red circle" "a blue star"
 
-Prints one line of JSON for each prompt and writes the images.
+It prints one line of JSON per prompt and writes the images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def run(options: argparse.Namespace, pool: RayPool) -> None:
             nfe=options.nfe,
             pool=pool,
         )
-        assert found.image is not None  # a search without an image raises
+        assert found.image is not None  # a search without an image raises an error
         path = options.out / f"{number:03d}.png"
         Image.fromarray(found.image).save(path)
         print(json.dumps({"prompt": prompt, "score": found.score, "trials": len(found.trials), "image": str(path)}))
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--verifier", default="shapes-reward")
     parser.add_argument("--nfe", type=float, default=300)
     parser.add_argument("--generators", type=int, default=1)
-    parser.add_argument("--gpus", type=float, default=0, help="of each generator")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each generator")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One search from Python: LoTTS on the embedded model, in this process.
+"""Run one search from Python: LoTTS on the embedded model, in this process.
 
 python examples/search.py
 """
@@ -26,4 +26,4 @@ for trial in result.trials:
 out = Path("out/example")
 page = write_search_page(result, out / "search.html")
 Image.fromarray(result.image).save(out / "best.png")
-print(f"look at {page}")
+print(f"wrote {page}")

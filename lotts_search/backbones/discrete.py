@@ -27,7 +27,7 @@ _OTHER_CONVENTIONS = {
     "sigma_min": None,
     "sigma_max": None,
 }
-"""Settings that change what the timesteps or the levels mean, with the only values that are understood."""
+"""Settings that change the meaning of timesteps or levels, with their only supported values."""
 _DPM_SETTINGS = {
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
     "solver_order": (2,),
@@ -62,21 +62,21 @@ class DiscreteTime:
         config: the config of a scheduler with discrete timesteps of a variance-preserving process (DDIM, PNDM, Euler,
             DPM-Solver and so on); spacing, offset, betas, zero terminal SNR and prediction type are respected.
         model: name of the model in messages.
-        own: lay out the steps of the config's own scheduler, from its start to its end. A sample then equals that of a
-            pipeline with this scheduler: of DDIM and Euler by the solver ``ddim`` with η = 0, of DPM-Solver++ by
-            ``dpm``. The schedule is compared with the scheduler.
+        own: use the steps of the config's own scheduler. A sample then equals that of a pipeline with this scheduler:
+            for DDIM and Euler with the solver ``ddim`` and η = 0, for DPM-Solver++ with ``dpm``. The schedule is checked
+            against the scheduler.
 
     Raises:
-        BadInput: the config is of another kind of process, has a setting that means other levels or timesteps or an
-            unknown prediction type, or, with ``own``, is of a scheduler whose samples cannot be reproduced.
+        BadInput: the config describes another kind of process, an unsupported setting or an unknown prediction type,
+            or, with ``own``, a scheduler whose samples cannot be reproduced.
     """
 
     def __init__(self, config: dict[str, Any], model: str = "?", *, own: bool = False):
         self._model, self._kind = model, _kind(config)
         if self._kind.removesuffix("Scheduler") not in _TABLE_OF_BETAS:
             raise BadInput(f"model {model}: its {self._kind} is not a known scheduler over discrete timesteps")
-        for name, understood in _OTHER_CONVENTIONS.items():
-            if config.get(name, understood) != understood:
+        for name, supported in _OTHER_CONVENTIONS.items():
+            if config.get(name, supported) != supported:
                 raise BadInput(f"model {model}: {name} = {config[name]!r} of its {self._kind} is not supported")
         scheduler: Any = DPMSolverMultistepScheduler
         self._scheduler = scheduler.from_config(
@@ -135,7 +135,7 @@ class DiscreteTime:
             alpha = 1 / np.sqrt(ratio**2 + 1)
             sigma = ratio * alpha
             if self._own is not None and self._kind == "EulerDiscreteScheduler":
-                # Euler's latents are x/alpha: they begin at a scale of their own and end as x0 + ratio·ε.
+                # Euler's latents are x/alpha: they begin at another scale and end as x0 + ratio·ε.
                 start = float(scheduler.init_noise_sigma) * float(alpha[0])
                 alpha[-1], sigma[-1] = 1, ratio[-1]
         else:
@@ -166,7 +166,7 @@ class DiscreteTime:
         return made
 
     def _compare(self, schedule: Schedule) -> None:
-        """Sample by the scheduler and by DDIM on the schedule, from a made-up network, and refuse a difference."""
+        """Sample with the scheduler and with DDIM on the schedule, using a made-up network, and refuse a difference."""
         noise = torch.linspace(-4, 4, 64, dtype=torch.float64).view(1, 1, 8, 8)
 
         def network(latents: Tensor, timestep: float) -> Tensor:

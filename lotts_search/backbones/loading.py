@@ -65,9 +65,9 @@ class Loader:
     def autoencoder(self) -> LatentCodec:
         """Load the folder's AutoencoderKL and the tiny decoder that the options may name."""
         config = read_json(self.model, "vae/config.json", optional=True, revision=self.options.revision)
-        # Only the SDXL pipeline of diffusers looks at it, and there a config without it means True.
-        unfit = config.get("force_upcast", self._pipeline == "StableDiffusionXLPipeline")
-        dtype = torch.float32 if unfit and self.dtype == torch.float16 else self.dtype
+        # Only diffusers' SDXL pipeline reads this setting, and its default there is True.
+        upcast = config.get("force_upcast", self._pipeline == "StableDiffusionXLPipeline")
+        dtype = torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
         vae = self.weights("vae", AutoencoderKL, dtype)
         if self.options.vae_slicing:
             vae.enable_slicing()

@@ -53,8 +53,8 @@ class LoadOptions:
 
     Attributes:
         device: torch device, None = CUDA if available.
-        dtype: precision of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder whose config sets
-            ``force_upcast`` stays in float32 instead of float16.
+        dtype: precision of all weights: ``float32``, ``bfloat16`` or ``float16``. An autoencoder stays in
+            float32 instead of float16 if its config sets ``force_upcast``, and for SDXL unless its config denies it.
         size: height and width of the images in pixels, None = the model's own.
         lora: adapters, merged into the weights at loading, so that a step costs the same.
         vae_slicing: decode and encode the images of a batch one by one: less memory, same images.

@@ -19,7 +19,7 @@ from lotts_search import __version__
 from lotts_search.cli.commands.bench import bench
 from lotts_search.cli.commands.demo import demo
 from lotts_search.cli.commands.generate import generate
-from lotts_search.cli.commands.listing import masks, models, rewriters, strategies, verifiers
+from lotts_search.cli.commands.listing import masks, metrics, models, rewriters, strategies, verifiers
 from lotts_search.cli.commands.refine import refine
 from lotts_search.cli.commands.report import report
 from lotts_search.cli.commands.study import study
@@ -37,7 +37,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, demo),
     "Study": (study, report, theory),
-    "Models and plug-ins": (models, strategies, verifiers, rewriters, masks),
+    "Models and plug-ins": (models, strategies, verifiers, metrics, rewriters, masks),
     "Development": (train,),
 }
 for panel, commands in PANELS.items():

@@ -425,6 +425,7 @@ def test_the_list_commands_show_what_is_registered(capsys: pytest.CaptureFixture
         "models": "shapes-sd",
         "strategies": "best-of-n",
         "verifiers": "shapes-reward",
+        "metrics": "shapes-oracle",
         "rewriters": "chat",
         "masks": "error-contrast",
     }
@@ -465,7 +466,7 @@ def test_train_passes_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "theory"]
+    "command", ["generate", "refine", "demo", "train", "models", "strategies", "verifiers", "metrics", "theory"]
 )
 def test_help_shows_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0

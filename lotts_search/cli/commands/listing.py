@@ -1,4 +1,4 @@
-"""``lotts-search models``, ``strategies``, ``verifiers``, ``rewriters`` and ``masks``: list what is registered."""
+"""``lotts-search models``, ``strategies``, ``verifiers``, ``metrics``, ``rewriters``, ``masks``: list what is registered."""
 
 from __future__ import annotations
 
@@ -72,6 +72,22 @@ def verifiers(json: Json = False) -> None:
     from lotts_search import registry
 
     _list("verifier", registry.verifiers(), json)
+
+
+def metrics(json: Json = False) -> None:
+    """List the metrics, which judge the images of a study and never guide a search.
+
+    Any verifier works as a metric, too. In a study file:
+
+        metrics: [shapes-oracle, my_package:MyVerifier]
+
+    Example:
+
+        lotts-search study examples/study.yaml
+    """
+    from lotts_search import registry
+
+    _list("metric", registry.metrics(), json)
 
 
 def rewriters(name: Name = None, json: Json = False) -> None:
