@@ -1,4 +1,4 @@
-"""A strategy in one file: many images, and a second chance for the best one alone.
+"""A custom strategy: sample a few images and refine only the best of them.
 
 lotts-search generate "$PROMPT" --strategy examples.second_chance:SecondChance --nfe 200 --set images=4
 """
@@ -12,7 +12,7 @@ from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, ga
 
 @dataclass
 class SecondChance(Strategy):
-    """Draws some images, then refines the best of them where it looks wrong until the budget ends.
+    """Sample a few images, then refine the best one where it looks wrong until the budget is spent.
 
     Attributes:
         images: images from pure noise.
@@ -22,7 +22,8 @@ class SecondChance(Strategy):
 
     async def run(self, search: Search) -> None:
         await gather_completed(*(search.sample(seed) for seed in range(self.images)))
-        best, costs = search.best, search.costs
+        best = search.best
+        costs = search.costs
         if best is None or not search.budget.left.pays(costs.localize() + costs.refine()):
             return
         mask = await search.localize(best)
@@ -31,10 +32,11 @@ class SecondChance(Strategy):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         samples = budget.paid(costs.sample, self.images)
         left = budget.minus(samples * costs.sample)
-        chances = int(left.pays(costs.localize() + costs.refine()))
-        more = chances * left.minus(chances * costs.localize()).paid(costs.refine())
+        if not left.pays(costs.localize() + costs.refine()):
+            return Plan.of(("sample", samples, costs.sample))
+        refined = left.minus(costs.localize()).paid(costs.refine())
         return Plan.of(
             ("sample", samples, costs.sample),
-            ("localize", chances, costs.localize()),
-            ("refine", more, costs.refine()),
+            ("localize", 1, costs.localize()),
+            ("refine", refined, costs.refine()),
         )

@@ -8,7 +8,7 @@
             await gather_completed(search.sample(0), search.sample(1))
 
         def plan(self, budget: Budget, costs: Costs) -> Plan:
-            return Plan.of(("sample", 2, costs.sample))
+            return Plan.of(("sample", budget.paid(costs.sample, 2), costs.sample))
 
 It never touches tensors, actors or files. Every complete candidate is scored, and the best one wins.
 """
