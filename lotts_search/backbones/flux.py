@@ -127,8 +127,7 @@ class Flux(NetworkBackbone):
     def from_pretrained(cls, model: str, *, words: int | None = None, compat: bool = False, **options: Any) -> Flux:
         """Load a model in diffusers format; safetensors only, no code from the model folder.
 
-        The default size of the images is the ``sample_size`` of the autoencoder, 1024 by 1024 pixels for the published
-        models.
+        The default image size is the autoencoder's ``sample_size``, 1024 by 1024 pixels for the published models.
 
         Args:
             model: folder or Hub id.
@@ -156,8 +155,7 @@ class Flux(NetworkBackbone):
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[FluxText]:
-        """Return T5's last hidden states [L, D] and CLIP's pooled output [P] of each prompt, as FluxPipeline computes
-        them.
+        """Return T5's last hidden states [L, D] and CLIP's pooled output [P] per prompt, as FluxPipeline computes them.
 
         Neither T5 nor the transformer masks padding, so results depend on L.
         """
