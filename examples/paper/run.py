@@ -61,8 +61,8 @@ def prepared(table: Path, model: str, options: argparse.Namespace, fit: Fit) -> 
     load = {"dtype": options.dtype, "compile": True} if options.compile else {"dtype": options.dtype}
     study["models"] = [{"model": model, "options": load}]
     study["prompts"]["count"] = options.prompts
-    if options.guide:
-        study["guide"] = options.guide
+    if options.verifier:
+        study["verifier"] = options.verifier
     if options.prompts_from:
         study["prompts"] = {**study["prompts"], "from": options.prompts_from}
     if options.metrics:
@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--models", default="shapes-sd", help="names, folders or hub ids, with commas")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each table (the files say 100)")
     parser.add_argument("--prompts-from", help="another prompt set or file (the files say shapes-test)")
-    parser.add_argument("--guide", help="another verifier to guide (the files say shapes-reward)")
+    parser.add_argument("--verifier", "--guide", help="another verifier (the files say shapes-reward)")
     parser.add_argument("--metrics", help="other held-out metrics, with commas (the files say shapes-oracle)")
     parser.add_argument("--attention", help="settings of the attention mask as JSON, with its kind")
     parser.add_argument("--tables", default=",".join(ORDER), help="their numbers, with commas")

@@ -56,13 +56,13 @@ def test_every_table_is_a_study_that_can_run() -> None:
 
 def test_a_table_is_changed_by_names_alone() -> None:
     options = argparse.Namespace(
-        prompts=7, guide="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
+        prompts=7, verifier="image-reward", prompts_from="drawbench", metrics="hps,pickscore",
         attention='{"kind": "attention", "level": 50}', dtype="float16", compile=False,
     )  # fmt: skip
     study = run.prepared(PAPER / "table-05.yaml", "some/model", options, run.Fit(99.0, [5]))
     assert study["models"] == [{"model": "some/model", "options": {"dtype": "float16"}}]
     assert study["prompts"] == {"from": "drawbench", "count": 7, "seed": 0}
-    assert (study["guide"], study["metrics"]) == ("image-reward", ["hps", "pickscore"])
+    assert (study["verifier"], study["metrics"]) == ("image-reward", ["hps", "pickscore"])
     masks = [s["settings"]["mask"] for s in study["strategies"]]
     assert masks == [{"kind": "attention", "level": 50}] * 4 + ["random", "whole"]
     assert run.prepared(PAPER / "table-09.yaml", "m", options, run.Fit(99.0, [5]))["budgets"] == {"nfe": 99.0}
@@ -73,7 +73,7 @@ def test_a_table_is_changed_by_names_alone() -> None:
 
 def test_each_model_is_asked_for_the_attention_that_it_has(tmp_path: Path) -> None:
     options = argparse.Namespace(
-        prompts=7, guide=None, prompts_from=None, metrics=None, attention=None, dtype="float32", compile=False
+        prompts=7, verifier=None, prompts_from=None, metrics=None, attention=None, dtype="float32", compile=False
     )
     yaml_file = tmp_path / "study.yaml"
     for model, kind, nfe in (("shapes-sd", AttentionMask, 90.0), ("shapes-flux", ConceptMask, 90.0)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from lotts_search.curves import load
 from lotts_search.curves.results import load_whole
 from lotts_search.report.plot import Series, line_chart, log_ticks
 from lotts_search.report.study_gallery import Gallery, thumbnail
-from lotts_search.report.study_numbers import numbers
+from lotts_search.report.study_numbers import numbers, whole_prompts
 from lotts_search.report.study_page import failures
 from lotts_search.testing.studies import Simulated, simulate
 from tests.report.test_report import CHROMIUM, Page, _chromium
 
 ABOUT = {
-    "name": "a <b> study", "command": "lotts-search study 'x <i>.yaml'", "metrics": ["truth"], "guide": "reward",
+    "name": "a <b> study", "command": "lotts-search study 'x <i>.yaml'", "metrics": ["truth"], "verifier": "reward",
     "seconds": 90.0, "busy": 0.93, "started": 1.76e9, "machine": {"cpus": 2, "platform": "Linux"}, "models": [],
     "strategies": [{"label": "best-of-n", "strategy": "best-of-n", "settings": {}, "nested": True,
                     "budgets": [{"nfe": None, "images": 9}, {"nfe": None, "images": 40}]}],
@@ -165,6 +166,65 @@ def test_several_budgets_of_one_strategy_are_points_of_one_curve() -> None:
     assert trace.curve.mean[1] == pytest.approx(results.value(results.find("ours", images=9)).mean)
 
 
+def _budgets(arms: dict[str, Simulated], seed: int) -> pa.Table:
+    """A simulated study in which each label has a search per budget, of 3 and of 9 images."""
+    rng, parts = np.random.default_rng(seed), []
+    for count in (3, 9):
+        part = simulate({k: replace(v, images=count) for k, v in arms.items()}, 12, rng=rng)
+        ids = pa.array([f"{count} {name}" for name in part.column("search_id").to_pylist()])
+        parts.append(part.set_column(part.column_names.index("search_id"), "search_id", ids))
+    return pa.concat_tables(parts)
+
+
+def test_each_baseline_is_compared_at_the_same_budget_and_in_pairs(tmp_path: Path) -> None:
+    arms = {"weak": Simulated("lotts"), "strong": Simulated("svdd", speed=5), "middle": Simulated("particle", speed=2)}
+    write_parquet(_budgets(arms, 1), tmp_path / "run" / "trials.parquet")
+    (tmp_path / "run" / "study.json").write_text(json.dumps({"metrics": ["truth"], "baselines": ["middle", "weak"]}))
+    results = load(tmp_path / "run")
+    found = numbers(results)
+    pairs = {(a.setup.label, a.setup.images, a.base.label, a.base.images): a for a in found.against}
+    assert set(pairs) == {(a, n, b, n) for n in (3, 9) for b in ("middle", "weak") for a in arms if a != b}
+    # Prompt by prompt, from the table alone.
+    best: dict[tuple[str, int, str], tuple[float, float]] = {}
+    for row in results_table(tmp_path / "run"):
+        key = row["label"], row["budget_images"], row["prompt"]
+        if row["image"] is not None and row["score"] > best.get(key, (-np.inf, 0.0))[0]:
+            best[key] = row["score"], row["metric_truth"]
+    for (label, n, base, _), a in pairs.items():
+        prompts = [p for one, count, p in best if (one, count) == (label, n)]
+        for value, place in (("truth", 1), ("score", 0)):
+            mean = np.mean([best[label, n, p][place] - best[base, n, p][place] for p in prompts])
+            assert a.differences[value].mean == pytest.approx(mean)
+    # The Markdown tables: a matrix in the order of the largest budget, then a table for each budget.
+    text = (_report(tmp_path / "run", "--no-figures") / "results.md").read_text()
+    matrix, small, large = text.split("### ")
+    assert "| strategy | 3 images | 9 images |" in matrix
+    order = sorted(arms, key=lambda label: -results.value(results.find(label, images=9)).mean)
+    places = [matrix.index(f"| {label} |") for label in order]
+    assert places == sorted(places)
+    assert small.startswith("simulated, 3 images, 12 prompts") and large.startswith("simulated, 9 images, 12 prompts")
+    assert "| strategy | truth | − middle | − weak | score | NFE | images |" in large
+    row = next(line for line in large.splitlines() if line.startswith("| strong |"))
+    assert pairs["strong", 9, "weak", 9].difference.signed in row
+    assert pairs["strong", 9, "middle", 9].difference.signed in row and " 90.0 | 9.0 |" in row
+    # The command line wins over the study.
+    out = _report(tmp_path / "run", "--no-figures", "--baseline", "strong")
+    assert "| strategy | truth | − strong | score |" in (out / "results.md").read_text()
+
+
+def results_table(run: Path) -> list[dict]:
+    return load_whole(run)[1].to_pylist()
+
+
+def test_of_a_study_with_a_time_limit_whole_prompts_count() -> None:
+    table = simulate({"best-of-n": Simulated(images=4), "ours": Simulated("lotts", 4)}, 5, rng=np.random.default_rng(0))
+    searches = [
+        {"model": "simulated", "prompt_id": f"p{i}", "search_seed": 0, "status": status}
+        for i, status in [(0, "done"), (1, "open"), (2, "failed"), (3, "done"), (4, "done"), (4, "open")]
+    ]
+    assert set(whole_prompts(table, {"searches": searches}).column("prompt_id").to_pylist()) == {"p0", "p3"}
+
+
 def test_an_unknown_metric_or_baseline_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option, good in ((("--metric", "truht"), "truth"), (("--baseline", "bestofn"), "best-of-n")):
         with pytest.raises(SystemExit) as stop:
@@ -196,7 +256,7 @@ def _small_study(folder: Path) -> SearchResult:
     result = search(prompt, images=3, seed=5, run_id="s", prompt_id="p")
     write_parquet(result.to_table(), folder / "trials.parquet")
     about = {
-        "guide": "shapes-reward", "metrics": [], "workers": 8,
+        "guide": "shapes-reward", "metrics": [], "workers": 8,  # as versions before 0.2 wrote it
         "models": [{"label": "shapes-sd", "model": "shapes-sd", "options": {}}],
         "strategies": [{"label": "lotts", "strategy": "lotts", "settings": {}, "budgets": []}],
     }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lotts_search import BadInput
+from lotts_search import BadInput, registry
 from lotts_search.study.plan import tasks_of
 from lotts_search.study.prompts import load_prompts
 from lotts_search.study.read import read_study
@@ -155,6 +155,21 @@ def test_a_budget_that_pays_for_nothing_is_said_with_its_line(tmp_path: Path) ->
 def test_the_example_is_a_study() -> None:
     example = Path(__file__).parents[2] / "examples" / "study.yaml"
     assert len(tasks_of(read_study(example))) == 20 * (1 + 3 * 2)
+
+
+def test_the_comparisons_of_the_package_are_studies() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    study = read_study(examples / "compare.yaml")
+    labels = ["LoTTS", "Best-of-N", "Best-of-N with p+", "MoreSteps"]
+    assert [entry.label for entry in study.strategies] == labels and list(study.baselines) == labels[1:]
+    assert study.strategies[2].strategy.settings()["template"] == "A high-quality image of {}"
+    costs = {task.entry.label: (task.nfe, task.images) for task in tasks_of(study) if task.model.label == "shapes-sd"}
+    assert costs == {"LoTTS": (90, 9), "Best-of-N": (90, 9), "Best-of-N with p+": (90, 9), "MoreSteps": (90, 1)}
+    study = read_study(examples / "strategies.yaml")
+    ours = [e.name for e in registry.strategies().values() if e.target.startswith("lotts_search.")]
+    assert {entry.name for entry in study.strategies} == set(ours) - {"random-search"}
+    assert {t.limit.nfe for t in tasks_of(study) if t.entry.label == "lotts"} == {42.5, 85, 170}
+    assert study.baselines == ("best-of-n", "lotts") and study.metrics == ("shapes-oracle",)
 
 
 def test_old_names_of_keys_work_and_are_noted(tmp_path: Path) -> None:

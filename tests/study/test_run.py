@@ -27,6 +27,7 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import Judges, columns_of, complete
 from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.run import time_shares
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.requests import Generate, Result, Score, Segment
 from tests.made_up import made_up_search
@@ -117,6 +118,45 @@ def test_metrics_judge_complete_images_and_no_search_changes_by_them(tmp_path: P
                 so_far[row["search_id"]] = row["score"]
     assert judged["best"].count(None) > judged["all"].count(None)
     assert study_json(tmp_path / "all")["metrics"] == ["Brightness"]
+
+
+def test_a_metric_of_another_package_judges_in_a_thread(tmp_path: Path) -> None:
+    run(world(tmp_path, YAML + "metrics: [tests.study.contrast:Contrast]\n"), tmp_path / "run")
+    rows = lasting(tmp_path / "run")
+    judged = [row for row in rows if row["metric_darkest"] is not None]
+    assert len(judged) == sum(row["kind"] != "score" and row["image"] is not None for row in rows) > 0
+    for row in judged:
+        image = tmp_path / "run" / "images" / f"{row['image']}.png"
+        if image.is_file():
+            pixels = np.asarray(Image.open(image))
+            assert (row["metric_darkest"], row["metric_brightest"]) == (pixels.min(), pixels.max())
+    assert study_json(tmp_path / "run")["metrics"] == ["darkest", "brightest"]
+    with pytest.raises(BadInput, match=r"line 8: no contrast is known of 'no blue'"):
+        read_study(world(tmp_path, YAML.replace("blue ring", "no blue") + "metrics: [tests.study.contrast:Contrast]\n"))
+    with pytest.raises(BadInput, match="Contrast is held out: it may be a metric, never the verifier"):
+        read_study(world(tmp_path, YAML + "verifier: tests.study.contrast:Contrast\n"))
+
+
+def test_a_time_limit_leaves_searches_open_and_the_same_command_resumes(tmp_path: Path) -> None:
+    whole, out, stuck = tmp_path / "whole", tmp_path / "run", [True]
+    run(world(tmp_path), whole)
+
+    class Stuck(AnalyticPool):
+        def submit(self, work: Generate | Score) -> Future[Result]:
+            held = isinstance(work, Segment) and work.sampling.prompt == "green cross" and stuck
+            return Future() if held else super().submit(work)
+
+    conducted, _ = run(world(tmp_path, YAML + "seconds: 2\n"), out, Stuck())
+    assert (conducted.outcome.status, study_json(out)["status"]) == ("out of time", "out of time")
+    states = Counter((s["prompt_id"], s["status"]) for s in conducted.searches)
+    assert sorted(n for (_, status), n in states.items() if status == "done") == [5, 5] and len(states) == 3
+    conducted, stand = run(world(tmp_path, YAML + "seconds: 60\n"), out)
+    assert len(stand.done) == 10 and conducted.outcome.status == "done" and lasting(out) == lasting(whole)
+
+
+def test_models_share_a_time_limit() -> None:
+    assert time_shares(90, 3) == [45, 22.5, 22.5] and time_shares(90, 1) == [90]
+    assert time_shares(None, 2) == [None, None] and time_shares(90, 0) == []
 
 
 def test_a_finished_study_runs_nothing_again(tmp_path: Path) -> None:
