@@ -79,7 +79,7 @@ class Judges:
         for values in await asyncio.gather(*(self._values(name, result.prompt, images, pool) for name in self.metrics)):
             for column, of_images in values.items():
                 for row, value in zip(rows, of_images, strict=True):
-                    row.metrics[column] = value
+                    row.metrics[column] = float(value)
 
     async def _values(self, name: str, prompt: str, images: list[Bytes], pool: Pool) -> Mapping[str, Sequence[float]]:
         metric = registry.metric_class(name)
