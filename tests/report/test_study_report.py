@@ -256,7 +256,7 @@ def _small_study(folder: Path) -> SearchResult:
     result = search(prompt, images=3, seed=5, run_id="s", prompt_id="p")
     write_parquet(result.to_table(), folder / "trials.parquet")
     about = {
-        "guide": "shapes-reward", "metrics": [], "workers": 8,  # as versions before 0.2 wrote it
+        "guide": "shapes-reward", "metrics": [], "workers": 8,  # as version 0.1 wrote it
         "models": [{"label": "shapes-sd", "model": "shapes-sd", "options": {}}],
         "strategies": [{"label": "lotts", "strategy": "lotts", "settings": {}, "budgets": []}],
     }  # fmt: skip
