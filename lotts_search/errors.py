@@ -32,7 +32,7 @@ class BudgetExhausted(LottsError):
 
 
 class Notice(UserWarning):
-    """What was skipped, cut, converted or ignored and the user should know. The command line prints it once."""
+    """A warning that something was skipped, truncated, converted or ignored. The command line prints it once."""
 
 
 def notice(text: str) -> None:
@@ -44,7 +44,7 @@ def check_text(text: str, what: str) -> str:
     """Return a text that can be stored in files and on command lines.
 
     Raises:
-        BadInput: it has a NUL character or half of a surrogate pair (bytes that are no UTF-8 on a command line).
+        BadInput: it has a NUL character, or half of a surrogate pair (from bytes of a command line that are not UTF-8).
     """
     if "\0" in text:
         raise BadInput(f"{what}: a text holds a NUL character")

@@ -276,7 +276,7 @@ def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
             raise Failure(f"the weights of {name} are missing: there is no folder {folder}")
     elif not Path(name).is_dir() and "/" not in name:
         raise unknown("model", name, known)
-    from lotts_search.backbones.folder import read_json  # slow to import; report a mistyped name first
+    from lotts_search.backbones.model_folder import read_json  # slow to import; report a mistyped name first
 
     family = read_json(folder, "model_index.json", revision=revision).get("_class_name")
     loaders = families()
@@ -290,7 +290,7 @@ def load_backbone(name: str, **options: Any) -> Backbone:
 
     Args:
         options: passed to the family's ``from_pretrained``: the fields of
-            :class:`~lotts_search.backbones.options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
+            :class:`~lotts_search.backbones.load_options.LoadOptions`, e.g. ``device``, ``dtype``, ``size``, ``lora``.
 
     Raises:
         BadInput: the model does not exist, or its family is unknown.

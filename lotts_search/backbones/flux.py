@@ -117,7 +117,7 @@ class Flux(NetworkBackbone):
             family="flux",
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
-            flops_per_row=flops_per_row(transformer, self._call_with_one_row),
+            flops_per_row=flops_per_row(transformer, functools.partial(_call_with_one_row, self._grid, self.words)),
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
@@ -132,7 +132,7 @@ class Flux(NetworkBackbone):
         Args:
             model: folder or Hub id.
             words, compat: see the class.
-            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+            options: the fields of :class:`~lotts_search.backbones.load_options.LoadOptions`.
 
         Raises:
             BadInput: the model does not exist or is not a FLUX model, or an option does not fit it.
@@ -205,18 +205,6 @@ class Flux(NetworkBackbone):
             "txt_ids": text_ids,
             "img_ids": image_ids,
         }
-
-    def _call_with_one_row(self, network: Any) -> None:
-        config, tokens = network.config, self._grid[0] * self._grid[1]
-        network(
-            hidden_states=torch.empty(1, tokens, config["in_channels"]),
-            encoder_hidden_states=torch.empty(1, self.words, config["joint_attention_dim"]),
-            pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
-            timestep=torch.empty(1),
-            img_ids=torch.empty(tokens, 3),
-            txt_ids=torch.empty(self.words, 3),
-            guidance=torch.empty(1) if config["guidance_embeds"] else None,
-        )
 
     def _positions(self, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the positions of text and image tokens; cached, because a CUDA graph cannot record copies from the host."""
@@ -328,3 +316,16 @@ def _tokenizer_class(model: str, index: dict[str, Any]) -> Any:
     if not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
         raise BadInput(f"model {model}: tokenizer_2 is a {library}.{name}, not a tokenizer of transformers")
     return found
+
+
+def _call_with_one_row(grid: tuple[int, int], words: int, network: Any) -> None:
+    config, tokens = network.config, grid[0] * grid[1]
+    network(
+        hidden_states=torch.empty(1, tokens, config["in_channels"]),
+        encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
+        pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
+        timestep=torch.empty(1),
+        img_ids=torch.empty(tokens, 3),
+        txt_ids=torch.empty(words, 3),
+        guidance=torch.empty(1) if config["guidance_embeds"] else None,
+    )

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import merged
-from lotts_search.backbones.folder import load_component, load_weights, read_json
+from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.backbones.lora import merge_adapters
+from lotts_search.backbones.model_folder import load_component, load_weights, read_json
 from lotts_search.backbones.offload import offload
-from lotts_search.backbones.options import LoadOptions
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults
 

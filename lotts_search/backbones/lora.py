@@ -12,8 +12,8 @@ from typing import Any
 
 import diffusers
 
-from lotts_search.backbones.folder import load_component
-from lotts_search.backbones.options import Adapter
+from lotts_search.backbones.load_options import Adapter
+from lotts_search.backbones.model_folder import load_component
 from lotts_search.errors import BadInput, Failure
 
 

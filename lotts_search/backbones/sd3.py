@@ -27,7 +27,7 @@ WORDS = 256
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class SD3Text:
     """The inputs of the network for a prompt: of one row, or stacked with a first dimension of rows.
 
     Attributes:
@@ -126,7 +126,7 @@ class StableDiffusion3(NetworkBackbone):
         Args:
             model: folder or Hub id.
             t5: load the T5 encoder; without it the model needs far less memory and follows prompts less closely.
-            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+            options: the fields of :class:`~lotts_search.backbones.load_options.LoadOptions`.
 
         Raises:
             BadInput: the model does not exist or is not a Stable Diffusion 3 model, or an option does not fit it.
@@ -152,7 +152,7 @@ class StableDiffusion3(NetworkBackbone):
         return cls(load.name, *parts, load.defaults(STABLE_DIFFUSION_3), size, load.device)
 
     @torch.inference_mode()
-    def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
+    def encode_prompts(self, prompts: list[str]) -> list[SD3Text]:
         """Return text states and pooled text of each prompt, as StableDiffusion3Pipeline computes them."""
         states, pooled = [], []
         for tokenizer, encoder in (
@@ -172,15 +172,15 @@ class StableDiffusion3(NetworkBackbone):
             long = self.text_encoder_3(ids.to(self.device))[0]
         text = torch.cat([functional.pad(clip, (0, width - clip.shape[-1])), long.to(clip.dtype)], dim=1)
         rows = text.to(self.transformer.dtype), torch.cat(pooled, dim=-1).to(self.transformer.dtype)
-        return [Conditioning(*row) for row in zip(*rows, strict=True)]
+        return [SD3Text(*row) for row in zip(*rows, strict=True)]
 
-    def stack(self, conditionings: list[Conditioning]) -> Conditioning:
-        return Conditioning(
+    def stack(self, conditionings: list[SD3Text]) -> SD3Text:
+        return SD3Text(
             torch.stack([one.text for one in conditionings]), torch.stack([one.pooled for one in conditionings])
         )
 
     @torch.inference_mode()
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: SD3Text) -> Tensor:
         output: Tensor = self.transformer(
             hidden_states=latents.to(self.transformer.dtype),
             timestep=timesteps,
@@ -208,7 +208,7 @@ class StableDiffusion3(NetworkBackbone):
         self,
         latents: Tensor,
         timesteps: Tensor,
-        conditioning: Conditioning,
+        conditioning: SD3Text,
         positions: list[list[int]],
         queries: list[bool],
         grid: tuple[int, int],

@@ -19,7 +19,7 @@ from lotts_search.work.model import Defaults
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class SDXLText:
     """The inputs of SDXL's network for a prompt: of one row, or stacked with a first dimension of rows.
 
     Attributes:
@@ -89,7 +89,7 @@ class StableDiffusionXL(UNetBackbone):
         Args:
             model: folder or Hub id.
             own_timesteps: see the class.
-            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+            options: the fields of :class:`~lotts_search.backbones.load_options.LoadOptions`.
 
         Raises:
             BadInput: the model does not exist or is not an SDXL model, or an option does not fit it.
@@ -122,7 +122,7 @@ class StableDiffusionXL(UNetBackbone):
         )
 
     @torch.inference_mode()
-    def encode_prompts(self, prompts: list[str]) -> list[Conditioning]:
+    def encode_prompts(self, prompts: list[str]) -> list[SDXLText]:
         """Return the second-to-last hidden states of both encoders and the pooled text of each prompt, as
         StableDiffusionXLPipeline computes them."""
         states, pooled = [], torch.empty(0)
@@ -140,21 +140,21 @@ class StableDiffusionXL(UNetBackbone):
             text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
         size = self.info.image
         ids = torch.tensor([*size, 0, 0, *size], dtype=text.dtype, device=text.device)
-        return [Conditioning(row, vector, ids) for row, vector in zip(text, pooled, strict=True)]
+        return [SDXLText(row, vector, ids) for row, vector in zip(text, pooled, strict=True)]
 
-    def stack(self, conditionings: list[Conditioning]) -> Conditioning:
-        return Conditioning(
+    def stack(self, conditionings: list[SDXLText]) -> SDXLText:
+        return SDXLText(
             torch.stack([one.text for one in conditionings]),
             torch.stack([one.pooled for one in conditionings]),
             torch.stack([one.time_ids for one in conditionings]),
         )
 
-    def _call(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def _call(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: SDXLText) -> Tensor:
         added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
         output: Tensor = network(latents, timesteps, conditioning.text, added_cond_kwargs=added, return_dict=False)[0]
         return output
 
-    def _example(self) -> Conditioning:
+    def _example(self) -> SDXLText:
         text = torch.empty(1, self._length, self.unet.config["cross_attention_dim"])
         pooled = torch.empty(1, self.text_encoder_2.config.projection_dim)
-        return Conditioning(text, pooled, torch.empty(1, 6))
+        return SDXLText(text, pooled, torch.empty(1, 6))

@@ -59,7 +59,7 @@ class StableDiffusion(UNetBackbone):
         Args:
             model: folder or Hub id.
             own_timesteps: see the class.
-            options: the fields of :class:`~lotts_search.backbones.options.LoadOptions`.
+            options: the fields of :class:`~lotts_search.backbones.load_options.LoadOptions`.
 
         Raises:
             BadInput: the model does not exist or is not a Stable Diffusion model, or an option does not fit it.

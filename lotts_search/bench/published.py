@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from lotts_search.backbones.flux import Flux, FluxText
-from lotts_search.backbones.sdxl import Conditioning, StableDiffusionXL
+from lotts_search.backbones.sdxl import SDXLText, StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.errors import BadInput
 from lotts_search.shapes.denoisers.text import new_t5_tokenizer, new_tokenizer
@@ -265,12 +265,12 @@ def stable_diffusion_xl(builder: Builder) -> StableDiffusionXL:
     parts = unet, builder.vae(SDXL_VAE), texts[0], words, texts[1], words, SDXL_SCHEDULER
     backbone = StableDiffusionXL("SDXL", *parts, STABLE_DIFFUSION_XL, size, builder.device)
 
-    def encode(prompts: list[str]) -> list[Conditioning]:
+    def encode(prompts: list[str]) -> list[SDXLText]:
         ids = torch.tensor(
             [*backbone.info.image, 0, 0, *backbone.info.image], device=builder.device, dtype=builder.dtype
         )
         return [
-            Conditioning(_random_encoding(builder, prompt, 77, 2048), _random_encoding(builder, prompt, 1280), ids)
+            SDXLText(_random_encoding(builder, prompt, 77, 2048), _random_encoding(builder, prompt, 1280), ids)
             for prompt in prompts
         ]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lotts_search.backbones.options import LoadOptions
+from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.errors import BadInput
 
 SEARCH, MODEL, BUDGET, COMPUTE, OUTPUT = "Search", "Model", "Budget", "Compute", "Output"

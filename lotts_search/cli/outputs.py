@@ -21,7 +21,7 @@ from lotts_search.work.requests import Bytes
 
 
 def folder_name(prompt: str, strategy: str, command: str) -> str:
-    """Return a folder name for a search: readable words, and a hash of the command that keeps searches apart, e.g.
+    """Return a folder name for a search: readable words and a hash of its command, e.g.
     ``center-red-star-on-gray-lotts-3f9c2b71``."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
     while len(words.encode()) > 80:
@@ -31,10 +31,10 @@ def folder_name(prompt: str, strategy: str, command: str) -> str:
 
 
 def prepare(folder: Path, command: str) -> Path:
-    """Create the output folder before anything is computed, and report whose results it holds.
+    """Create the output folder before anything is computed, and warn if it holds the results of another search.
 
     Raises:
-        BadInput: it cannot be created or written to.
+        BadInput: the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,7 @@ class Request:
         if self.image is not None:
             words += [str(self.image), "--prompt", self.prompt]
         elif self.prompt.startswith("-"):
-            last = ["--", self.prompt]  # it is no option
+            last = ["--", self.prompt]  # after "--" it is not read as an option
         else:
             words.append(self.prompt)
         for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip

@@ -22,7 +22,7 @@ LONGEST = 4000
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _PendingRewrite:
     work: Rewrite
     future: Future[Result]
     submitted: float = field(default_factory=time.time)
@@ -47,7 +47,7 @@ class RewriteRunner:
             if not getattr(rewriter, name) > 0:
                 raise BadInput(f"{name} of a rewriter must be above 0, not {getattr(rewriter, name)}")
         self.rewriter = rewriter
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingRewrite] = deque()
         self._wake = threading.Condition()
         self._open: set[Future[Result]] = set()
         self._closed = False
@@ -61,7 +61,7 @@ class RewriteRunner:
             if self._closed:
                 raise PoolClosed("the pool is closed")
             self._open.add(future)
-            self._waiting.append(_Waiting(work, future))
+            self._waiting.append(_PendingRewrite(work, future))
             self._wake.notify()
         future.add_done_callback(self._open.discard)
         return future
@@ -94,9 +94,9 @@ class RewriteRunner:
             if replaced.is_set():
                 return
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_PendingRewrite]:
         """Wait for the requests of the next call; return none once closed."""
-        batch: list[_Waiting] = []
+        batch: list[_PendingRewrite] = []
         with self._wake:
             while not batch:
                 self._wake.wait_for(lambda: self._waiting or self._closed)
@@ -108,7 +108,7 @@ class RewriteRunner:
                         batch.append(item)
         return batch
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _answer(self, batch: list[_PendingRewrite]) -> None:
         for item in batch:
             item.started = time.time()
         clock = time.perf_counter()
@@ -127,14 +127,14 @@ class RewriteRunner:
         for item, prompts in zip(batch, answers, strict=True):
             _settle(item, prompts, "the rewriter wrote too few prompts", (time.perf_counter() - clock) / len(batch))
 
-    def _too_late(self, batch: list[_Waiting], replaced: threading.Event) -> None:
+    def _too_late(self, batch: list[_PendingRewrite], replaced: threading.Event) -> None:
         replaced.set()
         self._start_thread()
         for item in batch:
             _settle(item, (), f"no answer within {self.rewriter.timeout:g} s", self.rewriter.timeout)
 
 
-def _settle(item: _Waiting, prompts: Sequence[str], problem: str, seconds: float) -> None:
+def _settle(item: _PendingRewrite, prompts: Sequence[str], problem: str, seconds: float) -> None:
     """Answer a request; the original prompt replaces missing ones."""
     work = item.work
     good = [prompt.strip() for prompt in prompts if isinstance(prompt, str) and 0 < len(prompt.strip()) <= LONGEST]

@@ -59,7 +59,7 @@ def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
     """Return a JSON file of a model, downloaded for a hub id; {} where there is none."""
     folder = folder_of(model)
     if folder is None:
-        from lotts_search.backbones.folder import read_json  # slow to import
+        from lotts_search.backbones.model_folder import read_json  # slow to import
 
         with suppress(LottsError):
             return read_json(model, file, optional=True, revision=revision)

@@ -20,7 +20,7 @@ from lotts_search.work.requests import Result, Score, Usage
 
 
 @dataclass
-class _Waiting:
+class _PendingScore:
     work: Score
     future: Future[Result]
     submitted: float = field(default_factory=time.time)
@@ -42,7 +42,7 @@ class ScoreBatcher:
         if max_batch < 1:
             raise BadInput(f"max_batch must be 1 or more, not {max_batch}")
         self.verifier, self.max_batch, self.pad = verifier, max_batch, pad
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingScore] = deque()
         self._lock = threading.Lock()
 
     @property
@@ -55,7 +55,7 @@ class ScoreBatcher:
         """Queue a request; its future fails with a :class:`LottsError`. Never blocks."""
         future: Future[Result] = Future()
         with self._lock:
-            self._waiting.append(_Waiting(work, future))
+            self._waiting.append(_PendingScore(work, future))
         return future
 
     def tick(self) -> bool:
@@ -66,10 +66,10 @@ class ScoreBatcher:
         self._finish(batch)
         return True
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_PendingScore]:
         """Return the oldest waiting item and later ones with images of the same shape; drop cancelled ones."""
-        batch: list[_Waiting] = []
-        later: deque[_Waiting] = deque()
+        batch: list[_PendingScore] = []
+        later: deque[_PendingScore] = deque()
         with self._lock:
             while self._waiting and len(batch) < self.max_batch:
                 item = self._waiting.popleft()
@@ -80,7 +80,7 @@ class ScoreBatcher:
             self._waiting.extendleft(reversed(later))
         return batch
 
-    def _finish(self, batch: list[_Waiting]) -> None:
+    def _finish(self, batch: list[_PendingScore]) -> None:
         started = time.time()
         clock = time.perf_counter()
         try:

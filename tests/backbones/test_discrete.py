@@ -92,8 +92,8 @@ OWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("config", OWN.values(), ids=OWN)
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_own_timesteps_give_the_schedulers_own_sample(config: dict[str, Any], steps: int) -> None:
-    """The loop that a pipeline runs around its scheduler, against the solver on the schedule; a made-up network."""
+def test_own_timesteps_give_the_sample_of_the_scheduler(config: dict[str, Any], steps: int) -> None:
+    """Compare a pipeline's loop around its scheduler with the solver on the schedule, using a made-up network."""
     time = DiscreteTime(config, own=True)
     schedule, scheduler = time.schedule(steps), getattr(diffusers, config["_class_name"]).from_config(config)
     scheduler.set_timesteps(steps)

@@ -1,4 +1,4 @@
-"""Noise levels of flow-matching folders, against the samples of their own scheduler."""
+"""Noise levels of flow-matching models, compared with samples of their own scheduler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = 1024
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("spaced", [True, False])
 @pytest.mark.parametrize("steps", [1, 4, 28])
-def test_a_sample_is_that_of_the_scheduler(config: dict[str, Any], spaced: bool, steps: int) -> None:
+def test_a_sample_equals_that_of_the_scheduler(config: dict[str, Any], spaced: bool, steps: int) -> None:
     if steps == 1 and "shift_terminal" in config:  # one level, that of pure noise, cannot be the last one as well
         with pytest.raises(BadInput, match="number of steps"):
             FlowTime(config, TOKENS, spaced=spaced).schedule(steps)
@@ -57,7 +57,7 @@ def test_a_sample_is_that_of_the_scheduler(config: dict[str, Any], spaced: bool,
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
-def test_compat_levels_under_both_kinds_of_dynamic_shift(kind: str) -> None:
+def test_compat_levels_with_both_kinds_of_dynamic_shift(kind: str) -> None:
     config = DYNAMIC | {"time_shift_type": kind, "max_image_seq_len": 4096}
     schedule = FlowTime(config, TOKENS, compat=True).schedule(10)
     mu = 0.5 + (1.15 - 0.5) / 3840 * (TOKENS - 256)

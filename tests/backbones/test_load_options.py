@@ -17,8 +17,8 @@ from torch import nn
 
 from lotts_search.backbones.base import stays_put
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.load_options import Adapter, LoadOptions
 from lotts_search.backbones.offload import offload
-from lotts_search.backbones.options import Adapter, LoadOptions
 from lotts_search.cli import options as cli
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_search import Request

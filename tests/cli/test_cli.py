@@ -83,18 +83,18 @@ def test_generate_writes_image_trials_and_page(
     tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(tmp_path, "--nfe", "100", "--seed", "3", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    assert said["nfe"] == pytest.approx(sum(row["nfe"] for row in rows))
-    assert said["nfe"] <= 100
-    assert said["images"] == sum(row["images"] for row in rows) > 5
-    assert said["score"] == max(row["score"] for row in rows if row["score"] is not None)
-    assert (said["best"], said["out"]) == (str(tmp_path / "best.png"), str(tmp_path))
+    assert printed["nfe"] == pytest.approx(sum(row["nfe"] for row in rows))
+    assert printed["nfe"] <= 100
+    assert printed["images"] == sum(row["images"] for row in rows) > 5
+    assert printed["score"] == max(row["score"] for row in rows if row["score"] is not None)
+    assert (printed["best"], printed["out"]) == (str(tmp_path / "best.png"), str(tmp_path))
     with Image.open(tmp_path / "best.png") as image:
         # The analytic verifier's score can be read off the image.
-        assert float(np.mean(np.asarray(image)[..., 0] > 127)) == pytest.approx(said["score"])
+        assert float(np.mean(np.asarray(image)[..., 0] > 127)) == pytest.approx(printed["score"])
         recipe = json.loads(image.text["recipe"])
-    assert recipe["prompt"] == PROMPT and recipe["seed"] == 3 and recipe["score"] == said["score"]
+    assert recipe["prompt"] == PROMPT and recipe["seed"] == 3 and recipe["score"] == printed["score"]
     assert PROMPT in (tmp_path / "search.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"best.png", "trials.parquet", "search.html"}
 
@@ -136,12 +136,12 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
     assert call("rewriters", "--json") == 0
     assert {"chat", "shapes-rewriter", "transformers"} <= set(json.loads(capsys.readouterr().out))
     assert call("rewriters", "chat") == 0
-    said = capsys.readouterr().out
-    assert "base_url" in said and "LOTTS_REWRITER_KEY" in said
+    printed = capsys.readouterr().out
+    assert "base_url" in printed and "LOTTS_REWRITER_KEY" in printed
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["generate", " "], "the prompt is empty"),
         (["generate", PROMPT, "--strategy", "lots"], "did you mean 'lotts'"),
@@ -162,12 +162,12 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unused(monkeypatch)
     assert call(*words) == 2
     out, err = capsys.readouterr()
-    assert said in err and len(err.strip().splitlines()) == 1 and err.startswith("error: ")
+    assert printed in err and len(err.strip().splitlines()) == 1 and err.startswith("error: ")
     assert out == ""
 
 
@@ -227,12 +227,12 @@ def test_ctrl_c_writes_the_results_so_far(
 ) -> None:
     use(monkeypatch, Interrupting())
     assert generate(tmp_path, "--nfe", "200", "--json") == 130
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     done = [row for row in rows if row["status"] == "done" and row["kind"] == "sample"]
     assert len(done) >= 1
-    assert said["images"] == sum(row["images"] for row in rows)
-    assert said["score"] == max(row["score"] for row in done if row["score"] is not None)
+    assert printed["images"] == sum(row["images"] for row in rows)
+    assert printed["score"] == max(row["score"] for row in done if row["score"] is not None)
     assert any(row["status"] == "cancelled" for row in rows)
     assert "Ctrl-C" in (tmp_path / "search.html").read_text()
 
@@ -265,19 +265,19 @@ def test_refine_resamples_the_image_inside_the_mask_only(
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = ["refine", tmp_path / "in.png", "--prompt", PROMPT, "--mask", tmp_path / "mask.png", "--images", "6"]
     assert call(*words, "--out", tmp_path / "out", "--json", "--set", "integrate=0") == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert [row["kind"] for row in rows if row["parent_id"] is None] == ["encode"]
     assert {row["mask_ratio"] for row in rows if row["kind"] == "refine"} == {0.5}
-    assert said["score"] >= 0.5  # the image itself is a candidate
+    assert printed["score"] >= 0.5  # the image itself is a candidate
     with Image.open(tmp_path / "out" / "best.png") as best:
         # The left half was light and must stay so: nothing is resampled outside the mask.
         np.testing.assert_allclose(np.asarray(best)[:, :3].astype(int), 190, atol=1)
-    assert str(tmp_path / "mask.png") in shlex.split(said["command"])
+    assert str(tmp_path / "mask.png") in shlex.split(printed["command"])
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "said"),
+    ("image", "mask", "printed"),
     [
         ("none.png", None, "no file"),
         ("text.png", None, "not a readable image"),
@@ -285,14 +285,14 @@ def test_refine_resamples_the_image_inside_the_mask_only(
     ],
 )
 def test_refine_reports_a_bad_file(
-    image: str, mask: str | None, said: str, tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
+    image: str, mask: str | None, printed: str, tmp_path: Path, pool: AnalyticPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
     for name in ("in.png", "black.png"):
         Image.new("RGB", (6, 6)).save(tmp_path / name)
     more = [] if mask is None else ["--mask", tmp_path / mask]
     assert call("refine", tmp_path / image, "--prompt", PROMPT, "--out", tmp_path / "out", *more) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert printed in capsys.readouterr().err.splitlines()[-1]
 
 
 class Painting(AnalyticPool):
@@ -325,8 +325,8 @@ def test_demo_compares_and_judges(
 ) -> None:
     use(monkeypatch, Painting())
     assert demo(tmp_path, "--prompts", "3", "--seconds", "600", "--json") == 0
-    said = json.loads(capsys.readouterr().out)["models"]["analytic"]
-    assert said["prompts"] == 3 and said["nfe"] == 8 * SAMPLE
+    printed = json.loads(capsys.readouterr().out)["models"]["analytic"]
+    assert printed["prompts"] == 3 and printed["nfe"] == 8 * SAMPLE
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     winners: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:  # in virtual order: the last image that was better than all before it wins
@@ -336,10 +336,10 @@ def test_demo_compares_and_judges(
     assert {prompt for _, prompt in winners} == {scene.caption for scene in scenes("test", 3)}
     for name in ("lotts", "best-of-n"):
         quality = [row["metric_oracle"] for (strategy, _), row in winners.items() if strategy == name]
-        assert said["strategies"][name]["oracle"] == pytest.approx(np.mean(quality))
+        assert printed["strategies"][name]["oracle"] == pytest.approx(np.mean(quality))
         spent = sum(row["nfe"] for row in rows if row["strategy"] == name)
-        assert said["strategies"][name]["nfe"] == pytest.approx(spent / 3)
-        assert spent / 3 <= said["nfe"]
+        assert printed["strategies"][name]["nfe"] == pytest.approx(spent / 3)
+        assert spent / 3 <= printed["nfe"]
     # Same seed, same first image: the strategies begin alike.
     first = {
         (r["strategy"], r["prompt"]): r["image"] for r in reversed(rows) if r["lineage"] == ["seed 0"] and r["image"]
@@ -348,8 +348,8 @@ def test_demo_compares_and_judges(
     html = (tmp_path / "out" / "index.html").read_text()
     gaps = [winners["lotts", s.caption]["metric_oracle"] - winners["best-of-n", s.caption]["metric_oracle"]
             for s in scenes("test", 3)]  # fmt: skip
-    assert said["difference"]["oracle"]["mean"] == pytest.approx(np.mean(gaps))
-    for gap in (said["difference"]["oracle"], said["difference"]["reward"]):
+    assert printed["difference"]["oracle"]["mean"] == pytest.approx(np.mean(gaps))
+    for gap in (printed["difference"]["oracle"], printed["difference"]["reward"]):
         assert f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in html
     page = Page(html)
     assert page.classes.count("pair") == 3  # all winners
@@ -360,7 +360,7 @@ def test_demo_compares_and_judges(
     use(monkeypatch, Silent())
     assert demo(tmp_path, "--prompts", "3", "--seconds", "600") == 0
     shown = capsys.readouterr().out
-    gap = said["difference"]["oracle"]
+    gap = printed["difference"]["oracle"]
     assert "6 searches: 6 reused" in shown and f"look at {tmp_path / 'out' / 'index.html'}" in shown
     assert (
         f"lotts − best-of-n, oracle, paired, 95 %: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in shown
@@ -387,7 +387,7 @@ def test_demo_without_a_finished_prompt_fails(
 
 
 class Slow(Painting):
-    """Answers no refinement after the first two prompts; then it sends Ctrl-C where that is asked for."""
+    """Answers no refinement after the first two prompts; with ``interrupt`` it then sends Ctrl-C."""
 
     interrupt = False
 
@@ -410,10 +410,10 @@ def test_demo_counts_the_prompts_that_both_strategies_finished(
     use(monkeypatch, Slow())
     seconds = "600" if interrupt else "5"
     assert demo(tmp_path, "--prompts", "4", "--seconds", seconds, "--json") == (130 if interrupt else 0)
-    said = json.loads(capsys.readouterr().out)["models"]["analytic"]
+    printed = json.loads(capsys.readouterr().out)["models"]["analytic"]
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert len({r["prompt"] for r in rows if r["strategy"] == "best-of-n"}) == 4
-    assert len({r["prompt"] for r in rows if r["strategy"] == "lotts"}) == said["prompts"] == 2
+    assert len({r["prompt"] for r in rows if r["strategy"] == "lotts"}) == printed["prompts"] == 2
     study = json.loads((tmp_path / "out" / "study.json").read_text())
     assert study["status"] == ("interrupted" if interrupt else "out of time")
     assert [s["status"] for s in study["searches"]].count("open") == 2

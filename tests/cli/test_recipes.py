@@ -1,4 +1,4 @@
-"""The command in ``best.png`` gives the same search for every value that the command line takes."""
+"""The command in ``best.png`` repeats the search, for every value that the command line accepts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def request_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Request:
-    """The request that the command line makes of these words."""
+    """Return the request that the command line makes from these words."""
     found: list[Request] = []
     monkeypatch.setattr(run_search, "run", lambda request, *_: found.append(request))
     with pytest.raises(SystemExit) as ended:
@@ -73,7 +73,7 @@ def test_the_command_of_a_refinement_makes_the_same_request(prompt: str) -> None
 
 @given(PROMPT, st.sampled_from(["lotts", "my_package.search:Own", "best-of-n"]))
 @settings(max_examples=200, deadline=None)
-def test_folder_names_are_names_of_folders_and_tell_commands_apart(prompt: str, strategy: str) -> None:
+def test_folder_names_are_valid_and_differ_between_commands(prompt: str, strategy: str) -> None:
     one, other = (folder_name(prompt, strategy, f"lotts-search generate --seed {seed}") for seed in (1, 2))
     assert one != other
     assert 8 <= len(one.encode()) <= 128 and "/" not in one and not one.startswith((".", "-"))
@@ -94,14 +94,16 @@ def test_different_prompts_have_different_folders(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("prompt", "a\0b"), ("negative", "\udc80"), ("prompt", "\ud83e fox")])
-def test_texts_that_no_file_can_hold_are_refused_before_anything_starts(name: str, value: str) -> None:
+def test_texts_that_files_cannot_store_are_refused_before_anything_starts(name: str, value: str) -> None:
     request = Request("generate", "a fox", "shapes-sd", "lotts", "shapes-reward", 0)
     setattr(request, name, value)
     with pytest.raises(BadInput, match=f"{name}: a text holds"):
         request.check()
 
 
-def test_the_output_folder_is_tried_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_folder_is_checked_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
         with pytest.raises(BadInput, match=f"--out {place}: cannot write there"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lotts_search.backbones import folder
+from lotts_search.backbones import model_folder
 from lotts_search.core.budget import Costs
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
             raise Failure("the hub cannot be reached")
         return {"_class_name": "StableDiffusionXLPipeline"} if file == "model_index.json" else {}
 
-    monkeypatch.setattr(folder, "read_json", hub)
+    monkeypatch.setattr(model_folder, "read_json", hub)
     costs = costs_of(ModelEntry("mine", "some/model", {"revision": "v2"}))
     assert costs is not None and costs.sample.nfe == 30 and costs.guided
     assert sorted(asked) == [("some/model", "lotts.json", "v2"), ("some/model", "model_index.json", "v2")]

@@ -66,7 +66,7 @@ def families(
     """
     import torch
 
-    from lotts_search.backbones.options import DTYPES
+    from lotts_search.backbones.load_options import DTYPES
     from lotts_search.bench.families import measure
     from lotts_search.bench.published import FAMILIES, Builder
 

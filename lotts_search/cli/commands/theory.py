@@ -119,7 +119,7 @@ def _show(found: dict[str, Finding], cost_local: float, cost_global: float) -> N
     for heading in ("slice", "local / 1000 NFE", "global / 1000 NFE", "should", "did", "should*", "did*"):
         answers.add_column(heading)
     for name, finding in found.items():
-        r, said = finding.regime, verdicts(finding)
+        r, won = finding.regime, verdicts(finding)
         if r is None or finding.local is None or finding.global_ is None:
             numbers.add_row(name, str(finding.trials), finding.why)
             continue
@@ -139,7 +139,7 @@ def _show(found: dict[str, Finding], cost_local: float, cost_global: float) -> N
             f"{1000 * i.mean:+.1f} ({1000 * i.low:+.1f} to {1000 * i.high:+.1f})"
             for i in (finding.local, finding.global_)
         ]
-        answers.add_row(name, *gains, *("local" if said[key] else "global" for key in said))
+        answers.add_row(name, *gains, *("local" if won[key] else "global" for key in won))
     console.print(numbers)
     console.print("\nWinner by quality per NFE (* = keeping the better of parent and child):\n")
     console.print(answers)
