@@ -57,7 +57,7 @@ def generate(
 
         lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
 
-        lotts-search generate "a red fox in the snow" --model ./my-sdxl --device cuda --dtype float16 --lora ./ink.safetensors:0.8
+        lotts-search generate "a red fox in the snow" --model ./my-sdxl --verifier my_package:MyVerifier --device cuda --dtype float16
     """
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_search import Request, run

@@ -26,9 +26,9 @@ def models(json: Json = False) -> None:
     """List the registered models.
 
     Any other Stable Diffusion 1.x or 2.x, SDXL, Stable Diffusion 3 or FLUX.1 model in diffusers format works as well,
-    as a folder or a Hub id:
+    as a folder or a Hub id, with a verifier for its images:
 
-        lotts-search generate "a red fox in the snow" --model ./my-stable-diffusion
+        lotts-search generate "a red fox in the snow" --model ./my-stable-diffusion --verifier my_package:MyVerifier
     """
     from lotts_search import registry
 
@@ -99,7 +99,7 @@ def rewriters(name: Name = None, json: Json = False) -> None:
 
         lotts-search generate "$PROMPT" --strategy ttgen --nfe 200
 
-        lotts-search generate "a red fox" --model ./my-model --strategy ttgen --rewriter chat --set-rewriter base_url=http://127.0.0.1:8000/v1
+        lotts-search generate "a red fox" --model ./my-model --verifier my_package:MyVerifier --strategy ttgen --rewriter chat --set-rewriter base_url=http://127.0.0.1:8000/v1
     """
     from lotts_search import registry
 
