@@ -43,7 +43,7 @@ class BeamInMask(Localized):
         search.check_noise()
         costs = search.costs
         located: list[tuple[Candidate, Mask]] = []
-        seeds = Counter[str]()  # refinements begun so far, by the key of the image
+        seeds = Counter[str]()  # refinements started so far, by the key of the image
 
         async def tree(seed: int) -> None:
             parent = await self.root(search, seed)

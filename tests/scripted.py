@@ -39,7 +39,7 @@ def run(
 
 
 def clock_of(pool: AnalyticPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the searches' clock go on by a second with each piece of work, so that nothing depends on the machine."""
+    """Let the searches' clock advance by a second with each piece of work, so that nothing depends on the machine."""
     monkeypatch.setattr(
         "lotts_search.core.virtual_time.time", SimpleNamespace(monotonic=lambda: float(len(pool.asked)))
     )

@@ -35,7 +35,7 @@ class Node(Generic[L]):
     Attributes:
         candidate: the latent; None at the root, before all noise.
         children: states that were reached from here.
-        born: number of children ever begun, including those under way.
+        born: number of children ever started, including those under way.
         visits: descents through here.
         value: estimate of the soft value, None before the first image below; of an image its score.
     """

@@ -89,8 +89,13 @@ class Calls:
         journal: Journal | None = None,
         rewriter: str = "",
     ):
-        self._pool, self._scheduler, self._book = pool, scheduler, book
-        self._verifier, self._prompt, self._journal, self._rewriter = verifier, prompt, journal, rewriter
+        self._pool = pool
+        self._scheduler = scheduler
+        self._book = book
+        self._verifier = verifier
+        self._prompt = prompt
+        self._journal = journal
+        self._rewriter = rewriter
         self._occurrences: Counter[str] = Counter()
         self._scored: dict[tuple[str, bool], Trial[float]] = {}
         self._shown: dict[tuple[str, bool], str] = {}

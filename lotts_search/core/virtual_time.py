@@ -53,7 +53,11 @@ class Trial(Generic[T]):
     def settled(cls, value: T | None = None, error: Exception | None = None) -> Trial[T]:
         """Make a trial that needs no work: its value or its error is known."""
         trial = cls.__new__(cls)
-        trial.waiters, trial._real, trial._done, trial._value, trial._error = [], None, True, value, error
+        trial.waiters = []
+        trial._real = None
+        trial._done = True
+        trial._value = value
+        trial._error = error
         return trial
 
     def __await__(self) -> Generator[Any, None, T]:

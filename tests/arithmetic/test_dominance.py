@@ -86,7 +86,7 @@ def test_expected_improvement_agrees_with_simulation(n):
             best = np.maximum(best, regime.gain * repaired - regime.loss * harmed)
         return float(np.maximum(0, best).mean())
 
-    # With n > 1 the mixture over the number of patches is drawn anew by the closed form: equal up to little.
+    # With n > 1 the mixture over the number of patches is recomputed by the closed form: nearly equal.
     exact = 2e-3 if n == 1 else 2e-2
     assert regime.improvement_local(n) == pytest.approx(trials(3.6, 3.6, 0.5, 0.1), rel=exact * 5)
     assert regime.improvement_global(n) == pytest.approx(trials(4.5, 11.5, 0.6, 0.2), rel=exact * 5)
@@ -124,8 +124,8 @@ class World:
 def test_the_regime_of_a_simulated_world_is_found(defects):
     truth = replace(SPARSE, defects=defects, precision=0.5 if defects < 8 else 0.9)
     world = World(truth)
-    local, anew = [world.trial(True) for _ in range(4000)], [world.trial(False) for _ in range(4000)]
-    found = estimate(local, anew, 10, 12)
+    local, resampled = [world.trial(True) for _ in range(4000)], [world.trial(False) for _ in range(4000)]
+    found = estimate(local, resampled, 10, 12)
     for name, tolerance in (
         ("defects", 0.1), ("precision", 0.02), ("recall", 0.02), ("repair_global", 0.02), ("harm_global", 0.01),
         ("repair_local", 0.02), ("harm_local", 0.02), ("gain", 1e-9), ("loss", 1e-9),
@@ -134,17 +134,17 @@ def test_the_regime_of_a_simulated_world_is_found(defects):
     assert found.local_wins() == truth.local_wins() == (defects < 8)
     # The theory's gains are those that were measured: it is exact for this world.
     assert found.gain_local == pytest.approx(np.mean([c.gain for c in local]), rel=0.02)
-    assert found.gain_global() == pytest.approx(np.mean([c.gain for c in anew]), rel=0.05)
+    assert found.gain_global() == pytest.approx(np.mean([c.gain for c in resampled]), rel=0.05)
 
 
 def test_what_cannot_be_estimated_is_told():
     world = World(SPARSE)
-    local, anew = [world.trial(True)], [world.trial(False)]
+    local, resampled = [world.trial(True)], [world.trial(False)]
     with pytest.raises(BadInput, match="not 0 and 1"):
-        estimate([], anew, 10, 12)
+        estimate([], resampled, 10, 12)
     nothing = replace(local[0], selected=np.zeros(16, bool))
     with pytest.raises(BadInput, match="precision is 0"):
-        estimate([nothing], anew, 10, 12)
+        estimate([nothing], resampled, 10, 12)
     with pytest.raises(BadInput, match=r"recall must be within 0.+1, not 1\.5"):
         replace(SPARSE, recall=1.5)
     with pytest.raises(BadInput, match=r"defects must be within 0.+16"):

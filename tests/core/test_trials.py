@@ -1,4 +1,4 @@
-"""What trials cost, what they hand on, and what is recorded of them."""
+"""What trials cost, what they pass on, and how they are recorded."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_sample_may_have_its_own_prompt_guidance_and_steps():
 
 
 def test_scores_are_asked_for_without_waiting_for_the_virtual_order():
-    """The second sample's score is asked for although the first, earlier in virtual time, never finishes before."""
+    """The second sample's score is requested although the first, earlier in virtual time, never finishes before."""
 
     class FirstLast(AnalyticPool):
         def submit(self, work):

@@ -69,7 +69,7 @@ def test_trials_wait_for_a_virtual_worker():
 
 
 class Greedy(Strategy):
-    """Adapts to scores, to what is left and to chance, so that any disorder would change its tree."""
+    """Adapts to scores, to the rest of the budget and to chance, so that any disorder would change its tree."""
 
     async def run(self, search: Search) -> None:
         async def branch(seed: int) -> None:

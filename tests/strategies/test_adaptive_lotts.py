@@ -139,14 +139,14 @@ def test_failures_end_no_search():
     assert sum(t.kind == "sample" and t.status == "done" for t in result.trials) > 5
 
 
-def test_time_alone_goes_on_until_it_is_over(monkeypatch):
+def test_a_budget_of_time_is_used_to_its_end(monkeypatch):
     with AnalyticPool() as pool:
         clock_of(pool, monkeypatch)
         result = search("red star", strategy=AdaptiveLoTTS(worth=0.0), pool=pool, seconds=100)
     assert result.status == "seconds" and kinds(result)["refine"] > 5
 
 
-def test_bad_settings_are_told():
+def test_wrong_settings_are_refused():
     with pytest.raises(BadInput, match="width must be 1 or more, not 0"):
         AdaptiveLoTTS(width=0)
     with pytest.raises(BadInput, match="worth must be 0 or more, not -1"):

@@ -67,7 +67,7 @@ def test_nine_images_are_three_branches_of_one_and_two():
     assert result.ledger.nfe == 3 * 19
 
 
-def test_refining_mends_what_sampling_damaged():
+def test_refining_repairs_what_sampling_damaged():
     gains = []
     for seed in range(20):
         result, _ = run(LoTTS(initial=1, refinements=4), images=5, seed=seed)
@@ -146,7 +146,7 @@ def test_a_given_image_is_refined_and_competes():
         run(LoTTS(), nfe=5.5, image=given.image)
 
 
-def test_time_alone_goes_on_with_new_branches(monkeypatch):
+def test_a_budget_of_time_is_used_for_new_trees(monkeypatch):
     with AnalyticPool() as pool:
         clock_of(pool, monkeypatch)
         result = search("red star", strategy=LoTTS(), pool=pool, seconds=200)

@@ -158,7 +158,7 @@ def test_after_the_last_round_new_images_come_in():
     assert [work.noise for work in made[-2:]] == [Fresh(14), Fresh(15)]
 
 
-def test_bad_settings_are_told():
+def test_wrong_settings_are_refused():
     for make, message in (
         (lambda: RandomSearch(growth=0.5), "growth must be 1 or more, not 0.5"),
         (lambda: ZeroOrder(tau=1.5), "tau must be within -1..1, not 1.5"),

@@ -78,7 +78,7 @@ def test_sampling_follows_the_law_of_the_discretised_process():
 
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_weights_are_the_products_of_the_potentials_along_each_ancestry(potential):
-    """Computed anew from the trial table, with plain exponentials, where no resampling came in between."""
+    """Computed again from the trial table, with plain exponentials, where no resampling came in between."""
     x, weights, result = steered(6, strength=2.0, potential=potential, adaptive=True, first=0.0, interval=1)
     resampled = any("branch" in seed for trial in result.trials for seed in trial.lineage)
     assert not resampled, "choose a weaker strength"
@@ -173,7 +173,7 @@ def test_a_given_image_is_steered_inside_its_mask():
     assert Counter(t.kind for t in result.trials if t.stop == 8) == {"encode": 1, "advance": 4}
 
 
-def test_time_alone_goes_on_in_rounds(monkeypatch):
+def test_a_budget_of_time_is_used_in_rounds(monkeypatch):
     with AnalyticPool() as pool:
         clock_of(pool, monkeypatch)
         result = search("red star", strategy=Particle(), pool=pool, seconds=100)

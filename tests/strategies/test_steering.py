@@ -146,7 +146,7 @@ def test_one_beam_with_one_child_is_the_plain_refinement() -> None:
     assert np.array_equal(found, expected)
 
 
-def test_the_best_beams_go_on_with_all_their_children() -> None:
+def test_the_best_beams_continue_with_all_their_children() -> None:
     result, made = run(BeamInMask(initial=1, beams=2, children=3, interval=2), nfe=8 + 1 + 6 * 5)
     scores = {t.parent_id: t.score for t in result.trials if t.kind == "score"}
     by_stop: dict[int | None, list[TrialRecord]] = {}
@@ -157,7 +157,7 @@ def test_the_best_beams_go_on_with_all_their_children() -> None:
     best = sorted((scores[t.trial_id] for t in by_stop[5]), reverse=True)[:2]
     parents = Counter(t.parent_id for t in by_stop[8])
     assert sorted(parents.values()) == [3, 3] and sorted((scores[key] for key in parents), reverse=True) == best
-    # One child of each goes on with its parent's noise, the others have noise of their own.
+    # One child of each keeps its parent's noise, the others draw new noise.
     assert Counter(len(t.lineage) for t in by_stop[8]) == {2: 2, 3: 4} and len({t.lineage for t in by_stop[8]}) == 6
     assert result.ledger.nfe == 8 + 1 + 6 * 5
     assert all(w.state.region is not None and w.state.region.integrate == 1 for w in made if w.stop == 8 and w.state)
@@ -179,7 +179,7 @@ def test_a_given_image_gets_all_beams() -> None:
     assert (kinds["encode"], kinds["localize"], kinds["refine"], kinds["sample"]) == (1, 1, 6, 0)
 
 
-def test_at_every_step_the_best_child_goes_on() -> None:
+def test_at_every_step_the_best_child_continues() -> None:
     result, made = run(SVDD(children=4), nfe=1 + 4 * 7)
     generations = list(families(result).values())
     assert [len(children) for children in generations] == [4] * 7 + [1]
@@ -237,7 +237,7 @@ def test_a_lost_descent_does_not_end_the_search() -> None:
 
 
 def test_unused_quotas_roll_over() -> None:
-    """The rule, applied anew to the scores of the trial table."""
+    """The rule, applied again to the scores of the trial table."""
     settings = {"initial": 3, "quota": 4}
     found = 0
     for seed in range(4):
@@ -261,7 +261,7 @@ def test_unused_quotas_roll_over() -> None:
     assert found > 3, "no quota was left over"
 
 
-def test_what_remains_begins_anew() -> None:
+def test_what_remains_starts_another_image() -> None:
     result, _ = run(RolloverBudget(quota=1), nfe=40)
     assert result.ledger.images > 1 and result.ledger.nfe > 32
 
@@ -278,7 +278,7 @@ def test_steering_beats_plain_sampling_by_far(strategy: Strategy) -> None:
     assert np.mean(scores) > np.mean(plain) + 0.06
 
 
-def test_time_alone_goes_on_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_of_time_is_used_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for strategy in (SVDD(children=2), DiffusionTreeSearch(), RolloverBudget(), BeamInMask()):
         with AnalyticPool() as pool:
             clock_of(pool, monkeypatch)

@@ -50,7 +50,7 @@ class InClosedForm:
 
 
 def works(shape: tuple[int, int, int]) -> list[Segment]:
-    """Samples, refinements with every setting of the background, and what goes on from half of them."""
+    """Samples, refinements with every setting of the background, and continuations of half of them."""
     rng = np.random.default_rng(0)
     mask, origin = rng.random(shape[1:]) < 0.5, rng.standard_normal(shape).astype(np.float32)
     made = []
