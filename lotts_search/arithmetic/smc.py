@@ -40,7 +40,9 @@ class Weights:
     """
 
     def __init__(self, count: int, potential: Potential = "max", strength: float = 10.0, temper: float = 0.0):
-        self._potential, self._strength, self._temper = potential, strength, temper
+        self._potential = potential
+        self._strength = strength
+        self._temper = temper
         self.log = np.zeros(count)
         self.log_evidence = 0.0
         self._product = np.zeros(count)  # logarithms of the products of all potentials so far, along each ancestry

@@ -50,8 +50,12 @@ class Search:
     """
 
     def __init__(self, calls: Calls, book: Book, sampling: Sampling, seed: int, image: Bytes | None = None):
-        self._calls, self._book, self._sampling = calls, book, sampling
-        self.prompt, self.seed, self.image = sampling.prompt, seed, image
+        self._calls = calls
+        self._book = book
+        self._sampling = sampling
+        self.prompt = sampling.prompt
+        self.seed = seed
+        self.image = image
         self.rng = np.random.default_rng([abs(seed), int(seed < 0)])
 
     @property

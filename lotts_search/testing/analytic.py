@@ -217,7 +217,9 @@ def _table(steps: int, eta: float, solver: Solver) -> npt.NDArray[np.float64]:
 
 def _segment(work: Segment, model: Model) -> Result:
     """Apply the solver's formula and LoTTS Algorithm 2, step by step."""
-    steps, seed, lineage, shape = work.sampling.steps, work.search_seed, work.lineage, model.shape
+    steps = work.sampling.steps
+    seed, lineage = work.search_seed, work.lineage
+    shape = model.shape
     times, table = schedule(steps), _table(steps, work.sampling.eta, work.sampling.solver)
     if work.noise is not None:
         state = State(start_noise(seed, work.noise, shape), 0, steps)
