@@ -9,17 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import (
-    Budget,
-    Candidate,
-    Costs,
-    Noise,
-    Plan,
-    Search,
-    Strategy,
-    gather_completed,
-    score_of,
-)
+from lotts_search.core.strategy import Budget, Costs, Noise, Plan, Search, Strategy, gather_completed, score_of
 from lotts_search.errors import BadInput
 
 
@@ -57,8 +47,8 @@ class Evolutionary(Strategy):
             raise BadInput(f"beta must be within 0..1, not {self.beta}")
 
     async def run(self, search: Search) -> None:
-        async def sample(noise: Noise) -> tuple[Candidate, Noise]:
-            return await search.sample(noise, eta=self.eta), noise
+        async def sample(noise: Noise) -> tuple[float, Noise]:
+            return score_of(await search.sample(noise, eta=self.eta)), noise
 
         size = search.budget.left.count(search.costs.sample, self.population)
         born = await gather_completed(*(sample(search.fresh(seed)) for seed in range(size)))
@@ -82,5 +72,5 @@ class Evolutionary(Strategy):
         return Plan.of(("sample", budget.paid(costs.sample, most), costs.sample))
 
 
-def _ranked(generation: list[tuple[Candidate, Noise]]) -> list[tuple[Candidate, Noise]]:
-    return sorted(generation, key=lambda image: score_of(image[0]), reverse=True)
+def _ranked(generation: list[tuple[float, Noise]]) -> list[tuple[float, Noise]]:
+    return sorted(generation, key=lambda image: image[0], reverse=True)

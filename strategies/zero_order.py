@@ -9,19 +9,10 @@ image; a sampler with noise adds different noise to each neighbour.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import (
-    Budget,
-    Candidate,
-    Costs,
-    Noise,
-    Plan,
-    Search,
-    Strategy,
-    gather_completed,
-    score_of,
-)
+from lotts_search.core.strategy import Budget, Costs, Noise, Plan, Search, Strategy, gather_completed, score_of
 from lotts_search.errors import BadInput
 
 
@@ -56,12 +47,12 @@ class ZeroOrder(Strategy):
             raise BadInput(f"tau must be within -1..1, not {self.tau}")
 
     async def run(self, search: Search) -> None:
-        async def sample(noise: Noise) -> tuple[Candidate, Noise]:
-            return await search.sample(noise, eta=self.eta), noise
+        async def sample(noise: Noise) -> tuple[float, Noise]:
+            return score_of(await search.sample(noise, eta=self.eta)), noise
 
         pivot: Noise = search.fresh(self.start)
         first = await gather_completed(sample(pivot))
-        pivot_score = score_of(first[0][0] if first else None)
+        pivot_score = first[0][0] if first else -math.inf
         for iteration in itertools.count() if self.iterations is None else range(self.iterations):
             count = search.budget.left.count(search.costs.sample, self.neighbours)
             if count == 0:
@@ -71,10 +62,10 @@ class ZeroOrder(Strategy):
             images = await gather_completed(*(sample(noise) for noise in neighbours))
             if not images:
                 continue
-            best, noise = max(images, key=lambda image: score_of(image[0]))
-            if score_of(best) > pivot_score or not self.climb:
+            score, noise = max(images, key=lambda image: image[0])
+            if score > pivot_score or not self.climb:
                 pivot = noise
-                pivot_score = score_of(best)
+                pivot_score = score
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         most = None if self.iterations is None else 1 + self.neighbours * self.iterations
