@@ -35,6 +35,12 @@ class Stopped(LottsError):
 class Trial(Generic[T]):
     """A call of the search handle, under way. ``await`` it for its value; several branches may do so.
 
+    Attributes:
+        number, finish: place in the order of the calls, and virtual finish time; they order trials.
+        real: the real work.
+        results: results of the real work so far.
+        waiters: branches that await it.
+
     Raises when awaited:
         BudgetExhausted: it was refused and never ran.
         Failure: it failed.
@@ -42,9 +48,9 @@ class Trial(Generic[T]):
 
     def __init__(self, number: int, finish: float, real: asyncio.Task[None], results: list[Result], settle: Settle[T]):
         self.number, self.finish = number, finish
+        self.real, self.results = real, results
         self.waiters: list[_Branch] = []
-        self._real: asyncio.Task[None] | None = real
-        self.results, self._settle = results, settle
+        self._settle = settle
         self._done = False
         self._value: T | None = None
         self._error: Exception | None = None
@@ -53,8 +59,6 @@ class Trial(Generic[T]):
     def settled(cls, value: T | None = None, error: Exception | None = None) -> Trial[T]:
         """Make a trial that needs no work: its value or its error is known."""
         trial = cls.__new__(cls)
-        trial.waiters = []
-        trial._real = None
         trial._done = True
         trial._value = value
         trial._error = error
@@ -74,12 +78,6 @@ class Trial(Generic[T]):
 
     def __lt__(self, other: Trial[Any]) -> bool:
         return (self.finish, self.number) < (other.finish, other.number)
-
-    @property
-    def real(self) -> asyncio.Task[None]:
-        """The real work; only for trials that need some."""
-        assert self._real is not None
-        return self._real
 
     def settle(self, stopped: Stopped | None = None) -> None:
         """Deliver the outcome, in virtual order. With ``stopped``, the work was not finished."""
