@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from lotts_search import registry
+from lotts_search import fingerprint, registry
 from lotts_search.core.book import Book, Labels
 from lotts_search.core.budget import Budget, Costs, Ledger
 from lotts_search.core.calls import Calls
@@ -25,6 +25,7 @@ from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
 from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource, mask_to_dict
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling, Solver
 
@@ -121,7 +122,8 @@ async def asearch(
             nfe, images, sampling.steps,
         )  # fmt: skip
         if journal is not None and not isinstance(journal, Journal):
-            journal = opened.enter_context(Journal(journal, search_id))
+            decided = _contents(where.info, chosen, verifier, rewriter)
+            journal = opened.enter_context(Journal(journal, search_id, contents=fingerprint.combined(decided)))
         book = Book(labels, Ledger(limits=budget, costs=costs), on_trial)
         scheduler = Scheduler(workers)
         handle = Search(Calls(where, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
@@ -187,6 +189,20 @@ def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterat
     verifiers = {verifier: registry.load_verifier(verifier)}
     with LocalPool(registry.load_backbone(model), verifiers, rewriters=rewriters) as made:
         yield made
+
+
+def _contents(info: ModelInfo, strategy: Strategy, verifier: str, rewriter: str) -> list[object]:
+    """Return the fingerprints of all that decides a search beside its arguments."""
+    models, verifiers, rewriters = registry.models(), registry.verifiers(), registry.rewriters()
+    folder = Path(models[info.name].target) if info.name in models else None
+    options = json.loads(info.loaded or "{}")
+    return [
+        fingerprint.of_model(info.name, options.get("revision"), folder),
+        fingerprint.of_options(options),
+        fingerprint.of_settings(strategy),
+        fingerprint.of_named(verifiers[verifier].target if verifier in verifiers else verifier),
+        fingerprint.of_named(rewriters[rewriter].target if rewriter in rewriters else rewriter) if rewriter else "",
+    ]
 
 
 def plain_settings(strategy: Strategy) -> str:

@@ -3,16 +3,17 @@
 A name such as ``my-model`` or ``my_package.judge:Judge`` says where something lies, not what it is. A fingerprint is a
 hash of the contents: of every byte of a model's files, and of the source of a plug-in with the modules of its own
 package that it imports. What cannot be looked at, e.g. a repository on the hub that was never downloaded, has the
-fingerprint :data:`UNCHECKED`, and whoever reuses results by it must say so.
+fingerprint :data:`UNCHECKED`, and a report of reused results says so.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
-import inspect
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -74,6 +75,42 @@ def of_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def of_settings(value: object) -> list[str]:
+    """Fingerprint the code of a strategy, a mask source or a rewriter and of the plug-ins among its settings.
+
+    The settings themselves are not looked at, except for paths of files and folders, which count by their contents.
+    """
+    if isinstance(value, list | tuple):
+        return [found for part in value for found in of_settings(part)]
+    if isinstance(value, str | Path):
+        with suppress(OSError, ValueError):
+            if Path(value).exists() and (os.sep in str(value) or Path(value).suffix):
+                return [of_path(Path(value))]
+        return []
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return []
+    found = [of_code(type(value))]
+    method = getattr(value, "method", "")
+    if isinstance(method, str) and ":" in method:
+        found.append(_of_module(method.partition(":")[0]))
+    return found + [part for field in dataclasses.fields(value) for part in of_settings(getattr(value, field.name))]
+
+
+@cache
+def of_named(target: str) -> str:
+    """Fingerprint the class ``package.module:Class`` of a verifier: its code, and the files in the folder that its module
+    names ``FOLDER``. :data:`UNCHECKED` where it cannot be imported, e.g. because only its actor has its requirements.
+    """
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError):
+        return UNCHECKED
+    code = of_code(found if isinstance(found, type) else type(found))
+    folder = getattr(sys.modules.get(target.partition(":")[0]), "FOLDER", None)
+    files = of_path(folder) if isinstance(folder, Path) and folder.is_dir() else ""
+    return UNCHECKED if code == UNCHECKED else combined([code, files])
+
+
 @cache
 def of_code(kind: type[Any]) -> str:
     """Fingerprint a class: its package's version for ours, for others the source of its module and of the modules of
@@ -81,23 +118,22 @@ def of_code(kind: type[Any]) -> str:
 
     A class whose source cannot be found, e.g. one defined in a notebook or a shell, is :data:`UNCHECKED`.
     """
-    digest = blake2b(digest_size=8)
-    for base in kind.__mro__:
-        module = base.__module__
-        if module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names:
-            continue
-        if module.partition(".")[0] == "lotts_search":
-            digest.update(f"lotts-search {lotts_search.__version__}\n".encode())
-            continue
-        try:
-            files = _sources(module, inspect.getsourcefile(base))
-        except (OSError, TypeError):
-            return UNCHECKED
-        if not files:
-            return UNCHECKED
-        for file in sorted(files):
-            digest.update(f"{file.name} {_file_hash(file)}\n".encode())
-    return digest.hexdigest()
+    modules = dict.fromkeys(base.__module__ for base in kind.__mro__)
+    return _all_of([_of_module(module) for module in modules])
+
+
+def _all_of(parts: list[str]) -> str:
+    return UNCHECKED if UNCHECKED in parts else combined(parts)
+
+
+def _of_module(module: str) -> str:
+    package = module.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return ""
+    if package == "lotts_search":
+        return lotts_search.__version__
+    files = _sources(module, _origin(module))
+    return combined([f"{file.name} {_file_hash(file)}" for file in sorted(files)]) if files else UNCHECKED
 
 
 def combined(parts: Iterable[object]) -> str:
@@ -106,11 +142,11 @@ def combined(parts: Iterable[object]) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _sources(module: str, file: str | None) -> set[Path]:
+def _sources(module: str, file: Path | None) -> set[Path]:
     """The files of a module and of all modules of its top-level package that it imports, directly or not."""
     package = module.partition(".")[0]
     found: set[Path] = set()
-    waiting = [(module, Path(file))] if file else []
+    waiting = [(module, file)] if file else []
     while waiting:
         name, path = waiting.pop()
         if path in found or not path.is_file():

@@ -8,8 +8,9 @@ unregistered strategy, verifier, metric or rewriter is named as ``package.module
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, build, describe
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.metric import Metric
+
+PLACEMENT = ("device", "offload", "vae_slicing", "compile")
+"""Load options that say where and how fast a model runs, and leave its images as they are."""
 
 
 @dataclass(frozen=True)
@@ -298,4 +302,6 @@ def load_backbone(name: str, **options: Any) -> Backbone:
     """
     folder, family = family_of(name, options.get("revision"))
     backbone: Backbone = family.from_pretrained(folder, name=name, **options)
+    given = {key: value for key, value in options.items() if key not in PLACEMENT and value is not None}
+    backbone.info = replace(backbone.info, loaded=json.dumps(given, sort_keys=True, default=str))
     return backbone

@@ -22,7 +22,7 @@ from lotts_search.core.result import SearchResult
 from lotts_search.errors import Failure, LottsError
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.plan import Task, tasks_of
+from lotts_search.study.plan import Task, tasks_of, unchecked
 from lotts_search.study.read import read_study
 from lotts_search.study.run import Progress
 from lotts_search.study.spec import ModelEntry, Study
@@ -139,6 +139,15 @@ def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
     if json:
         return
     console.print(f"{study.name}: {len(stand.done) + len(stand.todo)} searches: {stand}")
+    if stand.aside:
+        console.print(
+            f"{stand.aside} finished searches of this folder are set aside in aside.parquet: the study no longer has them, "
+            "or a file, a plug-in or the version that decides them has changed",
+            soft_wrap=True,
+        )
+    unknown_state = unchecked(study) if stand.done or stand.begun else []
+    if unknown_state:
+        console.print(f"reused, though not checked for changes: {', '.join(unknown_state)}", soft_wrap=True)
     if stand.lacking:
         console.print(
             f"finished searches have no {', '.join(stand.lacking)}: metrics are computed when a search ends; "

@@ -128,6 +128,7 @@ class Journal:
     Args:
         path: the file; an existing one is read and continued, a missing one is created.
         search_id: id of the search that it belongs to.
+        contents: fingerprint of the files and the code that decide it; "" = not compared.
         retry: forget the recorded failures, so that these trials run again.
 
     Raises:
@@ -135,12 +136,12 @@ class Journal:
         JournalError: it was written by another version.
     """
 
-    def __init__(self, path: Path | str, search_id: str, *, retry: bool = False):
+    def __init__(self, path: Path | str, search_id: str, *, contents: str = "", retry: bool = False):
         self._records = Records(path)
         self._arrays: dict[bytes, np.ndarray[Any, Any]] = {}
         self._known: dict[str, Result | Failure] = {}
         try:
-            self._read(search_id, retry)
+            self._read(search_id, contents, retry)
         except BaseException:
             self.close()
             raise
@@ -185,16 +186,22 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _read(self, search_id: str, retry: bool) -> None:
+    def _read(self, search_id: str, contents: str, retry: bool) -> None:
         records = iter(self._records)
         first = next(records, None)
         if first is None:
-            self._records.append(search_id.encode())
+            self._records.append(f"{search_id} {contents}".strip().encode())
             return
-        if first != search_id.encode():
+        known_id, _, known_contents = first.decode(errors="replace").partition(" ")
+        if known_id != search_id:
             raise BadInput(
                 f"{self._records.path} is the journal of another search: it was started with other arguments or by another "
-                f"version (search {first.decode(errors='replace')!r}, this is {search_id!r})"
+                f"version (search {known_id!r}, this is {search_id!r})"
+            )
+        if contents and known_contents != contents:
+            raise BadInput(
+                f"{self._records.path} cannot be resumed: a file of the model, a plug-in or the version of lotts-search has "
+                "changed since it was started"
             )
         try:
             for record in records:

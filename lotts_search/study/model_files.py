@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from contextlib import suppress
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,6 @@ from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
-
-EDGE = 1 << 16
-"""Bytes at both ends of a large file that identify it."""
 
 
 def check(model: str) -> None:
@@ -69,36 +64,3 @@ def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-@cache
-def fingerprint(model: str) -> str:
-    """Return a hash of a model's files, so that a retrained model does not reuse old results; empty for a hub id."""
-    folder = folder_of(model)
-    return "" if folder is None else _fingerprint(folder)
-
-
-@cache
-def verifier_fingerprint(name: str) -> str:
-    """Return the same for a verifier whose module names its folder (``FOLDER``); empty for others."""
-    known = registry.verifiers()
-    module = (known[name].target if name in known else name).partition(":")[0]
-    try:
-        folder = getattr(importlib.import_module(module), "FOLDER", None)
-    except ImportError:  # its requirements are installed for its actor only
-        return ""
-    return _fingerprint(folder) if isinstance(folder, Path) and folder.is_dir() else ""
-
-
-def _fingerprint(folder: Path) -> str:
-    """Hash names, sizes and contents; of large files only both ends."""
-    digest = blake2b(digest_size=8)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(EDGE))
-            if size > EDGE:
-                file.seek(max(EDGE, size - EDGE))
-                digest.update(file.read(EDGE))
-    return digest.hexdigest()

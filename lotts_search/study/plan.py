@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
+from lotts_search import fingerprint, registry
 from lotts_search.core.budget import Costs
 from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import BadInput
-from lotts_search.study.model_files import costs_of, fingerprint, verifier_fingerprint
+from lotts_search.study.model_files import costs_of, folder_of
 from lotts_search.study.prompts import Prompt
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 
-FORMAT = 1
+FORMAT = 2
 """Increment it when the same arguments begin to mean another search: ids change, and no old trial is reused."""
 
 
@@ -59,15 +60,15 @@ def tasks_of(study: Study) -> list[Task]:
     for model in study.models:
         costs = costs_of(model)
         runs = [
-            (entry, limit, estimate(entry, limit, costs))
+            (entry, contents(study, model, entry), limit, estimate(entry, limit, costs))
             for entry in study.strategies
             for limit in _limits(study, model, entry, costs)
         ]
         for prompt in study.prompts:
             for seed in study.seeds:
                 own = seed_of(seed, prompt)
-                for entry, limit, price in runs:
-                    search_id = _name(study, model, entry, prompt, own, limit)
+                for entry, decided, limit, price in runs:
+                    search_id = _name(study, model, entry, decided, prompt, own, limit)
                     found.append(Task(len(found), search_id, model, entry, prompt, seed, own, limit, *price))
     return found
 
@@ -129,13 +130,49 @@ def _limits(study: Study, model: ModelEntry, entry: StrategyEntry, costs: Costs 
     return list({(limit.nfe is None, limit.images is None): limit for limit in by_size}.values())
 
 
-def _name(study: Study, model: ModelEntry, entry: StrategyEntry, prompt: Prompt, search_seed: int, limit: Limit) -> str:
+def _name(
+    study: Study,
+    model: ModelEntry,
+    entry: StrategyEntry,
+    decided: Mapping[str, Any],
+    prompt: Prompt,
+    search_seed: int,
+    limit: Limit,
+) -> str:
     image = image_hash(prompt.image) if prompt.image is not None and entry.strategy.takes_image else None
     parts = [
-        FORMAT, model.model, fingerprint(model.model), model.options, model.sampling, entry.name, entry.arguments,
-        study.verifier, verifier_fingerprint(study.verifier), prompt.text, image, search_seed, limit.nfe, limit.images,
-        study.workers,
+        FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
+        search_seed, limit.nfe, limit.images, study.workers, decided,
     ]  # fmt: skip
     if entry.strategy.rewrites:
         parts += [study.rewriter, study.writing]
-    return blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+    return fingerprint.combined(parts)
+
+
+def contents(study: Study, model: ModelEntry, entry: StrategyEntry) -> dict[str, Any]:
+    """Return the fingerprints of all that decides a search beside its settings: model files, code, verifier, rewriter."""
+    verifiers = registry.verifiers()
+    target = verifiers[study.verifier].target if study.verifier in verifiers else study.verifier
+    found: dict[str, Any] = {
+        f"model {model.model}": fingerprint.of_model(
+            model.model, model.options.get("revision"), folder_of(model.model)
+        ),
+        "load options": fingerprint.of_options(model.options),
+        f"strategy {entry.name}": fingerprint.of_settings(entry.strategy),
+        f"verifier {study.verifier}": fingerprint.of_named(target),
+    }
+    if entry.strategy.rewrites:
+        rewriter = registry.load_rewriter(study.rewriter, study.writing)
+        found[f"rewriter {study.rewriter}"] = fingerprint.of_settings(rewriter)
+    return found
+
+
+def unchecked(study: Study) -> list[str]:
+    """Name what decides searches of a study and cannot be looked at, so that a change of it goes unnoticed."""
+    found = [contents(study, model, entry) for model in study.models for entry in study.strategies]
+    return sorted({name for parts in found for name, value in parts.items() if _has_unchecked(value)})
+
+
+def _has_unchecked(value: object) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return any(part == fingerprint.UNCHECKED for part in values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lotts_search import __version__
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import columns_of
-from lotts_search.study.plan import Task, limits_on
+from lotts_search.study.plan import Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
@@ -161,6 +161,7 @@ def describe(
         "workers": study.workers,
         "rewriters": study.rewriters,
         "images": study.keep,
+        "unchecked": unchecked(study),
         "searches": [_search(task, summaries.get(task.search_id), errors.get(task.search_id, "")) for task in tasks],
     }
 

@@ -47,6 +47,7 @@ class ModelInfo:
         defaults: the model's own settings.
         embedded_guidance: the network is told the guidance weight, so a step takes one row at any weight; otherwise
             guidance is classifier-free.
+        loaded: the load options that decide its images, as JSON; "" where they are not known.
         patch: latent cells to a side of one token of the network; masks are made of whole tokens.
     """
 
@@ -58,6 +59,7 @@ class ModelInfo:
     defaults: Defaults
     embedded_guidance: bool = False
     patch: int = 1
+    loaded: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lotts_search import BadInput, Failure, SearchFailed
+from lotts_search import BadInput, Failure, SearchFailed, SearchResult, fingerprint, search
 from lotts_search.core.journal import Journal, JournalError, Records
 from lotts_search.errors import PoolClosed
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, analytic_info
 from lotts_search.testing.conformance import tree
 from lotts_search.work.requests import Located, Region, Result, Score, Segment, State, Usage
 from tests.scripted import run
@@ -178,3 +179,36 @@ def test_a_full_disk_ends_the_search_with_its_name(tmp_path):
 
     with pytest.raises(JournalError, match=r"cannot write .*a: "):
         run(script, journal=journal)
+
+
+@pytest.mark.parametrize("change", ["weights", "strategy", "version"])
+def test_a_journal_is_not_resumed_after_what_decides_the_search_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_bytes(bytes(300_000))
+    plug_in = tmp_path / f"journalled_{change}.py"
+    plug_in.write_text("from lotts_search.strategies.best_of_n import BestOfN\n\nclass Own(BestOfN):\n    '''Own.'''\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run() -> SearchResult:
+        fingerprint.of_code.cache_clear()
+        with AnalyticPool(replace(analytic_info(), name=str(model))) as pool:
+            return search(
+                "a fox", strategy=f"journalled_{change}:Own", images=3, pool=pool, journal=tmp_path / "a.journal"
+            )
+
+    first = run()
+    assert [row.score for row in run().trials] == [row.score for row in first.trials]
+    if change == "weights":
+        data = bytearray((model / "weights").read_bytes())
+        data[150_000] = 1
+        (model / "weights").write_bytes(data)
+    elif change == "strategy":
+        plug_in.write_text(plug_in.read_text() + "# edited\n")
+    else:
+        monkeypatch.setattr("lotts_search.__version__", "99.0")
+    with pytest.raises(BadInput, match="cannot be resumed: a file of the model, a plug-in or the version"):
+        run()

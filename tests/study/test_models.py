@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from lotts_search import fingerprint
 from lotts_search.backbones import model_folder
 from lotts_search.core.budget import Costs
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
 from lotts_search.study import model_files as models
 from lotts_search.study.model_files import costs_of
+from lotts_search.study.plan import tasks_of
+from lotts_search.study.read import read_study
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.requests import Sampling
 from tests.tiny import tiny_pipeline
@@ -91,3 +94,46 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
     assert costs is not None and costs.sample.nfe == 30 and costs.guided
     assert sorted(asked) == [("some/model", "lotts.json", "v2"), ("some/model", "model_index.json", "v2")]
     assert costs_of(ModelEntry("mine", "gone/model")) is None
+
+
+@pytest.mark.parametrize("change", ["weights", "strategy", "verifier", "adapter", "version", "nothing"])
+def test_ids_of_searches_change_with_everything_that_decides_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = {
+        "weights": tmp_path / "model" / "unet.safetensors",
+        "adapter": tmp_path / "style.safetensors",
+        "strategy": tmp_path / f"ids_{change}_strategy.py",
+        "verifier": tmp_path / f"ids_{change}_verifier.py",
+    }
+    files["weights"].parent.mkdir()
+    for name in ("weights", "adapter"):
+        files[name].write_bytes(bytes(400_000))
+    files["strategy"].write_text(
+        "from lotts_search.strategies.best_of_n import BestOfN\nclass Own(BestOfN):\n    '''Own.'''\n"
+    )
+    files["verifier"].write_text("class Judge:\n    name, requirements = 'judge', ()\n")
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"model: {{ model: {tmp_path / 'model'}, options: {{ lora: ['{files['adapter']}:0.5'] }} }}\n"
+        f"verifier: ids_{change}_verifier:Judge\nstrategies: ['ids_{change}_strategy:Own']\n"
+        "prompts: [a fox]\nbudgets: { images: 3 }\n"
+    )
+
+    def ids() -> list[str]:
+        for cached in (fingerprint.of_code, fingerprint.of_named):
+            cached.cache_clear()
+        return [task.search_id for task in tasks_of(read_study(path))]
+
+    before = ids()
+    if change in ("weights", "adapter"):
+        data = bytearray(files[change].read_bytes())
+        data[200_000] = 1
+        files[change].write_bytes(data)
+    elif change in files:
+        files[change].write_text(files[change].read_text() + "# edited\n")
+    elif change == "version":
+        monkeypatch.setattr("lotts_search.__version__", "99.0")
+    assert (ids() == before) is (change == "nothing")
