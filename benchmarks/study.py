@@ -1,10 +1,10 @@
-"""How busy a study keeps the generators, and what it costs to write everything down.
+"""How busy a study keeps the generators, and the overhead of recording.
 
     python benchmarks/study.py [--searches 200] [--generators 2] [--nfe 48] [--device cpu] [--local] [--rows 0]
 
 A study of that many searches, half Best-of-N and half LoTTS, runs on Ray actors into a temporary folder. Printed are
 
-- busy: the generators' device seconds over actors × wall time, from the first trial asked for to the last one done
+- busy: the generators' device seconds over actors × wall time, from the first trial submitted to the last one finished
   (demand: 0.9 or more),
 - writing: seconds in which the driver wrote journals, images, rows and tables, over the wall time (demand: at most 0.02),
 
@@ -42,7 +42,7 @@ budgets: {{nfe: {nfe}}}
 
 
 def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    """``function``, which adds the seconds that it takes to ``spent``."""
+    """Return ``function`` with the seconds of each call appended to ``spent``."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
@@ -55,7 +55,7 @@ def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any
 
 
 def study(options: argparse.Namespace, folder: Path) -> tuple[float, float, dict[str, float]]:
-    """Run it: wall seconds, busy share, and seconds of writing by kind."""
+    """Run the study; return wall seconds, busy share, and seconds of writing by kind."""
     yaml = folder / "study.yaml"
     yaml.write_text(YAML.format(model=options.model, prompts=options.searches // 2, nfe=options.nfe))
     asked = read_study(yaml)
@@ -83,7 +83,7 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[float, float, dict
 
 
 def table(rows: int, folder: Path) -> None:
-    """Time to merge one more search into a table of so many rows."""
+    """Measure the time to merge one more search into a table of ``rows`` rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

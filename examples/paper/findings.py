@@ -36,7 +36,7 @@ HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "open", "not run"
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison of a finding: what is compared, the number with its interval, and what it says."""
+    """One comparison of a finding: the sides, the number with its interval, and the verdict."""
 
     what: str
     value: str
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper and what these runs say of it."""
+    """A claim of the paper, and the comparisons that test it."""
 
     claim: str
     where: str
@@ -53,13 +53,13 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """That of all lines: it holds if all of them hold, and does not if one does not."""
-        told = [line.verdict for line in self.lines if line.verdict != MISSING]
-        if not told:
+        """Return the verdict of all lines: the claim holds if all of them hold, and fails if none does."""
+        verdicts = [line.verdict for line in self.lines if line.verdict != MISSING]
+        if not verdicts:
             return MISSING
-        if FAILS in told:
-            return FAILS if HOLDS not in told and OPEN not in told else "in part"
-        return HOLDS if set(told) == {HOLDS} else OPEN
+        if FAILS in verdicts:
+            return FAILS if HOLDS not in verdicts and OPEN not in verdicts else "in part"
+        return HOLDS if set(verdicts) == {HOLDS} else OPEN
 
 
 class Paper:
@@ -74,7 +74,7 @@ class Paper:
         self.machine = machine(about)
 
     def setup(self, label: str, images: int | None = 9) -> Setup:
-        """The setup of a label with so many images, or with a budget in NFE; with None that of the largest budget.
+        """Return the setup of a label with this number of images or a budget in NFE; None = the largest budget.
 
         Raises:
             BadInput: there is none.
@@ -87,7 +87,7 @@ class Paper:
         return max(setups, key=lambda a: (a.images or 0, a.nfe or 0.0))
 
     def more(self, ours: str, theirs: str, *, refined: bool = False, what: str = "") -> Line:
-        """Whether ``ours`` is better than ``theirs``."""
+        """Compare whether ``ours`` is better than ``theirs``."""
         name = what or f"{ours} − {theirs}"
 
         def compare() -> Line:
@@ -97,10 +97,10 @@ class Paper:
             verdict = HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
             return Line(name, gap.signed, verdict)
 
-        return _told(name, compare)
+        return _compared(name, compare)
 
     def alike(self, ours: str, theirs: str) -> Line:
-        """Whether the two differ by no more than :data:`ALIKE`."""
+        """Compare whether the two differ by no more than :data:`ALIKE`."""
         name = f"{ours} − {theirs}, within ±{ALIKE:g}"
 
         def compare() -> Line:
@@ -108,10 +108,10 @@ class Paper:
             inside, outside = gap.low >= -ALIKE and gap.high <= ALIKE, gap.low > ALIKE or gap.high < -ALIKE
             return Line(name, gap.signed, HOLDS if inside else FAILS if outside else OPEN)
 
-        return _told(name, compare)
+        return _compared(name, compare)
 
     def faster(self, over: str, least: float, slow: str = "Best-of-N", fast: str = "LoTTS") -> Line:
-        """Whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
+        """Compare whether ``slow`` needs at least ``least`` times the cost of ``fast`` for the same quality."""
         cost = {"images": "images", "nfe": "NFE", "device_s": "seconds"}[over]
         name = f"{cost} of {slow} / {cost} of {fast}; paper's LoTTS {least:g}×"
 
@@ -121,17 +121,17 @@ class Paper:
             verdict = HOLDS if low >= least else FAILS if found.high < least else OPEN
             return Line(name, str(found), verdict)
 
-        return _told(name, compare)
+        return _compared(name, compare)
 
     def _curve(self, label: str, over: str) -> Panel:
-        """A label's curve: of its largest search, or one point a budget."""
+        """Return the curve of a label: of its largest search, or one point per budget."""
         setups = [a for a in self.results.trials.setups if a.label == label]
         if len(setups) > 1 and not self.results.pooled(setups[0]):
             return self.results.budgets(setups, over=over)
         return self.results.panel(self.setup(label, images=None), over=over)
 
     def findings(self) -> list[Finding]:
-        """All of them."""
+        """Return all findings."""
         images, nfe, seconds, particle = next((v for k, v in PAPER.items() if k in self.model.lower()), PAPER["sd"])
         parts = [f"attention {p}" for p in ("w/o A_ori", "w/o A_con", "w/o propagation")]
         consistencies = [f"LoTTS w/o {c}" for c in ("temporal", "spatial", "holistic")]
@@ -182,12 +182,12 @@ class Paper:
                     f"{many} − {few} images", gap.signed, HOLDS if gap.low > 0 else FAILS if gap.high < 0 else OPEN
                 )
 
-            return _told(f"{many} − {few} images", compare)
+            return _compared(f"{many} − {few} images", compare)
 
         return [step(3, 6), step(6, 9)]
 
     def table(self) -> list[tuple[str, str, Interval, float, float]]:
-        """Label, budget, quality, images and NFE of every setup."""
+        """Return label, budget, quality, images and NFE of every setup."""
         rows = []
         for setup in self.results.setups:
             try:
@@ -199,8 +199,8 @@ class Paper:
         return rows  # type: ignore[return-value]
 
 
-def _told(name: str, compare: Callable[[], Line]) -> Line:
-    """The comparison, or why there is none."""
+def _compared(name: str, compare: Callable[[], Line]) -> Line:
+    """Return the comparison, or the reason why there is none."""
     try:
         return compare()
     except BadInput as error:
@@ -223,7 +223,7 @@ def write(out: Path, command: str = "") -> Path:
     overview = _overview(parts)
     view = SimpleNamespace(parts=parts, overview=overview, command=command)
     page = write_page("paper.html.j2", out / "index.html", {"view": view})
-    told = {
+    report = {
         "command": command,
         "date": max(p.date for p in papers),
         "machine": next((p.machine for p in papers if p.machine), ""),
@@ -235,8 +235,8 @@ def write(out: Path, command: str = "") -> Path:
             for p in parts
         ],
     }  # fmt: skip
-    _replace(out / "findings.json", json.dumps(told, ensure_ascii=False, indent=1) + "\n")
-    _replace(out / "findings.md", _markdown(told, overview))
+    _replace(out / "findings.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    _replace(out / "findings.md", _markdown(report, overview))
     for p in parts:
         print(f"{p.model}, {p.prompts} prompts, {p.nfe:,.0f} NFE")
         for f in p.findings:
@@ -245,7 +245,7 @@ def write(out: Path, command: str = "") -> Path:
 
 
 def _part(paper: Paper, runs: list[str]) -> SimpleNamespace:
-    """What the page shows of one model."""
+    """Return the content of the page for one model."""
     findings = paper.findings()
     return SimpleNamespace(
         model=paper.model,
@@ -260,11 +260,11 @@ def _part(paper: Paper, runs: list[str]) -> SimpleNamespace:
 
 
 Rows = list[tuple[str, list[Line | None]]]
-"""Comparisons, and what each model says of them."""
+"""Comparisons, and the line of each model."""
 
 
 def _overview(parts: list[SimpleNamespace]) -> dict[str, Rows]:
-    """All comparisons by finding, the models side by side; empty for one model."""
+    """Return all comparisons by finding, the models side by side; empty for one model."""
     found: dict[str, dict[str, dict[str, Line]]] = {}
     for part in parts if len(parts) > 1 else []:
         for finding in part.findings:
@@ -283,7 +283,7 @@ def _overview(parts: list[SimpleNamespace]) -> dict[str, Rows]:
 
 
 def _absent(findings: list[Finding]) -> str:
-    """A sentence on the findings whose tables have not been run; empty where all have been."""
+    """Return a sentence on the findings whose tables have not been run; empty where all have been."""
     tables = dict.fromkeys(f.where.split(",")[0] for f in findings if f.verdict == MISSING)
     return f"Not run on this model: {', '.join(tables)}." if tables else ""
 
@@ -294,23 +294,21 @@ def _replace(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _markdown(told: dict[str, Any], overview: dict[str, Rows]) -> str:
-    """The same for a repository."""
+def _markdown(report: dict[str, Any], overview: dict[str, Rows]) -> str:
+    """Return the same as Markdown."""
     lines = ["# Which findings of the paper hold", ""]
-    lines += [f"    {told['command']}", ""] if told["command"] else []
-    about = (
-        f"{told['date']}, {told['machine']}. Held-out quality, paired by prompt, 95 % bootstrap intervals over prompts."
-    )
+    lines += [f"    {report['command']}", ""] if report["command"] else []
+    about = f"{report['date']}, {report['machine']}. Held-out quality, paired by prompt, 95 % bootstrap intervals over prompts."
     lines += [f"{about} A saving holds where it is at least the paper's.", ""]
     if overview:
-        models = [part["model"] for part in told["models"]]
+        models = [part["model"] for part in report["models"]]
         lines += [f"| finding | comparison | {' | '.join(models)} |", "|---" * (len(models) + 2) + "|"]
         for claim, rows in overview.items():
             for i, (what, found) in enumerate(rows):
                 cells = [f"{line.value} · {line.verdict}" if line else "" for line in found]
                 lines.append(f"| {'' if i else claim} | {what} | {' | '.join(cells)} |")
         lines.append("")
-    for part in told["models"]:
+    for part in report["models"]:
         lines += [
             f"## {part['model']}: {part['prompts']} prompts, {part['nfe']:,.0f} NFE, judged by {part['metric']}",
             "",

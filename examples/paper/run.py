@@ -3,9 +3,9 @@
     python examples/paper/run.py                                  # reduced: 24 prompts, on two cores
     python examples/paper/run.py --prompts 100 --processes 12 --local --device cuda
 
-Each table is a study of its own in OUT/MODEL/TABLE; stopped in any way, the same command goes on where it was. The
-tables are the files beside this program with the prompts and the model that are given here, and what fits that model:
-the budget of table 9, the values of t0 in table 11, the kind of attention.
+Each table is a study in OUT/MODEL/TABLE; however a run ends, the same command resumes it. The tables are the files beside
+this program, with the prompts and the model of the command line, and settings that fit the model: the budget of table 9,
+the values of t0 in table 11, the kind of attention.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMMAND = (sys.executable, "-c", "from lotts_search.cli import main; main()")
 
 @dataclass(frozen=True)
 class Fit:
-    """What the tables take from the model that they are run on.
+    """Settings of the tables that depend on the model.
 
     Attributes:
         nfe: of LoTTS with nine images: the budget of table 9.
@@ -55,8 +55,7 @@ class Fit:
 
 
 def prepared(table: Path, model: str, options: argparse.Namespace, fit: Fit) -> dict[str, Any]:
-    """The study of a table for one model: its file with what is given on the command line, which goes first, and what
-    fits the model."""
+    """Return the study of a table for one model: its file, with the options of the command line and the fit."""
     study: dict[str, Any] = yaml.safe_load(table.read_text())
     load = {"dtype": options.dtype, "compile": True} if options.compile else {"dtype": options.dtype}
     study["models"] = [{"model": model, "options": load}]
@@ -81,10 +80,10 @@ def prepared(table: Path, model: str, options: argparse.Namespace, fit: Fit) -> 
 
 
 def fitted(model: str) -> Fit:
-    """What the tables take from a model, of which only a few small files are read.
+    """Return the settings that depend on a model, of which only a few small files are read.
 
     Raises:
-        LottsError: there is no such model, or what it costs cannot be told.
+        LottsError: there is no such model, or its costs are not known.
     """
     from lotts_search import registry
     from lotts_search.core.budget import Budget
@@ -123,7 +122,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="bfloat16", help="of the weights; float32 takes twice as long on new CPUs")
     parser.add_argument("--compile", action="store_true", help="compile the network: pays off in long runs")
     parser.add_argument("--generators", type=int)
-    parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
+    parser.add_argument("--dry-run", action="store_true", help="only print what there is to do")
     options = parser.parse_args()
 
     jobs: list[tuple[Path, list[str]]] = []
@@ -160,7 +159,7 @@ def main() -> int:
         codes = list(pool.map(work, jobs))
     if options.dry_run:
         return max(codes)
-    # A study that was stopped or had failures still has its finished searches: the page says what they tell.
+    # A stopped or partly failed study still has finished searches for the page.
     try:
         page = findings.write(options.out, command=" ".join(["python", *sys.argv]))
     except LottsError as error:

@@ -1,6 +1,6 @@
 """Prompt sets: the shapes world's own, well-known ones from the hub, and local files.
 
-A prompt's id is stable: it depends on its text alone (or on the file's column ``id``). So does its place in a sample: of a
+A prompt's id depends only on its text (or on the column ``id`` of its file). So does its place in a sample: with the same
 seed, the first 100 prompts are the first half of the first 200, whatever the order of the file.
 """
 
@@ -17,7 +17,7 @@ from lotts_search.study.prompt_files import Row, prompt_column, prompt_text, rea
 from lotts_search.work.requests import Bytes
 
 SCENES = 500
-"""Scenes of the shapes world that are looked through for those with certain fields, at first."""
+"""Number of scenes of the shapes world that are first searched for certain fields."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Prompt:
     """A prompt.
 
     Attributes:
-        id: its name, e.g. ``drawbench-1f2e3d4c5b6a``.
-        text: what to draw.
-        fields: what else its set says about it, e.g. a category.
-        image: an image [h, w, 3] to begin from, where the set has some.
+        id: e.g. ``drawbench-1f2e3d4c5b6a``.
+        text: the prompt itself.
+        fields: other values of its set, e.g. a category.
+        image: an image [h, w, 3] to start from, in sets that have one.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Hub:
-    """A set on the hub: the repository, its split, and the column of the prompt."""
+    """A set on the hub: its repository, split, and prompt column."""
 
     repository: str
     split: str
@@ -60,14 +60,14 @@ _FILES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
 def prompt_sets() -> dict[str, str]:
-    """The sets that have a name, each with one line about it."""
+    """Return the named sets, each with a line about it."""
     sets = {
         "shapes-test": "Scenes of the shapes world, of the test split; with `objects` and `background`.",
         "shapes-tune": "The same, of the tuning split.",
     }
     for name, (rate, light) in _SLICES.items():
         what = "a lighting defect" if light else f"each object damaged with probability {rate:g}"
-        sets[f"shapes-test/{name}"] = f"The same with an image to begin from: {what}."
+        sets[f"shapes-test/{name}"] = f"The same with an image to start from: {what}."
     return sets | {name: hub.summary for name, hub in _HUB.items()}
 
 
@@ -80,15 +80,15 @@ def load_prompts(
     column: str | None = None,
     split: str | None = None,
 ) -> list[Prompt]:
-    """A sample of a prompt set.
+    """Return a sample of a prompt set.
 
     Args:
-        source: a name of :func:`prompt_sets`, or a file: ``.txt`` (one a line), ``.csv``, ``.jsonl`` or ``.parquet``.
-        count: most prompts; None = all (of the shapes sets: 100).
-        seed: which ones; None = the first ones.
-        where: fields that they must have, e.g. ``{"Category": "Colors"}``.
-        column: of a file or set, the one that holds the prompt; by default ``prompt``, ``caption`` or ``text``.
-        split: of a set on the hub, other than the usual one.
+        source: a name of :func:`prompt_sets`, or a file: ``.txt`` (one per line), ``.csv``, ``.jsonl`` or ``.parquet``.
+        count: the greatest number of prompts; None = all (of the shapes sets: 100).
+        seed: chooses the sample; None = the first prompts.
+        where: required values of fields, e.g. ``{"Category": "Colors"}``.
+        column: the column of the prompts; by default ``prompt``, ``caption`` or ``text``.
+        split: another split of a set on the hub.
 
     Raises:
         BadInput: no such set, file or column, or no prompt is left.
@@ -114,12 +114,12 @@ def load_prompts(
 
 
 def texts(prompts: Iterable[str]) -> list[Prompt]:
-    """Prompts from texts; equal texts count once."""
+    """Return prompts from texts; equal texts count once."""
     return list(_distinct((Prompt(_id("prompt", text), text) for text in prompts), "the study"))
 
 
 def sample(prompts: list[Prompt], count: int | None, seed: int | None) -> list[Prompt]:
-    """The first ``count`` prompts in the order of ``seed`` (None = as they are)."""
+    """Return the first ``count`` prompts in the order of ``seed`` (None = the given order)."""
     if seed is not None:
         prompts = sorted(prompts, key=lambda prompt: blake2b(f"{seed} {prompt.id}".encode()).digest())
     return prompts[:count]
@@ -220,7 +220,7 @@ def _from_hub(name: str, column: str | None, split: str | None) -> Iterator[Prom
     except ImportError as error:
         raise Failure(f"prompts of {name} need the library datasets: pip install 'lotts-search[prompts]'") from error
     try:
-        # Streaming, and one column at first: the images that some sets hold are not fetched.
+        # Streaming, and text columns only: the images of some sets are not fetched.
         rows = datasets.load_dataset(hub.repository, split=split or hub.split, streaming=True)
         texts_only = [key for key, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "string"]
         rows = rows.select_columns(texts_only) if texts_only else rows
@@ -236,7 +236,7 @@ def _from_file(path: Path, column: str | None) -> Iterator[Prompt]:
 
 
 def _rows(rows: list[Row], column: str | None, source: str, file: str | None = None) -> Iterator[Prompt]:
-    """Prompts from rows with columns; a column ``id`` gives their ids."""
+    """Yield prompts from rows; a column ``id`` gives their ids."""
     where = file or source
     key = prompt_column(where, rows, column) if rows else ""
     lines: dict[str, Row] = {}

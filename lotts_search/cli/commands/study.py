@@ -11,12 +11,12 @@ from lotts_search.cli import options as o
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME].", rich_help_panel=o.OUTPUT)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it may take.")
+        bool, typer.Option("--dry-run", help="Only print what there is to do, and an estimate of the time.")
     ] = False,
     local: o.Local = False,
     address: o.Address = None,
@@ -24,10 +24,10 @@ def study(
     device: o.Device = "cpu",
     json: o.Json = False,
 ) -> None:
-    """Models × strategies × prompts × seeds × budgets, from one file into one folder.
+    """Run models × strategies × prompts × seeds × budgets, from one file into one folder.
 
-    Stopped in any way, the same command goes on where it was: trials that are done are not done again. After a change
-    of the file, what is still asked for is reused. `docs/study.md` explains the file, `docs/run-folder.md` the folder.
+    However a run ends, the same command resumes it, and no finished trial is run again. After a change of the file,
+    the searches that it still contains are reused. `docs/study.md` describes the file, `docs/run-folder.md` the folder.
 
         # study.yaml
         model: shapes-sd
