@@ -11,9 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lotts_search import __version__
+from lotts_search.errors import BadInput
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import columns_of
-from lotts_search.study.plan import Task, limits_on, unchecked
+from lotts_search.study.plan import FORMAT, Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
@@ -62,7 +63,16 @@ class Standing:
 
 
 def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = ()) -> Standing:
-    """Return the state of these searches in a folder."""
+    """Return the state of these searches in a folder.
+
+    Raises:
+        BadInput: the folder was begun by a version whose searches have other ids.
+    """
+    if folder.study().get("format", FORMAT) != FORMAT:
+        raise BadInput(
+            f"{folder.path} was begun by a version of lotts-search whose searches have other ids: finish it with that "
+            "version, or choose another --out"
+        )
     found = Standing()
     rows = folder.rows()
     summaries = {} if rows is None else summaries_of(rows)
@@ -145,7 +155,7 @@ def describe(
     summaries = {} if rows is None else summaries_of(rows)
     known_models = {model["label"]: model for model in before.get("models", ())}
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": study.name,
         "version": __version__,
         **now,

@@ -20,6 +20,7 @@ from PIL import Image
 from lotts_search import BadInput, Failure, search
 from lotts_search.core.journal import JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, image_hash
+from lotts_search.curves import load
 from lotts_search.errors import PoolClosed
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import scenes
@@ -157,6 +158,18 @@ def test_a_time_limit_leaves_searches_open_and_the_same_command_resumes(tmp_path
 def test_models_share_a_time_limit() -> None:
     assert time_shares(90, 3) == [45, 22.5, 22.5] and time_shares(90, 1) == [90]
     assert time_shares(None, 2) == [None, None] and time_shares(90, 0) == []
+
+
+def test_a_folder_whose_searches_have_other_ids_is_refused_and_can_be_reported(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    rows, about = lasting(out), study_json(out)
+    (out / "study.json").write_text(json.dumps(about | {"format": 1}))
+    pool = AnalyticPool()
+    with pytest.raises(BadInput, match="a version of lotts-search whose searches have other ids: finish it with that"):
+        run(world(tmp_path), out, pool)
+    assert pool.asked == [] and lasting(out) == rows and study_json(out)["format"] == 1
+    assert load(out).find("best-of-n", nfe=24).label == "best-of-n"
 
 
 def test_a_finished_study_runs_nothing_again(tmp_path: Path) -> None:
