@@ -1,4 +1,4 @@
-"""Images and latents: a diffusers autoencoder with its scaling, as every family uses it."""
+"""From images to latents and back: a diffusers autoencoder with its scaling, as every family uses it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lotts_search.backbones.base import broken_image
 
 
 class LatentCodec:
-    """Decodes latents of the diffusion model's scale to images and back.
+    """Decodes latents at the diffusion model's scale to images, and encodes images.
 
     Args:
-        vae: AutoencoderKL, with whichever of ``scaling_factor``, ``shift_factor``, ``latents_mean`` and
-            ``latents_std`` its config has.
-        device: where images and latents are, None = where the autoencoder is.
+        vae: AutoencoderKL; ``scaling_factor``, ``shift_factor``, ``latents_mean`` and ``latents_std`` are used as far
+            as its config has them.
+        device: of images and latents, None = that of the autoencoder.
         tiny: an AutoencoderTiny for previews, if there is one.
 
     Attributes:
         channels: of the latents.
-        factor: pixels of an image's side to one of the latent's.
+        factor: pixels per latent cell, along a side.
     """
 
     def __init__(self, vae: Any, device: torch.device | None = None, tiny: Any = None):
@@ -37,7 +37,7 @@ class LatentCodec:
         return self._device or torch.device(self.vae.device)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Shift and scale of the autoencoder's own latents: ``(own - shift) * scale`` is what the model sees."""
+        """Return shift and scale; ``(latent - shift) * scale`` brings the autoencoder's latents to the model's scale."""
         config, scale = self.vae.config, self.vae.config["scaling_factor"]
         mean, std = config.get("latents_mean"), config.get("latents_std")
         if mean is not None and std is not None:
@@ -47,22 +47,22 @@ class LatentCodec:
 
     @torch.inference_mode()
     def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
-        """Decode [B, C, H, W] clean latents to [B, h, w, 3] images, uint8 on the device, and say for each [B] whether
-        the decoder's values were finite. Nothing waits for the device.
+        """Return the images [B, h, w, 3] of clean latents [B, C, H, W], uint8, and for each [B] whether the decoder's
+        values were finite, both on the device, without waiting for it.
 
         Args:
-            preview: by the tiny decoder where there is one, for x0 predictions of unfinished candidates.
+            preview: use the tiny decoder if there is one, for x0 predictions of unfinished candidates.
         """
         if preview and self.tiny is not None:
-            # A tiny autoencoder is trained on latents of the diffusion model's scale.
-            own = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
-            return _images(self.tiny.decode(own.to(_dtype(self.tiny)), return_dict=False)[0])
+            # A tiny autoencoder is trained on latents at the diffusion model's scale.
+            latents = latents / self.tiny.config["scaling_factor"] + self.tiny.config["shift_factor"]
+            return _images(self.tiny.decode(latents.to(_dtype(self.tiny)), return_dict=False)[0])
         shift, scale = self._statistics(latents)
-        own = latents / scale + shift
-        return _images(self.vae.decode(own.to(_dtype(self.vae)), return_dict=False)[0])
+        latents = latents / scale + shift
+        return _images(self.vae.decode(latents.to(_dtype(self.vae)), return_dict=False)[0])
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """Decode [B, C, H, W] clean latents to [B, h, w, 3] images.
+        """Return the images [B, h, w, 3] of clean latents [B, C, H, W].
 
         Raises:
             Failure: the decoder gave NaN or infinite values.
@@ -70,7 +70,11 @@ class LatentCodec:
         return self._finite(*self.decode_tensor(latents))
 
     def preview(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """Decode like :meth:`decode`, by the tiny decoder where there is one: x0 predictions of unfinished candidates."""
+        """Decode x0 predictions of unfinished candidates, with the tiny decoder if there is one.
+
+        Raises:
+            Failure: the decoder gave NaN or infinite values.
+        """
         return self._finite(*self.decode_tensor(latents, preview=True))
 
     def _finite(self, images: Tensor, finite: Tensor) -> npt.NDArray[np.uint8]:
@@ -80,7 +84,7 @@ class LatentCodec:
 
     @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """[B, h, w, 3] images → [B, C, H, W] clean latents: the posterior's mean."""
+        """Return the clean latents [B, C, H, W] of images [B, h, w, 3]: the posterior's mean."""
         values = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
         posterior = self.vae.encode((values.float() / 127.5 - 1).to(self.vae.dtype)).latent_dist
         mean: Tensor = posterior.mean.float()
@@ -89,20 +93,22 @@ class LatentCodec:
 
 
 def _dtype(module: Any) -> torch.dtype:
-    """Of the first weight: the module's own ``dtype`` searches all of them."""
+    """Return the dtype of the first weight; the module's ``dtype`` property would search all of them."""
     dtype: torch.dtype = next(module.parameters()).dtype
     return dtype
 
 
 def _images(values: Tensor) -> tuple[Tensor, Tensor]:
-    # A NaN or an infinity anywhere makes the sum one.
+    # A NaN or an infinity anywhere makes the sum NaN or infinite.
     finite = values.float().flatten(1).sum(1).isfinite()
     images = (values.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return images.permute(0, 2, 3, 1).contiguous(), finite
 
 
 class Coded:
-    """What a backbone with a codec gives of it: see :class:`~lotts_search.backbones.base.Backbone`."""
+    """The part of a :class:`~lotts_search.backbones.base.Backbone` that a codec provides, with the abilities
+    :class:`~lotts_search.backbones.base.Previews`, :class:`~lotts_search.backbones.base.DecodesOnDevice` and
+    :class:`~lotts_search.backbones.base.Offloads`."""
 
     codec: LatentCodec
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from lotts_search.backbones.attention.base import RowAttention
-from lotts_search.backbones.attention.unet_sd3 import capture_sd3
+from lotts_search.backbones.attention.sd3 import capture_sd3
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.attention.base import RowAttention
-from lotts_search.backbones.attention.unet_sd3 import capture_unet, unet_grids
+from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.backbones.network import NetworkBackbone, flops_per_row

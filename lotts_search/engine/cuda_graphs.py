@@ -1,7 +1,8 @@
-"""Network calls that are recorded once and replayed: CUDA graphs.
+"""Network calls recorded once and replayed: CUDA graphs.
 
-A small network takes the host longer to launch, kernel by kernel, than the device to compute; a graph is launched at
-once. Calls must be of one shape, as those of an engine that pads are. A call that cannot be recorded is simply made.
+The host takes longer to launch a small network, kernel by kernel, than the device takes to compute it; a graph is
+launched at once. All calls must have one shape, as those of an engine that pads have. A call that cannot be recorded is
+made as usual.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone
 
 LIMIT = 2e12
-"""Floating-point operations of a call up to which it is recorded: tens of milliseconds on a large device. Beyond it
-launches hardly count, and a recording would hold the memory of a whole call."""
+"""Most floating-point operations of a call that is recorded: tens of milliseconds on a large device. Launching larger
+calls costs little in comparison, and a recording holds the memory of a whole call."""
 WARM_UP = 3
-"""Calls before the recording, in which libraries choose their kernels and allocate their workspaces."""
+"""Calls before the recording, in which libraries choose kernels and allocate workspaces."""
 
 log = logging.getLogger(__name__)
 
 
 class RecordedNetwork:
-    """``backbone.predict`` by CUDA graphs. An output is valid until the next call."""
+    """Replays ``backbone.predict`` from CUDA graphs. An output is valid until the next call."""
 
     def __init__(self, backbone: Backbone):
         self._backbone = backbone
         self._recordings: dict[Any, _Recording | None] = {}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
-        """As :meth:`Backbone.predict`, for tensors on a CUDA device."""
+        """Call the network once: :meth:`Backbone.predict` for tensors on a CUDA device."""
         parts = list(_tensors(conditioning))
         key = tuple(None if part is None else (part.shape, part.dtype) for part in parts), latents.shape
         if key not in self._recordings:
@@ -72,19 +73,19 @@ class _Recording:
         main.wait_stream(side)
         self._graph: Any = torch.cuda.CUDAGraph()
         try:
-            # Other threads may use the device meanwhile.
+            # Other threads may use the device during the recording.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._output = backbone.predict(*arguments)
         finally:
-            torch.cuda.set_stream(main)  # a recording that fails may leave its own behind
+            torch.cuda.set_stream(main)  # a failed recording may leave its stream as the current one
 
     def play(self, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
         self._latents.copy_(latents)
         self._timesteps.copy_(timesteps)
         if conditioning is not self._copied:
-            for own, new in zip(_tensors(self._conditioning), _tensors(conditioning), strict=True):
-                if own is not None and new is not None:
-                    own.copy_(new)
+            for kept, new in zip(_tensors(self._conditioning), _tensors(conditioning), strict=True):
+                if kept is not None and new is not None:
+                    kept.copy_(new)
             self._copied = conditioning
         self._graph.replay()
         return self._output
@@ -95,7 +96,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor | None]:
-    """The tensors in a conditioning, None for anything else in it that is something."""
+    """Yield the tensors in a conditioning, and None in the place of any other value that is not None."""
     if isinstance(value, dict):
         for part in value.values():
             yield from _tensors(part)

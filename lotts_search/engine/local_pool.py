@@ -1,4 +1,4 @@
-"""A pool in this very process: no Ray. For notebooks, tests and a single machine."""
+"""A pool in this process, without Ray: for notebooks, tests and a single machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from lotts_search.work.requests import Result, Rewrite, Score, Work
 
 
 class LocalPool:
-    """Runs generation and scoring on one background thread, and rewriting on others; a
-    :class:`~lotts_search.work.pool.Pool`.
+    """A :class:`~lotts_search.work.pool.Pool` that generates and scores on one background thread, and rewrites on
+    others.
 
     Use it as a context manager or call :meth:`close`.
 
     Args:
         backbone: the model.
-        verifiers: what :class:`~lotts_search.work.requests.Score` may name.
+        verifiers: by the name in :class:`~lotts_search.work.requests.Score`.
         max_batch: most network rows in one call.
         threads: torch's threads, None = one for each CPU that this process may use.
         pad: fixed batch sizes, for results that do not depend on what else is running.
-        rewriters: what :class:`~lotts_search.work.requests.Rewrite` may name.
+        rewriters: by the name in :class:`~lotts_search.work.requests.Rewrite`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LocalPool:
         self._thread.start()
 
     def submit(self, work: Work) -> Future[Result]:
-        """Ask for a piece of work; never blocks.
+        """Request a piece of work; never blocks.
 
         Raises:
             BadInput: the verifier or rewriter is not in this pool.
@@ -79,12 +79,12 @@ class LocalPool:
         future.add_done_callback(self._open.discard)
         self._wake.set()
         if self._closed:
-            # Closed meanwhile: nobody may be left to answer.
+            # Closed in the meantime: the thread may have ended without seeing this future.
             _fail(future, PoolClosed("the pool is closed"))
         return future
 
     def close(self) -> None:
-        """Stop after the operation under way; work that is not done fails."""
+        """Stop after the current operation; work that is not done fails."""
         self._closed = True
         self._wake.set()
         for rewriter in self._rewriters.values():
@@ -99,13 +99,13 @@ class LocalPool:
         self.close()
 
     def _run(self) -> None:
-        # Torch keeps the number of threads by thread: it must be set in this one.
+        # Torch's number of threads is a setting of each thread, so this thread must set it.
         torch.set_num_threads(self._threads)
         failure = PoolClosed("the pool was closed before this work was done")
         try:
             while not self._closed:
                 self._wake.clear()
-                # Scores first: a search decides by them what to generate next.
+                # Scores first, because searches decide by them what to generate next.
                 worked = False
                 for scorer in self._scorers.values():
                     worked |= scorer.tick()

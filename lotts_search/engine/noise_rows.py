@@ -1,4 +1,4 @@
-"""Noise of many rows at once, drawn while the device works."""
+"""Noise for many rows at once, drawn while the device works."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lotts_search.work.noise import Purpose, draw
 from lotts_search.work.requests import Floats, Lineage
 
 NoiseKey: TypeAlias = tuple[int, Lineage, Purpose, int]
-"""Search seed, lineage, purpose and step of :func:`~lotts_search.work.noise.draw`."""
+"""Search seed, lineage, purpose and step: arguments of :func:`~lotts_search.work.noise.draw`."""
 
 THREADS = 4
-"""Most threads that draw for a device beside the host."""
+"""Most threads that draw noise for a device."""
 
 
 class NoiseRows:
-    """Draws noise of one shape for ``device``.
+    """Draws noise of one shape for one device.
 
     Args:
-        threads: that draw meanwhile, where most time passes in numpy without Python's lock; 0 = none, the noise is
-            drawn when it is asked for; None = 0 on a CPU, whose cores compute the model.
+        threads: background threads, which spend most of their time in numpy without Python's lock; 0 = draw in
+            :meth:`finish`; None = by device: 0 on a CPU, whose cores compute the model.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, threads: int | None = None):
@@ -41,7 +41,7 @@ class NoiseRows:
             self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="lotts-search noise")
 
     def begin(self, wanted: list[NoiseKey | None]) -> None:
-        """Start to draw; what was begun before and not asked for is forgotten."""
+        """Start to draw one row per key, zeros for None; rows begun before and not fetched are dropped."""
         self._wanted, self._parts = wanted, []
         if self._threads is None:
             if len(self._buffer) < len(wanted):
@@ -55,7 +55,7 @@ class NoiseRows:
             self._parts.append(self._threads.submit(_fill, list(rows)[part], wanted[part]))
 
     def finish(self) -> Tensor:
-        """The noise [len(wanted), *shape] on the device, zeros for None; valid until the next :meth:`begin`."""
+        """Return the noise [len(wanted), *shape] on the device; valid until the next :meth:`begin`."""
         if self._threads is None:
             noise = self._buffer[: len(self._wanted)]
             _fill(list(noise.numpy()), self._wanted)

@@ -1,24 +1,24 @@
-"""The solvers, as per-row coefficients: one flat function moves a batch of unrelated trajectories.
+"""The solvers as per-row coefficients, so that one flat function moves a batch of unrelated trajectories.
 
-``dpm``, SDE-DPM-Solver++(2M). Source: DPM-Solver++ (Lu et al. 2022, Eq. 9-11 and the SDE form of its appendix), midpoint
-variant. With ``x_i = a_i·x0 + s_i·ε``, ``λ = ln(a/s)``, ``h = λ_{i+1} − λ_i`` and ``r = (λ_i − λ_{i−1})/h`` a step is
+``dpm`` is SDE-DPM-Solver++(2M), midpoint variant (DPM-Solver++, Lu et al. 2022, Eq. 9-11 and the SDE form of its
+appendix). With ``x_i = a_i·x0 + s_i·ε``, ``λ = ln(a/s)``, ``h = λ_{i+1} − λ_i`` and ``r = (λ_i − λ_{i−1})/h`` a step is
 
     x_{i+1} = (s_{i+1}/s_i)·e^{−ηh}·x_i + a_{i+1}·(1 − e^{−(1+η)h})·[D_i + (D_i − D_{i−1})/(2r)]
               + s_{i+1}·√(1 − e^{−2ηh})·ξ
 
-where ``D`` are x0 predictions. η = 1 is the SDE form of diffusers, η = 0 the deterministic DPM-Solver++; in between
-the noise is that of the reverse SDE whose diffusion term is scaled by √η, which keeps the marginals for every η.
+where ``D`` are x0 predictions. η = 1 is the SDE form of diffusers, η = 0 the deterministic DPM-Solver++; in between,
+the noise is that of the reverse SDE with its diffusion term scaled by √η, which keeps the marginals for every η.
 The first step of a trajectory and the step to s = 0 are of first order, as in diffusers with
 ``final_sigmas_type="zero"``.
 
-``ddim``, DDIM with η. Source: Song et al. 2021, Eq. 12 and 16, here for any ``a`` and ``s``, so for flows as well. With
+``ddim`` is DDIM with η (Song et al. 2021, Eq. 12 and 16) for any ``a`` and ``s``, so also for flows. With
 ``ε = (x_i − a_i·D_i)/s_i`` and the noise ``n = η·s_{i+1}·√(1 − e^{−2h})`` a step is
 
     x_{i+1} = a_{i+1}·D_i + √(s²_{i+1} − n²)·ε + n·ξ
 
-η is not the SDE solver's: the two mean the same steps (of first order) at 0 and at 1 and other ones in between. η = 1
-draws from the posterior of x_{i+1} given x_i and x0 (DDPM), η = 0 is deterministic; on a flow schedule that is Euler's
-step. It has no history and is finite at ``a_i = 0``, where a flow begins.
+This η differs from the one of ``dpm``: the two give the same first-order steps at 0 and at 1, and different ones in
+between. η = 1 draws from the posterior of x_{i+1} given x_i and x0 (DDPM); η = 0 is deterministic, and on a flow
+schedule it is Euler's step. DDIM has no history and is finite at ``a_i = 0``, where a flow begins.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ LATENT, X0, PREVIOUS, NOISE = range(4)
 
 
 def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.NDArray[np.float64]:
-    """The coefficients [2, T, 4] of every step: index 0 without solver history, index 1 with it.
+    """Return the coefficients [2, T, 4] of every step: index 0 without solver history, index 1 with it.
 
     Columns: factor of the latent, of the x0 prediction, of the previous x0 prediction and of the noise. The step to
     ``sigma = 0`` returns the x0 prediction itself: (0, 1, 0, 0).
 
     Raises:
-        BadInput: ``eta`` is none of the solver's, see :func:`~lotts_search.work.requests.check_eta`.
+        BadInput: ``eta`` is out of the solver's range, see :func:`~lotts_search.work.requests.check_eta`.
     """
     check_eta(eta, solver)
     if solver == "ddim":
@@ -59,8 +59,9 @@ def coefficients(schedule: Schedule, eta: float, solver: Solver = "dpm") -> npt.
         if sigma[i + 1] == 0:
             table[:, i] = (0, alpha[i + 1], 0, 0)
             continue
-        # From alpha = 0, pure noise of a flow, h is infinite: any noise then replaces the latent entirely (without
-        # noise, 0 times infinity, nothing is), and the prediction there does not count as history of the next step.
+        # At alpha = 0, the pure noise of a flow, h is infinite. With eta > 0 the noise then replaces the latent
+        # entirely; eta = 0 is a case of its own, to avoid 0 times infinity. The prediction there does not count as
+        # history of the next step.
         h = lam[i + 1] - lam[i]
         decay = eta * h if eta else 0.0
         pull = -alpha[i + 1] * np.expm1(-(1 + eta) * h)
@@ -86,11 +87,11 @@ def _ddim(schedule: Schedule, eta: float) -> npt.NDArray[np.float64]:
 
 
 def step(x0: Tensor, previous: Tensor, latents: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
-    """One solver step of every row.
+    """Move every row by one solver step.
 
     Args:
         x0: [B, C, H, W] x0 predictions at this step.
-        previous: [B, C, H, W] x0 predictions of the step before; any finite numbers where the factor is 0.
+        previous: [B, C, H, W] x0 predictions of the previous step; any finite numbers where the factor is 0.
         latents: [B, C, H, W] latents at this step.
         rows: [B, 4] rows of :func:`coefficients`.
         noise: [B, C, H, W] standard normal.

@@ -1,8 +1,8 @@
-"""Between host and device without waiting for the device; on a CPU everything is done at once.
+"""Transfers between host and device without waiting for the device; on a CPU they complete at once.
 
-CUDA copies are asynchronous only to and from pinned memory, and pinned memory must stay as it is while a copy runs.
-So each upload takes a block of its own from torch's allocator, which gives a block to others only after the copies
-from it have passed, and a download is read only after its event has.
+CUDA copies are asynchronous only to and from pinned memory, and pinned memory must not change while a copy runs. So each
+upload takes a new block from torch's allocator, which reuses a block only after the copies from it have completed, and
+a download is read only after its event has passed.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor
 
 
 def host_buffer(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Uninitialised host memory from which ``device`` is filled: write it once, then :func:`send` it."""
+    """Return uninitialised host memory for an upload: write it once, then :func:`send` it."""
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
 def send(buffer: Tensor, device: torch.device) -> Tensor:
-    """A :func:`host_buffer` on its way to the device; it may not be written any more."""
+    """Copy a :func:`host_buffer` to the device; it must not be written afterwards."""
     return buffer.to(device, non_blocking=True)
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array on the device, which may share its memory where the device is the host: give it away."""
+    """Copy an array to the device. On a CPU the tensor shares the array's memory, so the caller must not keep it."""
     host = torch.from_numpy(array)
     return send(host.pin_memory(), device) if device.type == "cuda" else host.to(device)
 
 
 class Download:
-    """Tensors on their way to the host: :meth:`arrays` may be called once the device has done its work up to here,
-    which :class:`Landings` waits for."""
+    """Tensors that are being copied to the host. Call :meth:`arrays` only once the device has completed the work
+    queued up to here, which :class:`Landings` waits for."""
 
     def __init__(self, *tensors: Tensor):
         self._host = [_fetch(tensor) for tensor in tensors]
 
     def arrays(self) -> list[npt.NDArray[Any]]:
-        """One array a tensor."""
+        """Return one array per tensor."""
         return [tensor.numpy() for tensor in self._host]
 
 
@@ -54,7 +54,7 @@ def _fetch(tensor: Tensor) -> Tensor:
 
 
 class Watch:
-    """Seconds that the device took between :meth:`__init__` and :meth:`stop`."""
+    """Measures the seconds that the device takes between the construction and :meth:`stop`."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -69,25 +69,25 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Known once the device has done the work in between."""
+        """The measured time; available once the device has completed the work in between."""
         if self._device.type == "cuda":
             return float(self._began.elapsed_time(self._ended)) / 1000
         return float(self._ended - self._began)
 
 
 def _event(device: torch.device, timed: bool = False) -> Any:
-    """Passes when the device has done everything it was given so far."""
+    """Return an event that passes when the device has completed everything queued so far."""
     event: Any = torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
 
 
 class Landings:
-    """What is to be done once the device has got as far as it was asked to by now; first come, first served.
+    """Actions that wait for the device to complete the work queued before them; done in order.
 
     Args:
         device: where the work runs.
-        ahead: how many actions may be outstanding before the host waits for the first; 0 waits at once.
+        ahead: how many actions may be pending before the host waits for the first; 0 waits at once.
     """
 
     def __init__(self, device: torch.device, ahead: int):
@@ -98,12 +98,16 @@ class Landings:
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def then(self, action: Callable[[], None]) -> None:
-        """Do ``action`` when the device has done everything it was given so far."""
+        """Do ``action`` once the device has completed everything queued so far."""
         self._waiting.append((None if self._side is None else _event(self._device), action))
         self.settle(self._ahead)
 
     def settle(self, allowed: int | None = None) -> bool:
-        """Do what is due, and wait until at most ``allowed`` actions (None = ``ahead``) are left. Whether any was done."""
+        """Do the actions that are due, and wait until at most ``allowed`` (None = ``ahead``) are pending.
+
+        Returns:
+            Whether any action was done.
+        """
         allowed = self._ahead if allowed is None else allowed
         done = False
         while self._waiting:
@@ -118,8 +122,8 @@ class Landings:
         return done
 
     def beside(self) -> contextlib.AbstractContextManager[Any]:
-        """For an action that computes and waits for the answer itself: in here it does not wait for work that the
-        device was given since. What it reads must have landed, what it makes must not outlive the wait."""
+        """Return a context for an action that computes and waits for its own result. Inside, it does not wait for work
+        queued since. Its inputs must have landed, and its tensors must not outlive the wait."""
         return contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
     def clear(self) -> None:

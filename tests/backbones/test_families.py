@@ -24,7 +24,8 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from lotts_search import LocalPool, plugins, search
-from lotts_search.backbones.attention.unet_sd3 import capture_sd3, capture_unet, unet_grids
+from lotts_search.backbones.attention.sd3 import capture_sd3
+from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import BadInput

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lotts_search.backbones.attention.base import RowAttention, attention_map
-from lotts_search.backbones.attention.unet_sd3 import capture_unet
+from lotts_search.backbones.attention.unet import capture_unet
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import BadInput, Failure
 from lotts_search.localization.locate import locate

@@ -1,4 +1,4 @@
-"""What localization by attention needs of any family: attention of single rows, and the interface that gives it."""
+"""The optional abilities of a backbone that masks by attention need, and the attention of a network row."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class RowAttention:
 
     Attributes:
         words: [h, w] float32, attention probability of the image positions to the chosen text tokens, averaged over
-            tokens, heads and layers; [P, h, w] float32 where the words of P prompts were read at once.
-        queries: one tensor [heads, h*w, d] for each self-attention layer at the grid, if they were asked for.
+            tokens, heads and layers; [P, h, w] where the words of P prompts were read at once.
+        queries: one tensor [heads, h·w, d] for each self-attention layer at the grid, if queries were requested.
     """
 
     words: Tensor
@@ -26,16 +26,17 @@ class RowAttention:
 
 @runtime_checkable
 class ReadsAttention(Protocol):
-    """A backbone whose attention can be read: what :class:`~lotts_search.work.masks.AttentionMask` needs of a family."""
+    """Attention of the image to the text can be read, for :class:`~lotts_search.work.masks.AttentionMask`."""
 
     first_token: int
     """Position of the first word's token in the text sequence."""
 
     def tokens(self, prompt: str) -> list[int]:
-        """Token ids of the prompt's words in order, without BOS, EOS and padding, cut as the encoder cuts them."""
+        """Return the token ids of the prompt's words in order, without BOS, EOS and padding, truncated as the encoder
+        truncates them."""
 
     def grids(self) -> dict[int, tuple[int, int]]:
-        """The attention grids (h, w) that can be read, by their shorter side."""
+        """Return the attention grids (h, w) that can be read, by their shorter side."""
 
     def attend(
         self,
@@ -46,10 +47,10 @@ class ReadsAttention(Protocol):
         queries: list[bool],
         grid: tuple[int, int],
     ) -> list[RowAttention]:
-        """One network call [B, C, H, W] with its attention at ``grid``, one entry a row.
+        """Call the network once and return its attention at ``grid``, one entry per row.
 
         Args:
-            latents, timesteps, conditioning: as of :meth:`Backbone.predict`.
+            latents, timesteps, conditioning: as of :meth:`~lotts_search.backbones.base.Backbone.predict`.
             positions: for each row the text positions that count.
             queries: for each row whether its self-attention queries are kept.
             grid: one of :meth:`grids`.
@@ -61,9 +62,9 @@ class Concept:
     """A prompt whose words run beside the image.
 
     Attributes:
-        conditioning: of the prompt, as :meth:`Backbone.encode_prompts` gives it.
+        conditioning: of the prompt, from :meth:`~lotts_search.backbones.base.Backbone.encode_prompts`.
         tokens: text positions of its words.
-        read: which of ``tokens``, by index, count for its map.
+        read: indices of the ``tokens`` that count for its map.
     """
 
     conditioning: Any
@@ -73,7 +74,7 @@ class Concept:
 
 @runtime_checkable
 class ReadsConcepts(Protocol):
-    """A backbone that gives maps of concepts: what :class:`~lotts_search.work.masks.ConceptMask` needs of a family."""
+    """Maps of concepts can be read, for :class:`~lotts_search.work.masks.ConceptMask`."""
 
     first_token: int
     """Position of the first word's token in the text sequence."""
@@ -82,13 +83,13 @@ class ReadsConcepts(Protocol):
         """As of :class:`ReadsAttention`."""
 
     def concept_grid(self) -> tuple[int, int]:
-        """(h, w) of the image tokens."""
+        """Return (h, w) of the image tokens."""
 
     def concept_blocks(self, wanted: int | None) -> int:
-        """How many blocks are read, by default or as wanted.
+        """Return how many blocks are read: ``wanted``, or the default for None.
 
         Raises:
-            BadInput: there are not so many.
+            BadInput: the network has fewer blocks.
         """
 
     def attend_concepts(
@@ -100,10 +101,10 @@ class ReadsConcepts(Protocol):
         queries: list[bool],
         blocks: int,
     ) -> list[RowAttention]:
-        """One network call [B, C, H, W] with the maps of concepts, one entry a row.
+        """Call the network once and return the maps of concepts, one entry per row.
 
         Args:
-            latents, timesteps, conditioning: as of :meth:`Backbone.predict`.
+            latents, timesteps, conditioning: as of :meth:`~lotts_search.backbones.base.Backbone.predict`.
             concepts: for each row the same number P of prompts.
             queries: for each row whether its image queries are kept.
             blocks: how many of the last blocks are read.
@@ -111,17 +112,17 @@ class ReadsConcepts(Protocol):
 
 
 MOST_PROBABILITIES = 2**27
-"""Attention probabilities that exist at once, 512 MiB in float32, where no kernel does without them; the scores that
-they come from take as much again. Heads take turns where all together would be more."""
+"""Most attention probabilities in memory at once, 512 MiB in float32, where no kernel avoids them; the scores that they
+are computed from take as much again. Beyond this number heads are computed in turn."""
 
 
 def attention_map(query: Tensor, key: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``softmax(Q Kᵀ/√d)·weights`` without keeping the probabilities: attention with ``weights`` as its values.
+    """Compute ``softmax(Q Kᵀ/√d)·weights`` without keeping the probabilities: attention with ``weights`` as values.
 
     Args:
         query: [B, heads, N, d].
         key: [B, heads, M, d].
-        weights: [B, M, V], V maps at once.
+        weights: [B, M, V] for V maps.
         mask: additive, broadcastable to [B, heads, N, M].
 
     Returns:
@@ -130,7 +131,7 @@ def attention_map(query: Tensor, key: Tensor, weights: Tensor, mask: Tensor | No
     (batch, heads, count, _), (*_, maps) = query.shape, weights.shape
     values = weights.float()[:, None]
     if query.is_cuda:
-        # Its kernels that keep no probabilities want widths of values that are multiples of 8.
+        # The CUDA kernels that keep no probabilities need the width of the values to be a multiple of 8.
         values = functional.pad(values, (0, -maps % 8))
     mask = None if mask is None else mask.float()
     together = max(1, min(heads, MOST_PROBABILITIES // (batch * count * key.shape[2])))

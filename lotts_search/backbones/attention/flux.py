@@ -1,14 +1,14 @@
-"""Reading attention out of a FLUX transformer without changing what it computes.
+"""Reading the attention of a FLUX transformer without changing what it computes.
 
-The processor of each double-stream block is wrapped for the length of one call (``set_attn_processor``, per module,
-restored afterwards). The original still computes the output; beside it either the probabilities of the image queries
-to the text are taken (:class:`JointRecorder`) or the words of other prompts are carried along, in the manner of
-ConceptAttention (:class:`ConceptRecorder`). The call ends with the last double-stream block: the single-stream blocks,
-two thirds of the depth, would show nothing more.
+The processor of each double-stream block is wrapped for one call (``set_attn_processor``, per module, restored
+afterwards). The original still computes the output. Beside it, :class:`JointRecorder` takes the probabilities of the
+image queries to the text, and :class:`ConceptRecorder` runs the words of other prompts along, in the manner of
+ConceptAttention (Helbling et al. 2025). The call ends after the last double-stream block: the single-stream blocks, two
+thirds of the depth, are not read.
 
-Memory beyond the call's own: one map a row and prompt; the image queries of the rows that want them, rows × blocks ×
-tokens × width numbers in the network's dtype (FLUX at 1024 pixels, one row, 10 blocks: 252 MB in bfloat16); one block's
-keys and values again; and probabilities as bounded by
+Memory beyond that of the call: one map per row and prompt; the image queries of the rows that keep them, rows × blocks
+× tokens × width numbers in the network's dtype (FLUX at 1024 pixels, one row, 10 blocks: 252 MB in bfloat16); a second
+copy of one block's keys and values; and probabilities up to
 :data:`~lotts_search.backbones.attention.base.MOST_PROBABILITIES`.
 """
 
@@ -24,21 +24,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lotts_search.backbones.attention.base import RowAttention, attention_map
-from lotts_search.backbones.attention.unet_sd3 import uncompiled
+from lotts_search.backbones.attention.recorder import uncompiled
 from lotts_search.errors import BadInput
 
 Rotary = tuple[Tensor, Tensor]
 
 
 class Enough(Exception):
-    """The last block that is read has been read."""
+    """Ends a call after the last block that is read."""
 
 
-class Recorder(Protocol):
-    """What looks at the attention of the double-stream blocks."""
+class BlockRecorder(Protocol):
+    """Records the attention of the double-stream blocks."""
 
     def see(self, index: int, block: Any, image: Tensor, text: Tensor, rotary: Rotary, outputs: Tensor) -> None:
-        """Note one attention call.
+        """Record one attention call.
 
         Args:
             index: of the block.
@@ -50,12 +50,20 @@ class Recorder(Protocol):
 
 
 def default_blocks(blocks: int) -> int:
-    """ConceptAttention's choice for FLUX, the last 10 of 19, or the last half of fewer."""
+    """Return how many of the last blocks are read: ConceptAttention's 10 of FLUX's 19, or half of fewer blocks."""
     return 10 if blocks >= 19 else -(-blocks // 2)
 
 
 class JointRecorder:
-    """Attention probabilities of the image queries to text positions, averaged over positions, heads and blocks."""
+    """Records attention probabilities of the image queries to text positions, averaged over positions, heads and
+    blocks.
+
+    Args:
+        positions: for each row the text positions that count.
+        queries: for each row whether the image queries are kept.
+        grid: (h, w) of the image tokens.
+        read: the blocks that are read.
+    """
 
     def __init__(self, positions: list[list[int]], queries: list[bool], grid: tuple[int, int], read: range):
         self._positions, self._grid, self._read = positions, grid, read
@@ -80,22 +88,22 @@ class JointRecorder:
         self._words = found if self._words is None else self._words + found
 
     def rows(self) -> list[RowAttention]:
-        """What was seen, one entry a row."""
+        """Return what was recorded, one entry per row."""
         assert self._words is not None
         return _rows(self._words / len(self._read), self._grid, self._queries, self._wanted)
 
 
 class ConceptRecorder:
-    """Maps of P prompts a row: mean dot products of the image's and of their words' attention outputs.
+    """Records maps of P prompts per row: mean dot products of the attention outputs of the image and of the prompts'
+    words.
 
-    The words start as the text encoder gives them. In each block they attend to the words of their own prompt and to
-    the image, under the modulation of their own prompt, and go through the block's text side; nothing attends to
-    them.
+    The words start from the output of the text encoder. In each block they attend to the words of the same prompt and
+    to the image, under the modulation of that prompt, and pass through the block's text side; nothing attends to them.
 
     Args:
-        embed: gives the embedded words [B, P, n, D], padded to a common n, and the modulation [B, P, D] of each prompt;
-            called within the network's call, when offloaded weights are there.
-        valid: [B, P, n], where there is a word.
+        embed: returns the embedded words [B, P, n, D], padded to a common n, and the modulation [B, P, D] of each
+            prompt; called within the network call, when offloaded weights are on the device.
+        valid: [B, P, n], True where there is a word.
         weights: [B, P, n], how much each word counts for its prompt's map.
         queries: for each row whether the image queries are kept.
         grid: (h, w) of the image tokens.
@@ -115,7 +123,7 @@ class ConceptRecorder:
         self._grid, self._read = grid, read
         self._wanted = [row for row, wanted in enumerate(queries) if wanted]
         batch, prompts, count = valid.shape
-        # A word sees the words of its own prompt, and the whole image.
+        # A word attends to the words of its prompt and to the whole image.
         same = torch.eye(prompts, dtype=torch.bool, device=valid.device).repeat_interleave(count, 0)
         own = same.repeat_interleave(count, 1) & valid.view(batch, 1, -1)
         image = own.new_ones(batch, prompts * count, grid[0] * grid[1])
@@ -134,7 +142,7 @@ class ConceptRecorder:
         def parts(flat: Tensor) -> Tensor:
             return _split(attn, flat).view(batch, prompts * count, attn.heads, -1)
 
-        # The text has position 0 for every token, where the rotation is none.
+        # Every text token has position 0, at which the rotation is the identity.
         query = attn.norm_added_q(parts(attn.add_q_proj(normal)))
         key = attn.norm_added_k(parts(attn.add_k_proj(normal)))
         value = parts(attn.add_v_proj(normal))
@@ -163,7 +171,7 @@ class ConceptRecorder:
         self._words = words.view(batch, prompts, count, width)
 
     def rows(self) -> list[RowAttention]:
-        """What was seen, one entry a row."""
+        """Return what was recorded, one entry per row."""
         assert self._maps is not None
         return _rows(self._maps / len(self._read), self._grid, self._queries, self._wanted)
 
@@ -171,33 +179,36 @@ class ConceptRecorder:
 def embed_concepts(
     transformer: Any, states: Tensor, pooled: Tensor, timestep: Tensor, guidance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Words and modulations as the transformer makes them of its own text: ([B, P, n, D], [B, P, D]).
+    """Embed words and modulations as the transformer embeds its prompt.
 
     Args:
-        states: [B, P, n, E] of the text encoder.
+        states: [B, P, n, E] from the text encoder.
         pooled: [B, P, F] pooled text.
         timestep: [B], 0..1.
-        guidance: [B], or None for a network that is told none.
+        guidance: [B], or None for a network without embedded guidance.
+
+    Returns:
+        [B, P, n, D] words and [B, P, D] modulations.
     """
     dtype, (batch, prompts) = states.dtype, states.shape[:2]
 
     def each(values: Tensor) -> Tensor:
         return (values.to(dtype) * 1000).repeat_interleave(prompts)
 
-    told = (each(timestep),) if guidance is None else (each(timestep), each(guidance))
-    modulation = transformer.time_text_embed(*told, pooled.flatten(0, 1))
+    inputs = (each(timestep),) if guidance is None else (each(timestep), each(guidance))
+    modulation = transformer.time_text_embed(*inputs, pooled.flatten(0, 1))
     return transformer.context_embedder(states), modulation.view(batch, prompts, -1)
 
 
-class _Watching:
+class _WatchedBlock:
     """An attention processor that does what the original does, then lets the recorder see."""
 
-    def __init__(self, original: Any, record: Recorder, index: int, block: Any, last: bool):
+    def __init__(self, original: Any, record: BlockRecorder, index: int, block: Any, last: bool):
         self.original, self.record, self.index, self.block, self.last = original, record, index, block, last
         self.outputs: Tensor | None = None
 
     def note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keep what goes into the image's output projection."""
+        """Keep the input of the image's output projection."""
         self.outputs = inputs[0]
 
     def __call__(
@@ -218,9 +229,9 @@ class _Watching:
 
 
 @contextlib.contextmanager
-def capture_joint(transformer: Any, record: Recorder) -> Iterator[None]:
-    """Let ``record`` see the attention of a FluxTransformer2DModel in the call inside the block, which ends with the
-    last double-stream block and returns nothing; everything is put back at the block's end.
+def capture_joint(transformer: Any, record: BlockRecorder) -> Iterator[None]:
+    """Let ``record`` see the attention of a FluxTransformer2DModel in the call inside the block. The call ends after
+    the last double-stream block and returns nothing; all processors are restored at the end of the block.
 
     Raises:
         BadInput: the transformer's projections are fused.
@@ -230,7 +241,7 @@ def capture_joint(transformer: Any, record: Recorder) -> Iterator[None]:
         raise BadInput("attention cannot be read while the transformer's projections are fused")
     originals = dict(transformer.attn_processors)
     watching = {
-        f"transformer_blocks.{index}.attn.processor": _Watching(
+        f"transformer_blocks.{index}.attn.processor": _WatchedBlock(
             block.attn.processor, record, index, block, index == len(blocks) - 1
         )
         for index, block in enumerate(blocks)
@@ -254,7 +265,7 @@ def _split(attn: Any, flat: Tensor) -> Tensor:
 
 
 def _image_parts(attn: Any, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, N, heads, d] of the image, before rotation."""
+    """Return queries, keys and values [B, N, heads, d] of the image, before rotation."""
     query, key = attn.norm_q(_split(attn, attn.to_q(image))), attn.norm_k(_split(attn, attn.to_k(image)))
     return query, key, _split(attn, attn.to_v(image))
 
