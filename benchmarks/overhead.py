@@ -1,8 +1,8 @@
-"""What the engine itself costs: rows a second when the network answers at once, so an upper bound for any device.
+"""Cost of the engine itself: rows per second with a network that answers at once, an upper bound for any device.
 
-The backbone gives constant answers without computing; everything else is real: admission, noise of each trajectory,
-guidance, solver, arrivals, decoding calls (of nothing). Time is CPU time of the process, which another load on the
-machine does not stretch as much as wall time.
+The backbone returns constants without computing; everything else is real: admission, the noise of each trajectory,
+guidance, solver, arrivals, and decoding calls (of nothing). Time is the CPU time of the process, which other load on the
+machine affects less than wall time.
 
     python benchmarks/overhead.py [--batch 64 256] [--guidance 1] [--shape 8 16 16]
 """
@@ -26,7 +26,7 @@ from lotts_search.work.requests import Fresh, Region, Sampling, Segment, State
 
 
 class Instant:
-    """A backbone that answers at once with what it holds."""
+    """A backbone that returns constants at once."""
 
     def __init__(self, shape: tuple[int, int, int], rows: int, device: str):
         channels, height, width = shape
@@ -67,7 +67,7 @@ class Instant:
 
 
 def rate(engine: Engine, count: int, guidance: float, refined: bool) -> float:
-    """Rows a second of ``count`` trajectories whose starts and ends are staggered, as in a search."""
+    """Return rows per second of ``count`` trajectories with staggered starts and ends, as in a search."""
     steps = 20
     sampling = Sampling("a red circle", steps, guidance)
     rows = 2 if sampling.guided else 1

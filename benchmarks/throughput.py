@@ -1,13 +1,13 @@
 """Throughput of the engine, measured side by side in one run.
 
-Two ratios: the engine against bare network calls at the same batch (demand: 0.95 or more), and whole images of the
-engine against StableDiffusionPipeline with the same scheduler, modules and batch (demand: 1.0 or more). Both get the
-same prompts, one an image and new ones in each round, so both encode them; the engine keeps the negative prompt.
-Rounds are interleaved and every other one is reversed, so that another load on the machine meets all alike; a ratio is
-the median over rounds. Exit code 1 when a demand is missed.
+Two ratios: the engine to bare network calls at the same batch (required: 0.97 or more), and whole images of the engine
+to StableDiffusionPipeline with the same scheduler, modules and batch (required: 1.0 or more). Both get the same prompts,
+one per image and new ones in each round, so both encode them; the engine caches the negative prompt. Rounds are
+interleaved and every other one is reversed, so that other load on the machine affects all alike; a ratio is the median
+over rounds. The exit code is 1 if a ratio is too low.
 
-On a CPU both ratios are printed by CPU time, too, which says more on a busy machine, and the share of CPU time that was
-spent outside of the models (U-Net, text encoder, autoencoder): what the engine and the pipeline themselves cost.
+On a CPU both ratios are also printed by CPU time, which is more reliable on a busy machine, with the share of CPU time
+spent outside of the models (U-Net, text encoder, autoencoder): the cost of the engine and the pipeline themselves.
 
     python benchmarks/throughput.py [--model shapes-sd|FOLDER] [--batch 16] [--threads N] [--device cuda [--graphs]]
 """
@@ -36,14 +36,14 @@ PLACES = "left", "right", "top", "bottom"
 
 
 def prompts() -> Iterator[str]:
-    """Prompts that do not repeat for 5184 images."""
+    """Yield prompts that do not repeat for 5184 images."""
     things = [f"{colour} {shape}" for colour, shape in itertools.product(*WORDS)]
     for one, other, place in itertools.cycle(itertools.product(things, things, PLACES)):
         yield f"a {one} and a {other} on the {place}"
 
 
 class Clock:
-    """Adds up the CPU time of a backbone's models, for as long as it exists."""
+    """Adds up the CPU time of a backbone's models, from its construction on."""
 
     def __init__(self, backbone: StableDiffusion):
         self.models = 0.0
@@ -61,11 +61,11 @@ class Clock:
 
 
 def engine_run(engine: Engine, sampling: Sampling, texts: list[str], stop: int, first: int) -> None:
-    """One fresh trajectory a prompt from pure noise to step ``stop``."""
+    """Run one fresh trajectory per prompt from pure noise to step ``stop``."""
     futures = []
     for seed, text in enumerate(texts, first):
-        own = Sampling(text, sampling.steps, sampling.guidance)
-        futures.append(engine.submit(Segment(0, own, (f"seed {seed}",), stop, noise=Fresh(seed))))
+        settings = Sampling(text, sampling.steps, sampling.guidance)
+        futures.append(engine.submit(Segment(0, settings, (f"seed {seed}",), stop, noise=Fresh(seed))))
     while engine.tick():
         pass
     for future in futures:
@@ -73,7 +73,7 @@ def engine_run(engine: Engine, sampling: Sampling, texts: list[str], stop: int, 
 
 
 def bare_calls(backbone: StableDiffusion, batch: int) -> Callable[[int], None]:
-    """Network calls with nothing around them."""
+    """Return a function that makes network calls and nothing else."""
     dtype = backbone.unet.dtype
     latents = torch.randn(batch, *backbone.info.latent, device=backbone.device, dtype=dtype)
     times = torch.full((batch,), 500.0, device=backbone.device)
@@ -88,7 +88,7 @@ def bare_calls(backbone: StableDiffusion, batch: int) -> Callable[[int], None]:
 
 
 def pipeline_of(backbone: StableDiffusion) -> StableDiffusionPipeline:
-    """diffusers' own pipeline over the same modules, with the same sampler."""
+    """Return the diffusers pipeline over the same modules, with the same sampler."""
     scheduler: Any = DPMSolverMultistepScheduler
     pipeline = StableDiffusionPipeline(
         vae=backbone.vae,
@@ -139,7 +139,7 @@ def main() -> int:
 
     actions: dict[str, Callable[[list[str], int], None]] = {
         "bare": lambda texts, number: bare(steps - 1),
-        # To the last step but one: nothing is decoded.
+        # Up to the last step but one, so that nothing is decoded.
         "engine": lambda texts, number: engine_run(engine, sampling, texts, steps - 1, number),
         "pipeline": lambda texts, number: pipeline_run(texts),
         "images": lambda texts, number: engine_run(engine, sampling, texts, steps, number),
@@ -151,7 +151,7 @@ def main() -> int:
         shared = list(itertools.islice(text, count))
         order = list(actions) if number % 2 else list(actions)[::-1]
         for name in order:
-            # The bare calls encode nothing, so the engine beside them gets prompts that it knows by then.
+            # The bare calls encode nothing, so the engine beside them gets a prompt that is cached by then.
             texts = ["a red circle"] * count if name == "engine" else shared
             clock.models, used, began = 0.0, time.process_time(), time.perf_counter()
             actions[name](texts, 1000 * number)
@@ -180,7 +180,7 @@ def main() -> int:
         print("by CPU time: ratio {:.3f} to bare calls, {:.3f} to the pipeline".format(*both))
         shares = ", ".join(f"{name} {100 * statistics.median(of):.2f} %" for name, of in outside.items())
         print(f"CPU time outside of the models: {shares}")
-    return int(calls < 0.95 or images < 1.0)
+    return int(calls < 0.97 or images < 1.0)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Arrived:
 
 
 class Trajectories:
-    """Up to ``capacity`` trajectories in contiguous slots. Nothing here waits for the device.
+    """Up to ``capacity`` trajectories in contiguous slots. No method waits for the device.
 
     Attributes:
         members: the trajectories, in the order of their slots.
@@ -128,7 +128,7 @@ class Trajectories:
         return torch.zeros(self._capacity, *self._backbone.info.latent, device=self._device)
 
     def add(self, member: Trajectory) -> None:
-        """Put a trajectory into the next free slot."""
+        """Put a trajectory in the next free slot."""
         state, region = member.state, member.state.region
         moving = FIRST_ORDER if state.previous is None else SECOND_ORDER
         slot = self._slots[len(self.members)]

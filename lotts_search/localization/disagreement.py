@@ -1,7 +1,7 @@
 """Disagreement between trajectories (LoTTS appendix F.2): where x0 predictions from different noise differ.
 
-On the latent re-noised to a level by different noise, ``V(u) = mean over channels of Var over draws of x̂0(u)``: low
-where the prompt and the rest of the image settle what is there.
+The latent is re-noised to a level by different draws. ``V(u) = mean over channels of Var over draws of x̂0(u)`` is low
+where the prompt and the rest of the image determine the content.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lotts_search.work.requests import Floats, Locate, Located
 
 
 class DisagreementLocalization:
-    """One localization by disagreement.
+    """One localization by disagreement; a :class:`~lotts_search.localization.plan.PredictionPlan`.
 
     Attributes:
-        rows: for each level its draws, under the prompt.
+        rows: the draws of each level, under the prompt.
     """
 
     def __init__(self, backbone: Backbone, work: Locate, source: DisagreementMask):
@@ -40,8 +40,8 @@ class DisagreementLocalization:
                 self.rows.append(PredictionRow(latent, float(level), prompt))
 
     def finish(self, outputs: list[Tensor]) -> Located:
-        """The mask from the raw network outputs [C, H, W] of the rows; levels weigh alike (each is divided by its
-        spatial standard deviation)."""
+        """Return the mask from the raw network outputs [C, H, W] of the rows. Each level's variance is divided by its
+        spatial standard deviation, so that levels have equal weight."""
         source, device = self._source, outputs[0].device
         latents = torch.from_numpy(np.stack([row.latent for row in self.rows])).to(device)
         scales = torch.tensor(self._scales, dtype=torch.float32, device=device)

@@ -1,8 +1,8 @@
-"""Denoising-error contrast: where the low-quality prompt explains the re-noised latent better, it is damaged.
+"""Denoising-error contrast: a region is damaged where the low-quality prompt explains the re-noised latent better.
 
-A training-free log-likelihood ratio: ``E_c(u) = mean over channels of (x̂0_c(u) − x0(u))²`` on a re-noised latent
-under p+ and p−; the map is ``E_pos − E_neg``, or with ``relative`` ``log E_pos − (1 − w)·log E_neg`` of the smoothed
-errors, w being the weight of the foreground.
+A training-free log-likelihood ratio. With ``E_c(u) = mean over channels of (x̂0_c(u) − x0(u))²`` on a re-noised latent
+under p+ and p−, the map is ``E_pos − E_neg``, or with ``relative`` ``log E_pos − (1 − w)·log E_neg`` of the smoothed
+errors, where w is the weight of the foreground.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
 
 _TINY = 1e-6
-"""Added to errors before their logarithm, far below any error of a latent of unit variance."""
+"""Added to errors before the logarithm; far below any error of a latent of unit variance."""
 
 
 class ErrorContrastLocalization:
-    """One localization by denoising error.
+    """One localization by denoising error; a :class:`~lotts_search.localization.plan.PredictionPlan`.
 
     Attributes:
         rows: for each level and draw one under p+ and one under p−, with the same noise.
@@ -45,11 +45,11 @@ class ErrorContrastLocalization:
                 self.rows += [PredictionRow(latent, float(level), text) for text in prompts]
 
     def finish(self, outputs: list[Tensor]) -> Located:
-        """The mask from the raw network outputs [C, H, W] of the rows.
+        """Return the mask from the raw network outputs [C, H, W] of the rows.
 
-        A level's map is averaged over draws and divided by its spatial standard deviation, so that levels weigh
-        alike whatever the size of their errors, then averaged over levels and smoothed. Ratios are taken of smoothed
-        errors: single errors come near zero.
+        Each level's map is averaged over draws and divided by its spatial standard deviation, so that levels have equal
+        weight whatever the size of their errors. The maps are averaged over levels and smoothed. Ratios are taken of
+        smoothed errors, because single errors come close to zero.
         """
         source, device = self._source, outputs[0].device
         latents = torch.from_numpy(np.stack([row.latent for row in self.rows])).to(device)

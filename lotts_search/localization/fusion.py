@@ -1,4 +1,4 @@
-"""Masks of several sources at once (LoTTS appendix F.2): the weighted mean of their comparable heat."""
+"""Masks of several sources at once (LoTTS appendix F.2): the weighted mean of their rescaled heat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lotts_search.work.requests import Floats, Locate, Located
 
 
 class FusionLocalization:
-    """One localization by several sources.
+    """One localization by several sources; a :class:`~lotts_search.localization.plan.FusionPlan`.
 
     Attributes:
-        parts: the localizations that it is made of.
+        parts: one localization per source.
     """
 
     def __init__(self, backbone: Backbone, work: Locate, source: FusionMask):
@@ -25,23 +25,22 @@ class FusionLocalization:
         self.parts = [replace(work, source=part) for part in source.sources]
 
     def finish(self, found: list[Located]) -> Located:
-        """The mask from the answers to the parts, on the grid of the latent."""
+        """Return the mask from the answers to the parts, on the grid of the latent."""
         source, size = self._source, self._size
         weights = np.array(source.weights or (1.0,) * len(found))
         stages: dict[str, Floats] = {}
         total = np.zeros(size)
         for number, (part, weight) in enumerate(zip(found, weights / weights.sum(), strict=True)):
             heat = upsample(part.heat, size)
-            values = stages[f"{number + 1} {mask_to_dict(source.sources[number])['kind']}"] = _scaled(
-                heat, source.scale
-            )
+            kind = mask_to_dict(source.sources[number])["kind"]
+            values = stages[f"{number + 1} {kind}"] = _scaled(heat, source.scale)
             total += weight * values
         heat = stages["fused"] = total.astype(np.float32)
         return from_heat(heat, source.ratio, size, stages)
 
 
 def _scaled(heat: Floats, scale: str) -> Floats:
-    """0..1: min-max normalised, or the rank, with the mean rank for ties."""
+    """Rescale a map to 0..1, by its range or by rank, with the mean rank for ties."""
     if scale == "range" or heat.size < 2:
         return unit(heat)
     ranks: Floats = ((rankdata(heat.ravel()) - 1) / (heat.size - 1)).reshape(heat.shape).astype(np.float32)

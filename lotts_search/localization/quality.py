@@ -1,14 +1,14 @@
 """No-reference quality maps of an image: statistics of its pixels, without a network and without training.
 
-Each takes an image [h, w, 3] uint8 and returns a map [h, w], higher where it is worse:
+Each function takes an image [h, w, 3] uint8 and returns a map [h, w], higher where the image is worse:
 
 * ``sharpness``: local variance of the Laplacian, negated (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield
-  microscopy"): where there is little of it, the image is blurred, or plain.
-* ``grain``: local mean of the response to the difference of two Laplacians, which lines and planes leave at 0
-  (Immerkær 1996, "Fast noise variance estimation").
-* ``mscn``: how far the statistics of mean-subtracted, contrast-normalised luminance stray from those of the whole
-  image, as a Mahalanobis distance. The features are those of BRISQUE and NIQE (Mittal et al. 2012, 2013); NIQE's
-  corpus of pristine images is replaced by the image itself, so damage is found where it is the exception.
+  microscopy"). The variance is low where the image is blurred, or plain.
+* ``grain``: local mean of the response to the difference of two Laplacians, which is 0 for lines and planes (Immerkær
+  1996, "Fast noise variance estimation").
+* ``mscn``: Mahalanobis distance of the local statistics of mean-subtracted, contrast-normalised luminance from those of
+  the whole image. The features are those of BRISQUE and NIQE (Mittal et al. 2012, 2013). The image itself replaces
+  NIQE's corpus of pristine images, so damage is found where it is the exception.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 _WINDOW = 7 / 6
 """Standard deviation of the Gaussian window of MSCN coefficients, in pixels (Mittal et al.)."""
 _PATCH = 1 / 32
-"""Standard deviation of the window over which statistics are taken, in shorter sides of the image."""
+"""Standard deviation of the window of local statistics, as a share of the image's shorter side."""
 
 
 def _windowed(values: Values) -> Values:
@@ -49,7 +49,7 @@ def _luminance(image: Bytes) -> Values:
 
 
 def sharpness(image: Bytes) -> Values:
-    """Negated logarithm of the local variance of the Laplacian."""
+    """Return the negated logarithm of the local variance of the Laplacian."""
     edges = ndimage.laplace(_luminance(image))
     variance = np.maximum(_windowed(edges**2) - _windowed(edges) ** 2, 0)
     blurred: Values = -np.log1p(variance)
@@ -57,7 +57,7 @@ def sharpness(image: Bytes) -> Values:
 
 
 def grain(image: Bytes) -> Values:
-    """Local standard deviation of noise, in grey levels: Immerkær's estimate within a window."""
+    """Return the local standard deviation of noise in grey levels: Immerkær's estimate within a window."""
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
     response = _windowed(np.abs(ndimage.convolve(_luminance(image), kernel)))
     noise: Values = np.sqrt(np.pi / 2) / 6 * response
@@ -65,13 +65,13 @@ def grain(image: Bytes) -> Values:
 
 
 def mscn(image: Bytes) -> Values:
-    """Mahalanobis distance of local MSCN statistics from their mean over the image."""
+    """Return the Mahalanobis distance of local MSCN statistics from their mean over the image."""
     grey = _luminance(image)
     mean = ndimage.gaussian_filter(grey, _WINDOW)
     spread = np.sqrt(np.maximum(ndimage.gaussian_filter(grey**2, _WINDOW) - mean**2, 0))
     normal = (grey - mean) / (spread + 1)
-    # Variance, mean magnitude (with it, the shape of their distribution) and the products of neighbours in the
-    # four directions.
+    # Variance and mean magnitude, which give the shape of the distribution, contrast, and the products of neighbours
+    # in four directions.
     features = [normal**2, np.abs(normal), spread]
     features += [normal * np.roll(normal, shift, (0, 1)) for shift in ((0, 1), (1, 0), (1, 1), (1, -1))]
     local = np.stack([_windowed(feature) for feature in features], axis=-1).reshape(-1, len(features))
@@ -85,10 +85,10 @@ MAPS: dict[str, QualityMap] = {"mscn": mscn, "sharpness": sharpness, "grain": gr
 
 
 def quality_map(name: str) -> QualityMap:
-    """The map of a name or of ``package.module:function``.
+    """Return the map of a name or of ``package.module:function``.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no such map, or it cannot be imported.
     """
     if name in MAPS:
         return MAPS[name]
@@ -102,7 +102,7 @@ def quality_map(name: str) -> QualityMap:
 
 
 def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Located:
-    """The worst part of the image by a no-reference map, averaged over the cells of the latent.
+    """Select the worst part of the image by a no-reference map, averaged over the cells of the latent.
 
     Raises:
         BadInput: there is no such map, or it returned no map.
@@ -119,6 +119,6 @@ def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Loc
 
 
 def _shrink(values: Floats, size: tuple[int, int]) -> Floats:
-    """Mean over the area of each cell."""
+    """Average a map over the area of each cell."""
     small: Floats = np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BOX))
     return small

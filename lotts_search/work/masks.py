@@ -1,11 +1,11 @@
-"""Mask sources: which method finds the region to resample, with its settings. No torch here: the methods
-themselves live in :mod:`lotts_search.localization`.
+"""Mask sources: ways to find the region to resample, with their settings.
 
-A kind of one's own is a frozen dataclass derived from :class:`MaskSource` that names its code; entry points of the
-group ``lotts_search.masks`` give it a name, and without one it is ``package.module:Class``.
+A source is plain data that names its method; the built-in methods are in :mod:`lotts_search.localization`. To add a
+kind, define a frozen dataclass derived from :class:`MaskSource`, see docs/masks.md. It is used as
+``package.module:Class``, or by the name that an entry point of the group ``lotts_search.masks`` gives it.
 
-``level`` is the noise level at which the network looks at the finished image, in training timesteps 0..999
-(0 = the last timestep, the paper's choice). ``ratio`` is r, the share of the attention grid that the mask covers.
+``level`` is the noise level at which the network sees the finished image, in training timesteps 0..999 (0 = the last
+timestep, the paper's choice). ``ratio`` is r, the share of the grid that the mask covers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class MaskSource(ABC):
 
     Attributes:
         ratio: r, the share of the grid that the mask covers, above 0 to 1; the field that all kinds have.
-        method: of plug-ins ``package.module:function``, called with (backbone, work, source) like
-            :func:`lotts_search.localization.locate.begin` and with the same answers.
-        needs_decoded: whether it looks at the decoded image.
+        method: ``package.module:function``, called with (backbone, work, source); it returns a plan of
+            :mod:`lotts_search.localization.plan`, or a :class:`~lotts_search.work.requests.Located` where the network
+            is not needed.
+        needs_decoded: whether the method reads the decoded image, ``work.image``.
     """
 
     ratio: float
@@ -49,7 +50,7 @@ class MaskSource(ABC):
 
     @abstractmethod
     def rows(self) -> int:
-        """Network rows that one localization takes: what it costs."""
+        """Return the number of network rows of one localization, which is its cost."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class AttentionMask(MaskSource):
         ratio: r, share of the grid, 0..1.
         alpha: weight of the original prompt's attention, 0 or more.
         level: training timestep at which attention is read, 0..999.
-        noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
-        draws: how many noise draws are averaged (1 where nothing is noised).
+        noised: add noise of that level to the latent first (at level 0 the paper uses the clean latent).
+        draws: how many noise draws are averaged; more than 1 is useful only with ``noised``.
         grid: side of the attention maps that are used, None = the model's default.
         propagate: smooth by self-attention (step 3); False is the ablation.
         original: use A_ori (False: "w/o A_ori").
@@ -86,24 +87,24 @@ class AttentionMask(MaskSource):
     method: ClassVar[str] = "lotts_search.localization.maskgen:AttentionLocalization"
 
     def rows(self) -> int:
-        """Network rows that one localization takes."""
+        """Return the number of network rows of one localization."""
         return 3 * self.draws
 
 
 @dataclass(frozen=True)
 class ConceptMask(MaskSource):
-    """MaskGen on a transformer of joint attention (FLUX), in the manner of ConceptAttention (Helbling et al. 2025).
+    """MaskGen on a transformer with joint attention (FLUX), in the manner of ConceptAttention (Helbling et al. 2025).
 
     The words of the three prompts run beside the image through the double-stream blocks: they attend to themselves
-    and to the image, which never sees them. A prompt's map is the dot product of the image's and of its words'
-    attention outputs before projection. All three prompts fit in one network row.
+    and to the image, and the image never attends to them. A prompt's map is the dot product of the attention outputs
+    of the image and of the prompt's words, before projection. All three prompts fit in one network row.
 
     Attributes:
         ratio: r, share of the grid of image tokens, 0..1.
         alpha: weight of the original prompt's map, 0 or more.
-        level: training timestep at which the image is looked at, 0..999.
-        noised: add noise of that level to the latent first (at level 0 the paper looks at the clean latent).
-        draws: how many noise draws are averaged (1 where nothing is noised).
+        level: training timestep at which the maps are read, 0..999.
+        noised: add noise of that level to the latent first (at level 0 the paper uses the clean latent).
+        draws: how many noise draws are averaged; more than 1 is useful only with ``noised``.
         blocks: how many of the last double-stream blocks are read; None = 10 of 19, or half of fewer.
         propagate: smooth by self-attention among the image queries (step 3); False is the ablation.
         original: use A_ori (False: "w/o A_ori").
@@ -128,18 +129,18 @@ class ConceptMask(MaskSource):
     method: ClassVar[str] = "lotts_search.localization.maskgen:ConceptLocalization"
 
     def rows(self) -> int:
-        """Network rows that one localization takes; each stops after the double-stream blocks."""
+        """Return the number of network rows of one localization; each stops after the double-stream blocks."""
         return self.draws
 
 
 @dataclass(frozen=True)
 class ErrorContrastMask(MaskSource):
-    """Denoising-error contrast: per-position squared error of the prediction under p+ minus that under p−.
+    """Denoising-error contrast: the squared error of the x0 prediction under p+ minus that under p−, per position.
 
-    A likelihood ratio: where p− explains the re-noised latent better, it is probably damaged.
+    It is a likelihood ratio: a region is probably damaged where p− explains the re-noised latent better.
 
-    With ``relative`` the errors are compared by their ratio. Then ``high="{}", low=""`` asks how much the prompt helps
-    to explain a region: it helps where the image shows, unbroken, what the prompt asks for.
+    With ``relative`` the errors are compared by their ratio. Then ``high="{}", low=""`` measures how much the prompt
+    helps to explain a region; it helps where the image shows the prompt's content undamaged.
 
     Attributes:
         ratio: r, share of the grid, 0..1.
@@ -148,8 +149,8 @@ class ErrorContrastMask(MaskSource):
         smooth: standard deviation, in grid cells, of the Gaussian that smooths the contrast.
         high, low: the templates of the two prompts.
         relative: take the logarithm of the ratio of the two smoothed errors instead of their difference.
-        foreground: with ``relative``, how far regions where the low prompt's error is small, the plain background, are
-            held back: 0 = not at all, 1 = by all of that error.
+        foreground: with ``relative``, how strongly the plain background, where the low prompt's error is small, is
+            suppressed: 0 = not at all, 1 = by all of that error.
     """
 
     ratio: float = 0.5
@@ -182,7 +183,7 @@ class RandomMask(MaskSource):
 
 @dataclass(frozen=True)
 class WholeMask(MaskSource):
-    """Everything: the "w/o mask" ablation, plain image-to-image."""
+    """The whole image: the "w/o mask" ablation, plain image-to-image."""
 
     ratio: float = 1.0
 
@@ -194,13 +195,13 @@ class WholeMask(MaskSource):
 
 @dataclass(frozen=True)
 class QualityMask(MaskSource):
-    """Absolute quality: a no-reference map of the decoded image, without a network.
+    """Absolute quality: a no-reference map of the decoded image, without the network.
 
     Attributes:
         ratio: r, share of the latent grid.
         map: ``mscn``, ``sharpness`` or ``grain`` (see :mod:`lotts_search.localization.quality`), or
             ``package.module:function``, which takes an image [h, w, 3] uint8 and returns a map [h', w'] of any size,
-            higher where it is worse.
+            higher where the image is worse.
         smooth: standard deviation, in cells of the latent, of the Gaussian that smooths the map.
     """
 
@@ -219,7 +220,7 @@ class QualityMask(MaskSource):
 class DisagreementMask(MaskSource):
     """Disagreement between trajectories: the variance of x0 predictions over noise draws.
 
-    Where the prompt and the rest of the image settle what is there, trajectories from the re-noised latent agree.
+    Trajectories from the re-noised latent agree where the prompt and the rest of the image determine the content.
 
     Attributes:
         ratio: r, share of the latent grid.
@@ -241,13 +242,13 @@ class DisagreementMask(MaskSource):
 
 @dataclass(frozen=True)
 class FusionMask(MaskSource):
-    """Several sources at once: the weighted mean of their heat, each made comparable first. Their costs add up.
+    """Several sources at once: the weighted mean of their heat, each rescaled first. Their costs add up.
 
     Attributes:
-        ratio: r, share of the latent grid; the ratios of the sources do not matter.
-        sources: what is fused, one or more.
-        weights: one a source, 0 or more, in any unit; empty = all alike.
-        scale: ``rank`` replaces heat by its rank within the image, ``range`` brings it to 0..1.
+        ratio: r, share of the latent grid; the ratios of the sources have no effect.
+        sources: the sources to fuse, one or more.
+        weights: one per source, 0 or more, in any unit; empty = equal weights.
+        scale: ``rank`` replaces heat by its rank within the image, ``range`` rescales it to 0..1.
     """
 
     ratio: float = 0.5
@@ -277,9 +278,9 @@ class FusionMask(MaskSource):
 
 @dataclass(frozen=True)
 class GivenMask(MaskSource):
-    """A mask that the user gives, as the PNG bytes of a black and white image (white is resampled).
+    """The user's mask, as the PNG bytes of a black and white image; white is resampled.
 
-    As a setting it is the path of a file: ``--set mask=face.png``.
+    On the command line it is the path of a file: ``--set mask=face.png``.
     """
 
     png: bytes = b""
@@ -306,35 +307,37 @@ _KINDS = [
     Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
     Entry("random", "lotts_search.work.masks:RandomMask", "A random choice of cells or blocks (ablation)."),
     Entry("whole", "lotts_search.work.masks:WholeMask", "Everything: image-to-image without a mask (ablation)."),
-    Entry("given", "lotts_search.work.masks:GivenMask", "A black and white PNG of one's own."),
+    Entry("given", "lotts_search.work.masks:GivenMask", "A black and white PNG of the user."),
 ]
 
 
 def mask_kinds() -> dict[str, Entry]:
-    """The kinds that have a name, those of other packages among them."""
+    """Return the kinds that have a name, including those of other packages."""
     return with_plugins("lotts_search.masks", _KINDS)
 
 
 def mask_kind(name: str) -> type[MaskSource]:
-    """The class of a kind's name or of ``package.module:Class``.
+    """Return the class of a kind's name or of ``package.module:Class``.
 
     Raises:
-        BadInput: there is none, or it is no mask source.
+        BadInput: there is no such class, or it is not a mask source.
     """
     found = resolve("mask kind", name, mask_kinds())
     if not (isinstance(found, type) and issubclass(found, MaskSource) and is_dataclass(found)):
         raise BadInput(
-            f"{name} is no mask kind: it must be a dataclass derived from lotts_search.work.masks.MaskSource"
+            f"{name} is not a mask kind: it must be a dataclass derived from lotts_search.work.masks.MaskSource"
         )
     return found
 
 
 def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
-    """The source of a description ``{"kind": "error-contrast", "ratio": 0.4, …}``; missing fields take their defaults.
-    A text is a kind alone.
+    """Return the source of a description ``{"kind": "error-contrast", "ratio": 0.4, …}``.
+
+    Args:
+        values: missing fields take their defaults; a string is a kind without settings.
 
     Raises:
-        BadInput: an unknown kind or field, named together with the known ones.
+        BadInput: an unknown kind or field, listed with the known ones.
     """
     settings: dict[str, Any] = {"kind": values} if isinstance(values, str) else dict(values)
     kind = str(settings.pop("kind", None))
@@ -364,7 +367,7 @@ def _from_plain(name: str, value: Any) -> Any:
 
 
 def with_settings(source: S, settings: Mapping[str, Any]) -> S:
-    """The source with other settings. ``level`` stands for ``levels=(level,)`` where a source has several.
+    """Return the source with other settings; for a source with ``levels``, ``level`` stands for ``levels=(level,)``.
 
     Raises:
         BadInput: the source has no such setting, or the ratio is not above 0 and at most 1.
@@ -386,7 +389,7 @@ def _checked(source: S) -> S:
 
 
 def mask_to_dict(source: MaskSource) -> dict[str, Any]:
-    """The description of a source, for JSON; :func:`mask_from_dict` reads it."""
+    """Return the description of a source for JSON; :func:`mask_from_dict` reads it."""
     path = f"{type(source).__module__}:{type(source).__qualname__}"
     kind = next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
     values = {field.name: getattr(source, field.name) for field in fields(source)}  # type: ignore[arg-type]

@@ -17,9 +17,9 @@ class Defaults:
 
     Attributes:
         steps: T.
-        guidance: guidance weight.
+        guidance: guidance weight; above 1 a step is guided.
         t0: step a refinement starts from.
-        integrate: tg, last unmasked steps.
+        integrate: tg, the number of last steps without the mask.
         eta: noise amount of the solver.
         solver: the sampler, ``dpm`` (SDE-DPM-Solver++(2M)) or ``ddim``.
         mask: how the region is found.
@@ -39,16 +39,16 @@ class ModelInfo:
     """What a search must know of a model; plain data.
 
     Attributes:
-        name: as the user named it.
+        name: as given by the user.
         family: e.g. ``stable-diffusion``.
         latent: (C, H, W).
         image: (height, width) in pixels.
         flops_per_row: floating-point operations of one network row.
         defaults: the model's own settings.
-        embedded_guidance: the network is told the guidance weight, so a step takes one row at any weight; otherwise
-            guidance is classifier-free.
-        loaded: the load options that decide its images, as JSON; "" where they are not known.
-        patch: latent cells to a side of one token of the network; masks are made of whole tokens.
+        embedded_guidance: the guidance weight is an input of the network, so a step takes one row at any weight;
+            otherwise guidance is classifier-free.
+        loaded: the load options that affect its images, as JSON; "" where they are not known.
+        patch: side of one network token in latent cells; masks are made of whole tokens.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Schedule:
     """A schedule of T steps. Arrays are float64.
 
     Attributes:
-        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0), or what a scheduler ends with that
-            stops short of it; its latent counts as clean.
+        alpha: [T + 1], ``x_i = alpha_i·x0 + sigma_i·ε``; the last entry is (1, 0), or the last one of a scheduler that
+            stops earlier, whose latent counts as clean.
         sigma: [T + 1].
-        timestep: [T], what the network gets at step i.
+        timestep: [T], the network's timestep input at step i.
         start: scale of the noise that a trajectory starts from.
     """
 

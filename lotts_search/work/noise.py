@@ -1,4 +1,4 @@
-"""All randomness of generation: pure functions of (search seed, lineage, purpose, step), drawn on the CPU.
+"""All randomness of generation: pure functions of (search seed, lineage, purpose, step), computed on the CPU.
 
 Noise never depends on batch, actor, node or completion order, so any actor can run any trial.
 """
@@ -16,12 +16,12 @@ from lotts_search.errors import BadInput
 from lotts_search.work.requests import Floats, Fresh, Lineage, Mix, Near, Noise
 
 Purpose: TypeAlias = Literal["start", "step", "inside", "outside", "locate", "near", "mix"]
-"""What noise is for: start noise, the solver's noise of a step, ε1 and ε2 of a refinement, noise under which a
-finished image is looked at, and the directions of :class:`Near` and :class:`Mix`."""
+"""The use of noise: the start, the solver's step, ε1 (inside) and ε2 (outside) of a refinement, re-noising for a
+localization, and the directions of :class:`Near` and :class:`Mix`."""
 
 
 class _Source(threading.local):
-    """A generator of each thread: setting its key takes a tenth of the time of making one."""
+    """A generator per thread; setting its key takes a tenth of the time of making a generator."""
 
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)
@@ -40,13 +40,13 @@ def draw(
     shape: tuple[int, ...],
     out: Floats | None = None,
 ) -> Floats:
-    """Standard normal float32 numbers of ``shape``; equal arguments give equal numbers on any machine.
+    """Draw standard normal float32 numbers of ``shape``; equal arguments give equal numbers on any machine.
 
     The arguments are hashed (BLAKE2b) to the 128-bit key of a counter-based generator (Philox). Threads may draw at
-    the same time: the numbers are made without Python's lock.
+    the same time, and numpy releases Python's lock while it draws.
 
     Args:
-        out: contiguous array of ``shape`` to be filled; it is the answer then.
+        out: contiguous array of ``shape`` to fill and return.
     """
     text = json.dumps([search_seed, lineage, purpose, step])
     key = np.frombuffer(blake2b(text.encode(), digest_size=16).digest(), "<u8")
@@ -63,7 +63,7 @@ def draw(
 
 
 def lineage_of(noise: Noise) -> Lineage:
-    """The lineage of a candidate that starts from ``noise``, e.g. ``("seed 3", "near 0.95 1")``."""
+    """Return the lineage of a candidate that starts from ``noise``, e.g. ``("seed 3", "near 0.95 1")``."""
     match noise:
         case Fresh(seed):
             return (f"seed {seed}",)
@@ -74,10 +74,10 @@ def lineage_of(noise: Noise) -> Lineage:
 
 
 def start_noise(search_seed: int, noise: Noise, shape: tuple[int, ...]) -> Floats:
-    """The start noise that a symbol stands for, float32 of ``shape``.
+    """Draw the start noise that a symbol stands for, float32 of ``shape``.
 
     Fresh is standard normal. Near is ``‖n‖(τ·u + √(1−τ²)·w⊥)``, where ``u`` is the unit vector of the base ``n`` and
-    ``w⊥`` a random unit vector perpendicular to it, so the norm stays and the cosine to the base is exactly τ. Mix is
+    ``w⊥`` a random unit vector perpendicular to it, so the norm is kept and the cosine to the base is exactly τ. Mix is
     ``√(1−β²)·n + β·ε``. The random direction depends on the base and the seed, not on τ or β.
 
     Raises:

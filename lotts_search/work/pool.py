@@ -20,7 +20,7 @@ class Pool(Protocol):
     info: ModelInfo
 
     def submit(self, work: Work) -> Future[Result]:
-        """Ask for a piece of work."""
+        """Request a piece of work."""
 
     def close(self) -> None:
-        """Stop everything that this pool started."""
+        """Stop everything that this pool has started."""

@@ -1,4 +1,4 @@
-"""What a search asks of a pool and what comes back: plain picklable values, numpy arrays and no torch.
+"""Requests of a search to a pool, and the results: plain picklable values with numpy arrays, without torch.
 
 Shapes: ``C, H, W`` are the channels, height and width of the latent; latents are float32.
 """
@@ -23,8 +23,8 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 Lineage: TypeAlias = tuple[str, ...]
-"""The chain of seeds a candidate's noise comes from, oldest first, e.g. ``("seed 3", "refine@8 1", "branch@12 0")``.
-It grows only by a new seed or a refinement."""
+"""The chain of seeds that a candidate's noise is drawn from, oldest first, e.g. ``("seed 3", "refine@8 1",
+"branch@12 0")``. It grows only by a new seed or a refinement."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Mix:
 Noise: TypeAlias = Fresh | Near | Mix
 
 Solver: TypeAlias = Literal["dpm", "ddim"]
-"""SDE-DPM-Solver++(2M), or DDIM; see :mod:`lotts_search.engine.solver`."""
+"""``dpm`` is SDE-DPM-Solver++(2M); both are in :mod:`lotts_search.engine.solver`."""
 
 
 def check_eta(eta: float, solver: Solver) -> None:
-    """Refuse a noise amount that the solver does not have.
+    """Refuse a noise amount outside the solver's range.
 
     Raises:
         BadInput: ``eta`` is not a number of 0 or more, or for DDIM not within 0..1.
@@ -72,17 +72,17 @@ def check_eta(eta: float, solver: Solver) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a trajectory is carried out. Equal settings mean that segments can continue each other.
+    """Sampling settings of a trajectory. Segments with equal settings can continue each other.
 
     Attributes:
         prompt: text prompt.
         negative: negative prompt of the unconditional row.
         steps: T, the number of denoising steps of the whole schedule.
-        guidance: guidance weight; classifier-free, 1 or less means unguided (one network row a step).
-        eta: noise amount of the solver: of ``dpm`` 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
-            DPM-Solver++(2M); of ``ddim`` DDIM's own η, 0..1, 1 = as much noise as DDPM, 0 = deterministic.
-        solver: what makes a step out of the x0 prediction.
-        embedded: the network is told the guidance weight (FLUX.1-dev): one row a step, whatever the weight, and no
+        guidance: guidance weight; when classifier-free, 1 or less means unguided (one network row per step).
+        eta: noise amount of the solver. ``dpm``: 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
+            DPM-Solver++(2M). ``ddim``: 0..1, 1 = as much noise as DDPM, 0 = deterministic.
+        solver: computes a step from the x0 prediction.
+        embedded: the guidance weight is an input of the network (FLUX.1-dev): one row per step at any weight, and no
             negative prompt.
     """
 
@@ -109,7 +109,7 @@ class Sampling:
         """The settings of a model, or others where they are given.
 
         Args:
-            eta: None = the model's own with the model's own solver, 1 with another.
+            eta: None = the model's default with the model's default solver, 1 with another.
 
         Raises:
             BadInput: a setting out of its range, an unknown solver, or a negative prompt where guidance is embedded.
@@ -121,7 +121,7 @@ class Sampling:
         if solver not in get_args(Solver):
             raise unknown("solver", str(solver), get_args(Solver))
         if eta is None:
-            # The model's eta was chosen for its own solver.
+            # The model's eta was chosen for the model's solver.
             eta = defaults.eta if solver == defaults.solver else 1.0
         if steps < 1:
             raise BadInput(f"steps must be 1 or more, not {steps}")
@@ -148,10 +148,10 @@ class Region:
     Attributes:
         mask: [H, W], True where the latent is resampled.
         origin: [C, H, W], the parent's clean latent ``x0``.
-        lineage: the lineage whose background noise ε2 is used (that of the refinement itself).
-        integrate: tg, the number of last steps that are not masked.
-        background: one ε2 along the refinement (``fixed``) or a new one at each step (``fresh``).
-        spatial: False keeps the unmasked latent clean instead of forward-noised (the ablation).
+        lineage: of the background noise ε2 (that of the refinement itself).
+        integrate: tg, the number of last steps without the mask.
+        background: one ε2 along the refinement (``fixed``) or a new one per step (``fresh``).
+        spatial: False keeps the latent outside the mask clean instead of forward-noised (the ablation).
     """
 
     mask: Bools
@@ -164,15 +164,15 @@ class Region:
 
 @dataclass(frozen=True)
 class State:
-    """A latent at a step, with all that is needed to go on from it.
+    """A latent at a step, with everything needed to continue from it.
 
     Attributes:
         latent: [C, H, W] at ``step``; clean when ``step == steps``.
         step: steps already done, 0 = pure noise.
         steps: T of the schedule that the latent is on.
-        previous: x0 prediction of the step before (the solver's history), None at the start of a trajectory.
-        predicted: x0 prediction at this very step when scoring has already paid for it; the next step uses it.
-        region: the refinement under way, None outside one.
+        previous: x0 prediction of the previous step (the solver's history), None at the start of a trajectory.
+        predicted: x0 prediction at this step if scoring has already paid for it; the next step uses it.
+        region: of the refinement in progress, None outside of one.
     """
 
     latent: Floats
@@ -191,11 +191,12 @@ class State:
 class Segment:
     """Carry a latent to step ``stop``: the one unit of generation.
 
-    Exactly one of these holds at the beginning:
+    It starts in exactly one of three ways:
       * ``noise`` is set: start from that noise at step 0;
       * ``renoise`` is set: ``state`` is complete; re-noise it to step ``renoise`` (with ``region`` inside the mask,
         LoTTS Algorithm 2; its solver history is reset);
-      * neither: go on from ``state``.
+      * neither: continue from ``state``.
+
     The solver's noise at step i is a pure function of (search_seed, lineage, i).
     A complete result is decoded to an image.
     """
@@ -220,14 +221,14 @@ class Segment:
 
     @property
     def nfe(self) -> float:
-        """Denoising steps that this segment is charged; an x0 prediction already paid for is not charged again."""
+        """Denoising steps that the segment is charged; an x0 prediction already paid for is not charged again."""
         paid = self.renoise is None and self.state is not None and self.state.predicted is not None
         return float(self.stop - self.start - (1 if paid and self.stop > self.start else 0))
 
 
 @dataclass(frozen=True)
 class Predict:
-    """The x0 prediction of a partial state, decoded, so that a verifier can score it. Costs the next step's NFE."""
+    """Predict and decode x0 of a partial state, so that a verifier can score it. Costs the next step's NFE."""
 
     state: State
     sampling: Sampling
@@ -250,7 +251,7 @@ class Locate:
 
     @property
     def nfe(self) -> float:
-        """Its network rows, pro rata: a guided step runs two and counts once."""
+        """Its network rows, pro rata: a guided step runs two rows and counts once."""
         return self.source.rows() / (2 if self.sampling.guided else 1)
 
 
@@ -281,14 +282,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Write revised prompts, by what an image of the original prompt lacks.
+    """Write revised prompts that add what an image of the original prompt lacks.
 
     Attributes:
         rewriter: its name.
         prompt: the original prompt.
-        image: [h, w, 3], what has come of it so far: an image or a decoded x0 prediction.
-        count: how many revised prompts.
-        seed: of what is random in the rewriter.
+        image: [h, w, 3] uint8, the current image or decoded x0 prediction.
+        count: number of revised prompts.
+        seed: of the rewriter's randomness.
     """
 
     rewriter: str
@@ -342,11 +343,11 @@ class Usage:
 
 @dataclass
 class Located:
-    """A mask with the stages that led to it, for reports.
+    """A located region: its mask, and the stages that led to it, for reports.
 
     Attributes:
-        mask: [H, W] bool on the latent grid; exactly ⌈r·h·w⌉ cells of the [h, w] attention grid, upsampled.
-        heat: [h, w] float32 in 0..1, what was ranked.
+        mask: [H, W] bool on the latent grid; exactly ⌈r·h·w⌉ cells of the [h, w] grid of the heat map, upsampled.
+        heat: [h, w] float32 in 0..1, the map whose highest cells were selected.
         stages: named maps [h, w], in the order of the algorithm, e.g. ori, pos, neg, contrast, propagated, reweighted.
         confidence: mean heat inside the mask minus mean heat outside, 0..1.
     """
@@ -362,17 +363,17 @@ class Result:
     """The answer to one piece of work.
 
     Attributes:
-        usage: what it used, once, however often it was tried; lost tries are in ``usage.nfe_wasted``.
+        usage: of the successful attempt; what lost attempts used is in ``usage.nfe_wasted``.
         state: of Segment, Predict (with ``predicted`` filled) and Encode.
         image: [h, w, 3] uint8, of complete Segments, Predict and Encode.
         located: of Locate.
         score: of Score.
-        prompts: of Rewrite, as many as were asked for.
-        note: why the original prompt stands in for some of them.
-        queue_s: seconds between asking and starting.
+        prompts: of Rewrite, as many as requested.
+        note: why the original prompt replaces some of them.
+        queue_s: seconds between the request and the start.
         started, finished: seconds since the epoch.
         node, actor: where it ran.
-        attempts: how often it was tried.
+        attempts: number of attempts.
     """
 
     usage: Usage

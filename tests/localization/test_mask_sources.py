@@ -260,6 +260,55 @@ def test_a_package_adds_a_kind(finished: State, monkeypatch: pytest.MonkeyPatch)
         locate(tiny_backbone(), work(finished, Lost()))
 
 
+def test_the_documented_example_is_a_mask_source(
+    finished: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "masks.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_masks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = mask_from_dict({"kind": "my_masks:LargestErrorMask", "level": 200, "ratio": 0.25})
+    (answer,) = run(Engine(tiny_backbone(), 8), work(finished, source))
+    assert answer.located is not None and answer.located.mask.sum() == 16
+    assert (answer.usage.rows, answer.usage.nfe) == (1, 0.5)
+    # Its map is the squared error of the prediction.
+    backbone, (alpha, sigma) = tiny_backbone(), tiny_backbone().train_level(200)
+    noise = draw(5, LINEAGE, "locate", 0, finished.latent.shape)
+    latent = torch.from_numpy(np.float32(alpha) * finished.latent + np.float32(sigma) * noise)[None]
+    conditioning = backbone.stack(backbone.encode_prompts([SAMPLING.prompt]))
+    output = backbone.predict(latent, torch.tensor([200.0]), conditioning)
+    scale = torch.tensor([alpha, sigma]).view(2, 1, 1, 1, 1).float()
+    error = (backbone.to_x0(output, latent, scale[0], scale[1])[0] - torch.from_numpy(finished.latent)).square().mean(0)
+    assert np.allclose(answer.located.heat, unit(error.detach().numpy()), atol=1e-3)
+
+
+def test_a_method_must_return_a_plan_or_an_answer(finished: State) -> None:
+    @dataclass(frozen=True)
+    class Nothing(MaskSource):
+        ratio: float = 0.5
+        method: ClassVar[str] = "builtins:print"
+
+        def rows(self) -> int:
+            return 0
+
+    class Rowless(Nothing):
+        method = f"{__name__}:rowless"
+
+    for source, name in ((Nothing(), "Nothing"), (Rowless(), "Rowless")):
+        future = (engine := Engine(tiny_backbone(), 2)).submit(work(finished, source))
+        while engine.tick():
+            pass
+        with pytest.raises(BadInput, match=f"of {name} must return a Located, or a plan with rows or parts"):
+            future.result(0)
+
+
+def rowless(backbone: Backbone, work: Locate, source: MaskSource) -> LargestError:
+    """A plan without rows, which would never be finished."""
+    plan = LargestError(backbone, work, LargestErrorMask())
+    plan.rows = []
+    return plan
+
+
 def test_a_png_is_a_mask_setting(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.new("L", (6, 6), 255).save(stream, "PNG")
