@@ -9,13 +9,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 import lotts_search
 from lotts_search.cli import main
+from lotts_search.work.requests import Rewrite
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "lotts_search", "examples", "tests", "benchmarks", "cluster", "strategies", "actors")
@@ -40,6 +43,11 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     titles = HEADING.findall(page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def code_of(page: str) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
 
 
 def python(*arguments: str) -> str:
@@ -115,6 +123,18 @@ def test_files_and_names_that_a_page_mentions_exist(page: str) -> None:
 
 def test_first_program_of_the_readme_saves_an_image(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[0]
+    program = code_of("README.md")[0]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=300)
     assert Image.open(tmp_path / "best.png").size == (64, 64)
+
+
+def test_plug_ins_of_the_guides_work() -> None:
+    names: dict[str, Any] = {"__name__": __name__}
+    verifier, _, metric = code_of("docs/verifiers.md")
+    for block in (verifier, metric, *code_of("docs/rewriters.md")):
+        exec(compile(block, "guide", "exec", dont_inherit=True), names)  # noqa: S102
+    images = np.full((2, 4, 4, 3), 255, np.uint8)
+    assert names["Brightness"].load().score(["a", "b"], images).tolist() == [1, 1]
+    judged = names["Colours"]().judge(images, "a")
+    assert set(judged) == set(names["Colours"].columns) and list(judged["colourful"]) == [0, 0]
+    assert names["Louder"]().rewrite([Rewrite("louder", "a", images[0], 2, 0)]) == [["a, detailed", "a, very detailed"]]
