@@ -24,7 +24,7 @@ from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
 from lotts_search.actors.ray_worker import RayWorker
 from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor
 from lotts_search.actors.worker_group import Limits, WorkerGroup
-from lotts_search.errors import BadInput, PoolClosed, unknown
+from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Result, Rewrite, Score, Work
@@ -178,8 +178,8 @@ class RayPool:
         try:
             info = self._generators.ready.result().info
             self.info = replace(info, name=model) if info.name == where else info
-            for each in self._groups:
-                each.ready.result()
+            for text in dict.fromkeys(text for each in self._groups for text in each.ready.result().notices):
+                notice(text)
         except BaseException:
             self.close()
             raise

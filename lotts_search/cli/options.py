@@ -45,7 +45,8 @@ Steps = Annotated[
     int | None, typer.Option("--steps", help="Denoising steps per image [the model's].", rich_help_panel=SEARCH)
 ]
 Guidance = Annotated[
-    float | None, typer.Option("--guidance", help="Guidance weight, 1 = off [the model's].", rich_help_panel=SEARCH)
+    float | None,
+    typer.Option("--guidance", help="Guidance weight, 1 or more; 1 = off [the model's].", rich_help_panel=SEARCH),
 ]
 Solver = Annotated[
     str | None,
@@ -57,7 +58,9 @@ Eta = Annotated[
         "--eta", help="Noise of the solver: 1 = full, 0 = deterministic [the model's].", rich_help_panel=SEARCH
     ),
 ]
-Negative = Annotated[str, typer.Option("--negative", help="Negative prompt.", rich_help_panel=SEARCH)]
+Negative = Annotated[
+    str, typer.Option("--negative", help="Negative prompt; needs guidance above 1.", rich_help_panel=SEARCH)
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -32,6 +32,7 @@ from lotts_search.work.requests import (
     Segment,
     State,
     check_eta,
+    check_guidance,
 )
 
 
@@ -133,6 +134,7 @@ class Search:
         }
         sampling = replace(self._sampling, **{name: value for name, value in other.items() if value is not None})
         check_eta(sampling.eta, sampling.solver)
+        check_guidance(sampling.guidance, sampling.embedded)
         noise = Fresh(noise) if isinstance(noise, int) else noise
         stop = _stop(stop, -1, sampling.steps)
         work = Segment(self.seed, sampling, lineage_of(noise), stop, noise=noise)

@@ -70,6 +70,18 @@ def check_eta(eta: float, solver: Solver) -> None:
         raise BadInput(f"eta must be a number of 0 or more, got {eta}")
 
 
+def check_guidance(guidance: float, embedded: bool) -> None:
+    """Refuse a guidance weight that would do nothing: classifier-free guidance below 1, or one below 0.
+
+    Raises:
+        BadInput: see above, or the weight is not a finite number.
+    """
+    if not math.isfinite(guidance):
+        raise BadInput(f"guidance must be a finite number, not {guidance}")
+    if guidance < (0 if embedded else 1):
+        raise BadInput(f"guidance must be {'0 or more' if embedded else '1 (unguided) or more'}, not {guidance:g}")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling settings of a trajectory. Segments with equal settings can continue each other.
@@ -78,7 +90,7 @@ class Sampling:
         prompt: text prompt.
         negative: negative prompt of the unconditional row.
         steps: T, the number of denoising steps of the whole schedule.
-        guidance: guidance weight; when classifier-free, 1 or less means unguided (one network row per step).
+        guidance: guidance weight; when classifier-free 1 or more, 1 = unguided (one network row per step).
         eta: noise amount of the solver. ``dpm``: 0 or more, 1 = SDE-DPM-Solver++(2M), 0 = deterministic
             DPM-Solver++(2M). ``ddim``: 0..1, 1 = as much noise as DDPM, 0 = deterministic.
         solver: computes a step from the x0 prediction.
@@ -112,7 +124,8 @@ class Sampling:
             eta: None = the model's default with the model's default solver, 1 with another.
 
         Raises:
-            BadInput: a setting out of its range, an unknown solver, or a negative prompt where guidance is embedded.
+            BadInput: a setting out of its range, an unknown solver, or a negative prompt that would not be used: where
+                guidance is embedded or 1.
         """
         defaults = info.defaults
         steps = defaults.steps if steps is None else steps
@@ -125,11 +138,12 @@ class Sampling:
             eta = defaults.eta if solver == defaults.solver else 1.0
         if steps < 1:
             raise BadInput(f"steps must be 1 or more, not {steps}")
-        if not math.isfinite(guidance):
-            raise BadInput(f"guidance must be a finite number, not {guidance}")
+        check_guidance(guidance, info.embedded_guidance)
         check_eta(eta, solver)
-        if info.embedded_guidance and negative:
+        if negative and info.embedded_guidance:
             raise BadInput(f"{info.name} takes no negative prompt: its guidance is built into the network")
+        if negative and guidance == 1:
+            raise BadInput(f"the negative prompt {negative!r} would not be used: it needs guidance above 1")
         return cls(prompt, steps, guidance, negative, eta, solver, info.embedded_guidance)
 
     @property

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, notice
 from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
 
@@ -121,6 +121,8 @@ class Brightness:
 def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
     if model == "broken":
         raise BadInput("the model folder 'broken' has no model_index.json")
+    if model == "partly":
+        notice("the adapter was merged in part")
     begun = options.get("begun")
     return FakeEngine(max_batch, None if begun is None else Path(begun)), INFO
 

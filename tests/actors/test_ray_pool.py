@@ -21,7 +21,7 @@ from lotts_search.actors.connection import environment
 from lotts_search.actors.engine_thread import EngineThread
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.actors.worker_group import Limits
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.work.requests import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
 
@@ -33,6 +33,12 @@ WAIT = 240
 
 def make(**options: Any) -> RayPool:
     return RayPool("fake", **{"max_batch": 3, **FAKES, **options})
+
+
+def test_notices_of_the_actors_reach_the_driver_once() -> None:
+    with pytest.warns(Notice) as caught, RayPool("partly", generators=2, max_batch=3, **FAKES):
+        pass
+    assert [str(each.message) for each in caught if each.category is Notice] == ["the adapter was merged in part"]
 
 
 def latents(futures: list[Future[Result]]) -> list[Any]:
