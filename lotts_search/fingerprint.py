@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import lotts_search
+from lotts_search.work.replacing import replacing
 
 UNCHECKED = "unchecked"
 """The fingerprint of what cannot be looked at."""
@@ -238,9 +239,5 @@ def _known() -> dict[str, str]:
 
 def _keep(known: Mapping[str, str]) -> None:
     """Write the hashes of large files; a cache that cannot be written is no error."""
-    path = _cache_file()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), replacing(_cache_file()) as temporary:
         temporary.write_text(json.dumps(known))
-        os.replace(temporary, path)

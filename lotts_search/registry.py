@@ -221,8 +221,13 @@ def name_of(strategy: Strategy) -> str:
 
 def load_verifier(name: str) -> Verifier:
     """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``."""
-    verifier: Verifier = resolve("verifier", name, verifiers()).load()
+    verifier: Verifier = verifier_class(name).load()
     return verifier
+
+
+def verifier_class(name: str) -> Any:
+    """Return the class of a registered name or of ``package.module:Class``."""
+    return resolve("verifier", name, verifiers())
 
 
 def metric_class(name: str) -> type[Metric] | None:

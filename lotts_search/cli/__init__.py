@@ -6,6 +6,7 @@ progress and writes output files; the work itself is done by the rest of the pac
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -27,6 +28,8 @@ from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
 from lotts_search.errors import BadInput, LottsError, Notice
 
+DISK = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS)
+"""Errors of files that are no fault of the program."""
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -90,16 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.path.append(os.getcwd())  # --strategy my_module:Name imports from the working directory, as python -m does
     try:
         app(given, prog_name="lotts-search")
-    except KeyboardInterrupt:
-        _say("stopped", debug)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into an exit without a word.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            _say("stopped", debug)
+        raise
     except LottsError as error:
         _say(f"error: {error}", debug)
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except Exception as error:
         lines = str(error).strip().splitlines()
         what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        _say(f"error: {what} (unexpected; --debug shows where)", debug)
+        if isinstance(error, OSError) and error.errno in DISK:
+            _say(f"error: {error}", debug)
+        else:
+            _say(f"error: {what} (unexpected; --debug shows where)", debug)
         sys.exit(1)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import write_parquet
-from lotts_search.errors import BadInput, notice
+from lotts_search.errors import BadInput, Failure, notice
 from lotts_search.report import write_search_page
+from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes
 
 
@@ -57,12 +57,8 @@ def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
     info = PngInfo()
     for key, value in text.items():
         info.add_itxt(key, value)
-    temporary = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, object]) -> dict[str, object]:
@@ -76,21 +72,37 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
 
     Returns:
         The JSON object that ``--json`` prints: score, nfe, images, best (the PNG), out, and more.
+
+    Raises:
+        Failure: files could not be written, for example to a full disk; the others were.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    best: Path | None = None
-    if result.image is not None:
-        best = out / "best.png"
+    ledger, image = result.ledger, result.image
+    best, table, page = (out / name for name in ("best.png", "trials.parquet", "search.html"))
+    writers: dict[Path, Callable[[], object]] = {
+        table: lambda: write_parquet(result.to_table(), table),
+        page: lambda: write_search_page(result, page, command),
+    }
+    if image is not None:
         full = {**recipe, "score": result.score, "trial": result.best.trial_id if result.best else None}
-        save_png(best, result.image, {"command": command, "recipe": json.dumps(full, ensure_ascii=False)})
-    table = write_parquet(result.to_table(), out / "trials.parquet")
-    page = write_search_page(result, out / "search.html", command)
-    ledger = result.ledger
+        text = {"command": command, "recipe": json.dumps(full, ensure_ascii=False)}
+        writers = {best: lambda: save_png(best, image, text)} | writers
+    errors: dict[str, OSError] = {}
+    for path, write in writers.items():
+        try:
+            write()
+        except OSError as error:
+            errors[path.name] = error
+    if errors:
+        why = next(iter(errors.values()))
+        kept = [path.name for path in writers if path.name not in errors]
+        raise Failure(
+            f"cannot write {', '.join(errors)} to {out}: {why.strerror or why}; written: {', '.join(kept) or 'nothing'}"
+        )
     return {
         "score": result.score,
         "nfe": ledger.nfe,
         "images": ledger.images,
-        "best": str(best) if best else None,
+        "best": str(best) if image is not None else None,
         "out": str(out),
         "report": str(page),
         "trials": str(table),

@@ -88,7 +88,8 @@ def _check_finished(study: Study, conducted: Conducted) -> None:
     if outcome.errors:
         raise Failure(next(iter(outcome.errors.values())))
     if outcome.status == "interrupted":
-        raise Failure("stopped before a prompt was finished")
+        print("stopped before a prompt was finished; the same command resumes", file=sys.stderr)
+        sys.exit(130)
     raise Failure(f"no prompt was finished in {study.seconds:g} s: give more --seconds, or a smaller --nfe")
 
 

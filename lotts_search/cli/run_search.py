@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -17,13 +17,15 @@ from lotts_search.cli.options import loading_words
 from lotts_search.cli.outputs import folder_name, prepare, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
+from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.errors import BadInput, check_text, unknown
+from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.images import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
-from lotts_search.work.requests import Bytes, Solver
+from lotts_search.work.requests import Bytes, Sampling, Solver
 
 REWRITER = "shapes-rewriter"
 
@@ -114,6 +116,10 @@ class Request:
         kept = {name: value for name, value in values.items() if value not in (None, "", {})}
         return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
+    def sampling(self) -> dict[str, Any]:
+        """Return the sampling settings that may differ from the model's."""
+        return {name: getattr(self, name) for name in ("steps", "guidance", "negative", "eta", "solver")}
+
     def run(
         self, pool: Pool, budget: Budget, live: Live, image: Bytes | None, given: dict[str, object]
     ) -> SearchResult:
@@ -135,11 +141,7 @@ class Request:
             seed=self.seed,
             settings=self.settings | given,
             pool=pool,
-            steps=self.steps,
-            guidance=self.guidance,
-            negative=self.negative,
-            eta=self.eta,
-            solver=cast(Solver | None, self.solver),
+            **self.sampling(),
             image=image,
             on_trial=SearchProgress(live, budget),
         )
@@ -154,6 +156,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
+    report_unknown_words(request.model, [request.prompt])
     folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}
     with (
@@ -161,6 +164,8 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         compute.pool(request.model, request.verifier, rewriters=rewriters) as pool,
     ):
         image, given = images(request, pool)
+        settings = Sampling.of(pool.info, request.prompt, **request.sampling())
+        live.console.print(used(pool.info, settings, request.verifier, str(budget)), soft_wrap=True)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
         try:
             result = request.run(pool, budget, live, image, given)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lotts_search import registry
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live
-from lotts_search.core.budget import Budget
+from lotts_search.cli.used import used
+from lotts_search.core.budget import Budget, Costs
 from lotts_search.core.result import SearchResult
-from lotts_search.errors import Failure, LottsError
+from lotts_search.core.run import check
+from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.plan import Task, tasks_of, unchecked
@@ -56,6 +62,8 @@ def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: boo
             folder = RunFolder(path)
             stand = standing(folder, tasks, study.metrics)
             folder.close()
+        elif not os.access(next(parent for parent in path.resolve().parents if parent.exists()), os.W_OK | os.X_OK):
+            raise BadInput(f"--out {path}: cannot write there")
         _dry(study, tasks, stand, compute, path, console, json)
         return
     _report(carry_out(study, compute, path, _line(file, out, compute), console, json), path, console, json)
@@ -82,6 +90,11 @@ def carry_out(
             def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:
                 live.update(0.0, "", what=f"loading {model.label}")
                 with compute.pool(model.model, *verifiers, rewriters=study.rewriters, **_options(model)) as pool:
+                    sampling = Sampling.of(pool.info, "", **model.sampling)
+                    budgets = ", ".join(
+                        dict.fromkeys(str(limit) for entry in study.strategies for limit in entry.limits)
+                    )
+                    live.console.print(used(pool.info, sampling, study.verifier, budgets), soft_wrap=True)
                     live.update(0.0, "", what=f"{study.name} on {model.label}")
                     yield pool
 
@@ -136,6 +149,8 @@ def _span(seconds: float) -> str:
 def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
     for note in study.renamed:
         console.print(note)
+    for model in study.models:
+        report_unknown_words(model.model, [prompt.text for prompt in study.prompts])
     if json:
         return
     console.print(f"{study.name}: {len(stand.done) + len(stand.todo)} searches: {stand}")
@@ -162,11 +177,12 @@ def _dry(
     for note in study.renamed:
         console.print(note)
     todo = stand.todo
+    _check_verifiers([study.verifier, *study.metrics] if todo else [], compute)
     generators = 1 if compute.local else compute.actors
     lines, total = [], 0.0
     for model in study.models:
         mine = [task for task in todo if task.model == model]
-        rate = stand.rate.get(model.label) or (_probe(model, compute, console) if mine else None)
+        rate = stand.rate.get(model.label) or (_probe(model, mine, compute, console) if mine else None)
         for entry in study.strategies:
             some = [task for task in mine if task.entry == entry]
             nfe = None if any(task.nfe is None for task in some) else sum(task.nfe or 0.0 for task in some)
@@ -208,17 +224,42 @@ def _dry(
     console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
 
 
-def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | None:
-    """Return the NFE/s of one generator, from a few steps of a full batch; None for a model that is not local."""
+def _check_verifiers(names: Sequence[str], compute: Compute) -> None:
+    """Import verifiers and metrics.
+
+    Raises:
+        BadInput: one of them does not exist. On Ray, a package that only its actor installs may be missing here.
+    """
+    for name in names:
+        try:
+            if registry.metric_class(name) is None and not hasattr(registry.verifier_class(name), "load"):
+                raise BadInput(f"verifier {name!r} has no class method load()")
+        except BadInput as error:
+            missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+            if compute.local or missing is None or name.startswith(missing):
+                raise
+            notice(f"{name} is not checked: {error}")
+
+
+def _probe(model: ModelEntry, tasks: Sequence[Task], compute: Compute, console: Console) -> float | None:
+    """Return the NFE/s of one generator, from a few steps of a full batch; None for a model that is not local.
+
+    Raises:
+        BadInput: searches of the model would be refused.
+        Failure: the model cannot be loaded; on a cluster, whose machines may differ from this one, this is printed.
+    """
     from lotts_search.study.model_files import folder_of
 
     if folder_of(model.model) is None:
         return None
     try:
         with Compute(local=True, device=compute.device).pool(model.model, **_options(model)) as pool:
-            defaults = pool.info.defaults
-            steps = max(PROBE_STEPS + 1, model.sampling.get("steps", defaults.steps))
-            sampling = Sampling.of(pool.info, "an image", steps=steps, guidance=model.sampling.get("guidance"))
+            sampling = Sampling.of(pool.info, "an image", **model.sampling)
+            costs = Costs.of(pool.info, sampling)
+            for task in {(task.entry.label, task.limit, task.image): task for task in tasks}.values():
+                image = task.prompt.image if task.image else None
+                check(task.entry.strategy, task.entry.name, task.limit.budget, costs, pool.info, image)
+            sampling = replace(sampling, steps=max(PROBE_STEPS + 1, sampling.steps))
             count, taken = BATCH // (2 if sampling.guided else 1), 0.0
             for number in range(2):  # the first round is a warm-up
                 began = time.perf_counter()
@@ -230,7 +271,9 @@ def _probe(model: ModelEntry, compute: Compute, console: Console) -> float | Non
                     future.result()
                 taken = time.perf_counter() - began
             return count * PROBE_STEPS / taken
-    except LottsError as error:
+    except Failure as error:
+        if compute.address is None:
+            raise
         console.print(f"{model.label}: {error}")
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes, Lineage
 
 if TYPE_CHECKING:
@@ -151,11 +151,6 @@ def write_parquet(table: pa.Table, path: Path | str, compression: str = "snappy"
     import pyarrow.parquet as pq
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression=compression)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lotts_search import __version__
+from lotts_search.work.replacing import replacing
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -42,8 +42,6 @@ def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file under a temporary name and rename it, so that no reader sees half of it; return ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path

@@ -90,5 +90,10 @@ def conduct(
     )  # fmt: skip
     folder.copy_file(study.path)
     update("running" if stand.todo else "done")
-    outcome = runner.run() if stand.todo else runner.outcome
+    try:
+        outcome = runner.run() if stand.todo else runner.outcome
+    except Exception as error:  # such as a model that cannot be loaded
+        runner.outcome.status, runner.outcome.error = "failed", (str(error).strip().splitlines() or [repr(error)])[0]
+        update("failed")
+        raise
     return Conducted(outcome, runner.progress, update(outcome.status))

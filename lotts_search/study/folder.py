@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from lotts_search.core.journal import Journal, JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.errors import BadInput
 from lotts_search.study.plan import Task
+from lotts_search.work.replacing import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,13 +38,15 @@ class RunFolder:
         self.images = path / "images"
         if path.is_dir() and any(path.iterdir()) and not self.journals.is_dir() and not (path / "study.json").is_file():
             raise BadInput(f"{path} is not the folder of a study, and not empty: choose another --out")
-        for folder in (self.journals, self.images):
-            folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.journals / "lock")
         try:
+            for folder in (self.journals, self.images):
+                folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise BadInput(f"another process is writing to {path}") from error
+        except OSError as error:
+            raise BadInput(f"--out {path}: cannot write there: {error.strerror or error}") from error
         for parent in (self.path, self.images):
             for left in parent.glob(".*.tmp"):  # from a process that was killed while writing
                 left.unlink()
@@ -73,7 +75,8 @@ class RunFolder:
     def write_study(self, study: Mapping[str, Any]) -> None:
         """Write ``study.json``."""
         text = json.dumps(study, ensure_ascii=False, indent=1, default=str)
-        write_text(self.path / "study.json", text + "\n")
+        with replacing(self.path / "study.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def journal(self, task: Task, retry: bool) -> Journal:
         """Return the journal of a search; with ``retry``, without its failed trials."""
@@ -177,13 +180,3 @@ def arrange(rows: pa.Table, tasks: Sequence[Task], run_id: str) -> tuple[pa.Tabl
         fresh = pa.array(values, pa.string()).take(pa.array(where))
         mine = mine.set_column(mine.schema.get_field_index(column), column, fresh)
     return mine, others
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text to a temporary file, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +14,7 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import complete, leaders
 from lotts_search.study.plan import Task
 from lotts_search.study.spec import Keep
+from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes
 
 COMPRESSION = 4
@@ -39,8 +39,5 @@ def keep(folder: RunFolder, task: Task, result: SearchResult, columns: Sequence[
 def _write_png(path: Path, image: Bytes, recipe: dict[str, object]) -> None:
     info = PngInfo()
     info.add_itxt("recipe", json.dumps(recipe, ensure_ascii=False))
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", pnginfo=info, compress_level=COMPRESSION)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info, compress_level=COMPRESSION)

@@ -31,7 +31,7 @@ def costs_of(entry: ModelEntry) -> Costs | None:
     """
     revision = entry.options.get("revision")
     try:
-        found = defaults_of(entry.model, lambda file: _json(entry.model, file, revision))
+        found = defaults_of(entry.model, lambda file: read_json(entry.model, file, revision))
     except LottsError:  # the error surfaces when the model is loaded
         return None
     if found is None:
@@ -50,14 +50,14 @@ def folder_of(model: str) -> Path | None:
 
 
 @cache
-def _json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
+def read_json(model: str, file: str, revision: str | None = None) -> dict[str, Any]:
     """Return a JSON file of a model, downloaded for a hub id; {} where there is none."""
     folder = folder_of(model)
     if folder is None:
-        from lotts_search.backbones.model_folder import read_json  # slow to import
+        from lotts_search.backbones.model_folder import read_json as read  # slow to import
 
         with suppress(LottsError):
-            return read_json(model, file, optional=True, revision=revision)
+            return read(model, file, optional=True, revision=revision)
         return {}
     try:
         found = json.loads((folder / file).read_text())

@@ -18,6 +18,8 @@ from lotts_search.work.requests import Bytes
 
 SCENES = 500
 """Number of scenes of the shapes world that are first searched for certain fields."""
+MOST_SCENES = 10_000
+"""Most scenes that are drawn; each takes one to three milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ def _shapes(source: str, count: int, seed: int | None, where: Mapping[str, Any])
         fields = {"objects": len(scene.objects), "background": scene.background}
         return Prompt(_id(source, scene.caption), scene.caption, fields)
 
+    if count > MOST_SCENES:
+        raise BadInput(f"{source} has at most {MOST_SCENES:,} prompts, not {count:,}")
     drawn = count if not where else SCENES
     while True:
         # Scenes come in a fixed order, so that a larger number begins with the smaller one.
@@ -194,7 +198,10 @@ def _shapes(source: str, count: int, seed: int | None, where: Mapping[str, Any])
             break
         if not found:
             raise BadInput(f"{source} has no scene with {_say(where)}")
-        drawn *= 2
+        if drawn == MOST_SCENES:
+            notice(f"{source} has {len(found):,} prompts with {_say(where)} instead of {count:,}")
+            break
+        drawn = min(2 * drawn, MOST_SCENES)
     return [_with_image(prompt, slice_) for prompt in found] if slice_ else found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lotts_search import registry
+from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
 from lotts_search.study import model_files
@@ -30,6 +32,10 @@ KEYS = (
     "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "seconds", "verifier", "metrics", "judge",
     "baselines", "workers", "images", "at-once", "rewriter", *SAMPLING,
 )  # fmt: skip
+MOST_LABELS = 10_000
+"""Most strategies of a study, with all combinations of its grids."""
+MOST_SEARCHES = 1_000_000
+"""Most searches of a study: a study is planned as a whole before it begins."""
 RENAMED = {"guide": "verifier"}
 """New names of keys by their old ones, which still work."""
 
@@ -55,15 +61,23 @@ def read_study(path: Path) -> Study:
     metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
     rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
     strategies = tuple(_strategies(keys["strategies"], limits))
+    models = tuple(_models(root, keys, sampling))
+    seeds = tuple(_seeds(keys["seeds"])) if "seeds" in keys else (0,)
+    most = len(models) * len(prompts) * len(seeds) * sum(len(entry.limits) for entry in strategies)
+    if most > MOST_SEARCHES:
+        raise root.wrong(
+            f"{len(models)} models × {len(strategies)} strategies with their budgets × {len(prompts):,} prompts × "
+            f"{len(seeds):,} seeds are {most:,} searches: divide them into studies of at most {MOST_SEARCHES:,}"
+        )
     return Study(
         name=_name(keys["name"]) if "name" in keys else path.stem,
         path=path,
-        models=tuple(_models(root, keys, sampling)),
+        models=models,
         strategies=strategies,
         limits=limits,
         prompts=tuple(prompts),
         source=source,
-        seeds=tuple(_seeds(keys["seeds"])) if "seeds" in keys else (0,),
+        seeds=seeds,
         verifier=verifier,
         metrics=metrics,
         judged=typing.cast(Any, keys["judge"].choice("judge", ("all", "best")) if "judge" in keys else "all"),
@@ -149,6 +163,10 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
                 raise item.wrong("a model needs the key 'model': a name, a folder or a hub id")
             where, label = parts["model"], parts["label"].text("label") if "label" in parts else None
             options = {name: value.plain() for name, value in _table(parts.get("options")).items()}
+            try:
+                LoadOptions.of(options)
+            except BadInput as error:
+                raise parts["options"].wrong(error) from error
             own |= {name: read(parts[name]) for name, read in SAMPLING.items() if name in parts}
         else:
             where, label = item, None
@@ -169,13 +187,15 @@ def _table(node: YamlNode | None) -> dict[str, YamlNode]:
 
 
 def _strategies(node: YamlNode, limits: tuple[Limit, ...]) -> list[StrategyEntry]:
-    found: list[StrategyEntry] = []
+    found: dict[str, StrategyEntry] = {}
     for item in node.items("strategies"):
         for entry in _expanded(item, limits):
-            if entry.label in {other.label for other in found}:
+            if entry.label in found:
                 raise item.wrong(f"two strategies have the label {entry.label!r}: give one of them another 'label'")
-            found.append(entry)
-    return found
+            found[entry.label] = entry
+        if len(found) > MOST_LABELS:
+            raise item.wrong(f"a study has at most {MOST_LABELS:,} strategies")
+    return list(found.values())
 
 
 def _expanded(item: YamlNode, limits: tuple[Limit, ...]) -> list[StrategyEntry]:
@@ -197,6 +217,11 @@ def _expanded(item: YamlNode, limits: tuple[Limit, ...]) -> list[StrategyEntry]:
     for key, values in grid.items():
         if key in fixed:
             raise values[0].wrong(f"{key} is both in 'settings' and in 'grid'")
+    combinations = math.prod(len(values) for values in grid.values())
+    if combinations > MOST_LABELS:
+        raise parts["grid"].wrong(
+            f"the grid has {combinations:,} combinations; a study has at most {MOST_LABELS:,} strategies"
+        )
     own = tuple(_limits(parts["budgets"])) if "budgets" in parts else limits
     nested = parts["nested"].flag("nested") if "nested" in parts else None
     label = parts["label"].text("label") if "label" in parts else None
@@ -267,7 +292,10 @@ def _limits(node: YamlNode) -> list[Limit]:
 
 def _seeds(node: YamlNode) -> list[int]:
     if not node.is_list:
-        return list(range(node.integer("the number of seeds", 1)))
+        count = node.integer("the number of seeds", 1)
+        if count > MOST_SEARCHES:
+            raise node.wrong(f"the number of seeds is at most {MOST_SEARCHES:,}, not {count:,}")
+        return list(range(count))
     seeds = [item.integer("a seed") for item in node.items("seeds")]
     if len(set(seeds)) < len(seeds):
         raise node.wrong(f"a seed is duplicated: {seeds}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from lotts_search.work.replacing import replacing
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
@@ -111,9 +112,8 @@ class Trainer:
             for key, value in self._optimizer(name).state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-        part = self.folder / "state.safetensors.part"
-        save_file(tensors, part)
-        os.replace(part, self.folder / "state.safetensors")
+        with replacing(self.folder / "state.safetensors") as temporary:
+            save_file(tensors, temporary)
         state = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
         (self.folder / "state.json").write_text(json.dumps(state))
 

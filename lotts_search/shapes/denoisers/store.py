@@ -23,6 +23,7 @@ from torch import Tensor
 from lotts_search.shapes.denoisers.data import DAMAGE, MILD_DAMAGE, example
 from lotts_search.shapes.denoisers.vae import encode_images
 from lotts_search.shapes.world.render import SIZE, to_uint8
+from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes
 
 CHUNK = 2000
@@ -83,9 +84,8 @@ def _render(folder: Path, number: int, count: int) -> int:
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array under a temporary name and rename it, so that an existing file is complete."""
-    part = path.with_suffix(".part.npy")
-    np.save(part, array)
-    os.replace(part, path)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # np.save appends ".npy" to other names
+        np.save(file, array)
 
 
 def render_store(folder: Path, count: int, describe: Callable[[str], None] = print) -> tuple[Bytes, list[str]]:

@@ -20,7 +20,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from lotts_search.shapes.denoisers.data import TEMPLATES, WORD_SHARE
 from lotts_search.shapes.denoisers.loop import Trainer
-from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene, random_scene
+from lotts_search.shapes.world.scene import COLOURS, SHAPES, Scene, random_scene
+from lotts_search.shapes.world.vocabulary import vocabulary
 
 TEXT_LENGTH = 56
 """Captions are padded to this many tokens; the longest caption with a quality word has 49."""
@@ -32,12 +33,6 @@ Read: TypeAlias = Callable[[Any, Tensor], Tensor]
 
 END = "</w>"
 _PREFIXES = [template for pair in TEMPLATES for template in pair]
-_OTHER_WORDS = "a an the image picture photo of high low good bad best worst quality on in with and , - ."
-
-
-def _words() -> set[str]:
-    words = set(_OTHER_WORDS.split()) | set(COLOURS) | set(SHAPES) | set(BACKGROUNDS)
-    return words | {word for place in PLACES for word in place.split()}
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -45,7 +40,7 @@ def new_tokenizer() -> CLIPTokenizer:
 
     It is always the same: its merges are listed word by word, whereas a trained BPE breaks ties at random.
     """
-    words = _words()
+    words = vocabulary()
     letters = sorted({c.lower() for c in string.printable if not c.isspace()})
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + END for c in letters)]
     merges: dict[tuple[str, str], None] = {}
@@ -101,7 +96,7 @@ def renumbered(weights: dict[str, Tensor], old: CLIPTokenizer, new: CLIPTokenize
 def new_t5_tokenizer() -> T5Tokenizer:
     """Return a T5Tokenizer with a piece for every word of the captions, and letters for any other word."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    words = sorted(_words())
+    words = sorted(vocabulary())
     pieces += [("▁" + word, -3.0) for word in [*words, "A"]] + [(word, -4.0) for word in words if len(word) > 1]
     pieces += [(letter, -9.0) for letter in string.printable if not letter.isspace()]
     return T5Tokenizer(vocab=list(dict(pieces).items()), extra_ids=0, model_max_length=TEXT_LENGTH)

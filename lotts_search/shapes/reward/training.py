@@ -30,6 +30,7 @@ from lotts_search.shapes.reward.round_trip import RoundTrip
 from lotts_search.shapes.world.render import render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, scenes
 from lotts_search.shapes.world.wrong_captions import one_wrong
+from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes, Floats
 
 _COLOUR, _SHAPE = ({name: i + 1 for i, name in enumerate(names)} for names in (COLOURS, SHAPES))
@@ -200,11 +201,9 @@ def _images(
             some = through[start : start + 1000]
             data.images[some] = trip(data.images[some], wobble=0.125, seed=seed + start)
             describe(f"passed {start + len(some)} of {len(through)} images through the autoencoder")
-    state.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(".part.npz")
-    np.savez(part, images=data.images, quality=data.quality, names=np.stack([_names(s) for s in data.scenes]),
-             grounds=np.array([s.background for s in data.scenes]))  # fmt: skip
-    part.replace(kept)
+    names, grounds = np.stack([_names(s) for s in data.scenes]), np.array([s.background for s in data.scenes])
+    with replacing(kept) as temporary, temporary.open("wb") as file:
+        np.savez(file, images=data.images, quality=data.quality, names=names, grounds=grounds)
     return data
 
 

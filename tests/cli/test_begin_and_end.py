@@ -1,0 +1,322 @@
+"""What commands say and check before they begin, and what is left when they cannot end well."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from lotts_search.cli import main
+from lotts_search.cli.pools import Compute
+from lotts_search.cli.run_demo import run as run_demo
+from lotts_search.errors import BadInput, Failure, Notice
+from lotts_search.shapes.world.vocabulary import report_unknown_words, unknown_words
+from lotts_search.study.prompts import load_prompts
+from lotts_search.study.read import read_study
+from lotts_search.testing import AnalyticPool
+from lotts_search.work.pool import Pool
+from lotts_search.work.replacing import replacing
+from tests.study.worlds import YAML, files, lasting, world
+
+
+def use(monkeypatch: pytest.MonkeyPatch, pool: Pool | Exception) -> None:
+    """Let every command run on ``pool``, or fail to load it."""
+
+    @contextmanager
+    def opened(self: Compute, model: str, *verifiers: str, **options: object) -> Iterator[Pool]:
+        if isinstance(pool, Exception):
+            raise pool
+        yield pool
+
+    monkeypatch.setattr(Compute, "pool", opened)
+
+
+def call(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Failure("there are no weights"), 1),
+        (BadInput("there are no weights"), 2),
+        (RuntimeError("there are no weights\nat all"), 1),
+    ],
+)
+def test_a_study_whose_model_cannot_be_loaded_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    use(monkeypatch, error)
+    out = tmp_path / "run"
+    assert call("study", world(tmp_path), "--out", out) == code
+    study = json.loads((out / "study.json").read_text())
+    assert (study["status"], study["error"]) == ("failed", "there are no weights")
+    assert study["finished"] is not None
+    use(monkeypatch, AnalyticPool())
+    assert call("study", world(tmp_path), "--out", out) == 0
+    assert json.loads((out / "study.json").read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("verifier: tests.actors.fakes:Missing\n", "tests.actors.fakes:Missing"),
+        ("metrics: [no_such_package:Verifier]\n", "no_such_package"),
+        ("metrics: [tests.study.worlds:YAML]\n", "load"),
+        ("guidance: .inf\n", "guidance must be a"),
+        ("eta: 2\nsolver: ddim\n", "eta of DDIM"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: str, message: str
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    out = tmp_path / "run"
+    assert call("study", world(tmp_path, YAML + more), "--out", out, "--dry-run") == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("option", ["{dtype: float17}", "{size: 64}", "{quantize: int8}", "{offload: [1]}"])
+def test_wrong_options_of_a_model_name_their_line(tmp_path: Path, option: str) -> None:
+    path = world(tmp_path, YAML.replace("model: ./analytic", f"model: {{model: ./analytic, options: {option}}}"))
+    with pytest.raises(BadInput, match=r"study\.yaml, line 1"):
+        read_study(path)
+
+
+def test_a_dry_run_reports_a_model_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, BadInput("size must be a multiple of 8"))
+    assert call("study", world(tmp_path), "--out", tmp_path / "run", "--dry-run") == 2
+    use(monkeypatch, Failure("no GPU is here"))
+    assert call("study", world(tmp_path), "--out", tmp_path / "run", "--dry-run") == 1
+    assert "no GPU is here" in capsys.readouterr().err
+    assert call("study", world(tmp_path), "--out", tmp_path / "run", "--dry-run", "--address", "auto") == 0
+    assert "no GPU is here" in capsys.readouterr().out, "machines of a cluster may have one"
+
+
+GRID = "{" + ", ".join(f"{name}: [{', '.join(map(str, range(1, 101)))}]" for name in ("refinements", "n")) + "}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("grid: {refinements: [1, 2]}", f"grid: {GRID[:-1]}, start: [1, 2]}}", "20,000 combinations"),
+        ("prompts: [red star, blue ring, green cross]", "prompts: {from: shapes-test, count: 100000000}", "10,000 prompts"),
+        (
+            "prompts: [red star, blue ring, green cross]",
+            "prompts: {from: shapes-tune, count: 100000000, where: {objects: 7}}",
+            "10,000 prompts",
+        ),
+        ("budgets:", "seeds: 100000000\nbudgets:", "the number of seeds"),
+        ("budgets:", "seeds: 500000\nbudgets:", "9,000,000 searches"),
+    ],
+    ids=["grid", "scenes", "chosen scenes", "seeds", "searches"],
+)  # fmt: skip
+def test_huge_studies_are_refused_at_once(tmp_path: Path, old: str, new: str, message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BadInput, match=f"study.yaml, line [0-9].*{re.escape(message)}"):
+        read_study(world(tmp_path, YAML.replace(old, new)))
+    assert time.monotonic() - began < 5
+
+
+def test_rare_scenes_are_as_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotts_search.study.prompts.MOST_SCENES", 600)
+    with pytest.warns(Notice, match=r"shapes-test has \d+ prompts with objects = 9 instead of 550"):
+        found = load_prompts("shapes-test", count=550, where={"objects": 9})
+    assert 50 < len(found) < 550 and {prompt.fields["objects"] for prompt in found} == {9}
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (
+            ["generate", "red star", "--images", "2", "--steps", "5", "--guidance", "2.5"],
+            ["6×6 pixels, 5 steps, guidance 2.5, solver dpm with eta 1", "verifier shapes-reward; budget 2 images"],
+        ),
+        (["generate", "red star", "--nfe", "30", "--solver", "ddim", "--eta", "0.5"], ["ddim with eta 0.5", "30 NFE"]),
+        (["generate", "red star", "--model", "shapes-sdxl", "--images", "1"], ["EulerDiscreteScheduler"]),
+        (["study"], ["8 steps", "budget 24 NFE, 40 NFE"]),
+    ],
+)
+def test_the_start_says_what_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], parts: list[str]
+) -> None:  # fmt: skip
+    pool = AnalyticPool()
+    if "--model" in command:
+        pool.info = pool.info.__class__(**{**vars(pool.info), "name": "shapes-sdxl"})
+    use(monkeypatch, pool)
+    words = [*command, world(tmp_path)] if command == ["study"] else command
+    assert call(*words, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("using ") == 1
+    for part in [*parts, "instead of the folder's "]:
+        assert part in shown.err
+    assert call(*words, "--out", tmp_path / "again", "--json") == 0
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (["a red fox in the snow", "Red FOX"], ["fox", "snow"]),
+        (["A high-quality image of top left red circle, center blue star on gray"], []),
+        (["ein roter Kreis, 3 Sterne"], ["ein", "roter", "kreis", "3", "sterne"]),
+        (["日本 circle"], ["日本"]),
+    ],
+)
+def test_unknown_words(prompts: list[str], words: list[str]) -> None:
+    assert unknown_words(prompts) == words
+
+
+def test_embedded_models_report_unknown_words_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    assert call("generate", "a red fox", "--images", "2", "--out", tmp_path / "a") == 0
+    assert capsys.readouterr().err.count("note: shapes-sd does not know the words fox: ") == 1
+    assert call("generate", "center red star on gray", "--images", "2", "--out", tmp_path / "b") == 0
+    assert "does not know" not in capsys.readouterr().err
+    words = " ".join("abcdefghijklmnopqrstuvwxyz"[i] * 9 for i in range(12))
+    with pytest.warns(Notice, match="ddddddddd, eeeeeeeee, .* and 4 more"):
+        report_unknown_words("shapes-flux", [words])
+    file = tmp_path / "s.yaml"
+    file.write_text("strategies: best-of-n\nprompts: [red fox, blue hare]\nbudgets: {images: 2}\n")
+    assert call("study", file, "--out", tmp_path / "run") == 0
+    assert capsys.readouterr().err.count("note: shapes-sd does not know the words fox, hare: ") == 1
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("broken", "lost", "kept"),
+    [
+        ("PIL.Image.Image.save", ["best.png"], {"trials.parquet", "search.html"}),
+        ("pyarrow.parquet.write_table", ["trials.parquet"], {"best.png", "search.html"}),
+        ("pathlib.Path.write_text", ["search.html"], {"best.png", "trials.parquet"}),
+    ],
+)
+def test_a_full_disk_keeps_what_it_can(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+    lost: list[str],
+    kept: set[str],
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    if "Image" in broken:
+        monkeypatch.setattr("lotts_search.cli.outputs.save_png", no_space)
+    else:
+        monkeypatch.setattr(broken, no_space)
+    assert call("generate", "red star", "--images", "2", "--out", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write {lost[0]} to {tmp_path}: No space left on device; written: " in said
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def half(path: Path) -> None:
+    path.write_bytes(b"half")
+    no_space()
+
+
+def test_unfinished_files_are_deleted_and_old_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(OSError, match="No space"), replacing(path) as temporary:
+        half(temporary)
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_study_on_a_full_disk_fails_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    out = tmp_path / "run"
+    with monkeypatch.context() as full:
+        full.setattr("PIL.Image.Image.save", lambda self, path, **_: half(Path(path)))
+        assert call("study", world(tmp_path), "--out", out) == 1
+    assert "No space left on device; the same command resumes it" in capsys.readouterr().err.replace("\n", " ")
+    assert not [name for name in files(out) if name.endswith((".tmp", ".part"))]
+    assert call("study", world(tmp_path), "--out", out) == 0
+    assert call("study", world(tmp_path), "--out", tmp_path / "whole") == 0
+    assert lasting(out) == lasting(tmp_path / "whole") and pq.read_table(out / "trials.parquet").num_rows > 15
+
+
+@pytest.mark.parametrize("make", [lambda out: out.write_text(""), lambda out: (out / "x").mkdir(parents=True)])
+def test_the_folder_of_a_study_is_checked_first(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], object],
+) -> None:
+    use(monkeypatch, RuntimeError("a model was loaded"))
+    out = tmp_path / "run"
+    make(out)
+    assert call("study", world(tmp_path), "--out", out) == 2
+    assert call("study", world(tmp_path), "--out", out / "below" if out.is_file() else out, "--dry-run") == 2
+    said = capsys.readouterr().err
+    assert said.count(str(out)) == 2 and "unexpected" not in said
+
+
+def test_ctrl_c_before_a_prompt_is_finished_ends_the_demo_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(AnalyticPool):
+        def submit(self, work):  # type: ignore[no-untyped-def]
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().submit(work)
+
+    with Stopped() as pool:
+        use(monkeypatch, pool)
+        changes = {
+            "models": [str(world(tmp_path).parent / "analytic")],
+            "strategies": ["lotts", "best-of-n"],
+            "metrics": [],
+            "prompts": ["red star"],
+        }
+        with pytest.raises(SystemExit) as ended:
+            run_demo(changes, Compute(True), tmp_path / "demo", "lotts-search demo", False)
+    assert ended.value.code == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "stopped before a prompt was finished; the same command resumes"
+
+
+@pytest.mark.parametrize("where", ["loading", "reading"])
+def test_ctrl_c_at_any_time_ends_with_130_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Compute, "pool", stop) if where == "loading" else monkeypatch.setattr(
+        "lotts_search.cli.run_search.Request.check", stop
+    )
+    assert call("generate", "red star", "--out", tmp_path / "out") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped"
+
+
+def test_ctrl_c_during_the_imports_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-m", "lotts_search", "models"],
+        check=False, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
