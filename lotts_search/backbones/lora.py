@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+from safetensors import safe_open
 
 from lotts_search.backbones.load_options import Adapter
 from lotts_search.backbones.model_folder import load_component
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, notice
 
 
 def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Sequence[Adapter]) -> None:
@@ -27,7 +30,8 @@ def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Seque
         adapters: adapters in the order of merging.
 
     Raises:
-        BadInput: an adapter does not exist, or has no weights for this kind of model.
+        BadInput: an adapter does not exist, or has no weights for this kind of model. A notice reports layers of an
+            adapter that the model does not have.
         Failure: peft is missing, or an adapter cannot be read or does not fit.
     """
     if not adapters:
@@ -42,22 +46,69 @@ def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Seque
 
 def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:
     source, options = _locate(adapter.source)
+    options |= {"use_safetensors": True}
+    another = BadInput(f"the LoRA adapter {adapter.source} has no weights for model {model}: it is of another family")
     with _without_warnings():
-        pipeline.load_lora_weights(source, adapter_name="adapter", use_safetensors=True, **options)
+        try:
+            pipeline.load_lora_weights(source, adapter_name="adapter", **options)
+        except ValueError as error:
+            raise (another if "not found in the base model" in str(error) else error) from error
     if not pipeline.get_list_adapters():
-        raise BadInput(f"the LoRA adapter {adapter.source} has no weights for model {model}: it is of another family")
+        raise another
+    _report_ignored(model, pipeline, adapter, source, options)
     pipeline.fuse_lora(lora_scale=adapter.scale)
     pipeline.unload_lora_weights()
 
 
+def _report_ignored(model: str, pipeline: Any, adapter: Adapter, source: str, options: dict[str, Any]) -> None:
+    """Report layers of an adapter that were not merged; diffusers drops those that do not exist in the model."""
+    network = getattr(pipeline, "unet", None)
+    given = pipeline.lora_state_dict(source, **options, **({"unet_config": network.config} if network else {}))
+    read = _layers(given[0] if isinstance(given, tuple) else given)
+    used = {
+        _layer(f"{part}.{name}")
+        for part, module in pipeline.components.items()
+        if isinstance(module, torch.nn.Module)
+        for name, layer in module.named_modules()
+        if any("adapter" in getattr(layer, kind) for kind in getattr(layer, "adapter_layer_names", ()))
+    }
+    ignored = sorted(read - used)
+    file = Path(source) / options.get("weight_name", "")
+    if file.is_file():
+        with safe_open(file, "numpy") as tensors:
+            total = len(_layers(tensors.keys()))
+        if total > len(read):  # diffusers found no place for their names
+            ignored += [f"{total - len(read)} with unknown names"]
+    if ignored:
+        shown = ", ".join(ignored[:3]) + (f" and {len(ignored) - 3} more" if len(ignored) > 3 else "")
+        notice(f"the LoRA adapter {adapter.source}: model {model} has no place for some of its layers: {shown}")
+
+
+_DOWN = re.compile(r"(?:\.(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down|lokr_w1(?:_a)?)|_lora\.down)(?:\.weight)?$")
+"""Ends the name of a layer in a file of weights, once per layer."""
+
+
+def _layers(names: Iterable[str]) -> set[str]:
+    return {_layer(_DOWN.sub("", name)) for name in names if _DOWN.search(name)}
+
+
+def _layer(name: str) -> str:
+    """Return the present name of a layer that may be named as older versions of the libraries did."""
+    name = name.replace(".processor", "").replace(".text_model", "")
+    if name.startswith("text_encoder"):
+        return re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", name)
+    return re.sub(r"\.to_out$", ".to_out.0", name)
+
+
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence warnings: diffusers warns if an adapter has no weights for a text encoder, as most do; transformers warns
-    of missing torchvision when a pipeline's class is imported."""
-    logs = [logging.getLogger(name) for name in ("diffusers.loaders.lora_base", "transformers")]
+    """Silence the libraries: diffusers warns if an adapter has no weights for a text encoder, as most do, and logs errors
+    that it raises; transformers warns of missing torchvision when a pipeline's class is imported."""
+    names = "diffusers.loaders.lora_base", "diffusers.loaders.peft", "diffusers.utils.peft_utils", "transformers"
+    logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
