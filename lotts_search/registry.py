@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lotts_search.backbones.base import Backbone
+from lotts_search.backbones.defaults import pipeline_of
+from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, unknown
 from lotts_search.plugins import Entry, resolve, with_plugins
@@ -283,11 +285,13 @@ def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
         folder = known[name].target
         if not Path(folder).is_dir():
             raise Failure(f"the weights of {name} are missing: there is no folder {folder}")
+    elif Path(name).is_file():
+        raise refuse_file(Path(name))
     elif not Path(name).is_dir() and "/" not in name:
         raise unknown("model", name, known)
     from lotts_search.backbones.model_folder import read_json  # slow to import; report a mistyped name first
 
-    family = read_json(folder, "model_index.json", revision=revision).get("_class_name")
+    family = pipeline_of(name, read_json(folder, "model_index.json", revision=revision))
     loaders = families()
     if family not in loaders:
         raise BadInput(f"model {name} is of the unknown family {family!r}. Known: {', '.join(sorted(loaders))}")

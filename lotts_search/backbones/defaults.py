@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from pathlib import PurePath
 from typing import Any, get_args
 
 from lotts_search.errors import BadInput, unknown
@@ -29,6 +31,41 @@ _OF_PIPELINE = {
 }
 
 
+_FEW_STEPS = re.compile(r"turbo|lightning|lcm|hyper.?sd", re.IGNORECASE)
+"""Names of models that were distilled to few steps."""
+
+
+def pipeline_of(model: str, index: Mapping[str, Any]) -> str:
+    """Return the name of a model's pipeline from its ``model_index.json``.
+
+    Raises:
+        BadInput: there is none, or the pipeline is code in the model's folder.
+    """
+    name = index.get("_class_name")
+    if isinstance(name, list):
+        raise BadInput(f"model {model}: its pipeline {'.'.join(map(str, name))} is code of its own, which is never run")
+    if not isinstance(name, str):
+        raise BadInput(f"model {model}: its model_index.json names no pipeline in _class_name")
+    return name
+
+
+def few_steps(model: str, index: Mapping[str, Any], scheduler: Mapping[str, Any], family: Defaults) -> Defaults:
+    """Return the settings of a family, for a model distilled to few steps with 4 steps, or as many as its name says,
+    without guidance.
+
+    Such a model has the scheduler of LCM or TCD; or its name says so, and its timesteps are trailing or flow matching's.
+    """
+    name, kind = f"{PurePath(model).name} {index.get('_name_or_path', '')}", str(scheduler.get("_class_name"))
+    spaced = scheduler.get("timestep_spacing") == "trailing" or kind.startswith("FlowMatch")
+    if family in (FLUX_DEV, FLUX_SCHNELL):
+        return family
+    if not (kind in ("LCMScheduler", "TCDScheduler") or (spaced and _FEW_STEPS.search(name))):
+        return family
+    said = re.search(r"(?<!\d)([2-9]|1[0-6])[-_ ]?steps?", name, re.IGNORECASE)
+    steps = int(said[1]) if said else 4
+    return replace(family, steps=steps, guidance=1.0, t0=steps // 2, integrate=int(steps > 2))
+
+
 def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[Defaults, bool] | None:
     """Return the settings of a model in diffusers format, and whether the guidance weight is an input of its network, so
     that a step takes one row at any weight. Return None for an unknown pipeline whose ``lotts.json`` is incomplete.
@@ -40,12 +77,13 @@ def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[D
     Raises:
         BadInput: a setting in ``lotts.json`` is unknown or of the wrong type.
     """
-    pipeline, settings, embedded = read("model_index.json").get("_class_name"), read("lotts.json"), False
+    index, settings, embedded = read("model_index.json"), read("lotts.json"), False
+    pipeline = pipeline_of(model, index)
     if pipeline == "FluxPipeline":
         embedded = bool(read("transformer/config.json").get("guidance_embeds", False))
         family = FLUX_DEV if embedded else FLUX_SCHNELL
     elif pipeline in _OF_PIPELINE:
-        family = _OF_PIPELINE[pipeline]
+        family = few_steps(model, index, read("scheduler/scheduler_config.json"), _OF_PIPELINE[pipeline])
     elif settings.keys() >= {"steps", "guidance", "t0", "integrate", "mask"}:
         family = STABLE_DIFFUSION  # only its eta and solver can remain
     else:

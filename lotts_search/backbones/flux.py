@@ -118,6 +118,7 @@ class Flux(NetworkBackbone):
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
             flops_per_row=flops_per_row(transformer, functools.partial(_call_with_one_row, self._grid, self.words)),
+            scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
@@ -138,7 +139,7 @@ class Flux(NetworkBackbone):
             BadInput: the model does not exist or is not a FLUX model, or an option does not fit it.
             Failure: a file of the model is missing or broken; the message names the component.
         """
-        load = Loader(model, "FluxPipeline", options)
+        load = Loader(model, "FluxPipeline", options, plugin=cls is not Flux)
         transformer = load.weights("transformer", FluxTransformer2DModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from lotts_search.backbones.codec import LatentCodec
-from lotts_search.backbones.defaults import merged
+from lotts_search.backbones.defaults import few_steps, merged, pipeline_of
 from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.backbones.lora import merge_adapters
-from lotts_search.backbones.model_folder import load_component, load_weights, read_json
+from lotts_search.backbones.model_folder import load_component, load_weights, reachable, read_json, weight_variants
 from lotts_search.backbones.offload import offload
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, notice
 from lotts_search.work.model import Defaults
 
 
@@ -28,6 +29,7 @@ class Loader:
         pipeline: name of the diffusers pipeline that the folder must contain. It is imported only to load adapters:
             importing pipelines is slow.
         options: keyword arguments of ``from_pretrained``: the fields of :class:`LoadOptions`.
+        plugin: accept a folder of any pipeline, for a subclass that another package registers for its own.
 
     Attributes:
         index: the folder's ``model_index.json``.
@@ -37,12 +39,13 @@ class Loader:
         BadInput: the model does not exist or is of another family, or an option is invalid.
     """
 
-    def __init__(self, model: str, pipeline: str, options: dict[str, Any]):
+    def __init__(self, model: str, pipeline: str, options: dict[str, Any], plugin: bool = False):
         self.options = LoadOptions.of(options)
         self.model, self.name = model, self.options.name or model
         self.index = read_json(model, "model_index.json", revision=self.options.revision)
-        if self.index.get("_class_name") != pipeline:
-            raise BadInput(f"model {model} is a {self.index.get('_class_name')}, not a {pipeline}")
+        found = pipeline_of(model, self.index)
+        if found != pipeline and not plugin:
+            raise BadInput(f"model {model} is a {found}, not a {pipeline}")
         self._pipeline = pipeline
         self.dtype: torch.dtype = getattr(torch, self.options.dtype)
         try:
@@ -51,11 +54,27 @@ class Loader:
             raise BadInput(f"device must be cpu, cuda or cuda:N, got {self.options.device!r}") from error
         self._loaded: dict[str, Any] = {}
         self._helpers: list[Any] = []
-        self._source = {} if self.options.revision is None else {"revision": self.options.revision}
+        self._source: dict[str, Any] = {} if self.options.revision is None else {"revision": self.options.revision}
+        if not Path(model).is_dir() and not reachable(model):
+            self._source["local_files_only"] = True  # or the libraries retry for half a minute for every missing file
+        self._variants = weight_variants(model, self.options.revision)
+        known = set().union(*self._variants.values())
+        if self.options.variant is not None and self.options.variant not in known:
+            raise BadInput(
+                f"model {model} has no weights of the variant {self.options.variant!r}; it has: "
+                f"{', '.join(sorted(filter(None, known))) or 'no variants'}"
+            )
 
     def weights(self, component: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
         """Load a module of the folder, on the CPU; ``dtype`` None = that of the options."""
-        variant = {} if self.options.variant is None else {"variant": self.options.variant}
+        found, wanted = self._variants.get(component, set()), self.options.variant
+        if wanted is not None and wanted not in found:
+            notice(f"model {self.model}: its {component} has no variant {wanted}, so its plain weights are loaded")
+            wanted = None
+        if found and wanted not in found:
+            known = " or ".join(sorted(filter(None, found)))
+            raise BadInput(f"model {self.model}: its {component} has only the variant {known}: add --variant {known}")
+        variant = {} if wanted is None else {"variant": wanted}
         # transformers and diffusers name the same argument differently.
         key = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
         module = load_weights(self.model, component, cls, **{key: dtype or self.dtype}, **self._source, **variant)
@@ -129,8 +148,17 @@ class Loader:
 
     def defaults(self, family: Defaults) -> Defaults:
         """Return the folder's settings, completed with those of its family."""
-        settings = read_json(self.model, "lotts.json", optional=True, revision=self.options.revision)
-        return merged(self.model, settings, family)
+        settings, scheduler = (
+            read_json(self.model, file, optional=True, revision=self.options.revision)
+            for file in ("lotts.json", "scheduler/scheduler_config.json")
+        )
+        few = few_steps(self.model, self.index, scheduler, family)
+        if few is not family and not settings.keys() & {"steps", "guidance"}:
+            notice(
+                f"model {self.model} looks distilled to few steps (by its name or {scheduler.get('_class_name')}): its defaults"
+                f" are {few.steps} steps without guidance"
+            )
+        return merged(self.model, settings, few)
 
     def settle(self, **rest: Any) -> None:
         """Merge adapters, move all modules to the device or set up offloading, and compile if requested.

@@ -13,10 +13,12 @@ from typing import Any
 
 import diffusers
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 from lotts_search.backbones.load_options import Adapter
-from lotts_search.backbones.model_folder import load_component
+from lotts_search.backbones.model_folder import is_path, load_component, reachable
 from lotts_search.errors import BadInput, Failure, notice
 
 
@@ -84,7 +86,9 @@ def _report_ignored(model: str, pipeline: Any, adapter: Adapter, source: str, op
         notice(f"the LoRA adapter {adapter.source}: model {model} has no place for some of its layers: {shown}")
 
 
-_DOWN = re.compile(r"(?:\.(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down|lokr_w1(?:_a)?)|_lora\.down)(?:\.weight)?$")
+_DOWN = re.compile(
+    r"(?:\.(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down|lokr_w1(?:_a)?)|_lora\.down)(?:\.weight)?$"
+)
 """Ends the name of a layer in a file of weights, once per layer."""
 
 
@@ -116,7 +120,7 @@ def _without_warnings() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _locate(source: str) -> tuple[str, dict[str, str]]:
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
     """Return the arguments of diffusers' loader: a folder or Hub id, and the name of the file if it is known."""
     path = Path(source).expanduser()
     if path.is_file():
@@ -131,6 +135,16 @@ def _locate(source: str) -> tuple[str, dict[str, str]]:
             raise BadInput(f"the folder {source} has several adapters, name one: {', '.join(files)}")
         return str(path), {"weight_name": files[0]}
     words = source.split("/")
-    if path.is_absolute() or source.startswith((".", "~")) or len(words) < 2:
-        raise BadInput(f"there is no LoRA adapter {source}, neither a file nor a folder")
-    return "/".join(words[:2]), {"weight_name": "/".join(words[2:])} if len(words) > 2 else {}
+    repository, file = "/".join(words[:2]), "/".join(words[2:])
+    missing = f"there is no LoRA adapter {source}, neither a file nor a folder"
+    try:
+        if len(words) < 2 or is_path(repository):
+            raise BadInput(missing)
+        if reachable(repository):
+            return repository, {"weight_name": file} if file else {}
+        path = Path(hf_hub_download(repository, file or "pytorch_lora_weights.safetensors", local_files_only=True))
+    except HFValidationError as error:
+        raise BadInput(missing) from error
+    except LocalEntryNotFoundError as error:
+        raise Failure(f"{missing}, and the Hub cannot be reached") from error
+    return str(path.parent), {"weight_name": path.name}

@@ -4,18 +4,70 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, list_repo_files, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from transformers.utils import logging as transformers_logging
 
-from lotts_search.errors import BadInput, Failure, LottsError
+from lotts_search.backbones.single_file import refuse_file
+from lotts_search.errors import BadInput, Failure, LottsError, notice
 
 T = TypeVar("T")
+PATIENCE = 5.0
+"""Seconds that the Hub may take to answer."""
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(.+))?\.safetensors")
+"""A file of weights without its shard's number, and its variant."""
+
+
+def is_path(source: str) -> bool:
+    """Whether a name can only be a path, not a Hub id."""
+    return Path(source).is_absolute() or source.startswith((".", "~")) or source.endswith((".safetensors", ".ckpt"))
+
+
+def reachable(model: str) -> bool:
+    """Whether the Hub answers, asked once: the libraries retry for half a minute.
+
+    Raises:
+        HFValidationError: the Hub can have no model of this name.
+    """
+    try:
+        get_hf_file_metadata(hf_hub_url(model, "model_index.json"), timeout=PATIENCE)
+    except HfHubHTTPError:  # an answer
+        return True
+    except HFValidationError:
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def weight_variants(model: str, revision: str | None = None) -> dict[str, set[str | None]]:
+    """Return the variants of each component's safetensors, None for plain files; {} where files cannot be listed."""
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            files = list_repo_files(model, revision=revision) if reachable(model) else []
+        except (HfHubHTTPError, OSError):
+            files = []
+    else:
+        files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
+    found: dict[str, set[str | None]] = {}
+    for file in files:
+        component, _, name = file.partition("/")
+        if match := _WEIGHTS.fullmatch(re.sub(r"-\d+-of-\d+", "", name)):
+            found.setdefault(component, set()).add(match[1])
+    return found
 
 
 def read_json(model: str, file: str, *, optional: bool = False, revision: str | None = None) -> dict[str, Any]:
@@ -31,17 +83,27 @@ def read_json(model: str, file: str, *, optional: bool = False, revision: str | 
             if optional:
                 return {}
             raise BadInput(f"{model} is not a model folder: it has no {file}")
-    elif Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+    elif Path(model).is_file():
+        raise refuse_file(Path(model))
+    elif is_path(model) or model.count("/") != 1:
         raise BadInput(f"there is no model folder {model}")
     else:
         try:
-            path = Path(hf_hub_download(model, file, revision=revision))
+            path = Path(hf_hub_download(model, file, revision=revision, local_files_only=not reachable(model)))
         except LocalEntryNotFoundError as error:
+            if optional and isinstance(try_to_load_from_cache(model, "model_index.json", revision=revision), str):
+                if try_to_load_from_cache(model, file, revision=revision) is None:
+                    notice(f"model {model}: the Hub cannot be reached, so a {file} that it may have is not read")
+                return {}
             raise Failure(f"model {model}: no folder of that name, and the Hub cannot be reached") from error
         except EntryNotFoundError as error:
             if optional:
                 return {}
             raise BadInput(f"model {model} on the Hub has no {file}") from error
+        except GatedRepoError as error:
+            raise BadInput(
+                f"model {model} is gated: accept its terms on the Hub, and log in with `hf auth login`"
+            ) from error
         except (HfHubHTTPError, HFValidationError) as error:
             raise BadInput(f"there is no model {model}, neither as a folder nor on the Hub") from error
     try:

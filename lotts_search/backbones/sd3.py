@@ -115,6 +115,7 @@ class StableDiffusion3(NetworkBackbone):
                     pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
                 ),
             ),
+            scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults,
             patch=patch,
         )
@@ -132,7 +133,7 @@ class StableDiffusion3(NetworkBackbone):
             BadInput: the model does not exist or is not a Stable Diffusion 3 model, or an option does not fit it.
             Failure: a file of the model is missing or broken; the message names the component.
         """
-        load = Loader(model, "StableDiffusion3Pipeline", options)
+        load = Loader(model, "StableDiffusion3Pipeline", options, plugin=cls is not StableDiffusion3)
         transformer = load.weights("transformer", SD3Transformer2DModel)
         # diffusers needs this to compile blocks; FLUX and the U-Nets set it themselves.
         transformer._repeated_blocks = transformer._repeated_blocks or ["JointTransformerBlock"]

@@ -95,7 +95,7 @@ class StableDiffusionXL(UNetBackbone):
             BadInput: the model does not exist or is not an SDXL model, or an option does not fit it.
             Failure: a file of the model is missing or broken; the message names the component.
         """
-        load = Loader(model, "StableDiffusionXLPipeline", options)
+        load = Loader(model, "StableDiffusionXLPipeline", options, plugin=cls is not StableDiffusionXL)
         unet = load.weights("unet", UNet2DConditionModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)

@@ -65,7 +65,7 @@ class StableDiffusion(UNetBackbone):
             BadInput: the model does not exist or is not a Stable Diffusion model, or an option does not fit it.
             Failure: a file of the model is missing or broken; the message names the component.
         """
-        load = Loader(model, "StableDiffusionPipeline", options)
+        load = Loader(model, "StableDiffusionPipeline", options, plugin=cls is not StableDiffusion)
         unet = load.weights("unet", UNet2DConditionModel)
         codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModel)

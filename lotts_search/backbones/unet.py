@@ -71,6 +71,7 @@ class UNetBackbone(NetworkBackbone):
                     copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example()
                 ),
             ),
+            scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults,
         )
 

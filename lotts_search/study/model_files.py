@@ -10,6 +10,7 @@ from typing import Any
 
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
+from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.budget import Costs
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
@@ -19,6 +20,8 @@ from lotts_search.work.requests import Sampling
 
 def check(model: str) -> None:
     """Raise BadInput where there can be no such model."""
+    if model not in registry.models() and Path(model).is_file():
+        raise refuse_file(Path(model))
     if model not in registry.models() and not Path(model).is_dir() and "/" not in model:
         raise unknown("model", model, registry.models())
 

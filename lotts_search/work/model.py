@@ -49,6 +49,8 @@ class ModelInfo:
             otherwise guidance is classifier-free.
         loaded: the load options that affect its images, as JSON; "" where they are not known.
         patch: side of one network token in latent cells; masks are made of whole tokens.
+        scheduler: class of the scheduler in the model's folder, "" where it is not known. Its noise levels are used, but
+            the solver of the sampling settings replaces it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ModelInfo:
     embedded_guidance: bool = False
     patch: int = 1
     loaded: str = ""
+    scheduler: str = ""
 
 
 @dataclass(frozen=True)

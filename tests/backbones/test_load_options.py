@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_search import Request
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.registry import load_backbone
 from lotts_search.work.requests import Sampling
 from tests.tiny import run, sample
@@ -124,6 +125,43 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(
     refused(BadInput, "other.safetensors", "another family", lora=str(other))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(Failure, "peft", "lotts-search[lora]", lora=str(adapter))
+
+
+def layer(name: str, down: str = "lora_A", up: str = "lora_B") -> dict[str, torch.Tensor]:
+    return {f"{name}.{down}.weight": torch.zeros(2, 8), f"{name}.{up}.weight": torch.zeros(8, 2)}
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        (layer("unet.down_blocks.9.attentions.0.to_q"), "unet.down_blocks.9.attentions.0.to_q"),
+        (layer("text_encoder.text_model.encoder.layers.77.self_attn.q_proj"), "text_encoder.encoder.layers.77.self_attn.q_proj"),
+        (layer("text_encoder_3.encoder.block.0.q"), "text_encoder_3.encoder.block.0.q"),
+        (layer("transformer.blocks.1.to_q"), "transformer.blocks.1.to_q"),
+        (layer("lora_unet_down_blocks_9_attentions_0_to_q", "lora_down", "lora_up"), "lora_unet_down_blocks_9_attentions_0_to_q"),
+    ],
+)  # fmt: skip
+def test_layers_that_the_model_does_not_have_are_reported(
+    folder: str, adapter: Path, tmp_path: Path, extra: dict[str, torch.Tensor], named: str
+) -> None:
+    mixed = tmp_path / "mixed.safetensors"
+    save_file(load_file(adapter) | extra, mixed, {"format": "pt"})
+    with pytest.warns(Notice, match=f"has no place for some of its layers: {named}$"):
+        got = load_backbone(folder, device="cpu", lora=[str(mixed)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        want = load_backbone(folder, device="cpu", lora=[str(adapter)])
+    assert np.array_equal(latent(got), latent(want))
+    save_file(extra, mixed, {"format": "pt"})
+    with pytest.raises(BadInput, match=r"has no weights for model .*: it is of another family"):
+        load_backbone(folder, device="cpu", lora=[str(mixed)])
+
+
+def test_many_missing_layers_are_counted(folder: str, adapter: Path, tmp_path: Path) -> None:
+    extra = {name: value for at in range(9) for name, value in layer(f"unet.extra.{at}.to_q").items()}
+    save_file(load_file(adapter) | extra, tmp_path / "mixed.safetensors", {"format": "pt"})
+    with pytest.warns(Notice, match="layers: unet.extra.0.to_q, unet.extra.1.to_q, unet.extra.2.to_q and 6 more$"):
+        load_backbone(folder, device="cpu", lora=[str(tmp_path)])
 
 
 def test_slicing_changes_nothing_and_tiling_little(folder: str) -> None:

@@ -1,0 +1,265 @@
+"""What diffusers would load is loaded; everything else is refused at once, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lotts_search import plugins
+from lotts_search.backbones import model_folder
+from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL, defaults_of, few_steps
+from lotts_search.backbones.stable_diffusion import StableDiffusion
+from lotts_search.errors import BadInput, Failure, LottsError, Notice
+from lotts_search.registry import load_backbone
+from lotts_search.study.model_files import check
+from tests.tiny import tiny_pipeline
+
+NETWORK = "diffusion_pytorch_model"
+WEIGHTS = {"unet": NETWORK, "vae": NETWORK, "text_encoder": "model"}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(path, safe_serialization=True)
+    return path
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
+
+
+def as_variant(folder: Path, component: str, keep: bool = True) -> None:
+    """Add a variant fp16 of a component whose weights are all halved, or replace the plain file by it."""
+    plain = folder / component / f"{WEIGHTS[component]}.safetensors"
+    weights = {name: value / 2 for name, value in load_file(plain).items()}
+    save_file(weights, plain.with_name(f"{WEIGHTS[component]}.fp16.safetensors"), {"format": "pt"})
+    if not keep:
+        plain.unlink()
+
+
+def message_of(error: type[LottsError], load: Callable[[], object]) -> str:
+    """Return the message of an error, which must be one line and come at once."""
+    began = time.monotonic()
+    with pytest.raises(error) as caught:
+        load()
+    assert time.monotonic() - began < 5 and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def sizes(backbone: Any) -> dict[str, float]:
+    return {name: sum(value.abs().sum().item() for value in getattr(backbone, name).parameters()) for name in WEIGHTS}
+
+
+@pytest.mark.parametrize("having", [("unet",), ("vae",), ("text_encoder", "unet")])
+def test_parts_without_the_variant_are_loaded_plain_as_by_diffusers(folder: Path, having: tuple[str, ...]) -> None:
+    before = sizes(load_backbone(str(folder), device="cpu"))
+    for component in having:
+        as_variant(folder, component)
+    assert sizes(load_backbone(str(folder), device="cpu")) == before
+    with pytest.warns(Notice) as caught:
+        after = sizes(load_backbone(str(folder), device="cpu", variant="fp16"))
+    for component in WEIGHTS:
+        assert after[component] == pytest.approx(before[component] / (2 if component in having else 1), rel=1e-5)
+        told = any(f"its {component} has no variant fp16" in str(each.message) for each in caught)
+        assert told is (component not in having)
+
+
+def test_a_variant_that_no_part_has_is_refused(folder: Path) -> None:
+    def load(variant: str) -> Callable[[], object]:
+        return lambda: load_backbone(str(folder), device="cpu", variant=variant)
+
+    assert "no weights of the variant 'fp16'; it has: no variants" in message_of(BadInput, load("fp16"))
+    as_variant(folder, "unet")
+    for name in ("bf16", "FP16", "fp1"):
+        assert f"no weights of the variant {name!r}; it has: fp16" in message_of(BadInput, load(name))
+
+
+@pytest.mark.parametrize("component", WEIGHTS)
+def test_a_part_that_has_only_a_variant_names_the_option(folder: Path, component: str) -> None:
+    as_variant(folder, component, keep=False)
+    said = message_of(BadInput, lambda: load_backbone(str(folder), device="cpu"))
+    assert said.endswith(f"its {component} has only the variant fp16: add --variant fp16")
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["model.safetensors"], {None}),
+        (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"], {"fp16"}),
+        (["diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], {"fp16"}),
+        (["diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model-00001-of-00003.safetensors"], {"non_ema", None}),
+        (["model.fp16.bin", "config.json", "other.fp16.safetensors"], set()),
+    ],
+)  # fmt: skip
+def test_variants_are_read_from_names_of_files(tmp_path: Path, files: list[str], found: set[str | None]) -> None:
+    (tmp_path / "unet").mkdir()
+    for name in files:
+        (tmp_path / "unet" / name).touch()
+    assert model_folder.weight_variants(str(tmp_path)).get("unet", set()) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (["pipeline", "StableDiffusionPipeline"], "its pipeline pipeline.StableDiffusionPipeline is code of its own"),
+        (["my_code", "Mine"], "its pipeline my_code.Mine is code of its own, which is never run"),
+        ([], "is code of its own"),
+        (None, "names no pipeline in _class_name"),
+        (7, "names no pipeline in _class_name"),
+        ({"a": 1}, "names no pipeline in _class_name"),
+    ],
+)
+def test_a_class_name_that_is_no_name_is_refused(folder: Path, name: object, said: str) -> None:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    assert said in message_of(BadInput, lambda: load_backbone(str(folder), device="cpu"))
+    assert said in message_of(BadInput, lambda: StableDiffusion.from_pretrained(str(folder)))
+    assert said in message_of(BadInput, lambda: defaults_of("x", lambda file: {"_class_name": name}))
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "said"),
+    [
+        ("xl.safetensors", ["conditioner.embedders.1.model.ln_final.weight"], "StableDiffusionXLPipeline.from_single_file("),
+        ("old.v1.safetensors", ["cond_stage_model.transformer.x", "model.diffusion_model.x"], "; StableDiffusionPipeline.from_single_file("),
+        ("three.safetensors", ["model.diffusion_model.joint_blocks.0.x"], "StableDiffusion3Pipeline.from_single_file("),
+        ("flux.safetensors", ["double_blocks.0.img_attn.proj.weight"], "FluxPipeline.from_single_file("),
+        ("ink.safetensors", ["unet.down_blocks.0.to_q.lora_A.weight"], "is a LoRA adapter, not a model: add it to a model with --lora"),
+        ("kohya.safetensors", ["lora_unet_x.lora_down.weight"], "is a LoRA adapter, not a model"),
+    ],
+)  # fmt: skip
+def test_a_single_file_says_how_to_convert_it(tmp_path: Path, file: str, names: list[str], said: str) -> None:
+    path = tmp_path / file
+    save_file({name: torch.zeros(1) for name in names}, path)
+    for load in (
+        lambda: load_backbone(str(path)),
+        lambda: check(str(path)),
+        lambda: StableDiffusion.from_pretrained(str(path)),
+    ):
+        found = message_of(BadInput, load)
+        assert said in found
+        if "convert" in found:
+            assert f"from_single_file('{path}').save_pretrained('{path.with_suffix('')}')" in found
+
+
+def test_other_files_are_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "model.gguf", "empty"):
+        Path(name).write_text("")
+        for path in (name, f"./{name}", str(tmp_path / name)):
+            said = message_of(BadInput, lambda path=path: load_backbone(path))  # type: ignore[misc]
+            assert "is a file, not a model folder in diffusers format" in said
+    Path("broken.safetensors").write_text("")
+    assert "is a single file; convert it once" in message_of(BadInput, lambda: load_backbone("broken.safetensors"))
+    for path in ("here/gone.safetensors", "./gone.safetensors"):
+        assert "there is no model folder" in message_of(BadInput, lambda path=path: load_backbone(path))  # type: ignore[misc]
+
+
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(model_folder, "get_hf_file_metadata", fail)
+
+
+@pytest.mark.parametrize("name", ["nobody/no-model", "stabilityai/none-such", "a/b"])
+def test_without_a_network_an_unknown_name_is_refused_at_once(unplugged: None, folder: Path, name: str) -> None:
+    said = message_of(Failure, lambda: load_backbone(name))
+    assert said == f"model {name}: no folder of that name, and the Hub cannot be reached"
+    for adapter in (name, f"{name}/ink.safetensors"):
+        said = message_of(Failure, lambda adapter=adapter: load_backbone(str(folder), device="cpu", lora=[adapter]))  # type: ignore[misc]
+        assert said == f"there is no LoRA adapter {adapter}, neither a file nor a folder, and the Hub cannot be reached"
+
+
+@pytest.mark.parametrize(
+    "path", ["loras/gone.safetensors", "./loras/gone.safetensors", "gone.safetensors", "my loras/x"]
+)
+def test_a_path_of_an_adapter_that_is_not_there_is_never_sought_on_the_hub(folder: Path, path: str) -> None:
+    said = message_of(BadInput, lambda: load_backbone(str(folder), device="cpu", lora=[path]))
+    assert said == f"there is no LoRA adapter {path}, neither a file nor a folder"
+
+
+class Mine(StableDiffusion):
+    """A family of another package."""
+
+
+class MineToo(Mine):
+    """A family derived from it."""
+
+
+@pytest.mark.parametrize("kind", [Mine, MineToo])
+def test_a_family_by_subclass_loads_the_pipeline_that_it_is_registered_for(
+    folder: Path, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "MinePipeline"}))
+    with pytest.raises(BadInput, match="is a MinePipeline, not a StableDiffusionPipeline"):
+        StableDiffusion.from_pretrained(str(folder))
+    point = EntryPoint("MinePipeline", f"{__name__}:{kind.__name__}", "lotts_search.families")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
+    plugins._plugins.cache_clear()
+    try:
+        assert type(load_backbone(str(folder), device="cpu")).__name__ == kind.__name__
+    finally:
+        plugins._plugins.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "origin", "scheduler", "found"),
+    [
+        ("sdxl-turbo", "", {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}, (4, 1.0, 2, 1)),
+        ("mine", "stabilityai/sd-turbo", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (4, 1.0, 2, 1)),
+        ("SDXL-Lightning-8step", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (8, 1.0, 4, 1)),
+        ("sdxl_lightning_2step_unet", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (2, 1.0, 1, 0)),
+        ("dreamshaper", "", {"_class_name": "LCMScheduler"}, (4, 1.0, 2, 1)),
+        ("sd3.5-large-turbo", "", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, (4, 1.0, 2, 1)),
+        ("sdxl-turbo", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, (30, 5.5, 15, 3)),
+        ("juggernaut", "", {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, (30, 5.5, 15, 3)),
+        ("sdxl", "", {}, (30, 5.5, 15, 3)),
+    ],
+)  # fmt: skip
+def test_models_distilled_to_few_steps_get_few_steps(
+    name: str, origin: str, scheduler: dict[str, str], found: tuple[float, ...]
+) -> None:
+    index = {"_class_name": "StableDiffusionXLPipeline", "_name_or_path": origin}
+    got = few_steps(f"models/{name}", index, scheduler, STABLE_DIFFUSION_XL)
+    assert (got.steps, got.guidance, got.t0, got.integrate) == found
+    files = {"model_index.json": index, "scheduler/scheduler_config.json": scheduler, "lotts.json": {}}
+    before_loading = defaults_of(f"models/{name}", lambda file: files[file])
+    assert before_loading == (got, False)
+    assert few_steps(name, index, scheduler, FLUX_SCHNELL) is FLUX_SCHNELL
+
+
+def test_few_steps_are_reported_unless_the_folder_sets_its_own(original: Path, tmp_path: Path) -> None:
+    turbo = Path(shutil.copytree(original, tmp_path / "sd-turbo"))
+    config = turbo / "scheduler" / "scheduler_config.json"
+    settings = json.loads(config.read_text()) | {
+        "_class_name": "EulerDiscreteScheduler",
+        "timestep_spacing": "trailing",
+    }
+    config.write_text(json.dumps(settings))
+    with pytest.warns(Notice, match="looks distilled to few steps .*: its defaults are 4 steps without guidance"):
+        info = load_backbone(str(turbo), device="cpu").info
+    assert (info.defaults.steps, info.defaults.guidance, info.scheduler) == (4, 1.0, "EulerDiscreteScheduler")
+    (turbo / "lotts.json").write_text('{"steps": 6, "guidance": 2}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        info = load_backbone(str(turbo), device="cpu").info
+        assert (info.defaults.steps, info.defaults.guidance) == (6, 2.0)
+        plain = load_backbone(str(original), device="cpu").info
+    assert (
+        plain.defaults == STABLE_DIFFUSION
+        and plain.scheduler == json.loads((original / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    )
