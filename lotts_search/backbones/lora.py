@@ -53,8 +53,10 @@ def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:
     with _without_warnings():
         try:
             pipeline.load_lora_weights(source, adapter_name="adapter", **options)
-        except ValueError as error:
-            raise (another if "not found in the base model" in str(error) else error) from error
+        except (ValueError, IndexError) as error:  # IndexError: a text encoder has none of the layers
+            if isinstance(error, ValueError) and "not found in the base model" not in str(error):
+                raise
+            raise another from error
     if not pipeline.get_list_adapters():
         raise another
     _report_ignored(model, pipeline, adapter, source, options)

@@ -54,7 +54,7 @@ def test_a_published_model_costs_what_it_says_once_loaded(
     faster = {"steps": 12, "guidance": 1.0}
     assert costs_of(ModelEntry("mine", model, sampling=faster)) == loaded(model, **faster)
     (tmp_path / "lotts.json").write_text(json.dumps({"steps": 20, "t0": 4, "mask": {"kind": "random", "ratio": 0.3}}))
-    models._json.cache_clear()
+    models.read_json.cache_clear()
     assert costs_of(ModelEntry("mine", model)) == loaded(model)
     assert loaded(model).refine().nfe == 16
 
@@ -68,17 +68,17 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
     files = {"model_index.json": '{"_class_name": "OtherPipeline"}'}
     for name, text in [*files.items(), ("model_index.json", "{"), ("model_index.json", "[]")]:
         (tmp_path / name).write_text(text)
-        models._json.cache_clear()
+        models.read_json.cache_clear()
         assert costs_of(ModelEntry("mine", str(tmp_path))) is None
     whole = {"steps": 8, "guidance": 3.0, "t0": 3, "integrate": 1, "mask": {"kind": "random"}}
     (tmp_path / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')
     (tmp_path / "lotts.json").write_text(json.dumps(whole))
-    models._json.cache_clear()
+    models.read_json.cache_clear()
     costs = costs_of(ModelEntry("mine", str(tmp_path)))
     assert costs is not None and (costs.sample.nfe, costs.refine().nfe, costs.guided) == (8, 5, True)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "lotts.json").write_text('{"steps": "many"}')
-    models._json.cache_clear()
+    models.read_json.cache_clear()
     assert costs_of(ModelEntry("mine", str(tmp_path))) is None
 
     asked = []
@@ -92,7 +92,8 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(model_folder, "read_json", hub)
     costs = costs_of(ModelEntry("mine", "some/model", {"revision": "v2"}))
     assert costs is not None and costs.sample.nfe == 30 and costs.guided
-    assert sorted(asked) == [("some/model", "lotts.json", "v2"), ("some/model", "model_index.json", "v2")]
+    names = "lotts.json", "model_index.json", "scheduler/scheduler_config.json"
+    assert sorted(asked) == [("some/model", file, "v2") for file in names]
     assert costs_of(ModelEntry("mine", "gone/model")) is None
 
 
