@@ -27,6 +27,7 @@ from lotts_search.actors.worker_group import Limits, WorkerGroup
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry
 from lotts_search.work.model import ModelInfo
+from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Result, Rewrite, Score, Work
 
 CHECK_S = 1.0
@@ -35,7 +36,7 @@ REWRITES = 64
 """Requests that a rewriter actor holds at once; its own threads take them from there."""
 
 
-class RayPool:
+class RayPool(Checking):
     """A pool of Ray actors.
 
     Results are bitwise those of :class:`lotts_search.engine.local_pool.LocalPool` with the same ``threads`` and

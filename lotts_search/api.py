@@ -19,7 +19,7 @@ from lotts_search.core.calls import Calls
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
 from lotts_search.core.result import Interrupted, SearchFailed, SearchResult
-from lotts_search.core.run import check, run, why_no_image
+from lotts_search.core.run import check, check_arguments, probe, run, why_no_image
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
@@ -93,10 +93,8 @@ async def asearch(
         SearchFailed: no image was finished; the error carries the result.
         Interrupted: the search was cancelled; the error carries the result so far.
     """
-    if not prompt.strip():
-        raise BadInput("the prompt is empty")
-    if workers < 1:
-        raise BadInput(f"workers must be 1 or more, not {workers}")
+    check_arguments(prompt, negative, seed, workers)
+    seed = int(seed)  # one of numpy is not written to JSON
     if isinstance(strategy, Strategy):
         if settings:
             raise BadInput("settings apply to a strategy given by its name; this strategy has its own")
@@ -117,6 +115,7 @@ async def asearch(
         )
         costs = Costs.of(where.info, sampling)
         check(chosen, name, budget, costs, where.info, image)
+        await probe(where, verifier, sampling, chosen, costs)
         arguments = plain_settings(chosen)
         which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, given)
         search_id = search_id or _hash(*which, *([rewriter] if rewriter else []))

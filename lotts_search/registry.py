@@ -18,7 +18,7 @@ from lotts_search.backbones.base import Backbone
 from lotts_search.backbones.defaults import pipeline_of
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
-from lotts_search.errors import BadInput, Failure, unknown
+from lotts_search.errors import BadInput, Failure, LottsError, unknown
 from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, build, describe
@@ -222,8 +222,23 @@ def name_of(strategy: Strategy) -> str:
 
 
 def load_verifier(name: str) -> Verifier:
-    """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``."""
-    verifier: Verifier = verifier_class(name).load()
+    """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``.
+
+    Raises:
+        BadInput: an unknown name, or what it names is not a verifier.
+        Failure: the verifier cannot be loaded.
+    """
+    found = verifier_class(name)
+    if not inspect.ismethod(getattr(found, "load", None)):
+        raise BadInput(f"{name} is not a verifier: it must be a class with a class method load() that returns one")
+    try:
+        verifier: Verifier = found.load()
+    except LottsError:
+        raise
+    except Exception as error:
+        raise Failure(f"verifier {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(getattr(verifier, "score", None)):
+        raise BadInput(f"{name} is not a verifier: its load() returned no object with a method score(prompts, images)")
     return verifier
 
 

@@ -51,7 +51,8 @@ class AdaptiveLoTTS(Localized):
     unsure: float = 0.0
 
     def __post_init__(self) -> None:
-        self.check_minimum(initial=1, width=1, worth=0, unsure=0)
+        self.check_minimum(initial=1, width=1, worth=0)
+        self.check_range("unsure", 0, 1)
 
     async def run(self, search: Search) -> None:
         whole = search.budget.left

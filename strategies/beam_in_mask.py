@@ -10,7 +10,20 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Costs, Mask, Plan, Search, repeat, score_of, scored, staged
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Costs,
+    Mask,
+    ModelInfo,
+    Plan,
+    Search,
+    notice,
+    repeat,
+    score_of,
+    scored,
+    staged,
+)
 
 
 @dataclass
@@ -38,6 +51,12 @@ class BeamInMask(Localized):
 
     def __post_init__(self) -> None:
         self.check_minimum(initial=1, beams=1, children=1, interval=1)
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        super().check(costs, info)
+        if len(self._stops(costs)) == 1:
+            left = costs.steps - self.begin(costs)
+            notice(f"beam-in-mask: refinements of {left} steps have no selection at interval={self.interval}")
 
     async def run(self, search: Search) -> None:
         search.check_noise()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, repeat
+from lotts_search.core.strategy import BadInput, Budget, Costs, Plan, Search, Strategy, repeat
 
 
 @dataclass
@@ -26,6 +26,11 @@ class BestOfN(Strategy):
 
     n: int | None = None
     template: str = "{}"
+
+    def __post_init__(self) -> None:
+        self.check_minimum(n=1)
+        if not self.template.strip():
+            raise BadInput("template must not be empty")
 
     async def run(self, search: Search) -> None:
         prompt = self.template.replace("{}", search.prompt)

@@ -40,11 +40,10 @@ class Evolutionary(Strategy):
     eta: float | None = None
 
     def __post_init__(self) -> None:
-        self.check_minimum(population=1, tournament=1, generations=0)
+        self.check_minimum(population=1, tournament=1, generations=0, eta=0)
         if not 0 <= self.elites < self.population:
             raise BadInput(f"elites must be within 0..{self.population - 1} (below the population), not {self.elites}")
-        if not 0 <= self.beta <= 1:
-            raise BadInput(f"beta must be within 0..1, not {self.beta}")
+        self.check_range("beta", 0, 1)
 
     async def run(self, search: Search) -> None:
         async def sample(noise: Noise) -> tuple[float, Noise]:

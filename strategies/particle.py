@@ -14,7 +14,19 @@ from itertools import pairwise
 
 from lotts_search.arithmetic.smc import Potential, Scheme, Weights, checkpoints, twins
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Trial, scored, staged
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    ModelInfo,
+    Plan,
+    Search,
+    Trial,
+    notice,
+    scored,
+    staged,
+)
 from lotts_search.errors import BadInput
 
 ROUND = 4
@@ -58,9 +70,15 @@ class Particle(Localized):
     local: bool = False
 
     def __post_init__(self) -> None:
-        self.check_minimum(particles=1, interval=1, temper=0)
+        self.check_minimum(particles=1, interval=1, temper=0, strength=0)
         if not 0 <= self.first <= self.last <= 1:
             raise BadInput(f"first and last must be within 0..1, in this order, not {self.first} and {self.last}")
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        super().check(costs, info)
+        start = self.begin(costs) if self.local else 0
+        if not checkpoints(start, costs.steps, self.interval, self.first, self.last):
+            notice(f"particle: there is no checkpoint between steps {start} and {costs.steps}: nothing is steered")
 
     async def run(self, search: Search) -> None:
         search.check_noise()

@@ -65,5 +65,5 @@ class RandomSearch(Strategy):
                 return
             yield size
             budget = budget.minus(size * costs.sample)
-            wanted *= self.growth
+            wanted = min(wanted * self.growth, 2.0**53)
             number += 1

@@ -16,6 +16,7 @@ from lotts_search.core.strategy import (
     Cost,
     Costs,
     Mask,
+    ModelInfo,
     Plan,
     Search,
     Strategy,
@@ -50,6 +51,9 @@ class SearchOverPaths(Strategy):
 
     def __post_init__(self) -> None:
         self.check_minimum(width=1, paths=1, rounds=1, start=0)
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        self.check_range("start", 0, costs.steps - 1)
 
     async def run(self, search: Search) -> None:
         alive: list[Candidate] = []
@@ -88,7 +92,7 @@ class SearchOverPaths(Strategy):
 
     def _rounds(self, budget: Budget, costs: Costs) -> Iterator[tuple[int | None, int]]:
         """Yield (start step, number of images) of each round until the budget is spent; the start None is pure noise."""
-        first = min(costs.defaults.t0 if self.start is None else self.start, costs.steps - 1)
+        first = costs.defaults.t0 if self.start is None else self.start
         starts = [first + i * (costs.steps - first) // self.rounds for i in range(self.rounds)]
         spent = False
         while not spent:

@@ -8,10 +8,23 @@ denoises the branch to an image, backup passes the score up to all states that l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lotts_search.arithmetic.mcts import Node, back_up, boltzmann, upper_bound
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather_completed, repeat
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    ModelInfo,
+    Plan,
+    Search,
+    Strategy,
+    gather_completed,
+    notice,
+    repeat,
+)
 from lotts_search.errors import BadInput
 
 
@@ -47,8 +60,15 @@ class DiffusionTreeSearch(Strategy):
 
     def __post_init__(self) -> None:
         self.check_minimum(interval=1, widening=1, growth=0, walkers=1)
-        if not self.strength > 0:
-            raise BadInput(f"strength must be above 0, not {self.strength}")
+        self.check_minimum(exploration=0)
+        if not 0 < self.strength < math.inf:
+            raise BadInput(f"strength must be a number above 0, not {self.strength}")
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        if len(self._levels(costs)) < 2:
+            notice(
+                f"tree-search: at interval={self.interval} a trajectory of {costs.steps} steps has no state to branch"
+            )
 
     async def run(self, search: Search) -> None:
         search.check_noise()

@@ -12,7 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Plan, Search, Strategy, gather_completed, repeat
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    ModelInfo,
+    Plan,
+    Search,
+    Strategy,
+    gather_completed,
+    repeat,
+)
 from lotts_search.errors import BadInput
 
 
@@ -43,6 +54,9 @@ class TTGen(Strategy):
 
     def __post_init__(self) -> None:
         self.check_minimum(prompts=1, injection=0, n=1)
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        self.check_range("injection", 0, max(0, costs.steps - 2))
 
     async def run(self, search: Search) -> None:
         lengths = self._lengths(search.budget.left, search.costs)

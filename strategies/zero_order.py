@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 from lotts_search.core.strategy import Budget, Costs, Noise, Plan, Search, Strategy, gather_completed, score_of
-from lotts_search.errors import BadInput
 
 
 @dataclass
@@ -42,9 +41,8 @@ class ZeroOrder(Strategy):
     start: int = 0
 
     def __post_init__(self) -> None:
-        self.check_minimum(neighbours=1, iterations=0)
-        if not -1 <= self.tau <= 1:
-            raise BadInput(f"tau must be within -1..1, not {self.tau}")
+        self.check_minimum(neighbours=1, iterations=0, eta=0)
+        self.check_range("tau", -1, 1)
 
     async def run(self, search: Search) -> None:
         async def sample(noise: Noise) -> tuple[float, Noise]:

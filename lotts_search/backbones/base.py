@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Backbone(Protocol):
     """A diffusion model in torch. Rows of one call may have different prompts and timesteps.
 
-    Optional abilities are protocols of their own: :class:`Placed`, :class:`Offloads`, :class:`Previews`,
-    :class:`DecodesOnDevice`, :class:`EmbedsGuidance`, and for masks by attention
+    Optional abilities are protocols of their own: :class:`Placed`, :class:`Offloads`, :class:`ReadsText`,
+    :class:`Previews`, :class:`DecodesOnDevice`, :class:`EmbedsGuidance`, and for masks by attention
     :class:`~lotts_search.backbones.attention.base.ReadsAttention` and
     :class:`~lotts_search.backbones.attention.base.ReadsConcepts`.
     """
@@ -71,6 +71,14 @@ class Offloads(Protocol):
     @property
     def offloaded(self) -> bool:
         """Whether they do."""
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """The tokenizers of the text encoders are known, so that it can be reported what they cut off."""
+
+    def readers(self) -> list[tuple[Any, int]]:
+        """Return the tokenizer of each text encoder and the most tokens that it reads, special ones included."""
 
 
 @runtime_checkable

@@ -154,6 +154,9 @@ class Flux(NetworkBackbone):
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, scheduler
         return cls(load.name, *parts, defaults, size, words, compat, load.device)
 
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self.tokenizer, self.tokenizer.model_max_length), (self.tokenizer_2, self.words)]
+
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[FluxText]:
         """Return T5's last hidden states [L, D] and CLIP's pooled output [P] per prompt, as FluxPipeline computes them.

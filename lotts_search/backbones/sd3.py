@@ -152,6 +152,10 @@ class StableDiffusion3(NetworkBackbone):
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, text_3, tokenizer_3, scheduler
         return cls(load.name, *parts, load.defaults(STABLE_DIFFUSION_3), size, load.device)
 
+    def readers(self) -> list[tuple[Any, int]]:
+        clip = [(tokenizer, tokenizer.model_max_length) for tokenizer in (self.tokenizer, self.tokenizer_2)]
+        return clip if self.text_encoder_3 is None else [*clip, (self.tokenizer_3, WORDS)]
+
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[SD3Text]:
         """Return text states and pooled text of each prompt, as StableDiffusion3Pipeline computes them."""

@@ -121,6 +121,9 @@ class StableDiffusionXL(UNetBackbone):
             zero_empty=bool(load.index.get("force_zeros_for_empty_prompt", True)),
         )
 
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self.tokenizer, self._length), (self.tokenizer_2, self._length)]
+
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[SDXLText]:
         """Return the second-to-last hidden states of both encoders and the pooled text of each prompt, as

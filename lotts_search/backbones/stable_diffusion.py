@@ -76,6 +76,9 @@ class StableDiffusion(UNetBackbone):
         defaults = load.defaults(STABLE_DIFFUSION)
         return cls(load.name, unet, codec, text, tokenizer, scheduler, defaults, size, load.device, own_timesteps)
 
+    def readers(self) -> list[tuple[Any, int]]:
+        return [(self.tokenizer, self._length)]
+
     @torch.inference_mode()
     def encode_prompts(self, prompts: list[str]) -> list[Tensor]:
         """Return the text encoder's last hidden state [L, D] of each prompt, as StableDiffusionPipeline computes it."""

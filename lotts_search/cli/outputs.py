@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from lotts_search.errors import BadInput, Failure, notice
 from lotts_search.report import write_search_page
 from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes
+
+UNSCORED = "unscored"
+"""Folder of the images of a search none of which could be scored."""
 
 
 def folder_name(prompt: str, strategy: str, command: str) -> str:
@@ -62,7 +66,8 @@ def save_png(path: Path, image: Bytes, text: Mapping[str, str]) -> None:
 
 
 def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, object]) -> dict[str, object]:
-    """Write ``best.png``, ``trials.parquet`` and ``search.html`` to ``out``.
+    """Write ``best.png``, ``trials.parquet`` and ``search.html`` to ``out``; where no image has a score, all images
+    instead of the best.
 
     Args:
         result: a finished or interrupted search.
@@ -86,6 +91,10 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         full = {**recipe, "score": result.score, "trial": result.best.trial_id if result.best else None}
         text = {"command": command, "recipe": json.dumps(full, ensure_ascii=False)}
         writers = {best: lambda: save_png(best, image, text)} | writers
+    else:  # none could be scored
+        for trial, unscored in result.images.items():
+            path = out / UNSCORED / f"{trial}.png"
+            writers[path] = partial(save_png, path, unscored, {"command": command})
     errors: dict[str, OSError] = {}
     for path, write in writers.items():
         try:

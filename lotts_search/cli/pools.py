@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,8 @@ class Compute:
         rewriters: Mapping[str, Mapping[str, object]] | None = None,
         **options: Any,
     ) -> Iterator[Pool]:
-        """Open a pool for a model, verifiers and rewriters; the context closes it.
+        """Open a pool for a model, verifiers and rewriters; the context closes it. Until then, what models and verifiers
+        print goes to stderr, because stdout is the command's own.
 
         Args:
             model: registered name, folder or Hub id.
@@ -70,27 +72,35 @@ class Compute:
             options: passed to the family's ``from_pretrained``.
         """
         options = {"device": self.device, **self.load, **options}
-        pool: Pool
+        with redirect_stdout(sys.stderr):
+            pool = self._open(model, verifiers, rewriters or {}, options)
+            try:
+                yield pool
+            finally:
+                pool.close()
+
+    def _open(
+        self,
+        model: str,
+        verifiers: Sequence[str],
+        rewriters: Mapping[str, Mapping[str, object]],
+        options: dict[str, Any],
+    ) -> Pool:
         if self.local:
             from lotts_search.engine.local_pool import LocalPool
             from lotts_search.registry import load_backbone, load_rewriter, load_verifier
 
             loaded = {name: load_verifier(name) for name in verifiers}
-            writers = {name: load_rewriter(name, settings) for name, settings in (rewriters or {}).items()}
-            pool = LocalPool(load_backbone(model, **options), loaded, threads=THREADS, rewriters=writers)
-        else:
-            from lotts_search.actors.ray_pool import RayPool
+            writers = {name: load_rewriter(name, settings) for name, settings in rewriters.items()}
+            return LocalPool(load_backbone(model, **options), loaded, threads=THREADS, rewriters=writers)
+        from lotts_search.actors.ray_pool import RayPool
 
-            pool = RayPool(
-                model,
-                verifiers,
-                generators=self.actors,
-                threads=THREADS,
-                address=self.address,
-                backbone_options=options,
-                rewriters=rewriters,
-            )
-        try:
-            yield pool
-        finally:
-            pool.close()
+        return RayPool(
+            model,
+            verifiers,
+            generators=self.actors,
+            threads=THREADS,
+            address=self.address,
+            backbone_options=options,
+            rewriters=rewriters,
+        )

@@ -14,7 +14,7 @@ from rich.console import Console
 from lotts_search import registry
 from lotts_search.api import DEFAULT_IMAGES, search
 from lotts_search.cli.options import loading_words
-from lotts_search.cli.outputs import folder_name, prepare, save
+from lotts_search.cli.outputs import UNSCORED, folder_name, prepare, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.cli.used import used
@@ -170,9 +170,11 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         try:
             result = request.run(pool, budget, live, image, given)
         except SearchFailed as failed:
-            if failed.result.trials:
-                save(failed.result, folder, request.line(), request.recipe())
-            raise
+            if not failed.result.trials:
+                raise
+            save(failed.result, folder, request.line(), request.recipe())
+            kept = folder / UNSCORED if failed.result.images else folder
+            raise SearchFailed(f"{failed}; what was generated is in {kept}", failed.result) from failed
     saved = save(result, folder, request.line(), request.recipe())
     if json:
         print(json_module.dumps(saved, ensure_ascii=False))

@@ -108,6 +108,10 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise BadInput(f"a budget's {name} must be a number of 0 or more, not {value}")
+        if self.images is not None and self.images != int(self.images):
+            raise BadInput(f"a budget's images must be a whole number, not {self.images}")
+        if self.target is not None and math.isnan(self.target):
+            raise BadInput("a budget's target must be a number, not nan")
 
     @property
     def counted(self) -> bool:

@@ -19,6 +19,7 @@ from lotts_search.work.model import Defaults
 from lotts_search.work.noise import lineage_of
 from lotts_search.work.requests import (
     Background,
+    Blank,
     Bytes,
     Encode,
     Fresh,
@@ -125,13 +126,8 @@ class Search:
             prompt, negative, guidance, steps, eta: replace those of the search. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the image.
         """
-        other: dict[str, Any] = {
-            "prompt": prompt,
-            "negative": negative,
-            "guidance": guidance,
-            "steps": steps,
-            "eta": eta,
-        }
+        names = "prompt", "negative", "guidance", "steps", "eta"
+        other: dict[str, Any] = dict(zip(names, (prompt, negative, guidance, steps, eta), strict=True))
         sampling = replace(self._sampling, **{name: value for name, value in other.items() if value is not None})
         check_eta(sampling.eta, sampling.solver)
         check_guidance(sampling.guidance, sampling.embedded)
@@ -225,18 +221,21 @@ class Search:
         if self.eta == 0:
             raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
-    def localize(self, candidate: Candidate, source: MaskSource | None = None) -> Trial[Mask]:
+    def localize(self, candidate: Candidate, source: MaskSource | None = None, *, blank: Blank = "fail") -> Trial[Mask]:
         """Locate the region of a complete candidate to resample. Costs its network rows pro rata.
 
         Args:
             source: how the region is found; the model's default.
+            blank: what follows where the source's map is the same everywhere: the trial fails, or the mask is the whole
+                image or random cells.
         """
         state = self._complete(candidate, "localize")
         source = source if source is not None else self.defaults.mask
         sampling = self._book.samplings[candidate.key]
         cost = replace(self.costs, guided=sampling.guided).localize(source)
         image = self._book.images[candidate.key] if source.needs_image else None
-        return self._calls.locate(Locate(self.seed, candidate.lineage, state, sampling, source, image), candidate, cost)
+        work = Locate(self.seed, candidate.lineage, state, sampling, source, image, blank)
+        return self._calls.locate(work, candidate, cost)
 
     def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
         """Return the guiding score. For a partial candidate it is the score of its x0 prediction; it costs the NFE of

@@ -10,8 +10,10 @@ from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.virtual_time import Trial
+from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource, with_settings
-from lotts_search.work.requests import Background
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Background, Blank
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Localized(Strategy):
         spatial: False keeps the latent outside the mask clean (ablation).
         temporal: False starts refinements from pure noise, t0 = 0 (ablation).
         holistic: False masks all steps, tg = 0 (ablation).
+        blank: what follows where a map is the same everywhere and so says nothing: the localization fails (fail), or the
+            mask is the whole image (whole) or random cells of the same ratio (random).
     """
 
     takes_image: ClassVar[bool] = True
@@ -55,6 +59,18 @@ class Localized(Strategy):
     spatial: bool = True
     temporal: bool = True
     holistic: bool = True
+    blank: Blank = "fail"
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        self.mask_source(costs)
+        steps, begin = costs.steps, self.begin(costs)
+        if self.temporal:
+            self.check_range("start", 0, steps - 1)
+        if self.holistic and self.integrate is not None and not 0 <= self.integrate <= steps - begin:
+            raise BadInput(
+                f"integrate must be within 0..{steps - begin} for refinements that start at step {begin} of {steps},"
+                f" not {self.integrate}"
+            )
 
     def root(self, search: Search, seed: int = 0) -> Trial[Candidate]:
         """Return a complete candidate to start from: the given image, or a sample."""
@@ -62,7 +78,7 @@ class Localized(Strategy):
 
     def locate(self, search: Search, candidate: Candidate) -> Trial[Mask]:
         """Locate the region of a complete candidate to resample (Algorithm 1)."""
-        return search.localize(candidate, self.mask_source(search.costs))
+        return search.localize(candidate, self.mask_source(search.costs), blank=self.blank)
 
     def refine(
         self, search: Search, parent: Candidate, mask: Mask, seed: int, stop: int | None = None

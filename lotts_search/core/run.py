@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Budget, Costs, count_images
+from lotts_search.core.localized import Localized
 from lotts_search.core.result import Status
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.core.virtual_time import Scheduler
-from lotts_search.errors import BadInput, BudgetTooSmall
+from lotts_search.errors import BadInput, BudgetTooSmall, check_text, notice
 from lotts_search.work.model import ModelInfo
-from lotts_search.work.requests import Bytes
+from lotts_search.work.pool import Checking, Pool
+from lotts_search.work.requests import Bytes, Check, Sampling
+
+
+def check_arguments(prompt: str, negative: str, seed: int, workers: int) -> None:
+    """Refuse arguments of a search that no model can work with.
+
+    Raises:
+        BadInput: an empty prompt, a text that cannot be stored, or a number out of its range.
+    """
+    if not prompt.strip():
+        raise BadInput("the prompt is empty")
+    check_text(prompt, "prompt")
+    check_text(negative, "negative")
+    for name, value, low, high in (("seed", seed, -(2**63), 2**63 - 1), ("workers", workers, 1, 2**31 - 1)):
+        if not isinstance(value, int | np.integer) or not low <= value <= high:
+            raise BadInput(f"{name} must be a whole number within {low}..{high}, not {value!r}")
 
 
 def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:
     """Refuse what can be known to be wrong before any work.
 
     Raises:
-        BadInput: the strategy cannot start from the given image, or the image does not fit the model.
+        BadInput: the strategy cannot start from the given image, the image does not fit the model, or the strategy's
+            settings cannot work.
         BudgetTooSmall: the budget does not pay for the first image.
     """
     if image is not None:
@@ -34,12 +53,32 @@ def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mod
             raise BadInput(
                 f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
             )
+    strategy.check(costs, info)
     least = strategy.least(costs, image is not None)
     if not budget.pays(least):
         what = "one sample" if image is None else "one refinement"
         raise BudgetTooSmall(
             f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {count_images(least.images)}"
         )
+
+
+async def probe(pool: Pool, verifier: str, sampling: Sampling, strategy: Strategy, costs: Costs) -> None:
+    """Let the pool refuse or report what it knows to be wrong before the first trial: a verifier that cannot score
+    images of the model's size, a mask source that does not fit the model, a prompt that is cut.
+
+    Raises:
+        BadInput, Failure: the search cannot work.
+    """
+    if not isinstance(pool, Checking):
+        return
+    work = Check(sampling, verifier)
+    if isinstance(strategy, Localized):
+        work = replace(work, source=strategy.mask_source(costs), blank=strategy.blank)
+    for answer in pool.check(work):
+        # Several searches may wait for one answer: a search that is cancelled must not cancel it.
+        result = await asyncio.shield(asyncio.wrap_future(answer))
+        if result.note:
+            notice(result.note)
 
 
 async def run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None], budget: Budget) -> Status:

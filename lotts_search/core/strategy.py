@@ -27,7 +27,7 @@ from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.candidate import Candidate, Mask, score_of
 from lotts_search.core.handle import Search
 from lotts_search.core.virtual_time import Trial, gather_completed, repeat
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, notice
 from lotts_search.work.masks import (
     AttentionMask,
     ConceptMask,
@@ -40,13 +40,14 @@ from lotts_search.work.masks import (
     RandomMask,
     WholeMask,
 )
-from lotts_search.work.requests import Background, Noise
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.requests import Background, Blank, Noise
 
 __all__ = [
-    "AttentionMask", "Background", "BadInput", "Budget", "Candidate", "ConceptMask", "Cost", "Costs",
-    "DisagreementMask", "ErrorContrastMask", "FusionMask", "GivenMask", "Mask", "MaskSource", "Noise", "Plan",
-    "QualityMask", "RandomMask", "Scored", "Search", "Strategy", "Trial", "WholeMask", "gather_completed",
-    "repeat", "score_of", "scored", "staged",
+    "AttentionMask", "Background", "BadInput", "Blank", "Budget", "Candidate", "ConceptMask", "Cost", "Costs",
+    "DisagreementMask", "ErrorContrastMask", "FusionMask", "GivenMask", "Mask", "MaskSource", "ModelInfo", "Noise",
+    "Plan", "QualityMask", "RandomMask", "Scored", "Search", "Strategy", "Trial", "WholeMask", "gather_completed",
+    "notice", "repeat", "score_of", "scored", "staged",
 ]  # fmt: skip
 
 
@@ -111,9 +112,27 @@ class Strategy(ABC):
         """Return the smallest budget with which it can start, from pure noise or from a given image."""
         return costs.sample
 
+    def check(self, costs: Costs, info: ModelInfo) -> None:  # noqa: B027, most strategies have nothing to refuse
+        """Refuse settings that cannot work on this model with these steps; called before anything is paid for. A setting
+        that can work and has no effect there is reported by :func:`~lotts_search.errors.notice`.
+
+        Raises:
+            BadInput: the message names the setting and its valid values.
+        """
+
     def settings(self) -> dict[str, object]:
         """Return the values of its fields, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def check_range(self, name: str, low: float, high: float) -> None:
+        """Refuse a setting outside ``low..high``; a setting of None passes.
+
+        Raises:
+            BadInput: the setting is outside, or not a number.
+        """
+        value = getattr(self, name)
+        if value is not None and not low <= value <= high:
+            raise BadInput(f"{name} must be within {low:g}..{high:g}, not {value}")
 
     def check_minimum(self, **minimums: float) -> None:
         """Refuse settings below their minimum; a setting of None passes. For ``__post_init__``.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from lotts_search.backbones.base import Backbone
-from lotts_search.errors import BadInput
-from lotts_search.work.requests import Encode, Generate, Locate, Predict, Segment
+from lotts_search.backbones.base import Backbone, ReadsText
+from lotts_search.errors import BadInput, Failure
+from lotts_search.localization.plan import FusionPlan, plan_of
+from lotts_search.work.masks import FusionMask, MaskSource
+from lotts_search.work.requests import Check, Encode, Generate, Locate, Predict, Segment, State
 
 
 def check(backbone: Backbone, work: Generate) -> None:
@@ -24,6 +28,9 @@ def check(backbone: Backbone, work: Generate) -> None:
     steps = work.sampling.steps
     if not work.sampling.prompt.strip():
         raise BadInput("the prompt is empty")
+    if isinstance(work, Check):
+        backbone.schedule(steps)
+        return
     if work.state is not None:
         if work.state.latent.shape != info.latent:
             raise BadInput(f"a latent of {info.name} has shape {info.latent}, got {work.state.latent.shape}")
@@ -47,3 +54,70 @@ def _check_segment(backbone: Backbone, work: Segment) -> None:
             raise BadInput(f"a mask must be {backbone.info.latent[1:]} on the latent, got {work.region.mask.shape}")
     if not work.start <= work.stop <= steps:
         raise BadInput(f"a segment from step {work.start} must stop within {work.start}..{steps}, got {work.stop}")
+
+
+def report(backbone: Backbone, work: Check) -> str:
+    """Return what works otherwise than the caller may expect; "" where nothing does.
+
+    Raises:
+        BadInput: the mask source does not fit the model, or its two quality prompts are the same to the text encoders.
+    """
+    prompt, source = work.sampling.prompt, work.source
+    texts = {"prompt": prompt} | ({"negative prompt": work.sampling.negative} if work.sampling.guided else {})
+    notes = [
+        f"the text encoder cuts the {name} off before {cut!r}"
+        for name, text in texts.items()
+        if (cut := unread(backbone, text))
+    ]
+    if source is None:
+        return "; ".join(notes)
+    _rehearse(backbone, work, source)
+    for part in _parts(source):
+        if _reads_alike(backbone, part, prompt):
+            what = f"the high- and the low-quality prompt of {type(part).__name__} are the same to the text encoder"
+            why = "it cuts their differing words off" if part.high != part.low else "their templates are equal"
+            if part is source and work.blank == "fail":
+                raise BadInput(f"{what}: {why}; shorten the prompt, or put the quality words first in high and low")
+            notes.append(f"{what}: {why}; this map will be the same everywhere")
+    return "; ".join(notes)
+
+
+def unread(backbone: Backbone, text: str) -> str:
+    """Return the end of a text that no text encoder reads; "" where one reads everything, or none is known."""
+    if not isinstance(backbone, ReadsText):
+        return ""
+    tokenizer, most = max(backbone.readers(), key=lambda reader: reader[1])
+    special = len(tokenizer("").input_ids)
+    words = tokenizer(text, add_special_tokens=False).input_ids
+    return str(tokenizer.decode(words[most - special :])).strip()
+
+
+def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> None:
+    """Plan a localization of an image of noise, which refuses settings that do not fit the model."""
+    steps = work.sampling.steps
+    state = State(np.zeros(backbone.info.latent, np.float32), steps, steps)
+    image = np.random.default_rng(0).integers(0, 256, (*backbone.info.image, 3), np.uint8)
+    try:
+        plan = plan_of(backbone, Locate(0, (), state, work.sampling, source, image))
+    except Failure:
+        return  # of this image, perhaps not of others
+    for part in plan.parts if isinstance(plan, FusionPlan) else ():
+        _rehearse(backbone, work, part.source)
+
+
+def _parts(source: MaskSource) -> list[Any]:
+    """Return the sources that contrast two quality prompts."""
+    if isinstance(source, FusionMask):
+        return [part for one in source.sources for part in _parts(one)]
+    return [source] if hasattr(source, "high") and hasattr(source, "low") and getattr(source, "contrast", True) else []
+
+
+def _reads_alike(backbone: Backbone, source: Any, prompt: str) -> bool:
+    """Return whether all text encoders read the same under the high- and the low-quality prompt."""
+    high, low = source.high.replace("{}", prompt), source.low.replace("{}", prompt)
+    readers = backbone.readers() if isinstance(backbone, ReadsText) else []
+    read = [
+        [tokenizer(text, truncation=True, max_length=most).input_ids for text in (high, low)]
+        for tokenizer, most in readers
+    ]
+    return high == low or bool(read and all(one == other for one, other in read))

@@ -22,7 +22,7 @@ import torch
 
 from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.engine.attention_stage import AttentionStage
-from lotts_search.engine.checks import check
+from lotts_search.engine.checks import check, report
 from lotts_search.engine.image_stage import DecodeStage, EncodeStage, default_batch
 from lotts_search.engine.jobs import Job, Jobs
 from lotts_search.engine.network_stage import NetworkStage
@@ -31,7 +31,7 @@ from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.localization.plan import AttentionPlan, FusionPlan, plan_of, prompts_of
-from lotts_search.work.requests import Encode, Generate, Locate, Located, Predict, Result
+from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result
 
 AHEAD = {"cuda": 2}
 """Ticks that the host may be ahead of the device."""
@@ -134,6 +134,9 @@ class Engine:
         check(self.backbone, work)
         if isinstance(work, Encode):
             self._encode.add(job)
+            return
+        if isinstance(work, Check):
+            self._jobs.finish(job, note=report(self.backbone, work))
             return
         if isinstance(work, Locate):
             self._route_localization(job)

@@ -14,7 +14,7 @@ import torch
 
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import Failure, LottsError
-from lotts_search.localization.select import in_tokens
+from lotts_search.localization.select import in_tokens, informed
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Bytes, Generate, Locate, Located, Predict, Result, Segment, State, Usage
 
@@ -91,18 +91,25 @@ class Jobs:
         state: State | None = None,
         image: Bytes | None = None,
         located: Located | None = None,
+        note: str = "",
     ) -> None:
         """Answer a job."""
         self.drop(job)
         started = job.started or job.submitted
         waited = started - job.submitted
-        result = Result(job.usage, state, image, located, queue_s=waited, started=started, finished=time.time())
+        finished = time.time()
+        result = Result(job.usage, state, image, located, queue_s=waited, started=started, finished=finished, note=note)
         with contextlib.suppress(InvalidStateError):  # failed or cancelled meanwhile
             job.future.set_result(result)
 
     def finish_located(self, job: Job[Locate], located: Located) -> None:
-        """Answer a localization with a mask made of whole tokens of the network."""
-        self.finish(job, located=in_tokens(located, job.work.source.ratio, self._info.patch))
+        """Answer a localization with a mask made of whole tokens of the network.
+
+        Raises:
+            Failure: the map is the same everywhere, and the work does not say what then follows.
+        """
+        found, note = informed(in_tokens(located, job.work.source.ratio, self._info.patch), job.work, self._info)
+        self.finish(job, located=found, note=note)
 
     def locate(self, job: Job[Locate], finish: Callable[[], Located]) -> None:
         """Compute the mask of a localization whose network outputs have landed, and answer it."""

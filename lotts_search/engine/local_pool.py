@@ -18,10 +18,11 @@ from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
+from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Result, Rewrite, Score, Work
 
 
-class LocalPool:
+class LocalPool(Checking):
     """A :class:`~lotts_search.work.pool.Pool` that generates and scores on one background thread, and rewrites on
     others.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
 from lotts_search.localization.plan import PredictionRow
-from lotts_search.localization.select import from_heat, smooth
+from lotts_search.localization.select import flat, from_heat, smooth
 from lotts_search.work.masks import DisagreementMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
@@ -52,8 +52,7 @@ class DisagreementLocalization:
         total = np.zeros(variance.shape[1:])
         for level, values in zip(source.levels, variance, strict=True):
             stages[f"level {level}"] = values
-            spread = float(values.std())
-            total += values / spread if spread > 0 else 0
+            total += 0 if flat(values) else values / values.std()
         stages["variance"] = (total / len(variance)).astype(np.float32)
         heat = stages["smoothed"] = smooth(stages["variance"], source.smooth)
         return from_heat(heat, source.ratio, (heat.shape[0], heat.shape[1]), stages)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
 from lotts_search.localization.plan import PredictionRow
-from lotts_search.localization.select import from_heat, smooth
+from lotts_search.localization.select import flat, from_heat, smooth
 from lotts_search.work.masks import ErrorContrastMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
@@ -67,10 +67,10 @@ class ErrorContrastLocalization:
         else:
             maps = pairs[:, 0] - pairs[:, 1]
         total = np.zeros(maps.shape[1:])
-        for level, values in zip(source.levels, maps, strict=True):
+        for level, values, pair in zip(source.levels, maps, pairs, strict=True):
             stages[f"level {level}"] = values
-            spread = float(values.std())
-            total += values / spread if spread > 0 else 0
+            scale = 1.0 if source.relative else float(pair.max())
+            total += 0 if flat(values, scale) else values / values.std()
         stages["contrast"] = (total / len(maps)).astype(np.float32)
         heat = stages["contrast"]
         if not source.relative:

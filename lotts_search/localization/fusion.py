@@ -22,7 +22,7 @@ class FusionLocalization:
 
     def __init__(self, backbone: Backbone, work: Locate, source: FusionMask):
         self._source, self._size = source, backbone.info.latent[1:]
-        self.parts = [replace(work, source=part) for part in source.sources]
+        self.parts = [replace(work, source=part, blank="keep") for part in source.sources]
 
     def finish(self, found: list[Located]) -> Located:
         """Return the mask from the answers to the parts, on the grid of the latent."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.base import Backbone, embed_guidance
 from lotts_search.localization.plan import AttentionPlan, FusionPlan, attend_rows, plan_of, prompts_of, row_inputs
-from lotts_search.localization.select import in_tokens
+from lotts_search.localization.select import in_tokens, informed
 from lotts_search.work.requests import Locate, Located
 
 
@@ -24,7 +24,8 @@ def locate(backbone: Backbone, work: Locate, *, batch: int = 16) -> Located:
     Raises:
         BadInput: as :func:`~lotts_search.localization.plan.plan_of`.
     """
-    return in_tokens(_locate(backbone, work, batch), work.source.ratio, backbone.info.patch)
+    found = in_tokens(_locate(backbone, work, batch), work.source.ratio, backbone.info.patch)
+    return informed(found, work, backbone.info)[0]
 
 
 def _locate(backbone: Backbone, work: Locate, batch: int) -> Located:

@@ -17,7 +17,7 @@ from lotts_search.backbones.attention.base import ReadsAttention, ReadsConcepts,
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput
 from lotts_search.localization.plan import AttentionRow
-from lotts_search.localization.select import from_heat, unit
+from lotts_search.localization.select import flat, from_heat, unit
 from lotts_search.work.masks import AttentionMask, ConceptMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located
@@ -159,7 +159,10 @@ def _finish(
         stages |= {"propagated contrast": contrast, "propagated ori": original}
     maps = {name: value.cpu().numpy() for name, value in stages.items()}
     con, org = unit(contrast.cpu().numpy()), unit(original.cpu().numpy())
-    if not source.contrast:
+    same = flat(maps["contrast"], float(max(np.abs(maps["pos"]).max(), np.abs(maps["neg"]).max())))
+    if source.contrast and (same or not con.any()):
+        heat = np.zeros_like(con)  # the original prompt's attention alone does not show a defect
+    elif not source.contrast:
         heat = org
     elif not source.original:
         heat = con

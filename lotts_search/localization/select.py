@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.images import read_mask
 from lotts_search.work.masks import GivenMask, RandomMask, WholeMask
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Bools, Floats, Locate, Located
 
@@ -57,10 +59,23 @@ def pooled(values: Floats, patch: int) -> Floats:
     return means
 
 
+FLAT = 1e-6
+"""Relative size of differences in a map that are rounding errors of float32."""
+
+
+def flat(values: npt.NDArray[np.floating], scale: float | None = None) -> bool:
+    """Return whether a map is constant but for rounding errors.
+
+    Args:
+        scale: magnitude of the values that it was computed from; None = its own.
+    """
+    return bool(np.ptp(values) <= FLAT * (float(np.abs(values).max()) if scale is None else scale))
+
+
 def unit(values: Floats) -> Floats:
     """Normalise a map to 0..1 by its minimum and maximum; a constant map becomes 0."""
     low, high = float(values.min()), float(values.max())
-    return ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
+    return (np.zeros_like(values) if flat(values) else (values - low) / (high - low)).astype(np.float32)
 
 
 def from_heat(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[str, Floats]) -> Located:
@@ -72,6 +87,7 @@ def from_heat(heat: Floats, ratio: float, size: tuple[int, int], stages: dict[st
         size: (H, W) of the latent.
         stages: maps that led to ``heat``, for reports.
     """
+    heat = np.zeros_like(heat) if flat(heat) else heat
     mask, heat = highest(heat, ratio), unit(heat)
     inside = float(heat[mask].mean())
     confidence = 0.0 if mask.all() else inside - float(heat[~mask].mean())
@@ -104,10 +120,31 @@ def in_tokens(found: Located, ratio: float, patch: int) -> Located:
     return from_heat(pooled(upsample(found.heat, (height, width)), patch), ratio, (height, width), found.stages)
 
 
+def informed(found: Located, work: Locate, info: ModelInfo) -> tuple[Located, str]:
+    """Return a mask and "", or where the map is the same everywhere the mask that ``work.blank`` wants and the reason.
+
+    Raises:
+        Failure: the map is the same everywhere, and ``work.blank`` is ``fail``.
+    """
+    size = (found.mask.shape[0], found.mask.shape[1])
+    if work.blank == "keep" or found.mask.all() or not flat(found.heat):
+        return found, ""
+    if not np.array_equal(found.mask, upsample(highest(found.heat, work.source.ratio), size)):
+        return found, ""  # a method that chose its mask in another way
+    why = f"the map of {type(work.source).__name__} is the same everywhere: it does not show what to resample"
+    if work.blank == "fail":
+        raise Failure(f"{why} (blank=whole and blank=random continue without it)")
+    chosen = _whole(info) if work.blank == "whole" else _random(info, work, work.source.ratio)
+    return replace(chosen, stages=found.stages | {"heat": found.heat}), f"{why}; instead: {work.blank}"
+
+
 def locate_whole(backbone: Backbone, work: Locate, source: WholeMask) -> Located:
     """Select everything."""
-    size = backbone.info.latent[1:]
-    return Located(np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.float32))
+    return _whole(backbone.info)
+
+
+def _whole(info: ModelInfo) -> Located:
+    return Located(np.ones(info.latent[1:], dtype=np.bool_), np.ones(info.latent[1:], dtype=np.float32))
 
 
 def locate_random(backbone: Backbone, work: Locate, source: RandomMask) -> Located:
@@ -117,16 +154,20 @@ def locate_random(backbone: Backbone, work: Locate, source: RandomMask) -> Locat
     Raises:
         BadInput: the block is smaller than a cell.
     """
-    block, (height, width), patch = source.block, backbone.info.latent[1:], backbone.info.patch
-    if block < 1:
-        raise BadInput(f"block must be 1 or more, got {block}")
+    if source.block < 1:
+        raise BadInput(f"block must be 1 or more, got {source.block}")
+    return _random(backbone.info, work, source.ratio, source.block)
+
+
+def _random(info: ModelInfo, work: Locate, ratio: float, block: int = 1) -> Located:
+    (height, width), patch = info.latent[1:], info.patch
     # One number per cell of the latent suffices for any block size; the order of the numbers is that of the blocks.
     noise = draw(work.search_seed, work.lineage, "locate", 0, (height, width))
     rows, columns = height // patch, width // patch
     across = -(-columns // block)
     index = (np.arange(rows)[:, None] // block) * across + np.arange(columns)[None, :] // block
     order = np.argsort(np.argsort(noise.ravel()[: int(index.max()) + 1], kind="stable"), kind="stable")
-    return from_heat(order[index].astype(np.float32), source.ratio, (height, width), {})
+    return from_heat(order[index].astype(np.float32), ratio, (height, width), {})
 
 
 def locate_given(backbone: Backbone, work: Locate, source: GivenMask) -> Located:

@@ -9,14 +9,14 @@ from concurrent.futures import Future
 
 from lotts_search.errors import PoolClosed
 from lotts_search.work.model import ModelInfo
-from lotts_search.work.pool import Pool
-from lotts_search.work.requests import Result, Rewrite, Score, Work
+from lotts_search.work.pool import Checking, Pool
+from lotts_search.work.requests import Check, Result, Rewrite, Score, Work
 
 WINDOW_S = 30.0
 """Seconds over which the current rate is measured."""
 
 
-class Meter:
+class Meter(Checking):
     """Measures the pool ``pool``, which it does not own.
 
     Args:
@@ -49,6 +49,10 @@ class Meter:
             raise
         future.add_done_callback(lambda done: self._done(done, generates))
         return future
+
+    def check(self, work: Check) -> list[Future[Result]]:
+        """Let the pool check a search, where it can."""
+        return self._pool.check(work) if isinstance(self._pool, Checking) else []
 
     def close(self) -> None:
         """Do nothing: the pool has another owner."""

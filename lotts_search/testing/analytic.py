@@ -23,6 +23,7 @@ from lotts_search.work.model import Defaults, ModelInfo, Schedule
 from lotts_search.work.noise import draw, start_noise
 from lotts_search.work.requests import (
     Bytes,
+    Check,
     Encode,
     Floats,
     Locate,
@@ -191,6 +192,8 @@ def answer(work: Work, model: Model) -> Result:
             return Result(used, replace(work.state, predicted=known), image=model.image(known))
         case Locate():
             return _locate(work, model)
+        case Check():
+            return Result(Usage())
         case Encode():
             return Result(Usage(), State(model.latent(work.image), work.steps, work.steps), image=work.image)
         case Score():

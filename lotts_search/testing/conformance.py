@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import pytest
 from lotts_search.api import asearch, search
 from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.journal import Journal
+from lotts_search.core.localized import Localized
 from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Plan, Strategy
-from lotts_search.errors import BudgetTooSmall
+from lotts_search.errors import BadInput, BudgetTooSmall
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.work.requests import Sampling
 
@@ -52,6 +54,14 @@ class StrategyConformance:
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
         """Return the cost of the cheapest trial that the strategy could still run after its plan; None where there is none."""
         return costs.sample
+
+    def impossible(self) -> list[Strategy]:
+        """Return strategies with settings that cannot work on the model; by default, those of masks and refinements."""
+        strategy, steps = self.strategy(), self.costs.steps
+        if not isinstance(strategy, Localized):
+            return []
+        wrong: list[dict[str, Any]] = [{"start": steps}, {"start": -1}, {"integrate": steps + 1}, {"ratio": 2.0}]
+        return [replace(strategy, temporal=True, holistic=True, **settings) for settings in wrong]
 
     def run(self, **arguments: Any) -> SearchResult:
         """Run a search by the strategy on the analytic model."""
@@ -123,6 +133,13 @@ class StrategyConformance:
             with pytest.raises(BudgetTooSmall, match=rf"{least.nfe - 1:g} NFE.* {least.nfe:g} NFE"):
                 search(PROMPT, strategy=self.strategy(), pool=pool, nfe=least.nfe - 1)
             assert pool.asked == []
+
+    def test_settings_that_cannot_work_are_refused_before_any_work(self) -> None:
+        for strategy in self.impossible():
+            with AnalyticPool(self.info) as pool:
+                with pytest.raises(BadInput):
+                    search(PROMPT, strategy=strategy, pool=pool, **self.budgets(1)[0])
+                assert pool.asked == [], strategy
 
     def test_resume_equals_the_uninterrupted_run(self, tmp_path: Path) -> None:
         """Resumed from a journal cut anywhere, also inside a record, a search has the same trials and repeats no work."""

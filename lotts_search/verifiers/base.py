@@ -14,6 +14,11 @@ class Verifier(Protocol):
     Attributes:
         name: registered name.
         requirements: pip requirements beyond the project's own; Ray installs them in the actor's environment.
+
+    Optional attributes:
+        batch: most images in one call; without it the pool's (16).
+        pad: False where a score does not depend on the other images of its call, or where each image costs: calls then
+            have only the images that wait. Without it calls are filled to a fixed size by repeating their own images.
     """
 
     name: str

@@ -33,15 +33,21 @@ class ScoreBatcher:
 
     Args:
         verifier: the verifier.
-        max_batch: maximum number of images per call, 1 or more.
+        max_batch: maximum number of images per call, 1 or more; the verifier's own ``batch`` replaces it.
         pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
-            on how many others were waiting (numerical libraries choose their kernels by batch size).
+            on how many others were waiting (numerical libraries choose their kernels by batch size); not where the
+            verifier has ``pad = False``.
     """
 
     def __init__(self, verifier: Verifier, max_batch: int = 16, pad: bool = True):
-        if max_batch < 1:
-            raise BadInput(f"max_batch must be 1 or more, not {max_batch}")
-        self.verifier, self.max_batch, self.pad = verifier, max_batch, pad
+        self.verifier = verifier
+        self.name = str(getattr(verifier, "name", type(verifier).__name__))
+        own = getattr(verifier, "batch", None)
+        self.max_batch = max_batch if own is None else own
+        if not isinstance(self.max_batch, int) or self.max_batch < 1:
+            whose = "max_batch" if own is None else f"batch of verifier {self.name!r}"
+            raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
+        self.pad = pad and bool(getattr(verifier, "pad", True))
         self._waiting: deque[_PendingScore] = deque()
         self._lock = threading.Lock()
 
@@ -90,13 +96,13 @@ class ScoreBatcher:
                 for item in batch:
                     self._finish([item])
                 return
-            batch[0].future.set_exception(_as_failure(self.verifier.name, error))
+            batch[0].future.set_exception(_as_failure(self.name, error))
             return
         share = (time.perf_counter() - clock) / len(batch)
         finished = time.time()
         for item, score in zip(batch, scores, strict=True):
-            if not math.isfinite(score):
-                item.future.set_exception(Failure(f"verifier {self.verifier.name!r} returned the score {score}"))
+            if not (item.work.probe or math.isfinite(score)):
+                item.future.set_exception(Failure(f"verifier {self.name!r} returned the score {score}"))
                 continue
             item.future.set_result(
                 Result(
@@ -116,9 +122,7 @@ class ScoreBatcher:
             self.verifier.score([w.prompt for w in rows], np.stack([w.image for w in rows])), dtype=np.float32
         )
         if scores.shape != (len(rows),):
-            raise Failure(
-                f"verifier {self.verifier.name!r} returned scores of shape {scores.shape}, not ({len(rows)},)"
-            )
+            raise Failure(f"verifier {self.name!r} returned scores of shape {scores.shape}, not ({len(rows)},)")
         return scores[:count]
 
 

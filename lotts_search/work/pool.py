@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+
 from lotts_search.work.model import ModelInfo
-from lotts_search.work.requests import Result, Work
+from lotts_search.work.requests import Check, Result, Score, Work
 
 
 class Pool(Protocol):
@@ -24,3 +28,32 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Stop everything that this pool has started."""
+
+
+class Checking(ABC):
+    """A pool that can say what of a search cannot work, before anything is paid for."""
+
+    info: ModelInfo
+
+    @abstractmethod
+    def submit(self, work: Work) -> Future[Result]:
+        """See :class:`Pool`."""
+
+    @cached_property
+    def _probes(self) -> dict[str, Future[Result]]:
+        return {}
+
+    def check(self, work: Check) -> list[Future[Result]]:
+        """Score one image of noise of the model's size, once for each verifier, and check the search on the model.
+
+        Raises:
+            BadInput: the pool does not have the verifier.
+        """
+        probe = self._probes.get(work.verifier)
+        if probe is None or (probe.done() and (probe.cancelled() or probe.exception() is not None)):
+            # Noise, because a verifier may rightly have no score for an image without any content.
+            image = np.random.default_rng(0).integers(0, 256, (*self.info.image, 3), np.uint8)
+            probe = self._probes[work.verifier] = self.submit(
+                Score(work.verifier, work.sampling.prompt, image, probe=True)
+            )
+        return [probe, self.submit(work)]

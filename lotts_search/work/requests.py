@@ -136,8 +136,8 @@ class Sampling:
         if eta is None:
             # The model's eta was chosen for the model's solver.
             eta = defaults.eta if solver == defaults.solver else 1.0
-        if steps < 1:
-            raise BadInput(f"steps must be 1 or more, not {steps}")
+        if not steps >= 1 or steps != int(steps):
+            raise BadInput(f"steps must be 1 or more, and a whole number, not {steps}")
         check_guidance(guidance, info.embedded_guidance)
         check_eta(eta, solver)
         if negative and info.embedded_guidance:
@@ -153,6 +153,9 @@ class Sampling:
 
 
 Background: TypeAlias = Literal["fixed", "fresh"]
+
+Blank: TypeAlias = Literal["fail", "whole", "random"]
+"""What follows where a localization's map is the same everywhere: it fails, or the mask is everything or random cells."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,8 @@ class Predict:
 
 @dataclass(frozen=True)
 class Locate:
-    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its image, for sources that need it."""
+    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its image, for sources that need it.
+    ``blank`` says what follows where the map is the same everywhere; a part of a fused map may stay so (``keep``)."""
 
     search_seed: int
     lineage: Lineage
@@ -262,6 +266,7 @@ class Locate:
     sampling: Sampling
     source: MaskSource
     image: Bytes | None = None
+    blank: Blank | Literal["keep"] = "fail"
 
     @property
     def nfe(self) -> float:
@@ -282,12 +287,35 @@ class Encode:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Say what of a search cannot work on the model, before anything is paid for. It fails, or answers with a note.
+
+    Attributes:
+        sampling: the search's settings.
+        verifier: name of the verifier that guides it.
+        source: the mask source of its localizations; None where it has none.
+        blank: as in :class:`Locate`.
+    """
+
+    sampling: Sampling
+    verifier: str
+    source: MaskSource | None = None
+    blank: Blank = "fail"
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
 class Score:
-    """Score images' agreement with a prompt; higher is better."""
+    """Score images' agreement with a prompt; higher is better. A ``probe`` only asks whether there is a score; it need
+    not be finite."""
 
     verifier: str
     prompt: str
     image: Bytes
+    probe: bool = False
 
     @property
     def nfe(self) -> float:
@@ -317,7 +345,7 @@ class Rewrite:
         return 0.0
 
 
-Generate: TypeAlias = Segment | Predict | Locate | Encode
+Generate: TypeAlias = Segment | Predict | Locate | Encode | Check
 """Work for a generator."""
 Work: TypeAlias = Generate | Score | Rewrite
 """Work for a pool."""
@@ -383,7 +411,8 @@ class Result:
         located: of Locate.
         score: of Score.
         prompts: of Rewrite, as many as requested.
-        note: why the original prompt replaces some of them.
+        note: why the original prompt replaces some of them, why a mask is not that of its source, or what a check
+            reports.
         queue_s: seconds between the request and the start.
         started, finished: seconds since the epoch.
         node, actor: where it ran.

@@ -507,3 +507,80 @@ def test_a_search_that_stops_early_reports_what_it_saved(
     assert saved["saved_nfe"] == 900 - saved["nfe"] > 300 and "0.5 of its spread" in saved["stopped"]
     assert generate(tmp_path / "text", *stop) == 0
     assert f"saved {saved['saved_nfe']:g} NFE: no trial is expected" in capsys.readouterr().out
+
+
+class Unscored(AnalyticPool):
+    """Its verifier fails from the first image on, though a probe had a score."""
+
+    def submit(self, work: Generate | Score) -> Future[Result]:
+        if not isinstance(work, Score):
+            return super().submit(work)
+        failed: Future[Result] = Future()
+        failed.set_exception(Failure("the judge is out of credit"))
+        return failed
+
+
+@pytest.mark.parametrize(("strategy", "images"), [("best-of-n", 3), ("resampling", 1), ("evolutionary", 4)])
+def test_images_that_could_not_be_scored_are_kept_and_their_place_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str, images: int
+) -> None:
+    use(monkeypatch, Unscored())
+    assert generate(tmp_path, "--strategy", strategy, "--images", str(images)) == 1
+    err = "".join(capsys.readouterr().err.split())  # lines may be wrapped anywhere
+    assert f"thejudgeisoutofcredit;whatwasgeneratedisin{tmp_path / 'unscored'}" in err
+    kept = sorted((tmp_path / "unscored").glob("*.png"))
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    made = {row["trial_id"] for row in rows if row["kind"] == "sample"}
+    assert {path.stem for path in kept} == made and len(kept) == images
+    for path in kept:
+        with Image.open(path) as image:
+            assert image.size == (6, 6) and "--strategy" in image.text["command"]  # type: ignore[attr-defined]
+    assert not (tmp_path / "best.png").exists()
+
+
+CHATTY = """
+import sys
+import numpy as np
+print("imported")
+
+class Chatty:
+    name, requirements = "chatty", ()
+
+    @classmethod
+    def load(cls):
+        print("loading 100%")
+        return cls()
+
+    def score(self, prompts, images):
+        print('{"score": 7}')
+        sys.stdout.write("scored\\n")
+        return images.mean(axis=(1, 2, 3)).astype(np.float32)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("generate", "center red star on gray", "--strategy", "resampling"), ("generate", "x", "--strategy", "best-of-n")],
+)
+def test_json_stays_pure_whatever_a_verifier_prints(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    options = ["--local", "--images", "1", "--steps", "2", "--verifier", "chatty:Chatty", "--json", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lotts_search", *words, *options],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])},
+    )  # fmt: skip
+    assert json.loads(done.stdout)["images"] == 1 and done.stdout.count("\n") == 1
+    assert "loading 100%" in done.stderr and '{"score": 7}' in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["NoLoad", "Nothing", "number"])
+def test_a_verifier_without_load_ends_in_one_clear_message(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "own.py").write_text("class NoLoad:\n    name = 'x'\nnumber = 3\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "lotts_search", "generate", "x", "--local", "--verifier", f"own:{kind}", "--out", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])},
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr and f"own:{kind}" in done.stderr
+    assert "is not a verifier" in done.stderr or "cannot be imported" in done.stderr

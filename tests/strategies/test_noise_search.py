@@ -169,7 +169,7 @@ def test_wrong_settings_are_refused():
     ):
         with pytest.raises(BadInput, match=message):
             make()
-    with pytest.raises(BadInput, match="eta must be a number of 0 or more"):
+    with pytest.raises(BadInput, match="eta must be 0 or more, not -1"):
         run(ZeroOrder(eta=-1.0))
     costs = TestRandomSearch().costs
     for strategy in (RandomSearch(), ZeroOrder(), Evolutionary(), SearchOverPaths()):

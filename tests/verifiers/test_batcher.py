@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from lotts_search.errors import BadInput, Failure
+from lotts_search.registry import load_verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.work.requests import Result, Score
 
@@ -124,3 +125,114 @@ def test_a_wrong_number_of_scores_is_a_failure() -> None:
 def test_an_empty_batch_size_is_refused() -> None:
     with pytest.raises(BadInput, match="max_batch"):
         ScoreBatcher(RecordingVerifier(), max_batch=0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "pad", "calls"),
+    [
+        (None, None, [4, 4]),
+        (None, False, [4, 2]),
+        (1, None, [1] * 6),
+        (3, False, [3, 3]),
+        (5, False, [5, 1]),
+        (8, True, [8]),
+    ],
+)
+def test_a_verifier_says_how_many_images_it_takes_and_whether_calls_are_filled(
+    batch: int | None, pad: bool | None, calls: list[int]
+) -> None:
+    verifier = RecordingVerifier()
+    if batch is not None:
+        verifier.batch = batch  # type: ignore[attr-defined]
+    if pad is not None:
+        verifier.pad = pad  # type: ignore[attr-defined]
+    batcher = ScoreBatcher(verifier, max_batch=4)
+    futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(6)]
+    while batcher.tick():
+        pass
+    assert [len(prompts) for prompts, _ in verifier.calls] == calls
+    assert [f.result(0).score for f in futures] == [11.0 * i for i in range(6)]
+
+
+@pytest.mark.parametrize("batch", [0, -2, 2.5, "16"])
+def test_a_batch_that_cannot_be_is_refused(batch: object) -> None:
+    verifier = RecordingVerifier()
+    verifier.batch = batch  # type: ignore[attr-defined]
+    with pytest.raises(
+        BadInput, match=f"batch of verifier 'recorder' must be a whole number of 1 or more, not {batch}"
+    ):
+        ScoreBatcher(verifier)
+
+
+def test_a_pool_without_fixed_sizes_never_fills_calls() -> None:
+    verifier = RecordingVerifier()
+    verifier.pad = True  # type: ignore[attr-defined]
+    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    submit(batcher, "a", image(1))
+    batcher.tick()
+    assert len(verifier.calls[0][0]) == 1
+
+
+def test_a_probe_needs_no_finite_score() -> None:
+    batcher = ScoreBatcher(RecordingVerifier(), max_batch=2)
+    probe = batcher.submit(Score("recorder", "nan", image(1), probe=True))
+    real = submit(batcher, "nan", image(1))
+    batcher.tick()
+    assert np.isnan(probe.result(0).score)
+    with pytest.raises(Failure, match="returned the score nan"):
+        real.result(0)
+
+
+class Unnamed:
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        raise OSError("out of ink")
+
+
+def test_a_verifier_without_a_name_is_called_by_its_class() -> None:
+    batcher = ScoreBatcher(Unnamed())  # type: ignore[arg-type]
+    future = submit(batcher, "a", image(1))
+    batcher.tick()
+    with pytest.raises(Failure, match="verifier 'Unnamed' failed: OSError: out of ink"):
+        future.result(0)
+
+
+class NoLoad(Unnamed):
+    pass
+
+
+class LoadOfObjects(Unnamed):
+    def load(self) -> Unnamed:
+        return self
+
+
+class Broken(Unnamed):
+    @classmethod
+    def load(cls) -> Unnamed:
+        raise RuntimeError("no weights")
+
+
+class NoScore:
+    @classmethod
+    def load(cls) -> object:
+        return cls()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("NoLoad", BadInput, r"NoLoad is not a verifier: it must be a class with a class method load\(\)"),
+        (
+            "LoadOfObjects",
+            BadInput,
+            r"LoadOfObjects is not a verifier: it must be a class with a class method load\(\)",
+        ),
+        ("image", BadInput, r"image is not a verifier"),
+        ("Broken", Failure, "Broken' cannot be loaded: RuntimeError: no weights"),
+        ("NoScore", BadInput, "returned no object with a method score"),
+    ],
+)
+def test_what_is_not_a_verifier_is_refused_with_one_clear_message(
+    name: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_verifier(f"{__name__}:{name}")
