@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lotts_search.curves.bootstrap import RESAMPLES, percentile_interval, resampling_weights
-from lotts_search.curves.intervals import Bools, Doubles, Interval, Ints
+from lotts_search.curves.intervals import Bools, Doubles, Interval, Ints, share_interval
 from lotts_search.curves.order import best_of_curve, sizes
 from lotts_search.curves.steps import Curve
 from lotts_search.curves.trials import Setup, Trials
@@ -28,6 +28,7 @@ class Panel:
         spent: [p] total cost of a search for each prompt.
         over: name of the cost, see :data:`~lotts_search.curves.trials.AXES`.
         of: name of the quality: ``score`` or a metric.
+        share: whether every image has a quality of 0 or 1, so that the means are shares with Wilson's interval.
     """
 
     x: Doubles
@@ -36,6 +37,7 @@ class Panel:
     spent: Doubles
     over: str
     of: str
+    share: bool = False
 
     @property
     def final(self) -> Doubles:
@@ -43,14 +45,21 @@ class Panel:
         return np.asarray(self.y[:, -1])
 
     def curve(self, confidence: float = 0.95, resamples: int = RESAMPLES) -> Curve:
-        """Return the mean over prompts with its bootstrap interval."""
+        """Return the mean over prompts with its bootstrap interval, a share with Wilson's interval."""
+        if self.share:
+            found = [share_interval(float(mean), len(self.prompts), confidence) for mean in self.y.mean(axis=0)]
+            return Curve(self.x, *(np.array([getattr(i, part) for i in found]) for part in ("mean", "low", "high")))
         replicates = resampling_weights(len(self.prompts), resamples) @ self.y
         return Curve(self.x, self.y.mean(axis=0), *percentile_interval(replicates, len(self.prompts), confidence))
 
     def among(self, prompts: Ints) -> Panel:
         """Return the panel of some of its prompts."""
         index = np.searchsorted(self.prompts, prompts)
-        return Panel(self.x, self.y[index], prompts, self.spent[index], self.over, self.of)
+        return replace(self, y=self.y[index], prompts=prompts, spent=self.spent[index])
+
+    def interval(self) -> Interval:
+        """Return the mean of the quality at the highest cost, with the interval of :meth:`curve`."""
+        return share_interval(float(self.final.mean()), len(self.final)) if self.share else mean_interval(self.final)
 
 
 def mean_interval(values: Doubles, confidence: float = 0.95, resamples: int = RESAMPLES) -> Interval:
@@ -147,7 +156,7 @@ def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bo
     early = column < grid.size
     at[index[early], column[early]] = np.flatnonzero(early)
     held = values[np.maximum.accumulate(at, axis=1)]
-    return _by_prompt(trials.prompt[searches], grid, held, ends, over, of)
+    return replace(_by_prompt(trials.prompt[searches], grid, held, ends, over, of), share=trials.share(of))
 
 
 def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most: int | None = None) -> Panel:
@@ -177,7 +186,8 @@ def best_of_n(trials: Trials, setup: Setup, of: str, over: str = "images", most:
         block = made[begins[where][:, None] + np.arange(size)]
         y[where] = best_of_curve(trials.columns["score"][block], trials.values(of)[block], chosen)
     price = float(trials.columns[over][rows].sum() / made.size) if over != "images" else 1.0
-    return Panel(price * chosen.astype(np.float64), y, prompts, price * counts.astype(np.float64), over, of)
+    x, total = price * chosen.astype(np.float64), price * counts.astype(np.float64)
+    return Panel(x, y, prompts, total, over, of, trials.share(of))
 
 
 def _by_prompt(prompt: Ints, x: Doubles, y: Doubles, total: Doubles, over: str, of: str) -> Panel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lotts_search.curves.intervals import Interval
+from lotts_search.curves.intervals import Interval, share_difference
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, searched, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
@@ -118,7 +118,7 @@ class Results:
             raise BadInput("the budgets have no prompt in common")
         same = [panel.among(prompts) for panel in panels]
         x, y = np.array([p.spent.mean() for p in same]), np.stack([p.final for p in same], axis=1)
-        return Panel(x, y, prompts, same[-1].spent, over, same[0].of)
+        return replace(same[-1], x=x, y=y)
 
     def final(self, setup: Setup, of: str | None = None, over: str = "nfe", *, refined: bool = False) -> Panel:
         """Return the quality of the images that the searches returned; with ``refined``, of their best refined image.
@@ -134,7 +134,7 @@ class Results:
 
     def value(self, setup: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
         """Return the mean quality of a setup's returned images."""
-        return mean_interval(self.final(setup, of, refined=refined).final)
+        return self.final(setup, of, refined=refined).interval()
 
     def spent(self, setup: Setup, over: str) -> float:
         """Return the mean total cost of a search of a setup."""
@@ -143,7 +143,7 @@ class Results:
     def difference(self, ours: Setup, theirs: Setup, of: str | None = None, *, refined: bool = False) -> Interval:
         """Return the mean difference in quality between the returned images of two setups, paired by prompt."""
         a, b = common(self.final(ours, of, refined=refined), self.final(theirs, of, refined=refined))
-        return mean_interval(a.final - b.final)
+        return share_difference(a.final, b.final) if a.share else mean_interval(a.final - b.final)
 
     def win_rate(self, ours: Setup, theirs: Setup, of: str | None = None) -> WinRate:
         """Return how often ``ours`` returns the better image for a prompt, by the images of the searches themselves."""
@@ -187,7 +187,7 @@ def _load(runs: Sequence[Path | str], whole: bool) -> tuple[Results, pa.Table]:
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the first ``study.json`` with the metrics, models, strategies, budgets and searches of all of them."""
     merged = dict(parts[0]) if parts else {}
-    for name in ("metrics", "models", "strategies", "budgets", "searches"):
+    for name in ("metrics", "models", "strategies", "budgets", "unchecked", "searches"):
         items = [item for part in parts for item in part.get(name, ())]
         merged[name] = [item for i, item in enumerate(items) if item not in items[:i]] if name != "searches" else items
     return merged

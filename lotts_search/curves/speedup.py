@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times less the fast strategy costs than the slow one at equal quality.
+    """How many times less the fast one (a strategy) costs than the slow one (its baseline) at equal quality.
 
     Attributes:
         ratio: cost of the slow strategy divided by cost of the fast one; infinite where the slow one never reaches the
@@ -41,9 +41,11 @@ class SpeedUp:
 
     def __str__(self) -> str:
         if math.isnan(self.ratio):
-            return "out of reach of the fast one"
+            return "the strategy does not reach this quality"
         if math.isinf(self.ratio):
-            return f"more than {min(self.limit, self.low):.2f}×: out of reach of the slow one"
+            least = min(self.limit, self.low)
+            bound = f"more than {least:.2f}×: " if least >= 1 else ""  # a bound below 1 says nothing about the lead
+            return f"{bound}the baseline does not reach this quality"
         high = f"{self.high:.2f}" if math.isfinite(self.high) else f"> {self.limit:.2f}"
         return f"{self.ratio:.2f}× [{self.low:.2f}, {high}]"
 

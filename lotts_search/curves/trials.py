@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lotts_search.curves.intervals import Bools, Doubles, Ints
+from lotts_search.curves.intervals import Bools, Doubles, Ints, binary
 from lotts_search.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -132,6 +132,10 @@ class Trials:
         if name not in self.columns:
             raise unknown("metric", of, ["score", *self.metrics])
         return self.columns[name]
+
+    def share(self, of: str) -> bool:
+        """Return whether ``of`` is 0 or 1 for every image, so that its mean is a share."""
+        return binary(self.values(of))
 
 
 def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[str, Any]]:

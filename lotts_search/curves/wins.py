@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
-
-from lotts_search.curves.intervals import Doubles
+from lotts_search.curves.intervals import Doubles, share_interval
 
 TIE = 1e-12
 """Values at most this far apart are equal."""
@@ -47,10 +43,6 @@ def win_rate(ours: Doubles, theirs: Doubles, confidence: float = 0.95) -> WinRat
     if not ours.size or ours.shape != theirs.shape:
         raise ValueError("a win rate needs the same prompts on both sides, and at least one")
     wins, losses = int((ours - theirs > TIE).sum()), int((theirs - ours > TIE).sum())
-    n = ours.size
-    rate = (wins + (n - wins - losses) / 2) / n
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return WinRate(rate, float(np.clip(middle - half, 0, 1)), float(np.clip(middle + half, 0, 1)),
-                   wins, n - wins - losses, losses)  # fmt: skip
+    ties = ours.size - wins - losses
+    found = share_interval((wins + ties / 2) / ours.size, ours.size, confidence)
+    return WinRate(found.mean, found.low, found.high, wins, ties, losses)

@@ -163,9 +163,9 @@ def test_a_quality_out_of_reach_is_reported_as_such() -> None:
     slow, fast = _panel([1, 2, 3, 4], np.maximum.accumulate(low, axis=1)), _panel([2.0], high)
     found = speed_up(slow, fast)
     assert found.ratio == np.inf and found.reached == 0 and found.limit == 2
-    assert str(found) == "more than 2.00×: out of reach of the slow one"
+    assert str(found) == "more than 2.00×: the baseline does not reach this quality"
     back = speed_up(fast, slow, quality=0.9)
-    assert np.isnan(back.ratio) and str(back) == "out of reach of the fast one"
+    assert np.isnan(back.ratio) and str(back) == "the strategy does not reach this quality"
 
 
 def test_a_quality_reached_in_half_of_the_replicates_leaves_the_interval_open() -> None:
@@ -306,3 +306,47 @@ def test_failed_searches_are_left_out_and_missing_metrics_are_named() -> None:
     trials = from_table(failed)
     panel = best_so_far(trials, trials.setups[0], "truth", "nfe")
     assert panel.final.tolist() == [0.3] and [trials.prompts[i] for i in panel.prompts] == ["p"]
+
+
+def _judged(ours: list[float], theirs: list[float]) -> Results:
+    """Two strategies with one image for each prompt, whose held-out values are given."""
+    rows = []
+    for label, values in (("ours", ours), ("theirs", theirs)):
+        table = _hand([(f"{label} {i}", f"p{i}", 1.0, 0.5 + 0.01 * i, value) for i, value in enumerate(values)])
+        rows.append(table.set_column(table.column_names.index("label"), "label", pa.array([label] * len(values))))
+    return Results(from_table(pa.concat_tables(rows)))
+
+
+@pytest.mark.parametrize(
+    ("good", "count", "low", "high"),
+    [(0, 8, 0.0, 0.3244), (8, 8, 0.6756, 1.0), (3, 10, 0.1078, 0.6032), (1, 20, 0.0089, 0.2361)],
+)
+def test_a_share_has_wilsons_interval(good: int, count: int, low: float, high: float) -> None:
+    """The expected ends are tabulated ones (R: prop.test without correction)."""
+    values = [1.0] * good + [0.0] * (count - good)
+    results = _judged(values, [0.0, 1.0] + [0.0] * (count - 2))
+    ours = results.find("ours")
+    found, curve = results.value(ours, "truth"), results.panel(ours, "truth").curve()
+    assert (found.mean, found.low, found.high) == pytest.approx((good / count, low, high), abs=6e-5)
+    assert (curve.low[-1], curve.high[-1]) == pytest.approx((found.low, found.high))
+    assert not results.panel(ours, "score").share
+
+
+def test_the_difference_of_two_shares_does_not_collapse() -> None:
+    results = _judged([0.0] * 8, [0.0] * 8)
+    found = results.difference(results.find("ours"), results.find("theirs"), "truth")
+    assert (found.mean, found.low, found.high) == pytest.approx((0.0, -0.3244, 0.3244), abs=6e-5)
+    # The pairs 36, 12, 2, 0 of Newcombe 1998, method 10.
+    pairs = [(1.0, 1.0)] * 36 + [(1.0, 0.0)] * 12 + [(0.0, 1.0)] * 2
+    results = _judged([a for a, _ in pairs], [b for _, b in pairs])
+    found = results.difference(results.find("ours"), results.find("theirs"), "truth")
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=6e-5)
+    wide = results.difference(results.find("ours"), results.find("theirs"), "score")
+    assert wide.low == wide.high == 0.0  # the scores are the same, and no shares
+
+
+def test_a_bound_below_one_is_not_printed_beside_a_strategy_that_leads() -> None:
+    slow = _panel([1, 2, 4], np.zeros((20, 3)) + [0.1, 0.2, 0.3])
+    for cost, text in ((8.0, ""), (4.0, "more than 1.00×: "), (0.5, "more than 8.00×: ")):
+        found = speed_up(slow, _panel([cost], np.ones((20, 1))))
+        assert str(found) == f"{text}the baseline does not reach this quality"
