@@ -305,16 +305,19 @@ def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> N
 
 def _print(conducted: Conducted, path: Path, console: Console) -> None:
     done = [s for s in conducted.searches if s["status"] == "done"]
-    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for s in done:
         budget = str(Budget(nfe=s["budget_nfe"], images=s["budget_images"]))
         groups.setdefault((s["model"], s["label"], budget), []).append(s)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", "NFE", "images")):
+    metrics = [m for m in conducted.study["metrics"] if any(m in s["metrics"] for s in done)]
+    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", *metrics, "NFE", "images")):
         table.add_column(heading, justify="left" if number < 3 else "right")
     for names, some in groups.items():
-        means = [float(np.mean([s[key] for s in some])) for key in ("score", "nfe", "images")]
-        table.add_row(*names, str(len(some)), f"{means[0]:.3f}", f"{means[1]:.0f}", f"{means[2]:.1f}")
+        held_out = [[s["metrics"][m] for s in some if m in s["metrics"]] for m in metrics]
+        values = [f"{np.mean(found):.3f}" if found else "" for found in ([s["score"] for s in some], *held_out)]
+        nfe, images = (np.mean([s[key] for s in some]) for key in ("nfe", "images"))
+        table.add_row(*names, str(len(some)), *values, f"{nfe:.0f}", f"{images:.1f}")
     if groups:
         console.print(table)
     console.print(f"trials   {path / 'trials.parquet'}")

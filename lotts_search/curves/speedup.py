@@ -100,6 +100,7 @@ def speed_up(
     slow_cost = cost_to_reach(slow.x, weights @ slow.y, wanted)
     with np.errstate(invalid="ignore"):
         ratio = slow_cost / fast_cost  # NaN where neither reaches the quality
+        limit = float(slow.x[-1] / fast_cost[0])
     known = ratio[1:][~np.isnan(ratio[1:])]
     low, high = percentile_interval(known, count, confidence) if known.size else (np.nan, np.nan)
     return SpeedUp(
@@ -109,6 +110,6 @@ def speed_up(
         quality=float(wanted[0]),
         slow=float(slow_cost[0]),
         fast=float(fast_cost[0]),
-        limit=float(slow.x[-1] / fast_cost[0]),
+        limit=limit,
         reached=float(np.isfinite(slow_cost[1:]).mean()) if resamples else math.nan,
     )

@@ -16,6 +16,7 @@ from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
 from lotts_search.study import model_files
+from lotts_search.study.metrics import columns_of
 from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.study.yaml_file import YamlNode, open_yaml
@@ -114,6 +115,7 @@ def _known(node: YamlNode, name: str, known: Iterable[str]) -> str:
 
 def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str, ...]:
     names: list[str] = []
+    filled: dict[str, str] = {}
     for item in node.items("metrics") if not (node.is_list and node.plain() == []) else []:
         name = _known(item, item.text("a metric"), [*registry.verifiers(), *registry.metrics()])
         if name == verifier:
@@ -126,6 +128,12 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
                     metric.check(prompt.text)
             except ValueError as error:
                 raise item.wrong(error) from error
+        for column in columns_of([name]):
+            if column in filled:
+                raise item.wrong(
+                    f"{name} and {filled[column]} both fill the column metric_{column}: rename one of them"
+                )
+            filled[column] = name
         names.append(name)
     return tuple(names)
 

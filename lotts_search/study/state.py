@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lotts_search import __version__
 from lotts_search.errors import BadInput
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.metrics import columns_of
+from lotts_search.study.metrics import COMPLETE, columns_of
 from lotts_search.study.plan import FORMAT, Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.model import ModelInfo
@@ -99,7 +99,10 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
 
 
 def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    """Return score (None without an image), nfe, images, device_s, seconds and first error of each search."""
+    """Return score (None without an image), nfe, images, device_s, seconds, first error and metrics of each search.
+
+    The metrics are those of the image that it returned.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -115,14 +118,35 @@ def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
         [("nfe", "sum"), ("images", "sum"), ("device_s", "sum"), ("best_so_far", "max"), ("started", "min"),
          ("finished", "max"), ("error", "min")]
     )  # fmt: skip
-    found = {}
+    metrics = _metrics_of_best(rows)
+    found: dict[str, dict[str, Any]] = {}
     for row in totals.to_pylist():
         seconds = row["finished_max"] - row["started_min"] if row["started_min"] is not None else 0.0
         found[row["search_id"]] = {
             "score": row["best_so_far_max"], "nfe": row["nfe_sum"], "images": row["images_sum"],
             "device_s": row["device_s_sum"], "seconds": seconds, "error": row["error_min"] or "",
+            "metrics": metrics.get(row["search_id"], {}),
         }  # fmt: skip
     return found
+
+
+def _metrics_of_best(rows: pa.Table) -> dict[str, dict[str, float]]:
+    """Return the metrics of the image that each search returned: the first of those with its best score."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [name for name in rows.column_names if name.startswith("metric_")]
+    complete = pc.and_(pc.is_in(rows["kind"], pa.array(COMPLETE)), pc.is_valid(rows["image"]))
+    made = rows.filter(pc.and_(complete, pc.is_valid(rows["score"])))
+    ranked = made.select(["search_id", "score", *columns]).sort_by([("score", "descending")])  # a stable sort
+    whole = pc.ScalarAggregateOptions(skip_nulls=False)
+    best = ranked.group_by("search_id", use_threads=False).aggregate([(name, "first", whole) for name in columns])
+    return {
+        row["search_id"]: {
+            name.removeprefix("metric_"): row[f"{name}_first"] for name in columns if row[f"{name}_first"] is not None
+        }
+        for row in best.to_pylist()
+    }
 
 
 def _rates(rows: pa.Table) -> dict[str, float]:
@@ -226,7 +250,7 @@ def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[s
     }  # fmt: skip
     if summary is None:
         nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds"))
-        return found | {"status": "failed" if error else "open", "error": error} | nothing
+        return found | {"status": "failed" if error else "open", "error": error, "metrics": {}} | nothing
     status = "failed" if error or summary["score"] is None else "done"
     return (
         found | dict(summary) | {"status": status, "error": error or (summary["error"] if status == "failed" else "")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lotts_search.cli import main
+from lotts_search.cli import main, run_study
 from lotts_search.cli.options import settings
 from lotts_search.cli.outputs import folder_name
 from lotts_search.cli.pools import Compute
@@ -31,6 +32,7 @@ from lotts_search.shapes.metric import ShapesOracle
 from lotts_search.shapes.train import Effort
 from lotts_search.shapes.world.render import render
 from lotts_search.shapes.world.scene import parse_caption, scenes
+from lotts_search.study.run import Progress
 from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_latents
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
@@ -387,16 +389,11 @@ def test_demo_without_a_finished_prompt_fails(
 
 
 class Slow(Painting):
-    """Answers no refinement after the first two prompts; with ``interrupt`` it then sends Ctrl-C."""
-
-    interrupt = False
+    """Answers no refinement after the first two prompts."""
 
     def submit(self, work: Generate | Score) -> Future[Result]:
         prompts = list(dict.fromkeys(w.sampling.prompt for w in self.asked if isinstance(w, Segment)))
         if isinstance(work, Segment) and work.renoise is not None and work.sampling.prompt not in prompts[:2]:
-            if self.interrupt:
-                threading.Timer(10.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-                Slow.interrupt = False
             return Future()
         return super().submit(work)
 
@@ -405,11 +402,25 @@ class Slow(Painting):
 def test_demo_counts_the_prompts_that_both_strategies_finished(
     interrupt: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Slow, "interrupt", interrupt)
     monkeypatch.setattr(ShapesOracle, "processes", False)  # whose start takes longer than these searches
     use(monkeypatch, Slow())
-    seconds = "600" if interrupt else "10"
-    assert demo(tmp_path, "--prompts", "4", "--seconds", seconds, "--json") == (130 if interrupt else 0)
+    ended, late = False, 0.0  # late: seconds by which the clock of the event loop is ahead
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: time.monotonic() + late)
+    shown_status = run_study._status
+
+    def status(progress: Progress) -> str:
+        """End the study as soon as all searches but the two that wait for a refinement have finished."""
+        nonlocal ended, late
+        if progress.finished == 6 and not ended:
+            ended = True
+            if interrupt:
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                late = 600.0
+        return shown_status(progress)
+
+    monkeypatch.setattr(run_study, "_status", status)
+    assert demo(tmp_path, "--prompts", "4", "--seconds", "600", "--json") == (130 if interrupt else 0)
     printed = json.loads(capsys.readouterr().out)["models"]["analytic"]
     study = json.loads((tmp_path / "out" / "study.json").read_text())
     assert study["status"] == ("interrupted" if interrupt else "out of time")

@@ -346,7 +346,7 @@ def test_the_difference_of_two_shares_does_not_collapse() -> None:
 
 
 def test_a_bound_below_one_is_not_printed_beside_a_strategy_that_leads() -> None:
-    slow = _panel([1, 2, 4], np.zeros((20, 3)) + [0.1, 0.2, 0.3])
+    slow = _panel([1, 2, 4], np.tile([0.1, 0.2, 0.3], (20, 1)))
     for cost, text in ((8.0, ""), (4.0, "more than 1.00×: "), (0.5, "more than 8.00×: ")):
         found = speed_up(slow, _panel([cost], np.ones((20, 1))))
         assert str(found) == f"{text}the baseline does not reach this quality"

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lotts_search.cli import main
@@ -80,6 +82,25 @@ def test_it_says_what_is_reused_and_how_it_went(
     assert opened == [(("shapes-reward", "tests.actors.fakes:Brightness"), {"size": (64, 64), "rewriters": {}})]
     said = capsys.readouterr()
     assert "study: 15 searches: 15 new" in said.out
+    heading = next(line for line in said.out.splitlines() if line.startswith("model "))
+    assert heading.split() == ["model", "strategy", "budget", "searches", "score", "Brightness", "NFE", "images"]
+    lines = [line.split() for line in said.out.splitlines() if line.startswith("analytic ")]
+    rows = pq.read_table("runs/study/trials.parquet").to_pylist()
+    assert len(lines) == 5
+    for line in lines:
+        place = line.index("NFE")  # of the budget
+        label, nfe = " ".join(line[1 : place - 1]), float(line[place - 1])
+        best: dict[str, dict] = {}
+        for row in rows:
+            if (
+                (row["label"], row["budget_nfe"]) == (label, nfe)
+                and row["image"] is not None
+                and row["score"] is not None
+            ):
+                best[row["search_id"]] = max(best.get(row["search_id"], row), row, key=lambda r: r["score"])
+        assert len(best) == 3 and len({row["metric_Brightness"] for row in best.values()}) > 1
+        means = [f"{np.mean([row[of] for row in best.values()]):.3f}" for of in ("score", "metric_Brightness")]
+        assert line[-4:-2] == means
     assert "lotts refinements=2" in said.out and "runs/study/trials.parquet" in said.out
     assert "best so far" in said.err or "15 of 15" in said.err or "study on analytic" in said.err
     assert call("study", world(tmp_path, yaml + "seeds: 2\n"), "--json") == 0

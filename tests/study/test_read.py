@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,49 @@ def test_budgets_in_samples_are_nfe_of_each_model(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"there is no file .*none\.yaml"):
         read_study(tmp_path / "none.yaml")
+
+
+COLUMNS = """\
+from lotts_search.verifiers.metric import Metric
+
+
+class Sharp(Metric):
+    columns = ("sharp",)
+
+    def judge(self, images, prompt):
+        return {"sharp": [0.0] * len(images)}
+
+
+class Both(Sharp):
+    columns = ("bright", "sharp")
+
+
+class Bright(Sharp):
+    columns = ("bright",)
+"""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (["mine_a:Judge", "mine_b:Judge"], "mine_b:Judge and mine_a:Judge both fill the column metric_Judge"),
+        (["mine_c:Sharp", "mine_c:Both"], "mine_c:Both and mine_c:Sharp both fill the column metric_sharp"),
+        (["mine_c:Both", "mine_c:Bright"], "mine_c:Bright and mine_c:Both both fill the column metric_bright"),
+        # A verifier of this name fills metric_oracle, as the oracle does.
+        (["shapes-oracle", "mine_c:oracle"], "mine_c:oracle and shapes-oracle both fill the column metric_oracle"),
+        (["mine_c:Sharp", "mine_c:Bright", "mine_a:Judge"], ""),
+    ],
+)
+def test_two_metrics_do_not_share_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: list[str], said: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_c.py").write_text(COLUMNS)
+    monkeypatch.delitem(sys.modules, "mine_c", raising=False)
+    items = "".join(f"- {name}\n" for name in metrics)
+    text = f"strategies: lotts\nprompts: ['top left red circle, center blue star on gray']\nbudgets: {{images: 9}}\nmetrics:\n{items}"
+    if not said:
+        assert read(tmp_path, text).metrics == tuple(metrics)
+        return
+    with pytest.raises(BadInput, match=f"study.yaml, line 6: {said}"):
+        read(tmp_path, text)
