@@ -16,6 +16,13 @@ EVERY_S = 5.0
 """Seconds between lines without a terminal."""
 
 
+def span(seconds: float) -> str:
+    """Format a time as ``0:42``, ``12:05`` or ``3:04:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Live:
     """A context that shows progress.
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lotts_search import registry
 from lotts_search.cli.pools import Compute
-from lotts_search.cli.progress import Live
+from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget, Costs
 from lotts_search.core.result import SearchResult
@@ -131,19 +131,12 @@ def _status(progress: Progress) -> str:
     if progress.meter is not None and progress.meter.rate:
         parts.append(f"{progress.meter.rate:.0f} NFE/s")
         if progress.left_s is not None:
-            parts.append(f"{_span(progress.left_s)} left")
+            parts.append(f"{span(progress.left_s)} left")
     means = {label: float(np.mean(scores)) for label, scores in progress.scores.items()}
     if means:
         best = sorted(means, key=lambda label: -means[label])[:SHOWN]
         parts.append("best so far " + ", ".join(f"{label} {means[label]:.3f}" for label in best))
     return "  ".join(parts)
-
-
-def _span(seconds: float) -> str:
-    """Format a time as ``0:42``, ``12:05`` or ``3:04:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
@@ -212,15 +205,15 @@ def _dry(
         table.add_column(heading, justify="left" if heading in ("model", "strategy", "budget") else "right")
     for line in lines:
         numbers = ("?" if line[key] is None else f"{line[key]:,.0f}" for key in ("nfe", "images"))
-        span = "?" if line["seconds"] is None else _span(float(str(line["seconds"])))
+        time_left = "?" if line["seconds"] is None else span(float(str(line["seconds"])))
         budget = str(line["budgets"]) + (" (and all below)" if line["nested"] and len(study.limits) > 1 else "")
-        table.add_row(str(line["model"]), str(line["label"]), budget, str(line["searches"]), *numbers, span)
+        table.add_row(str(line["model"]), str(line["label"]), budget, str(line["searches"]), *numbers, time_left)
     console.print(
         f"{study.name}: {len(study.prompts)} prompts, {len(study.seeds)} seeds, {len(tasks)} searches: {stand}"
     )
     console.print(table)
     nfe = sum(task.nfe or 0.0 for task in todo)
-    about = "an unknown time" if unknown_time else f"about {_span(total)}"
+    about = "an unknown time" if unknown_time else f"about {span(total)}"
     console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
 
 

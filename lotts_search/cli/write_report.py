@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lotts_search import registry
+from lotts_search.cli.progress import Live, SearchProgress, span
+from lotts_search.core.budget import Budget
 from lotts_search.curves import Results, Setup, from_table
 from lotts_search.curves.results import load_whole
 from lotts_search.errors import BadInput, LottsError
@@ -74,7 +76,7 @@ def run(wanted: Wanted, json: bool) -> None:
         return
     for a in made.found.against:
         console.print(f"{a.setup.label} on {a.setup.model}, {a.setup.budget}, compared with {a.base.label}: "
-                      f"{made.found.main} {a.difference.signed}, {a.faster['nfe']} in NFE")  # fmt: skip
+                      f"{made.found.main} {a.difference.signed}; speed-up in NFE: {a.faster['nfe']}", soft_wrap=True)  # fmt: skip
     console.print(f"report: {made.page}")
 
 
@@ -117,9 +119,8 @@ def write(wanted: Wanted, console: Console, searched: Mapping[str, SearchResult]
         )  # fmt: skip
 
     written = page()  # remains if the making of trees is interrupted
-    trees: list[Shown] = []
-    for model, some in cases.items():
-        trees += _trees(gallery, some, sides[model][:2], wanted, console, searched or {})
+    picked = {model: _picked(gallery, some, sides[model][:2], wanted, searched or {}) for model, some in cases.items()}
+    trees = _trees(gallery, [one for some in picked.values() for one in some], wanted, out, console, searched or {})
     return Written(found, page(trees) if trees else written, files)
 
 
@@ -137,36 +138,92 @@ def _sides(results: Results, found: Numbers, model: str, baselines: Sequence[str
     return ([*chosen[:1], rival, *chosen[1:]] if rival is not None else chosen)[:SIDES]
 
 
-def _trees(
-    gallery: Gallery, cases: Sequence[Case], setups: Sequence[Setup], wanted: Wanted, console: Console,
+@dataclass(frozen=True)
+class Tree:
+    """A search to show as a tree: its index, its setup, its case and its place on the page."""
+
+    search: int
+    setup: Setup
+    case: Case
+    title: str
+
+
+def _picked(
+    gallery: Gallery,
+    cases: Sequence[Case],
+    setups: Sequence[Setup],
+    wanted: Wanted,
     searched: Mapping[str, SearchResult],
-) -> list[Shown]:  # fmt: skip
+) -> list[Tree]:
     """Return the searches of the first and last cases."""
     results = gallery.results
     model = next((m["model"] for m in results.about.get("models", ()) if m["label"] == setups[0].model), None)
     count = wanted.trees if wanted.trees is not None else 2 if searched or model in registry.models() else 0
-    if not count or model is None or not cases:
+    if not count or model is None:
         return []
     picked = list({c.prompt: c for c in (*cases[: (count + 1) // 2], *cases[len(cases) - count // 2 :])}.values())
+    found = []
+    for case in picked:
+        title = "Largest gain" if case.gap > 0 and case is picked[0] else "A loss" if case.gap < 0 else "A search"
+        for setup in (setup for setup in setups if not results.pooled(setup)):
+            if (search := gallery.search(setup, case.prompt)) is not None:
+                found.append(Tree(search, setup, case, title))
+    return found
+
+
+def _trees(
+    gallery: Gallery, picked: Sequence[Tree], wanted: Wanted, out: Path, console: Console,
+    searched: Mapping[str, SearchResult],
+) -> list[Shown]:  # fmt: skip
+    """Return the searches as trees. Those that are not in ``searched`` are repeated, each with a journal in ``out``.
+
+    A later report replays the journals, which takes no time.
+    """
+    trials = gallery.results.trials
+    repeated = [tree for tree in picked if trials.ids[tree.search] not in searched]
+    if repeated:
+        new = [t for t in repeated if not journal_of(out, trials.ids[t.search]).exists()]
+        nfe, device_s = (
+            sum(float(trials.cost(over)[trials.first[t.search + 1] - 1]) for t in new) for over in ("nfe", "device_s")
+        )
+        ready = f" ({len(repeated) - len(new)} more are in {out / 'trees'})" if len(new) < len(repeated) else ""
+        if new:
+            console.print(
+                f"search trees: repeating {len(new)} searches of {nfe:,.0f} NFE, which took the study {span(device_s)} of "
+                f"device time{ready}; --trees 0 omits them, Ctrl-C stops",
+                soft_wrap=True,
+            )
     shown: list[Shown] = []
-    with console.status("preparing search trees; --trees 0 omits them"), Again(results.about, wanted.device) as again:
-        for case in picked:
-            for setup in (setup for setup in setups if not results.pooled(setup)):
-                search = gallery.search(setup, case.prompt)
-                if search is None:
-                    continue
-                result = searched.get(results.trials.ids[search])
-                if result is None:
-                    prompt_id, seed = results.trials.prompts[case.prompt], int(results.trials.seed[search])
-                    try:
-                        result = again.search(setup, case.text, prompt_id, seed)
-                    except LottsError as error:  # a report without trees is still a report
-                        console.print(f"no trees: {error}")
-                        return shown
-                best = case.gap > 0 and case is picked[0]
-                title = "Largest gain" if best else "A loss" if case.gap < 0 else "A search"
-                shown.append(Shown(title, f"{setup.label} on {setup.model}, {case.gap:+.3f}", result))
+    with (
+        Live("preparing search trees", quiet=not repeated) as live,
+        Again(gallery.results.about, wanted.device) as again,
+    ):
+        for number, tree in enumerate(picked):
+            search_id = trials.ids[tree.search]
+            result = searched.get(search_id)
+            if result is None:
+                what = f"tree {number + 1} of {len(picked)}: {tree.setup.label} on {tree.setup.model}"
+                live.update(0.0, "", what=what)
+                budget = Budget(nfe=tree.setup.nfe, images=tree.setup.images)
+                try:
+                    result = again.search(
+                        tree.setup, tree.case.text, trials.prompts[tree.case.prompt], int(trials.seed[tree.search]),
+                        journal=journal_of(out, search_id), on_trial=SearchProgress(live, budget),
+                    )  # fmt: skip
+                except LottsError as error:  # a report without trees is still a report
+                    console.print(f"no trees: {error}")
+                    return shown
+                if result.status == "interrupted":
+                    console.print("stopped; the same command resumes the trees")
+                    return shown
+            note = f"{tree.setup.label} on {tree.setup.model}, {tree.case.gap:+.3f}"
+            shown.append(Shown(tree.title, tree.setup.label, note, result))
     return shown
+
+
+def journal_of(out: Path, search_id: str) -> Path:
+    """Return the journal of a search that a report has repeated."""
+    return out / "trees" / f"{search_id}.journal"
 
 
 def _plain(found: Numbers) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lotts_search import __version__
+from lotts_search.report.search_tree import in_words
 from lotts_search.work.replacing import replacing
 
 
@@ -35,7 +36,7 @@ def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path
     environment = Environment(
         loader=PackageLoader("lotts_search.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters.update(number=number, words=in_words)
     style = Markup((files("lotts_search.report") / "templates" / "style.css").read_text())
     return write_text(path, environment.get_template(template).render(style=style, version=__version__, **context))
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.curves.steps import StepFunction
+from lotts_search.report.colours import colours, css
 from lotts_search.report.images import data_uri
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
@@ -34,11 +35,11 @@ def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> StepFun
     return StepFunction(np.array(x), np.array(y))
 
 
-def search_chart(trials: Sequence[TrialRecord]) -> Markup:
-    """Draw the best score so far against NFE, with a dot for every scored trial."""
+def search_chart(trials: Sequence[TrialRecord], label: str = "") -> Markup:
+    """Draw the best score so far against NFE, with a dot for every scored trial, in the colour of a strategy."""
     steps = best_so_far(trials)
     dots = [(t.nfe_cum, t.score) for t in trials if t.score is not None and t.kind in DRAWN]
-    line = Series("best so far", "var(--series-1)", steps.x, steps.y, step=True, dots=dots)
+    line = Series("best so far", css(colours([label])[label]), steps.x, steps.y, step=True, dots=dots)
     return line_chart([line], "NFE", "score", "best score so far against NFE")
 
 
@@ -103,7 +104,7 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
         facts=facts,
         command=command,
         roots=build(trials, result.images, result.located, best),
-        chart=search_chart(trials),
+        chart=search_chart(trials, result.strategy),
         ledger_head=LEDGER_HEAD,
         ledger=ledger_lines(trials),
         ledger_total=_line("all", trials),

@@ -75,11 +75,34 @@ class Card:
         return bool(self.children or self.regions)
 
     @property
+    def chain(self) -> list[Card]:
+        """This candidate and its descendants, as long as each has only one child."""
+        found = [self]
+        while len(found[-1].children) == 1:
+            found += found[-1].children
+        return found
+
+    @property
     def seed(self) -> str:
-        """The seed that made it, e.g. ``seed 3`` or ``refine@8 1``."""
+        """Its origin in words, e.g. ``seed 3`` or ``refined from step 8, seed 1``."""
         if self.trial.kind == "encode" or not self.trial.lineage:
             return "given" if self.trial.kind == "encode" else self.trial.kind
-        return self.trial.lineage[-1]
+        return in_words(self.trial.lineage[-1])
+
+
+WORDS = {
+    "refine@": "refined from step {}, seed {}",
+    "branch@": "branched at step {}, seed {}",
+    "near ": "noise near the one before (cosine {}), seed {}",
+    "mix ": "the noise before, mixed with {} of new noise, seed {}",
+}
+"""The entries of a lineage in words, by their beginnings."""
+
+
+def in_words(entry: str) -> str:
+    """Return an entry of a lineage in words; an unknown one is returned as it is."""
+    kind = next((kind for kind in WORDS if entry.startswith(kind)), None)
+    return entry if kind is None else WORDS[kind].format(*entry.removeprefix(kind).split(" ", 1))
 
 
 def _region(located: Located, nfe: float) -> RegionView:

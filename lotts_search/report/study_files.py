@@ -9,12 +9,10 @@ from pathlib import Path
 
 from lotts_search.curves import AXES, Setup
 from lotts_search.errors import BadInput
+from lotts_search.report.colours import COLOURS
 from lotts_search.report.page import write_text
 from lotts_search.report.study_numbers import Line, Numbers, Trace
-from lotts_search.report.study_page import chosen_labels
-
-INK = ("#d5541c", "#2f66c4", "#3d8b4f", "#8a4fb0", "#b7791f", "#1b8a8f", "#b33771", "#63636e")
-"""Colours of lines, the same as on the page."""
+from lotts_search.report.study_page import label_colours
 
 
 def write_tables(found: Numbers, folder: Path) -> list[Path]:
@@ -114,8 +112,8 @@ def write_figures(found: Numbers, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
+    colour = label_colours(found)
     for model in dict.fromkeys(t.model for t in found.traces):
-        labels = chosen_labels(found, model)
         values = list(dict.fromkeys([found.main, "score"]))
         with matplotlib.rc_context(
             {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
@@ -126,8 +124,8 @@ def write_figures(found: Numbers, folder: Path) -> list[Path]:
                 for column, over in enumerate(("images", "nfe")):
                     ax = axes[row][column]
                     for t in found.traces:
-                        if (t.model, t.of, t.over) == (model, of, over) and t.label in labels:
-                            _draw(ax, t, INK[labels.index(t.label)])
+                        if (t.model, t.of, t.over) == (model, of, over) and t.label in colour:
+                            _draw(ax, t, COLOURS[colour[t.label]])
                     ax.set_xscale("log")
                     ax.set_xlabel(AXES[over])
                     ax.set_ylabel(of)

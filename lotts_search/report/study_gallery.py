@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lotts_search.core.result import SearchResult
+    from lotts_search.core.trial_table import TrialRecord
 
 SIDE = 256
 """Greatest side of an image on a page; larger ones are scaled down."""
@@ -154,25 +156,42 @@ class Again:
         for pool in self._pools.values():
             pool.close()
 
-    def search(self, setup: Setup, prompt: str, prompt_id: str, seed: int) -> SearchResult:
+    def search(
+        self, setup: Setup, prompt: str, prompt_id: str, seed: int, *,
+        journal: Path | None = None, on_trial: Callable[[TrialRecord], None] | None = None,
+    ) -> SearchResult:  # fmt: skip
         """Repeat the search of ``setup`` for a prompt with the search seed ``seed``.
+
+        Args:
+            journal: of an earlier repetition, which is replayed; a stale one is replaced.
+            on_trial: called with each trial.
 
         Raises:
             BadInput: ``study.json`` does not describe the search.
         """
         from lotts_search.api import search
+        from lotts_search.core.journal import JournalError
 
         model = next((m for m in self.about.get("models", ()) if m["label"] == setup.model), None)
         found = [s for s in self.about.get("strategies", ()) if s["label"] == setup.label]
         if model is None or not found:
             raise BadInput(f"study.json does not describe {setup.label} on {setup.model}")
         rewriters = self.about.get("rewriters") or {}
-        return search(
+        again = partial(
+            search,
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
             verifier=self._verifier, nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
             negative=model.get("negative") or "", rewriter=next(iter(rewriters), "shapes-rewriter"), workers=self.about.get("workers", 8), prompt_id=prompt_id,
+            journal=journal, on_trial=on_trial,
         )  # fmt: skip
+        try:
+            return again()
+        except (BadInput, JournalError):
+            if journal is None or not journal.exists():
+                raise
+            journal.unlink()  # of another version, or of files that have changed since
+            return again()
 
     def _pool(self, model: Mapping[str, Any]) -> Any:
         from lotts_search import registry

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lotts_search.curves import AXES, Curve, Results, Setup
+from lotts_search.report.colours import COLOURS, colours, css
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import build
@@ -23,16 +24,15 @@ if TYPE_CHECKING:
 
     from lotts_search.core.result import SearchResult
 
-COLOURS = 8
-"""Number of colours in the style sheet, and so of lines in a chart."""
 HEAD = {"images": "images", "nfe": "NFE", "device_s": "device s"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A search that is shown as a tree, with a title and a note."""
+    """A search that is shown as a tree, with a title, the label of its strategy and a note."""
 
     title: str
+    label: str
     note: str
     result: SearchResult
 
@@ -60,6 +60,7 @@ def write_study_page(
         files: names of the files beside the page.
     """
     models = list(dict.fromkeys(line.setup.model for line in found.lines))
+    colour = {label: css(place) for label, place in label_colours(found).items()}
     view = SimpleNamespace(
         title=str(results.about.get("name") or Path(path).resolve().parent.name),
         facts=_facts(results, table),
@@ -67,7 +68,9 @@ def write_study_page(
         verifier=results.about.get("verifier") or results.about.get("guide", "the verifier"),
         timed=results.about.get("seconds_limit"),
         notes=found.notes,
-        sections=[_section(results, found, model, cases.get(model, ())) for model in models],
+        unchecked=results.about.get("unchecked") or [],
+        colour=colour,
+        sections=[_section(results, found, model, cases.get(model, ()), colour) for model in models],
         trees=[_tree(shown) for shown in trees],
         failures=failures(table),
         broken=[s for s in results.about.get("searches", ()) if s.get("status") == "failed"],
@@ -123,15 +126,16 @@ def _made_on(about: Mapping[str, Any]) -> str:
     return ", ".join([*date, *filter(None, [machine(about)])])
 
 
-def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]) -> SimpleNamespace:
+def _section(
+    results: Results, found: Numbers, model: str, cases: Sequence[Case], colour: Mapping[str, str]
+) -> SimpleNamespace:
     lines = [line for line in found.lines if line.setup.model == model]
-    labels = chosen_labels(found, model)
-    colour = {label: f"var(--series-{i + 1})" for i, label in enumerate(labels)}
+    labels = [label for label in dict.fromkeys(line.setup.label for line in lines) if label in colour]
     setups = [line.setup for line in lines]
     return SimpleNamespace(
         model=model,
         head=[*found.values],
-        lines=[_row(line, found, setups, colour) for line in lines],
+        lines=[_row(line, found, setups) for line in lines],
         best={of: max((line.values[of].mean for line in lines if of in line.values), default=np.nan)
               for of in found.values},
         legend=[(label, colour[label]) for label in labels],
@@ -144,7 +148,6 @@ def _section(results: Results, found: Numbers, model: str, cases: Sequence[Case]
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
         gap=_gap(cases),
-        colour=colour,
     )  # fmt: skip
 
 
@@ -158,22 +161,26 @@ def _gap(cases: Sequence[Case]) -> str:
     return f"{names[0]} minus {names[1]}: the largest gains first, the largest losses last. Framed: better than all others."
 
 
-def chosen_labels(found: Numbers, model: str) -> list[str]:
-    """Return the labels that charts show: all, or baselines and best ones if there are more than colours."""
-    best: dict[str, float] = {}
-    for line in found.lines:
-        if line.setup.model == model:
-            best[line.setup.label] = max(best.get(line.setup.label, -np.inf), line.values[found.main].mean)
-    bases = {a.base.label for a in found.against if a.setup.model == model}
-    ranked = sorted(best, key=lambda label: (label not in bases, -best[label]))
-    kept = set(ranked[:COLOURS])
-    return [label for label in best if label in kept]
+def label_colours(found: Numbers) -> dict[str, int]:
+    """Return the labels that charts show with the places of their colours, the same for all models of a study.
+
+    These are all labels; if there are more than colours, the baselines and those that rank best on average.
+    """
+    ranks: dict[str, list[int]] = {}
+    for model in dict.fromkeys(line.setup.model for line in found.lines):
+        mine = sorted((x for x in found.lines if x.setup.model == model), key=lambda x: -x.values[found.main].mean)
+        for rank, label in enumerate(dict.fromkeys(line.setup.label for line in mine)):
+            ranks.setdefault(label, []).append(rank)
+    bases = {a.base.label for a in found.against}
+    ranked = sorted(ranks, key=lambda label: (label not in bases, float(np.mean(ranks[label]))))
+    kept = set(ranked[: len(COLOURS)])
+    return colours([label for label in dict.fromkeys(line.setup.label for line in found.lines) if label in kept])
 
 
-def _row(line: Line, found: Numbers, setups: Sequence[Setup], colour: Mapping[str, str]) -> SimpleNamespace:
+def _row(line: Line, found: Numbers, setups: Sequence[Setup]) -> SimpleNamespace:
     return SimpleNamespace(
         name=setup_name(line.setup, setups),
-        colour=colour.get(line.setup.label),
+        label=line.setup.label,
         values=[line.values.get(of) for of in found.values],
         costs=[number(line.costs[over], 2 if over == "device_s" else 1) for over in HEAD],
         searches=line.searches,
@@ -216,6 +223,7 @@ def _versus(a: Against, found: Numbers, setups: Sequence[Setup]) -> SimpleNamesp
     differences = [a.differences.get(of) for of in found.values]
     return SimpleNamespace(
         name=setup_name(a.setup, setups),
+        label=a.setup.label,
         rival=a.base.budget,
         differences=[
             ("", "") if d is None else (d.signed, "up" if d.low > 0 else "down" if d.high < 0 else "")
@@ -230,7 +238,7 @@ def _tree(shown: Shown) -> SimpleNamespace:
     result = shown.result
     best = result.best.trial_id if result.best is not None else None
     roots = build(result.trials, result.images, result.located, best)
-    return SimpleNamespace(title=shown.title, note=shown.note, prompt=result.prompt, roots=roots)
+    return SimpleNamespace(title=shown.title, label=shown.label, note=shown.note, prompt=result.prompt, roots=roots)
 
 
 def failures(table: pa.Table) -> list[SimpleNamespace]:

@@ -16,7 +16,7 @@ import pytest
 
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
-from lotts_search.cli.run_study import _span
+from lotts_search.cli.progress import span
 from lotts_search.errors import Failure
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.pool import Pool
@@ -147,4 +147,4 @@ def test_failed_searches_end_with_1_and_bad_input_with_2(
 
 
 def test_spans_are_short() -> None:
-    assert [_span(s) for s in (41.6, 725, 11045)] == ["0:42", "12:05", "3:04:05"]
+    assert [span(s) for s in (41.6, 725, 11045)] == ["0:42", "12:05", "3:04:05"]
