@@ -189,7 +189,7 @@ def _trees(
         ready = f" ({len(repeated) - len(new)} more are in {out / 'trees'})" if len(new) < len(repeated) else ""
         if new:
             console.print(
-                f"search trees: repeating {len(new)} searches of {nfe:,.0f} NFE, which took the study {span(device_s)} of "
+                f"search trees: repeating {len(new)} search{'es' * (len(new) > 1)} of {nfe:,.0f} NFE, which took the study {span(device_s)} of "
                 f"device time{ready}; --trees 0 omits them, Ctrl-C stops",
                 soft_wrap=True,
             )

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lotts_search.core.result import SearchResult
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.steps import StepFunction, mean_curve
+from lotts_search.report import page as page_module
 from lotts_search.report import write_search_page
+from lotts_search.report.colours import COLOURS, colours, css
 from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
-from lotts_search.report.search_tree import Card, build
+from lotts_search.report.search_tree import Card, build, in_words
 from tests.made_up import made_up_search
 
 
@@ -190,6 +196,63 @@ def test_figure_shows_the_tree(tmp_path: Path) -> None:
     assert svg.count("★ best") == 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("seed 3", "seed 3"),
+        ("refine@2 0", "refined from step 2, seed 0"),
+        ("branch@12 7", "branched at step 12, seed 7"),
+        ("near 0.95 1", "noise near the one before (cosine 0.95), seed 1"),
+        ("mix 0.3 4", "the noise before, mixed with 0.3 of new noise, seed 4"),
+        ("other 1", "other 1"),
+    ],
+)
+def test_a_lineage_is_shown_in_words(entry: str, words: str) -> None:
+    assert in_words(entry) == words
+
+
+def deep_search(depth: int = 9) -> SearchResult:
+    """Make up a search whose best image is the end of a chain of refinements, each with five siblings."""
+    made = made_up_search("lotts")
+    record = next(t for t in made.trials if t.kind == "refine")
+    (parent,) = {t.trial_id for t in made.trials if t.trial_id == record.parent_id}
+    trials, images, located = list(made.trials), dict(made.images), dict(made.located)
+    for level in range(depth):
+        for k in range(6):
+            name = f"d{level}-{k}"
+            lineage = (*record.lineage, f"refine@{level} {k}")
+            trials.append(replace(record, trial_id=name, parent_id=parent, lineage=lineage))
+            images[name] = images[record.trial_id]
+        parent = f"d{level}-0"
+        mask = next(t for t in made.trials if t.kind == "localize")
+        trials.append(replace(mask, trial_id=f"m{level}", parent_id=parent))
+        located[f"m{level}"] = located[mask.trial_id]
+    return replace(made, trials=trials, images=images, located=located)
+
+
+def test_only_children_stand_in_one_line() -> None:
+    result = made_up_search("lotts")
+    roots = build(result.trials, result.images, result.located, None)
+    assert [len(root.chain) for root in roots] == [1, 1, 1]
+    roots[0].children = roots[0].children[:1]
+    roots[0].children[0].children = [roots[1]]
+    assert roots[0].chain == [roots[0], roots[0].children[0], roots[1]]
+
+
+def test_a_strategy_has_one_colour(tmp_path: Path) -> None:
+    alone, both = colours(["lotts"]), colours(["tree-search", "mine", "lotts refinements=2", "best-of-n"])
+    assert alone["lotts"] == both["lotts refinements=2"] == colours(["LoTTS depth=1", "Best-of-N"])["LoTTS depth=1"]
+    assert both["best-of-n"] == colours(["best-of-n", "other"])["best-of-n"]
+    assert len(set(both.values())) == 4
+    many = colours([f"lotts refinements={n}" for n in range(11)])
+    assert sorted(many.values()) == list(range(len(COLOURS)))
+    style = (Path(page_module.__file__).parent / "templates" / "style.css").read_text()
+    light = re.findall(r"--series-(\d): (#\w+)", style)[: len(COLOURS)]
+    assert light == [(str(n + 1), colour) for n, colour in enumerate(COLOURS)]
+    html = write_search_page(made_up_search("lotts"), tmp_path / "search.html").read_text()
+    assert f'style="--c:{css(alone["lotts"])}"' in html
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -234,3 +297,34 @@ def _holds(shot: np.ndarray, image: np.ndarray) -> bool:
         off = np.maximum(off, np.abs(shot[y : y + off.shape[0], x : x + off.shape[1]] - image[y, x]).max(axis=-1))
     y, x = np.unravel_index(off.argmin(), off.shape)
     return bool(np.abs(shot[y : y + h, x : x + w] - image).max() <= 1)
+
+
+MEASURE = """<script>document.title = JSON.stringify({
+  page: document.documentElement.scrollWidth - innerWidth,
+  boxes: [...document.querySelectorAll('.tree')].map(e => e.scrollWidth - e.clientWidth),
+  tables: [...document.querySelectorAll('table')].filter(e => !e.closest('.scroll')).length,
+})</script>"""
+
+
+def overflow(tmp_path: Path, page: Path, width: int) -> dict[str, Any]:
+    """Return by how many pixels the page and its trees are too wide in a frame of ``width``, as a browser draws it."""
+    (tmp_path / "measured.html").write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
+    frame = tmp_path / f"frame{width}.html"
+    # A frame, because windows have a least width.
+    frame.write_text(
+        f'<iframe src="measured.html" style="width:{width}px;height:900px;border:0" '
+        'onload="document.title = this.contentDocument.title"></iframe>'
+    )
+    dom = _chromium(tmp_path, frame, "--dump-dom", "--allow-file-access-from-files", "--window-size=1400,1000")
+    found = re.search("<title>(.*?)</title>", dom)
+    assert found is not None
+    return json.loads(found.group(1))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_deep_tree_fits_the_window(tmp_path: Path, width: int) -> None:
+    page = write_search_page(deep_search(), tmp_path / "search.html")
+    found = overflow(tmp_path, page, width)
+    assert found["page"] <= 0 and max(found["boxes"]) <= 0 and found["tables"] == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,13 +19,15 @@ from lotts_search.cli import main
 from lotts_search.cli.outputs import save_png
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import write_parquet
-from lotts_search.curves import load
+from lotts_search.curves import Setup, load
 from lotts_search.curves.results import load_whole
+from lotts_search.errors import BadInput
 from lotts_search.report.plot import Series, line_chart, log_ticks
-from lotts_search.report.study_gallery import Gallery, thumbnail
+from lotts_search.report.study_gallery import Again, Gallery, thumbnail
 from lotts_search.report.study_numbers import numbers, whole_prompts
 from lotts_search.report.study_page import failures
 from lotts_search.testing.studies import Simulated, simulate
+from tests.made_up import made_up_search
 from tests.report.test_report import CHROMIUM, Page, _chromium
 
 ABOUT = {
@@ -267,9 +271,6 @@ def _small_study(folder: Path) -> SearchResult:
 @pytest.mark.slow
 def test_repeated_searches_equal_the_originals(tmp_path: Path) -> None:
     result = _small_study(tmp_path)
-    from lotts_search.curves import Setup
-    from lotts_search.report.study_gallery import Again
-
     with Again(json.loads((tmp_path / "study.json").read_text())) as again:
         repeated = again.search(Setup("shapes-sd", "lotts", images=3), result.prompt, "p", 5)
     assert [t.trial_id for t in repeated.trials] == [t.trial_id for t in result.trials]
@@ -291,3 +292,99 @@ def test_browser_draws_the_report(run: Path, tmp_path: Path) -> None:
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
     for colour in ((213, 84, 28), (47, 102, 196)):  # both curves
         assert (np.abs(shot - colour).max(axis=-1) < 6).sum() > 500
+
+
+def _described(run: Path, **more: object) -> None:
+    about = ABOUT | {"models": [{"label": "simulated", "model": "shapes-sd", "options": {}}]} | more
+    (run / "study.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("names", [[], ["verifier mine:Judge"], ["model org/name", "strategy mine:Search"]])
+def test_the_page_names_what_was_not_checked(run: Path, names: list[str]) -> None:
+    _described(run, unchecked=names)
+    html = (_report(run, "--no-figures") / "index.html").read_text()
+    assert (f"Not checked for changes: {', '.join(names)}." in html) == bool(names)
+    assert ("Not checked" in html) == bool(names)
+
+
+@pytest.mark.parametrize(("good", "said"), [(0, "[0.000, 0.161]"), (20, "[0.839, 1.000]"), (1, "[0.009, 0.236]")])
+def test_the_page_has_wilsons_interval_for_a_share(run: Path, good: int, said: str) -> None:
+    table = pq.read_table(run / "trials.parquet")
+    prompts = sorted(set(table.column("prompt_id").to_pylist()))[:good]
+    share = [float(prompt in prompts) for prompt in table.column("prompt_id").to_pylist()]
+    given = [
+        s if known else None
+        for s, known in zip(share, table.column("metric_truth").is_valid().to_pylist(), strict=True)
+    ]
+    place = table.column_names.index("metric_truth")
+    write_parquet(table.set_column(place, "metric_truth", pa.array(given, pa.float64())), run / "trials.parquet")
+    out = _report(run, "--no-figures")
+    assert f'{good / 20:.3f} <small class="soft">{said}' in (out / "index.html").read_text()
+    assert f"| {good / 20:.3f} {said} |" in (out / "results.md").read_text()
+
+
+def test_one_colour_for_a_label_on_all_models_and_places(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    first = simulate({"ours": Simulated("lotts", 9, speed=3), "best-of-n": Simulated(images=9)}, 6, rng=rng)
+    second = simulate({"best-of-n": Simulated(images=9), "more": Simulated(images=4)}, 6, rng=rng)
+    names = {
+        "model": pa.array(["other"] * len(second)),
+        "search_id": pa.array([f"o{i}" for i in second["search_id"].to_pylist()]),
+    }
+    for name, column in names.items():
+        second = second.set_column(second.column_names.index(name), name, column)
+    write_parquet(pa.concat_tables([first, second], promote_options="permissive"), tmp_path / "run" / "trials.parquet")
+    (tmp_path / "run" / "study.json").write_text("{}")
+    html = (_report(tmp_path / "run", "--no-figures") / "index.html").read_text()
+    found = {
+        label: set(re.findall(rf'<li style="--c:([^"]*)">{label}</li>', html))
+        for label in ("best-of-n", "ours", "more")
+    }
+    assert [len(colours) for colours in found.values()] == [1, 1, 1] and len(set.union(*found.values())) == 3
+    for label, (colour,) in found.items():
+        dots = set(re.findall(rf'<span class="dot" style="--c:([^"]*)">●</span>{label}[,<]', html))
+        names = set(re.findall(rf'style="--c:([^"]*)">\s*<div class="name">{label}<', html))
+        assert dots == {colour} and names <= {colour}, label
+
+
+def test_trees_say_what_they_cost_and_are_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _described(run)
+    asked: list[Path | None] = []
+    said: list[str] = []
+
+    def repeated(self: Again, *search: object, journal: Path | None = None, **more: object) -> SearchResult:
+        said.append(capsys.readouterr().err)
+        assert journal is not None
+        asked.append(journal)
+        journal.parent.mkdir(exist_ok=True)
+        journal.touch()
+        return made_up_search("lotts")
+
+    monkeypatch.setattr(Again, "search", repeated)
+    out = run.parent / "report"
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["report", str(run), "--trees", "2", "--no-figures", "--out", str(out)])
+    assert len(asked) == 4 and asked[:2] == asked[2:] and {path.parent for path in asked if path} == {out / "trees"}
+    assert "repeating 2 searches of" in said[0] and "--trees 0 omits them" in said[0]
+    assert "tree 1 of 2: ours on simulated" in said[0] and "tree 2 of 2: ours on simulated" in said[1]
+    assert "searches of" not in "".join(said[1:]) and "tree 1 of 2" in said[2]
+    assert Page((out / "index.html").read_text()).classes.count("candidate") == 18
+
+
+def test_a_stale_journal_of_a_tree_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = tmp_path / "a.journal"
+    journal.write_bytes(b"of another search")
+
+    def search(*arguments: object, journal: Path, **more: object) -> str:
+        if journal.exists():
+            raise BadInput("the journal of another search")
+        return "repeated"
+
+    monkeypatch.setattr("lotts_search.api.search", search)
+    about = {"models": [{"label": "m", "model": "m"}], "strategies": [{"label": "a", "strategy": "a", "settings": {}}]}
+    again = Again(about)
+    monkeypatch.setattr(again, "_pool", lambda model: None)
+    assert again.search(Setup("m", "a", 9.0), "p", "id", 0, journal=journal) == "repeated" and not journal.exists()
