@@ -181,18 +181,16 @@ def _trees(
     """
     trials = gallery.results.trials
     repeated = [tree for tree in picked if trials.ids[tree.search] not in searched]
-    if repeated:
-        new = [t for t in repeated if not journal_of(out, trials.ids[t.search]).exists()]
-        nfe, device_s = (
-            sum(float(trials.cost(over)[trials.first[t.search + 1] - 1]) for t in new) for over in ("nfe", "device_s")
+    new = [tree for tree in repeated if not journal_of(out, trials.ids[tree.search]).exists()]
+    if new:
+        ends = [trials.first[tree.search + 1] - 1 for tree in new]
+        nfe, device_s = (float(trials.cost(over)[ends].sum()) for over in ("nfe", "device_s"))
+        kept = f", {len(repeated) - len(new)} more are in {out / 'trees'}" if len(new) < len(repeated) else ""
+        console.print(
+            f"search trees: repeating {len(new)} search{'es' * (len(new) > 1)} of {nfe:,.0f} NFE in all, which took the "
+            f"study {span(device_s)} of device time{kept}; --trees 0 omits them, Ctrl-C stops",
+            soft_wrap=True,
         )
-        ready = f" ({len(repeated) - len(new)} more are in {out / 'trees'})" if len(new) < len(repeated) else ""
-        if new:
-            console.print(
-                f"search trees: repeating {len(new)} search{'es' * (len(new) > 1)} of {nfe:,.0f} NFE, which took the study {span(device_s)} of "
-                f"device time{ready}; --trees 0 omits them, Ctrl-C stops",
-                soft_wrap=True,
-            )
     shown: list[Shown] = []
     with (
         Live("preparing search trees", quiet=not repeated) as live,

@@ -368,7 +368,7 @@ def test_trees_say_what_they_cost_and_are_kept(
         with pytest.raises(SystemExit):
             main(["report", str(run), "--trees", "2", "--no-figures", "--out", str(out)])
     assert len(asked) == 4 and asked[:2] == asked[2:] and {path.parent for path in asked if path} == {out / "trees"}
-    assert "repeating 2 searches of" in said[0] and "--trees 0 omits them" in said[0]
+    assert "repeating 2 searches of" in said[0] and "NFE in all" in said[0] and "--trees 0 omits them" in said[0]
     assert "tree 1 of 2: ours on simulated" in said[0] and "tree 2 of 2: ours on simulated" in said[1]
     assert "searches of" not in "".join(said[1:]) and "tree 1 of 2" in said[2]
     assert Page((out / "index.html").read_text()).classes.count("candidate") == 18

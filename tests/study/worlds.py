@@ -43,6 +43,7 @@ def world(folder: Path, yaml: str = YAML) -> Path:
     settings = {"steps": defaults.steps, "guidance": defaults.guidance, "t0": defaults.t0, "integrate": 1}
     settings["mask"] = {"kind": "error-contrast", "levels": [400], "draws": 1}
     (model / "lotts.json").write_text(json.dumps(settings))
+    (model / "model_index.json").write_text(json.dumps({"_class_name": "AnalyticPipeline"}))
     path = folder / "study.yaml"
     path.write_text(yaml.replace("./analytic", str(model)))
     return path
