@@ -24,6 +24,7 @@ class Meter(Checking):
 
     Attributes:
         nfe, device_s: of all finished generating work.
+        pool: the measured pool.
         closed: why the pool accepts no more work; None while it does.
     """
 
@@ -32,7 +33,7 @@ class Meter(Checking):
         self.generators = generators
         self.nfe = self.device_s = 0.0
         self.closed: PoolClosed | None = None
-        self._pool = pool
+        self.pool = pool
         self._lock = threading.Lock()
         self._first = self._last = 0.0
         self._recent: deque[tuple[float, float]] = deque()
@@ -43,7 +44,7 @@ class Meter(Checking):
         if generates and not self._first:
             self._first = time.monotonic()
         try:
-            future = self._pool.submit(work)
+            future = self.pool.submit(work)
         except PoolClosed as error:
             self.closed = error
             raise
@@ -52,7 +53,7 @@ class Meter(Checking):
 
     def check(self, work: Check) -> list[Future[Result]]:
         """Let the pool check a search, where it can."""
-        return self._pool.check(work) if isinstance(self._pool, Checking) else []
+        return self.pool.check(work) if isinstance(self.pool, Checking) else []
 
     def close(self) -> None:
         """Do nothing: the pool has another owner."""

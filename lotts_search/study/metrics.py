@@ -22,7 +22,7 @@ from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import Failure
 from lotts_search.verifiers.metric import Metric
-from lotts_search.work.pool import Pool
+from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Bytes, Score
 
 COMPLETE = ("sample", "refine", "advance", "encode")
@@ -60,6 +60,17 @@ class Judges:
         for executor in self._executors.values():
             executor.shutdown(cancel_futures=True)
         self._executors.clear()
+
+    async def probe(self, pool: Pool, prompt: str) -> None:
+        """Let the verifiers among the metrics score an image of noise, before a search is paid for.
+
+        Raises:
+            LottsError: one of them cannot score images of the model's size.
+        """
+        if isinstance(pool, Checking):
+            for name in self.metrics:
+                if registry.metric_class(name) is None:
+                    await asyncio.shield(asyncio.wrap_future(pool.probe(name, prompt)))
 
     async def judge(self, result: SearchResult, pool: Pool, everything: bool) -> None:
         """Fill the metrics of the rows of a search's complete images.

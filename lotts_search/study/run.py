@@ -212,6 +212,7 @@ class Runner:
         """Run one search, from its journal if it has one, and write its rows. Its failure does not stop the others."""
         try:
             with self.folder.journal(task, retry=task.search_id in self.failed) as journal:
+                await judges.probe(meter.pool, task.prompt.text)
                 result, error = await self._searched(task, meter, journal)
                 if meter.closed is not None:
                     raise meter.closed  # the search did not fail: it is unfinished

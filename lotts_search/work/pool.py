@@ -44,16 +44,22 @@ class Checking(ABC):
         return {}
 
     def check(self, work: Check) -> list[Future[Result]]:
-        """Score one image of noise of the model's size, once for each verifier, and check the search on the model.
+        """Probe the verifier of a search, and check the search on the model.
 
         Raises:
             BadInput: the pool does not have the verifier.
         """
-        probe = self._probes.get(work.verifier)
+        return [self.probe(work.verifier, work.sampling.prompt), self.submit(work)]
+
+    def probe(self, verifier: str, prompt: str) -> Future[Result]:
+        """Score one image of noise of the model's size; a verifier that could score it is not asked again.
+
+        Raises:
+            BadInput: the pool does not have the verifier.
+        """
+        probe = self._probes.get(verifier)
         if probe is None or (probe.done() and (probe.cancelled() or probe.exception() is not None)):
             # Noise, because a verifier may rightly have no score for an image without any content.
             image = np.random.default_rng(0).integers(0, 256, (*self.info.image, 3), np.uint8)
-            probe = self._probes[work.verifier] = self.submit(
-                Score(work.verifier, work.sampling.prompt, image, probe=True)
-            )
-        return [probe, self.submit(work)]
+            probe = self._probes[verifier] = self.submit(Score(verifier, prompt, image, probe=True))
+        return probe

@@ -30,7 +30,8 @@ from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
 from lotts_search.study.run import time_shares
 from lotts_search.testing import AnalyticPool
-from lotts_search.work.requests import Generate, Result, Score, Segment
+from lotts_search.work.pool import Checking
+from lotts_search.work.requests import Generate, Result, Score, Segment, Work
 from tests.made_up import made_up_search
 from tests.study.worlds import YAML, files, lasting, run, table, world
 
@@ -399,3 +400,31 @@ def test_the_oracle_fills_its_columns_and_a_dead_one_fails_one_search_alone() ->
         verdict = judge(found.images[row.trial_id], scene)
         assert row.metrics == {"oracle": verdict.quality, "perfect": float(verdict.perfect)}
     assert columns_of(["shapes-oracle", "package.module:Mine"]) == ["oracle", "perfect", "Mine"]
+
+
+class Probed(AnalyticPool, Checking):
+    """Its verifier ``unfit`` cannot score images of the model's size."""
+
+    def __init__(self, unfit: str):
+        def fail(work: Work) -> Exception | None:
+            return BadInput("it scores images of 64 pixels") if getattr(work, "verifier", "") == unfit else None
+
+        super().__init__(fail=lambda work: fail(work) if isinstance(work, Score) else None)
+
+
+@pytest.mark.parametrize("unfit", ["shapes-reward", "tests.actors.fakes:Brightness"])
+def test_no_search_is_paid_for_whose_verifier_or_metric_cannot_score(tmp_path: Path, unfit: str) -> None:
+    pool = Probed(unfit)
+    study = world(tmp_path, YAML + "metrics: [tests.actors.fakes:Brightness]\n")
+    conducted, stand = run(study, tmp_path / "run", pool)
+    assert set(conducted.outcome.errors.values()) == {"it scores images of 64 pixels"}
+    assert len(conducted.outcome.errors) == len(stand.todo) == 15
+    assert [work for work in pool.asked if work.nfe] == []
+
+
+def test_a_metric_that_can_score_is_probed_once(tmp_path: Path) -> None:
+    pool = Probed("")
+    conducted, _ = run(world(tmp_path, YAML + "metrics: [tests.actors.fakes:Brightness]\n"), tmp_path / "run", pool)
+    assert conducted.outcome.status == "done" and conducted.outcome.errors == {}
+    probes = [work.verifier for work in pool.asked if isinstance(work, Score) and work.probe]
+    assert sorted(probes) == ["shapes-reward", "tests.actors.fakes:Brightness"]
