@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def report(backbone: Backbone, work: Check) -> str:
     prompt, source = work.sampling.prompt, work.source
     texts = {"prompt": prompt} | ({"negative prompt": work.sampling.negative} if work.sampling.guided else {})
     notes = [
-        f"the text encoder cuts the {name} off before {cut!r}"
+        f"the text encoder does not read the end of the {name}: {shorten(cut, 80, placeholder=' …')!r}"
         for name, text in texts.items()
         if (cut := unread(backbone, text))
     ]
@@ -75,10 +76,12 @@ def report(backbone: Backbone, work: Check) -> str:
     for part in _parts(source):
         if _reads_alike(backbone, part, prompt):
             what = f"the high- and the low-quality prompt of {type(part).__name__} are the same to the text encoder"
-            why = "it cuts their differing words off" if part.high != part.low else "their templates are equal"
+            why = "their templates are equal"
+            if part.high != part.low:
+                why = "it does not read where they differ; shorten the prompt, or begin high and low with the quality words"
             if part is source and work.blank == "fail":
-                raise BadInput(f"{what}: {why}; shorten the prompt, or put the quality words first in high and low")
-            notes.append(f"{what}: {why}; this map will be the same everywhere")
+                raise BadInput(f"{what}: {why}")
+            notes.append(f"{what}, so this map will be the same everywhere: {why}")
     return "; ".join(notes)
 
 

@@ -118,6 +118,15 @@ class Brightness:
         return np.asarray(images.mean(axis=(1, 2, 3), dtype=np.float64), np.float32)
 
 
+class Small(Brightness):
+    """A verifier of images of 8 pixels."""
+
+    def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if images.shape[1:3] != (8, 8):
+            raise BadInput(f"images must be 8x8, not {images.shape[1]}x{images.shape[2]}")
+        return super().score(prompts, images)
+
+
 def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
     if model == "broken":
         raise BadInput("the model folder 'broken' has no model_index.json")

@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 import lotts_search
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.engine.local_pool import LocalPool
-from lotts_search.errors import Failure
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.registry import load_backbone
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
@@ -127,3 +127,14 @@ def test_a_broken_model_folder_fails_at_once_with_the_same_message(ray_up: None,
     with pytest.raises(Failure) as there:
         RayPool(str(tmp_path), [], 1)
     assert str(there.value) == str(here.value)
+
+
+def test_a_search_that_cannot_work_is_refused_before_the_first_step(ray_up: None, folder: Path) -> None:
+    with RayPool(str(folder), ["tests.actors.fakes:Small", VERIFIER], 1, BATCH, threads=1) as pool:
+        common: dict[str, Any] = {"strategy": "lotts", "nfe": NFE, "pool": pool}
+        with pytest.raises(BadInput, match="images must be 8x8, not 32x32"):
+            lotts_search.search("a red circle", verifier="tests.actors.fakes:Small", **common)
+        with pytest.raises(BadInput, match="their templates are equal"):
+            lotts_search.search("a star", verifier=VERIFIER, settings={"high": "a {}", "low": "a {}"}, **common)
+        with pytest.warns(Notice, match="does not read the end of the prompt"):
+            lotts_search.search("a red star and " * 9, verifier=VERIFIER, images=1, pool=pool, strategy="resampling")

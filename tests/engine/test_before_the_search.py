@@ -162,7 +162,7 @@ def test_a_prompt_that_is_cut_is_reported(family):
     assert "star" in unread(backbone, long(backbone))
     with Counting(backbone, Recorder()) as pool:
         common = {"verifier": "recorder", "pool": pool, "strategy": "resampling", "images": 1, "steps": 2}
-        with pytest.warns(Notice, match="the text encoder cuts the prompt off before '"):
+        with pytest.warns(Notice, match="the text encoder does not read the end of the prompt: '"):
             search(long(backbone), **common)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Notice)
@@ -186,7 +186,7 @@ def test_quality_words_that_are_cut_off_are_refused_before_the_first_step(family
     with Counting(backbone, Recorder()) as pool:
         common = {"verifier": "recorder", "pool": pool, "images": 9, "steps": 4}
         lost = LoTTS(mask=source, high=LAST[0], low=LAST[1])
-        with pytest.raises(BadInput, match="are the same to the text encoder: it cuts their differing words off"):
+        with pytest.raises(BadInput, match="are the same to the text encoder: it does not read where they differ"):
             search(long(backbone), strategy=lost, **common)
         with pytest.raises(BadInput, match="their templates are equal"):
             search("a star", strategy=LoTTS(mask=source, high="a {}", low="a {}"), **common)
@@ -197,7 +197,7 @@ def test_one_uninformed_part_of_a_fused_mask_is_reported():
     fused = FusionMask(sources=(ErrorContrastMask(levels=(400,), high="a {}", low="a {}"), RandomMask()))
     with (
         Counting(tiny_backbone(), Recorder()) as pool,
-        pytest.warns(Notice, match="this map will be the same everywhere"),
+        pytest.warns(Notice, match="so this map will be the same everywhere"),
     ):
         result = search("a star", strategy=LoTTS(mask=fused), verifier="recorder", pool=pool, images=2, **SETTINGS)
     assert {trial.status for trial in result.trials} == {"done"}
