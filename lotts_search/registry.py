@@ -287,8 +287,9 @@ def describe_rewriter(name: str) -> StrategyInfo:
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
 
 
-def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
-    """Return the folder or Hub id of a model and the class that loads it; reads only the model's ``model_index.json``.
+def find_model(name: str, revision: str | None = None) -> tuple[str, str]:
+    """Return the folder or Hub id of a model, and the name of its family; imports no torch, and reads only the model's
+    ``model_index.json``.
 
     Raises:
         BadInput: the model does not exist, or its family is unknown.
@@ -310,7 +311,13 @@ def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
     loaders = families()
     if family not in loaders:
         raise BadInput(f"model {name} is of the unknown family {family!r}. Known: {', '.join(sorted(loaders))}")
-    return folder, resolve("family", family, loaders)
+    return folder, family
+
+
+def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:
+    """Return the folder or Hub id of a model and the class that loads it; raise as :func:`find_model` does."""
+    folder, family = find_model(name, revision)
+    return folder, resolve("family", family, families())
 
 
 def load_backbone(name: str, **options: Any) -> Backbone:

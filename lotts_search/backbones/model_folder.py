@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, list_repo_files, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -18,7 +17,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
-from transformers.utils import logging as transformers_logging
 
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.errors import BadInput, Failure, LottsError, notice
@@ -53,15 +51,18 @@ def reachable(model: str) -> bool:
 
 
 def weight_variants(model: str, revision: str | None = None) -> dict[str, set[str | None]]:
-    """Return the variants of each component's safetensors, None for plain files; {} where files cannot be listed."""
+    """Return the variants of each component's safetensors, None for plain files; {} where there are none."""
     folder = Path(model)
-    if not folder.is_dir():
-        try:
-            files = list_repo_files(model, revision=revision) if reachable(model) else []
-        except (HfHubHTTPError, OSError):
-            files = []
-    else:
+    if folder.is_dir() or not reachable(model):
+        if not folder.is_dir():
+            cached = try_to_load_from_cache(model, "model_index.json", revision=revision)
+            folder = Path(cached).parent if isinstance(cached, str) else folder
         files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
+    else:
+        try:
+            files = list_repo_files(model, revision=revision)
+        except HfHubHTTPError as error:
+            raise Failure(f"model {model}: the Hub does not list its files ({str(error).splitlines()[0]})") from error
     found: dict[str, set[str | None]] = {}
     for file in files:
         component, _, name = file.partition("/")
@@ -118,6 +119,9 @@ def read_json(model: str, file: str, *, optional: bool = False, revision: str | 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Disable the progress bars of the libraries, which would disturb our own display."""
+    from diffusers.utils import logging as diffusers_logging  # slow to import; a wrong name is refused before
+    from transformers.utils import logging as transformers_logging
+
     libraries = [transformers_logging, diffusers_logging]
     shown = [library.is_progress_bar_enabled() for library in libraries]
     for library in libraries:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lotts_search.errors import BadInput
+from lotts_search.registry import find_model
 from lotts_search.work.pool import Pool
 
 THREADS = 1
@@ -86,6 +87,8 @@ class Compute:
         rewriters: Mapping[str, Mapping[str, object]],
         options: dict[str, Any],
     ) -> Pool:
+        if self.address is None:
+            find_model(model, options.get("revision"))  # a wrong name is refused before anything is started
         if self.local:
             from lotts_search.engine.local_pool import LocalPool
             from lotts_search.registry import load_backbone, load_rewriter, load_verifier

@@ -19,6 +19,7 @@ from lotts_search import plugins
 from lotts_search.backbones import model_folder
 from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL, defaults_of, few_steps
 from lotts_search.backbones.stable_diffusion import StableDiffusion
+from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure, LottsError, Notice
 from lotts_search.registry import load_backbone
 from lotts_search.study.model_files import check
@@ -189,6 +190,45 @@ def test_without_a_network_an_unknown_name_is_refused_at_once(unplugged: None, f
 def test_a_path_of_an_adapter_that_is_not_there_is_never_sought_on_the_hub(folder: Path, path: str) -> None:
     said = message_of(BadInput, lambda: load_backbone(str(folder), device="cpu", lora=[path]))
     assert said == f"there is no LoRA adapter {path}, neither a file nor a folder"
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("name", ["nobody/no-model", "./gone", "shapes-ds"])
+def test_a_wrong_name_is_refused_before_a_verifier_or_ray_starts(unplugged: None, name: str, local: bool) -> None:
+    def enter() -> None:
+        with Compute(local=local).pool(name, "no_such_module:Verifier"):
+            pass
+
+    said = message_of(Failure if "nobody" in name else BadInput, enter)
+    assert name in said and ("did you mean 'shapes-sd" in said) is (name == "shapes-ds")
+
+
+def test_the_parts_of_a_model_on_the_hub_are_listed_once_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ["README.md", "model_index.json", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/model.safetensors"]
+    monkeypatch.setattr(model_folder, "reachable", lambda model: True)
+    monkeypatch.setattr(model_folder, "list_repo_files", lambda model, revision: files)
+    assert model_folder.weight_variants("some/model") == {"unet": {"fp16"}, "vae": {None}}
+
+
+@pytest.mark.parametrize("known_absent", [True, False])
+def test_a_cached_model_is_read_without_a_network(
+    unplugged: None, known_absent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cache = "0" * 40, tmp_path / "models--some--model"
+    for place in (f"snapshots/{commit}/unet", "refs", f".no_exist/{commit}"):
+        (cache / place).mkdir(parents=True)
+    (cache / "snapshots" / commit / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (cache / "snapshots" / commit / "unet" / "model.fp16.safetensors").touch()
+    (cache / "refs" / "main").write_text(commit)
+    if known_absent:
+        (cache / ".no_exist" / commit / "lotts.json").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_folder.read_json("some/model", "model_index.json") == {"_class_name": "FluxPipeline"}
+    assert model_folder.weight_variants("some/model") == {"unet": {"fp16"}}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert model_folder.read_json("some/model", "lotts.json", optional=True) == {}
+    assert [each.category for each in caught] == ([] if known_absent else [Notice])
 
 
 class Mine(StableDiffusion):
