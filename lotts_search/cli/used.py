@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lotts_search.study.model_files import folder_of, read_json
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
 
@@ -9,9 +10,10 @@ from lotts_search.work.requests import Sampling
 def used(info: ModelInfo, sampling: Sampling, verifier: str, budget: str) -> str:
     """Return the line, e.g. ``using shapes-sd: 64×64 pixels, 10 steps, guidance 2, solver dpm with eta 1 instead of the
     folder's DDIMScheduler; verifier shapes-reward; budget 9 images``."""
+    scheduler = read_json(info.name, "scheduler/scheduler_config.json") if folder_of(info.name) else {}
     height, width = info.image
     return (
         f"using {info.name}: {width}×{height} pixels, {sampling.steps} steps, guidance {sampling.guidance:g}, solver "
-        f"{sampling.solver} with eta {sampling.eta:g} instead of the folder's {info.scheduler or 'scheduler'}; "
+        f"{sampling.solver} with eta {sampling.eta:g} instead of the folder's {info.scheduler or scheduler.get('_class_name', 'scheduler')}; "
         f"verifier {verifier}; budget {budget}"
     )
