@@ -15,7 +15,7 @@ from PIL import Image
 
 from lotts_search.curves import Results, Setup, best_so_far
 from lotts_search.curves.panel import common
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, notice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,7 +190,8 @@ class Again:
         except (BadInput, JournalError):
             if journal is None or not journal.exists():
                 raise
-            journal.unlink()  # of another version, or of files that have changed since
+            notice(f"{journal} is of another version, or of files that have changed since: its search is repeated")
+            journal.unlink()
             return again()
 
     def _pool(self, model: Mapping[str, Any]) -> Any:
