@@ -304,7 +304,9 @@ def _seeds(node: YamlNode) -> list[int]:
         if count > MOST_SEARCHES:
             raise node.wrong(f"the number of seeds is at most {MOST_SEARCHES:,}, not {count:,}")
         return list(range(count))
-    seeds = [item.integer("a seed") for item in node.items("seeds")]
+    seeds = [item.integer("a seed", -(2**63)) for item in node.items("seeds")]
+    if max(seeds) >= 2**63:
+        raise node.wrong(f"a seed must be below 2^63, not {max(seeds)}")
     if len(set(seeds)) < len(seeds):
         raise node.wrong(f"a seed is duplicated: {seeds}")
     return seeds

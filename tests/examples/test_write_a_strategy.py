@@ -1,4 +1,4 @@
-"""Every code block of docs/write-a-strategy.md runs as printed."""
+"""The strategies of docs/write-a-strategy.md pass their tests; tests/test_docs.py runs all its blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "write-a-strategy.md
 PYTHON = [body for language, body in BLOCKS if language == "python"]
 STRATEGIES = [body for body in PYTHON if "@dataclass" in body]
 TESTS = [body for body in PYTHON if "StrategyConformance" in body]
-PROGRAMS = [body for body in PYTHON if body not in STRATEGIES + TESTS]
 MORE_TESTS = """
 from my_strategies import ThreeTrees
 
@@ -36,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
     (folder / "my_strategies.py").write_text("\n".join(STRATEGIES))
     (folder / "test_my_strategies.py").write_text("\n".join(TESTS) + MORE_TESTS)
-    (folder / "study.yaml").write_text("".join(body for language, body in BLOCKS if language == "yaml"))
     return folder
 
 
@@ -52,15 +50,6 @@ def run(folder: Path, *arguments: str) -> str:
 def test_the_strategies_pass_their_tests(folder: Path) -> None:
     assert len(STRATEGIES) == 3 and len(TESTS) == 1
     assert "passed" in run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_the_programs_run(folder: Path, program: str) -> None:
-    assert "sample" in run(folder, "-c", program)
-
-
-def test_the_study_is_read(folder: Path) -> None:
-    assert "RefineBest" in run(folder, "-m", "lotts_search", "study", "study.yaml", "--dry-run")
 
 
 def test_the_package_names_a_strategy_of_the_page() -> None:
