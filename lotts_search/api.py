@@ -23,7 +23,7 @@ from lotts_search.core.run import check, check_arguments, probe, run, why_no_ima
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
-from lotts_search.errors import BadInput, check_seed
+from lotts_search.errors import BadInput
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.masks import MaskSource, mask_to_dict
 from lotts_search.work.model import ModelInfo
@@ -104,7 +104,6 @@ async def asearch(
     if nfe is None and images is None and seconds is None:
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
-    check_seed(seed)
     if pool is None:
         report_unknown_words(model, [prompt])
     given = image_hash(image) if image is not None else None

@@ -55,13 +55,6 @@ def check_text(text: str, what: str) -> str:
     return text
 
 
-def check_seed(seed: int) -> int:
-    """Return a seed that fits into the trial table; raise BadInput for one beyond 64 bits."""
-    if not -(2**63) <= seed < 2**63:
-        raise BadInput(f"a seed must be within -2^63 and 2^63 - 1, not {seed}")
-    return seed
-
-
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for an unknown name; its message suggests the nearest name and lists all known ones."""
     names = sorted(known)

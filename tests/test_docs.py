@@ -47,7 +47,7 @@ PROMPT = "top left red circle, center blue star on gray"
 COMMANDS = ("lotts-search", "python", "make", "pip", "pytest", "cat", "source", "duckdb", "ray", "git", "PROMPT=")
 SHELLS, DATA = ("sh", "bash", "shell", "console"), ("yaml", "toml", "json")
 MARK = re.compile(r"<!-- (not run|fragment): (.+?) -->\s*$")
-FILE = re.compile(r"(?:[Ss]ave (?:this|it) as|[Aa]dd (?:this|it) to|This\s)\s*`([\w./-]+\.\w+)`")
+FILE = re.compile(r"(?:[Ss]ave (?:this|it) as|[Aa]dd (?:this|it) to|This\s|complete source,)\s*`([\w./-]+\.\w+)`")
 
 
 @dataclass
@@ -190,7 +190,7 @@ def carry_out(block: Block, folder: Path, shell: bool) -> None:
         path = folder / block.file
         sys.modules.pop(path.stem, None)
         importlib.invalidate_caches()
-        path.write_text(path.read_text() + "\n" + block.code if path.exists() else block.code)
+        path.write_text(path.read_text() + "\n" + block.code if path.exists() and path.suffix == ".py" else block.code)
         if "__main__" in block.code:
             runpy.run_path(str(path), run_name="__main__")
     elif block.kind == "python":

@@ -20,7 +20,8 @@ from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
 from lotts_search.core.result import SearchFailed, SearchResult
-from lotts_search.errors import BadInput, check_seed, check_text, unknown
+from lotts_search.core.run import check_arguments
+from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.images import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
@@ -70,11 +71,7 @@ class Request:
         Raises:
             BadInput: an option is wrong.
         """
-        if not self.prompt.strip():
-            raise BadInput("the prompt is empty")
-        for name in ("prompt", "negative"):
-            check_text(getattr(self, name), name)
-        check_seed(self.seed)
+        check_arguments(self.prompt, self.negative, self.seed, workers=1)
         strategy = registry.make_strategy(self.strategy, self.settings)
         if (self.rewriter or self.writing) and not strategy.rewrites:
             raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
