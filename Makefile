@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 help:
 	@echo "make demo     LoTTS against Best-of-N on the embedded models, through Ray; writes out/demo/index.html"
 	@echo "make paper    the paper's tables on the embedded models, reduced; writes out/paper/index.html"
-	@echo "make ci       everything that continuous integration runs: lint, test, docs"
+	@echo "make ci       everything that continuous integration runs: lint, docs, test"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make test     the tests, without the slow ones"
 	@echo "make docs     the documentation site, in strict mode; writes site/index.html"
@@ -32,7 +32,7 @@ demo: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/python examples/paper/run.py $(ARGS)
 
-ci: lint test docs
+ci: lint docs test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

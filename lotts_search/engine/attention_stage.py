@@ -20,11 +20,11 @@ share one. Elsewhere each localization has its own call, without padding."""
 
 
 @dataclass(eq=False)
-class _Localization:
+class _AttentionJob:
     job: Job[Locate]
     plan: AttentionPlan
 
-    def shares_calls_with(self, other: _Localization) -> bool:
+    def shares_calls_with(self, other: _AttentionJob) -> bool:
         return (self.plan.grid, self.plan.blocks) == (other.plan.grid, other.plan.blocks)
 
 
@@ -38,10 +38,10 @@ class AttentionStage(Stage):
     def __init__(self, shared: Shared, rows: int | None):
         super().__init__(shared)
         self._rows = min(shared.max_batch, CAPTURE_ROWS.get(shared.device.type, 0) if rows is None else rows)
-        self._queue: deque[_Localization] = deque()
+        self._queue: deque[_AttentionJob] = deque()
 
     def add(self, job: Job[Locate], plan: AttentionPlan) -> None:
-        self._queue.append(_Localization(job, plan))
+        self._queue.append(_AttentionJob(job, plan))
 
     def tick(self) -> bool:
         if not self._queue:
@@ -60,7 +60,7 @@ class AttentionStage(Stage):
     def clear(self) -> None:
         self._queue.clear()
 
-    def _read(self, batch: list[_Localization]) -> None:
+    def _read(self, batch: list[_AttentionJob]) -> None:
         watch, now = Watch(self.device), time.time()
         pairs = [(item.job, row) for item in batch for row in item.plan.rows]
         fixed = self._rows if self.shared.pad else 0
@@ -76,7 +76,7 @@ class AttentionStage(Stage):
         watch.stop()
         self.shared.landings.then(partial(self._finish, batch, seen, watch, now))
 
-    def _finish(self, batch: list[_Localization], seen: list[RowAttention], watch: Watch, started: float) -> None:
+    def _finish(self, batch: list[_AttentionJob], seen: list[RowAttention], watch: Watch, started: float) -> None:
         share = watch.seconds / len(seen)
         first = 0
         for item in batch:
