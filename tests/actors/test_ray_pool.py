@@ -264,5 +264,5 @@ def test_a_failing_rewriter_actor_does_not_end_the_pool(ray_up: None, monkeypatc
         assert pool.submit(Rewrite(echo, "a fox", image, 1, 0)).result(WAIT).prompts == ("a fox twice passed",)
         with pytest.raises(BadInput, match="unknown rewriter 'chat'"):
             pool.submit(Rewrite("chat", "a fox", image, 1, 0))
-    with pytest.raises(BadInput, match="needs a model: a folder or hub id"):
+    with pytest.raises(BadInput, match="needs a model: a folder or Hub id"):
         make(rewriters={"transformers": {}})
