@@ -21,6 +21,9 @@ from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Bytes, Check, Sampling
 
+MOST_IMAGES = 1_000_000
+"""Images of one search. All of its trials are begun at once, and all of its images are kept."""
+
 
 def check_arguments(prompt: str, negative: str, seed: int, workers: int) -> None:
     """Refuse arguments of a search that no model can work with.
@@ -54,6 +57,11 @@ def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mod
                 f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
             )
     strategy.check(costs, info)
+    count = budget.count(costs.sample)
+    if count is not None and count > MOST_IMAGES:
+        raise BadInput(
+            f"a budget of {budget} pays for {count:.3g} images; a search keeps all of its images: at most {MOST_IMAGES}"
+        )
     least = strategy.least(costs, image is not None)
     if not budget.pays(least):
         what = "one sample" if image is None else "one refinement"

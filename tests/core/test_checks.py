@@ -145,3 +145,9 @@ def test_all_seeds_of_64_bits_reach_the_table(seed):
     with AnalyticPool() as pool:
         table = search("red star", pool=pool, strategy="best-of-n", images=1, seed=seed).to_table()
     assert table["search_seed"].to_pylist() == [int(seed)] * table.num_rows
+
+
+@pytest.mark.parametrize("budget", [{"images": 10**8}, {"nfe": 1e300}, {"nfe": 1e9, "images": 10**30}])
+def test_a_budget_that_no_memory_can_hold_is_refused_at_once(budget: dict[str, Any]) -> None:
+    with AnalyticPool() as pool, pytest.raises(BadInput, match="a search keeps all of its images: at most 1000000"):
+        search("red", strategy="best-of-n", pool=pool, **budget)
