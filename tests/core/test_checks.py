@@ -148,6 +148,6 @@ def test_all_seeds_of_64_bits_reach_the_table(seed):
 
 
 @pytest.mark.parametrize("budget", [{"images": 10**8}, {"nfe": 1e300}, {"nfe": 1e9, "images": 10**30}])
-def test_a_budget_that_no_memory_can_hold_is_refused_at_once(budget: dict[str, Any]) -> None:
+def test_a_budget_that_no_memory_can_hold_is_refused_at_once(budget: dict[str, float]) -> None:
     with AnalyticPool() as pool, pytest.raises(BadInput, match="a search keeps all of its images: at most 1000000"):
         search("red", strategy="best-of-n", pool=pool, **budget)
