@@ -27,8 +27,8 @@ from lotts_search.cli.pools import Compute
 from lotts_search.core.journal import Journal
 from lotts_search.study.conduct import conduct
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.plan import tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import ModelEntry
 from lotts_search.study.state import standing
 from lotts_search.work.pool import Pool

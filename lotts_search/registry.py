@@ -121,7 +121,7 @@ _VERIFIERS = [
 _METRICS = [
     Entry(
         "shapes-oracle",
-        "lotts_search.shapes.metric:ShapesOracle",
+        "lotts_search.shapes.oracle_metric:ShapesOracle",
         "Judges shapes images by rendering rules: quality 0..1, and whether an image is perfect.",
     ),
 ]

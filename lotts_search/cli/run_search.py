@@ -23,7 +23,7 @@ from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.run import check_arguments
 from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.world.vocabulary import report_unknown_words
-from lotts_search.work.images import image_size, mask_png, read_image, read_mask
+from lotts_search.work.image_files import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling, Solver

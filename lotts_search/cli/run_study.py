@@ -28,9 +28,9 @@ from lotts_search.errors import BadInput, Failure, notice
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.plan import Task, tasks_of, unchecked
 from lotts_search.study.read import read_study
-from lotts_search.study.run import Progress
+from lotts_search.study.runner import Progress
+from lotts_search.study.searches import Task, tasks_of, unchecked
 from lotts_search.study.spec import ModelEntry, Study
 from lotts_search.study.state import Standing, standing
 from lotts_search.work.pool import Pool

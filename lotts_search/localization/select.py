@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.errors import BadInput, Failure
-from lotts_search.work.images import read_mask
+from lotts_search.work.image_files import read_mask
 from lotts_search.work.masks import GivenMask, RandomMask, WholeMask
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.noise import draw

@@ -9,8 +9,8 @@ from typing import Any
 
 from lotts_search.core.result import SearchResult
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.plan import Task
-from lotts_search.study.run import OpenPool, Outcome, Progress, Runner
+from lotts_search.study.runner import OpenPool, Outcome, Progress, Runner
+from lotts_search.study.searches import Task
 from lotts_search.study.spec import Study
 from lotts_search.study.state import Standing, describe, machine
 

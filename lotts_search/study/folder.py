@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lotts_search.core.journal import Journal, JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.errors import BadInput
-from lotts_search.study.plan import Task
+from lotts_search.study.searches import Task
 from lotts_search.work.replacing import replacing
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from lotts_search.core.result import SearchResult
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import complete, leaders
-from lotts_search.study.plan import Task
+from lotts_search.study.searches import Task
 from lotts_search.study.spec import Keep
 from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes

@@ -14,7 +14,7 @@ from lotts_search import __version__
 from lotts_search.errors import BadInput
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import COMPLETE, columns_of
-from lotts_search.study.plan import FORMAT, Task, limits_on, unchecked
+from lotts_search.study.searches import FORMAT, Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling

@@ -28,11 +28,11 @@ from lotts_search.cli.outputs import folder_name
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure
 from lotts_search.shapes import train as shapes_train
-from lotts_search.shapes.metric import ShapesOracle
+from lotts_search.shapes.oracle_metric import ShapesOracle
 from lotts_search.shapes.train import Effort
 from lotts_search.shapes.world.render import render
 from lotts_search.shapes.world.scene import parse_caption, scenes
-from lotts_search.study.run import Progress
+from lotts_search.study.runner import Progress
 from lotts_search.testing.analytic import AnalyticPool, analytic_info, nan_latents
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool

@@ -17,8 +17,8 @@ import yaml
 
 from lotts_search.core.trial_table import write_parquet
 from lotts_search.errors import BadInput
-from lotts_search.study.plan import tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.searches import tasks_of
 from lotts_search.testing.studies import Simulated, simulate
 from lotts_search.work.masks import AttentionMask, ConceptMask
 from tests.report.test_report import Page

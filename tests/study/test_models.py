@@ -16,8 +16,8 @@ from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
 from lotts_search.study import model_files as models
 from lotts_search.study.model_files import costs_of
-from lotts_search.study.plan import tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.requests import Sampling
 from tests.tiny import tiny_pipeline

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lotts_search import BadInput, registry
-from lotts_search.study.plan import tasks_of
 from lotts_search.study.prompts import load_prompts
 from lotts_search.study.read import read_study
+from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import Limit, ModelEntry
 from lotts_search.work.masks import RandomMask
 

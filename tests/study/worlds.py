@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.plan import tasks_of
 from lotts_search.study.read import read_study
+from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import ModelEntry
 from lotts_search.study.state import Standing, standing
 from lotts_search.testing import AnalyticPool, analytic_info

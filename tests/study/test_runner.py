@@ -26,9 +26,9 @@ from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import scenes
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import Judges, columns_of, complete
-from lotts_search.study.plan import longest_first, tasks_of
 from lotts_search.study.read import read_study
-from lotts_search.study.run import time_shares
+from lotts_search.study.runner import time_shares
+from lotts_search.study.searches import longest_first, tasks_of
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Generate, Result, Score, Segment, Work

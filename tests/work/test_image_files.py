@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lotts_search.errors import BadInput, Notice
-from lotts_search.work.images import mask_png, read_image, read_mask
+from lotts_search.work.image_files import mask_png, read_image, read_mask
 
 SIZE = (4, 4)
 COLOUR = (200, 40, 90)

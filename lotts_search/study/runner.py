@@ -23,7 +23,7 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.keep import keep
 from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
-from lotts_search.study.plan import Task, estimate, longest_first
+from lotts_search.study.searches import Task, estimate, longest_first
 from lotts_search.study.spec import ModelEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
