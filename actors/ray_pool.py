@@ -26,6 +26,7 @@ from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, Veri
 from lotts_search.actors.worker_group import Limits, WorkerGroup
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry
+from lotts_search.verifiers.spec import VerifierSpec
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Result, Rewrite, Score, Work
@@ -45,14 +46,15 @@ class RayPool(Checking):
 
     Args:
         model: registered name, folder or Hub id.
-        verifiers: registered names; each gets an actor, with a separate environment if it has requirements.
+        verifiers: as for :func:`lotts_search.registry.load_verifier`; each gets an actor, with a separate environment if
+            it has requirements.
         generators: generator actors, 1 or more.
         max_batch: maximum rows per network call and images per scoring call.
         threads: torch threads, and Ray CPUs, of each actor.
         backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         address: see :func:`lotts_search.actors.connection.connect`.
         gpus: GPUs of each generator; None = 1 if ``backbone_options["device"]`` is a CUDA device, else 0.
-        verifier_gpus: GPUs of each verifier actor.
+        verifier_gpus: GPUs of each verifier actor; None = 1 if its setting ``device`` is a CUDA device, else 0.
         requirements: pip requirements by verifier, beyond those that the verifiers declare.
         limits: timeouts and number of tries.
         ship_code: copy this package to the workers of a joined cluster.
@@ -86,7 +88,7 @@ class RayPool(Checking):
         address: str | None = None,
         *,
         gpus: float | None = None,
-        verifier_gpus: float = 0,
+        verifier_gpus: float | None = None,
         requirements: Mapping[str, Sequence[str]] | None = None,
         limits: Limits | None = None,
         ship_code: bool = False,
@@ -106,7 +108,7 @@ class RayPool(Checking):
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
         names = list(dict.fromkeys(verifiers))
         writers = {name: dict(settings) for name, settings in (rewriters or {}).items()}
-        needs = {name: _declared("verifier", name, registry.verifiers()) for name in names if scorer == SCORER}
+        needs = {name: _of_verifier(name) for name in names if scorer == SCORER}
         needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
         needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
 
@@ -114,9 +116,10 @@ class RayPool(Checking):
         self._closed = False
         self._closed_reason: str | None = None
         self._lock = threading.Lock()
+        scoring = {name: _gpus(name) if verifier_gpus is None else verifier_gpus for name in names}
         needed = {
             "CPU": threads * (generators + len(names) + len(writers)),
-            "GPU": gpus * generators + verifier_gpus * len(names) + rewriter_gpus * len(writers),
+            "GPU": gpus * generators + sum(scoring.values()) + rewriter_gpus * len(writers),
         }
         self._connection = connect(address, needed, object_store_mb=object_store_mb, ship_code=ship_code)
 
@@ -152,7 +155,7 @@ class RayPool(Checking):
                 VerifierActor,
                 *(scorer, name, max_batch),
                 batch=max_batch,
-                num_gpus=verifier_gpus,
+                num_gpus=scoring[name],
                 runtime_env=environment(threads, needs[name]),
             )
             for name in names
@@ -267,6 +270,20 @@ class RayPool(Checking):
 
 def _nothing() -> None:
     """Do nothing; returned on a timeout."""
+
+
+def _of_verifier(text: str) -> Sequence[str]:
+    """Return the requirements of a verifier and of those that it combines.
+
+    Raises:
+        BadInput: a name is unknown.
+    """
+    parts = [VerifierSpec.parse(part).name for part in registry.verifier_parts(text)]
+    return tuple(dict.fromkeys(need for name in parts for need in _declared("verifier", name, registry.verifiers())))
+
+
+def _gpus(text: str) -> int:
+    return int(str(VerifierSpec.parse(text).settings.get("device", "")).startswith("cuda"))
 
 
 def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]:

@@ -69,7 +69,8 @@ async def asearch(
         prompt: what to draw.
         model: a registered name, a diffusers folder or a Hub id; not used with a ``pool``.
         strategy: a registered name, ``package.module:Class``, or a strategy object.
-        verifier: registered name of the verifier that guides the search; a ``pool`` must have it.
+        verifier: the verifier that guides the search, as for :func:`~lotts_search.registry.load_verifier`; a ``pool``
+            must have it under this text.
         rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it.
         nfe, images, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
@@ -195,14 +196,14 @@ def _pool(pool: Pool | None, model: str, verifier: str, rewriter: str) -> Iterat
 
 def _contents(info: ModelInfo, strategy: Strategy, verifier: str, rewriter: str) -> list[object]:
     """Return the fingerprints of all that decides a search beside its arguments."""
-    models, verifiers, rewriters = registry.models(), registry.verifiers(), registry.rewriters()
+    models, rewriters = registry.models(), registry.rewriters()
     folder = Path(models[info.name].target) if info.name in models else None
     options = json.loads(info.loaded or "{}")
     return [
         fingerprint.of_model(info.name, options.get("revision"), folder),
         fingerprint.of_options(options),
         fingerprint.of_settings(strategy),
-        fingerprint.of_named(verifiers[verifier].target if verifier in verifiers else verifier),
+        registry.verifier_contents(verifier),
         fingerprint.of_named(rewriters[rewriter].target if rewriter in rewriters else rewriter) if rewriter else "",
     ]
 

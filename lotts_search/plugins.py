@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -42,7 +44,7 @@ def _origin(point: Any) -> str:
 
 
 def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
-    """Import the object behind a registered name or ``package.module:Class``.
+    """Import the object behind a registered name or ``package.module:Class``; what its module prints goes to stderr.
 
     Args:
         kind: kind of the object in messages, e.g. ``strategy``.
@@ -54,6 +56,7 @@ def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
         raise unknown(kind, name, known)
     target = known[name].target if name in known else name
     try:
-        return pkgutil.resolve_name(target)
+        with redirect_stdout(sys.stderr):  # stdout is the command's own
+            return pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(f"{kind} {name!r} cannot be imported from {target}: {error}") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lotts_search import fingerprint
 from lotts_search.backbones.base import Backbone
 from lotts_search.backbones.defaults import pipeline_of
 from lotts_search.backbones.single_file import refuse_file
@@ -21,17 +22,20 @@ from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, LottsError, unknown
 from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
-from lotts_search.settings import Setting, build, describe
+from lotts_search.settings import Setting, arguments, build, describe, describe_arguments
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.metric import Metric
+from lotts_search.verifiers.spec import VerifierSpec
 
 PLACEMENT = ("device", "offload", "vae_slicing", "compile")
 """Load options that say where and how fast a model runs, and leave its images as they are."""
+SOURCES = ("weights", "tokenizer", "reference")
+"""Settings of verifiers that name files, folders or hub ids; a change of their contents is a change of the verifier."""
 
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """Description of a strategy or a rewriter.
+    """Description of a strategy, a verifier or a rewriter.
 
     Attributes:
         name: registered name or ``package.module:Class``.
@@ -221,30 +225,96 @@ def name_of(strategy: Strategy) -> str:
     return next((entry.name for entry in strategies().values() if entry.target == path), path)
 
 
-def load_verifier(name: str) -> Verifier:
-    """Return the verifier of a registered name or of ``package.module:Class``, created by its class method ``load()``.
+def load_verifier(text: str) -> Verifier:
+    """Return a verifier, created by the class method ``load`` of its class.
+
+    Args:
+        text: registered name or ``package.module:Class``, with settings as ``NAME:KEY=VALUE,KEY=VALUE``, see
+            :class:`~lotts_search.verifiers.spec.VerifierSpec`.
 
     Raises:
-        BadInput: an unknown name, or what it names is not a verifier.
+        BadInput: an unknown name or setting, or what it names is not a verifier.
         Failure: the verifier cannot be loaded.
     """
-    found = verifier_class(name)
-    if not inspect.ismethod(getattr(found, "load", None)):
-        raise BadInput(f"{name} is not a verifier: it must be a class with a class method load() that returns one")
+    settings = check_verifier(text)
     try:
-        verifier: Verifier = found.load()
+        verifier: Verifier = verifier_class(text).load(**settings)
     except LottsError:
         raise
     except Exception as error:
-        raise Failure(f"verifier {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise Failure(f"verifier {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(getattr(verifier, "score", None)):
-        raise BadInput(f"{name} is not a verifier: its load() returned no object with a method score(prompts, images)")
+        raise BadInput(f"{text} is not a verifier: its load() returned no object with a method score(prompts, images)")
     return verifier
 
 
-def verifier_class(name: str) -> Any:
-    """Return the class of a registered name or of ``package.module:Class``."""
-    return resolve("verifier", name, verifiers())
+def check_verifier(text: str) -> dict[str, Any]:
+    """Check a verifier's name and settings without loading it, and return the settings as arguments of its ``load``.
+
+    Raises:
+        BadInput: an unknown name or setting, or what it names is not a verifier.
+    """
+    spec = VerifierSpec.parse(text)
+    if spec.name not in verifiers() and metric_class(spec.name) is not None:
+        raise BadInput(f"{spec.name} is held out: it may be a metric of a study, never the verifier of a search")
+    found = verifier_class(text)
+    if not inspect.ismethod(getattr(found, "load", None)):
+        raise BadInput(f"{spec.name} is not a verifier: it must be a class with a class method load() that returns one")
+    return arguments(found.load, spec.settings, f"verifier {spec.name!r}")
+
+
+def verifier_class(text: str) -> Any:
+    """Return the class of a verifier, named as in :func:`load_verifier`."""
+    return resolve("verifier", VerifierSpec.parse(text).name, verifiers())
+
+
+def verifier_target(text: str) -> str:
+    """Return ``package.module:Class`` of a verifier, named as in :func:`load_verifier`, without importing it.
+
+    Raises:
+        BadInput: the name is unknown.
+    """
+    name, known = VerifierSpec.parse(text).name, verifiers()
+    if name in known:
+        return known[name].target
+    if ":" not in name:
+        raise unknown("verifier", name, known)
+    return name
+
+
+def verifier_parts(text: str) -> list[str]:
+    """Return a verifier and the verifiers that it combines by its setting ``of``, without loading any."""
+    combined = VerifierSpec.parse(text).settings.get("of", ())
+    names = combined.split(",") if isinstance(combined, str) else combined
+    return [text, *(part for name in names for part in verifier_parts(str(name)))]
+
+
+def verifier_contents(text: str) -> str:
+    """Return the fingerprint of a verifier: its code and the files of the model that it loads, see :data:`SOURCES`.
+
+    A verifier that was passed as an object under a name of its own is :data:`~lotts_search.fingerprint.UNCHECKED`.
+    """
+    try:
+        spec = VerifierSpec.parse(text)
+        code = fingerprint.of_named(verifier_target(text))
+        load = getattr(verifier_class(text), "load", None)
+        settings = {setting.name: setting.default for setting in describe_arguments(load)} if load else {}
+    except BadInput:
+        return fingerprint.UNCHECKED
+    settings |= spec.settings
+    found = [code, *(fingerprint.of_model(str(settings[name])) for name in SOURCES if settings.get(name))]
+    found += [verifier_contents(part) for part in verifier_parts(str(spec))[1:]]
+    if fingerprint.UNCHECKED in found:
+        return fingerprint.UNCHECKED
+    return code if len(found) == 1 else fingerprint.combined(found)
+
+
+def describe_verifier(name: str) -> StrategyInfo:
+    """Describe a verifier: a registered name or ``package.module:Class``."""
+    check_verifier(name)
+    found = verifier_class(name)
+    doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
+    return StrategyInfo(name, doc.partition("\n")[0], doc, describe_arguments(found.load))
 
 
 def metric_class(name: str) -> type[Metric] | None:

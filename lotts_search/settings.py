@@ -1,4 +1,4 @@
-"""Build a dataclass from ``key=value`` texts by the types of its fields, and describe its fields."""
+"""Read ``key=value`` texts by the types of a dataclass's fields or of a function's keyword arguments, and describe those."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,10 +41,45 @@ def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
     Raises:
         BadInput: an unknown field, or a value of the wrong type; the message names the valid ones.
     """
-    hints = _hints(cls)
+    values = _read(settings, _hints(cls), what)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise BadInput(f"{what}: {error}") from error
+
+
+def arguments(function: Callable[..., Any], settings: Mapping[str, object], what: str) -> dict[str, Any]:
+    """Return the keyword arguments of a function.
+
+    Args:
+        settings: values, or texts to parse, by parameter.
+        what: name of the function's result in messages, e.g. ``verifier 'clip-score'``.
+
+    Raises:
+        BadInput: an unknown or missing argument, or a value of the wrong type; the message names the valid ones.
+    """
+    values = _read(settings, _parameter_hints(function), what)
+    for name, parameter in _parameters(function).items():
+        if parameter.default is parameter.empty and name not in values:
+            raise BadInput(f"{what} needs {name}")
+    return values
+
+
+def describe_arguments(function: Callable[..., Any]) -> list[Setting]:
+    """Return the keyword arguments of a function in order, with texts from the ``Args:`` section of its docstring."""
+    docs, hints = _section(function.__doc__ or "", "Args:"), _parameter_hints(function)
+    return [
+        Setting(name, _words(hints[name]), "" if one.default is one.empty else one.default, docs.get(name, ""))
+        for name, one in _parameters(function).items()
+    ]
+
+
+def _read(settings: Mapping[str, object], hints: Mapping[str, Any], what: str) -> dict[str, Any]:
     values = {}
     for name, value in settings.items():
         if name not in hints:
+            if not hints:
+                raise BadInput(f"{what} has no settings: leave out {name}")
             raise unknown(f"setting of {what}:", name, hints)
         try:
             values[name] = _value(value, hints[name])
@@ -52,10 +87,7 @@ def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
             if isinstance(error, BadInput):
                 raise
             raise BadInput(f"{name} of {what} must be {_words(hints[name])}, not {value!r}") from error
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise BadInput(f"{what}: {error}") from error
+    return values
 
 
 def describe(cls: type[Any]) -> list[Setting]:
@@ -76,6 +108,18 @@ def describe(cls: type[Any]) -> list[Setting]:
 def _hints(cls: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name: one for name, one in inspect.signature(function).parameters.items() if one.kind in named}
+
+
+def _parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters; the type of its result may be known to type checkers alone."""
+    names = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__globals__", {})
+    bare = {name: str if one.annotation is one.empty else one.annotation for name, one in _parameters(function).items()}
+    return typing.get_type_hints(type("Parameters", (), {"__annotations__": bare}), names)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -101,6 +145,8 @@ def _parsed(text: str, hint: Any) -> object:
     origin = typing.get_origin(hint)
     if origin is Literal and text in typing.get_args(hint):
         return text
+    if origin is dict:
+        return _checked(json.loads(text), hint)
     if origin is tuple:
         return tuple(_parsed(part.strip(), typing.get_args(hint)[0]) for part in text.split(","))
     if hint is bool and text.lower() in _BOOLS:
@@ -115,7 +161,14 @@ def _checked(value: object, hint: Any) -> object:
     if origin is Literal:
         good = value in typing.get_args(hint)
     elif origin is tuple:
+        if isinstance(value, str):
+            raise ValueError
         return tuple(_checked(part, typing.get_args(hint)[0]) for part in typing.cast(tuple[object, ...], value))
+    elif origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError
+        keys, values = typing.get_args(hint)
+        return {_checked(key, keys): _checked(one, values) for key, one in value.items()}
     elif hint is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
     else:
@@ -145,6 +198,8 @@ def _words(hint: Any) -> str:
             word = " or ".join(mask_kinds()) + " (or JSON with its settings, or a PNG file)"
         elif typing.get_origin(alternative) is Literal:
             word = " or ".join(str(choice) for choice in typing.get_args(alternative))
+        elif typing.get_origin(alternative) is dict:
+            word = "JSON of names with " + _words(typing.get_args(alternative)[1])
         elif typing.get_origin(alternative) is tuple:
             word = f"{_words(typing.get_args(alternative)[0])}, or several separated by commas"
         else:
@@ -156,7 +211,11 @@ def _words(hint: Any) -> str:
 
 def _attribute_docs(doc: str) -> dict[str, str]:
     """Return ``{name: text}`` of the ``Attributes:`` section of a docstring."""
-    _, found, section = inspect.cleandoc(doc).partition("Attributes:\n")
+    return _section(doc, "Attributes:")
+
+
+def _section(doc: str, title: str) -> dict[str, str]:
+    _, found, section = inspect.cleandoc(doc).partition(f"{title}\n")
     docs: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines() if found else []:

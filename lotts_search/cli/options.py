@@ -36,7 +36,8 @@ Verifier = Annotated[
     typer.Option(
         "--verifier",
         "-v",
-        help="Scores images: a name from `lotts-search verifiers`, or package.module:Class.",
+        help="Scores images: a name from `lotts-search verifiers` or package.module:Class, with settings as in"
+        " NAME:KEY=VALUE,KEY=VALUE.",
         rich_help_panel=SEARCH,
     ),
 ]

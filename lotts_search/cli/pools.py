@@ -9,8 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-from lotts_search.errors import BadInput
-from lotts_search.registry import find_model
+from lotts_search.errors import BadInput, notice
+from lotts_search.registry import check_verifier, find_model, metric_class
 from lotts_search.work.pool import Pool
 
 THREADS = 1
@@ -54,6 +54,21 @@ class Compute:
             return "this process"
         actors = f"{self.actors} generator actor{'s' if self.actors > 1 else ''}"
         return f"{actors} on Ray" + (f" at {self.address}" if self.address else "")
+
+    def check_verifiers(self, verifiers: Sequence[str], metrics: Sequence[str] = ()) -> None:
+        """Check the names and settings of verifiers, and of the verifiers among metrics, without loading any.
+
+        Raises:
+            BadInput: one is wrong. On Ray, a package that only its actor installs may be missing here.
+        """
+        for name in [*verifiers, *(name for name in metrics if metric_class(name) is None)]:
+            try:
+                check_verifier(name)
+            except BadInput as error:
+                missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+                if self.local or missing is None or name.startswith(missing):
+                    raise
+                notice(f"{name} is not checked: {error}")
 
     @contextmanager
     def pool(

@@ -78,8 +78,6 @@ class Request:
         if strategy.rewrites:
             self.rewriter = self.rewriter or REWRITER
             registry.load_rewriter(self.rewriter, self.writing)
-        if ":" not in self.verifier and self.verifier not in registry.verifiers():
-            raise unknown("verifier", self.verifier, registry.verifiers())
         if self.solver is not None and self.solver not in get_args(Solver):
             raise unknown("solver", self.solver, get_args(Solver))
         if self.nfe is None and self.images is None and self.seconds is None:
@@ -154,6 +152,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
+    compute.check_verifiers([request.verifier])
     report_unknown_words(request.model, [request.prompt])
     folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}

@@ -17,14 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lotts_search import registry
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget, Costs
 from lotts_search.core.result import SearchResult
 from lotts_search.core.run import check
-from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.errors import BadInput, Failure
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
@@ -170,7 +169,8 @@ def _dry(
     for note in study.renamed:
         console.print(note)
     todo = stand.todo
-    _check_verifiers([study.verifier, *study.metrics] if todo else [], compute)
+    if todo:
+        compute.check_verifiers([study.verifier], study.metrics)
     generators = 1 if compute.local else compute.actors
     lines, total = [], 0.0
     for model in study.models:
@@ -215,23 +215,6 @@ def _dry(
     nfe = sum(task.nfe or 0.0 for task in todo)
     about = "an unknown time" if unknown_time else f"about {span(total)}"
     console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
-
-
-def _check_verifiers(names: Sequence[str], compute: Compute) -> None:
-    """Import verifiers and metrics.
-
-    Raises:
-        BadInput: one of them does not exist. On Ray, a package that only its actor installs may be missing here.
-    """
-    for name in names:
-        try:
-            if registry.metric_class(name) is None and not hasattr(registry.verifier_class(name), "load"):
-                raise BadInput(f"verifier {name!r} has no class method load()")
-        except BadInput as error:
-            missing = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
-            if compute.local or missing is None or name.startswith(missing):
-                raise
-            notice(f"{name} is not checked: {error}")
 
 
 def _probe(model: ModelEntry, tasks: Sequence[Task], compute: Compute, console: Console) -> float | None:

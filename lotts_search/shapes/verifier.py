@@ -28,8 +28,11 @@ class ShapesReward:
         self.net = net
 
     @classmethod
-    def load(cls, folder: str | Path | None = None) -> ShapesReward:
-        """Load the verifier in ``folder``, by default the one of the package.
+    def load(cls, weights: str | None = None) -> ShapesReward:
+        """Load the verifier.
+
+        Args:
+            weights: folder with a model like the package's own; none = that.
 
         Raises:
             BadInput: the folder has no such model.
@@ -37,7 +40,7 @@ class ShapesReward:
         """
         from lotts_search.shapes.reward.net import load_reward
 
-        return cls(load_reward(FOLDER if folder is None else Path(folder)))
+        return cls(load_reward(FOLDER if weights is None else Path(weights)))
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows are independent."""

@@ -22,6 +22,7 @@ from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import Failure
 from lotts_search.verifiers.metric import Metric
+from lotts_search.verifiers.spec import VerifierSpec
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Bytes, Score
 
@@ -133,7 +134,7 @@ def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _column(name: str) -> str:
-    return name.rpartition(":")[2]
+    return VerifierSpec.parse(name).name.rpartition(":")[2]
 
 
 def _ignore_interrupts() -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lotts_search.study.metrics import columns_of
 from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.study.yaml_file import YamlNode, open_yaml
+from lotts_search.verifiers.spec import VerifierSpec
 from lotts_search.work.requests import Solver
 
 SAMPLING: dict[str, Callable[[YamlNode], object]] = {
@@ -56,7 +57,7 @@ def read_study(path: Path) -> Study:
         if needed not in keys:
             raise root.wrong(f"a study needs {needed!r}")
     sampling = {name: read(keys[name]) for name, read in SAMPLING.items() if name in keys}
-    verifier = _guiding(keys["verifier"]) if "verifier" in keys else "shapes-reward"
+    verifier = _verifier(keys["verifier"], guiding=True) if "verifier" in keys else "shapes-reward"
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
     metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
@@ -100,24 +101,27 @@ def _name(node: YamlNode) -> str:
     return name
 
 
-def _guiding(node: YamlNode) -> str:
-    name = node.text("verifier")
-    if registry.metric_class(name) is not None:
-        raise node.wrong(f"{name} is held out: it may be a metric, never the verifier")
-    return _known(node, name, registry.verifiers())
-
-
-def _known(node: YamlNode, name: str, known: Iterable[str]) -> str:
-    if ":" not in name and name not in known:
-        raise node.wrong(unknown("verifier", name, known))
-    return name
+def _verifier(node: YamlNode, guiding: bool) -> str:
+    """Read a verifier, or a metric if it does not guide: a text, or a table of its name and settings."""
+    known = {**registry.verifiers(), **({} if guiding else registry.metrics())}
+    try:
+        spec = VerifierSpec.of(node.plain())
+        if guiding and registry.metric_class(spec.name) is not None:
+            raise BadInput(f"{spec.name} is held out: it may be a metric, never the verifier")
+        if ":" not in spec.name and spec.name not in known:
+            raise unknown("verifier", spec.name, known)
+        if spec.settings:
+            registry.check_verifier(str(spec))
+    except BadInput as error:
+        raise node.wrong(error) from error
+    return str(spec)
 
 
 def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str, ...]:
     names: list[str] = []
     filled: dict[str, str] = {}
     for item in node.items("metrics") if not (node.is_list and node.plain() == []) else []:
-        name = _known(item, item.text("a metric"), [*registry.verifiers(), *registry.metrics()])
+        name = _verifier(item, guiding=False)
         if name == verifier:
             raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:

@@ -151,15 +151,13 @@ def _name(
 
 def contents(study: Study, model: ModelEntry, entry: StrategyEntry) -> dict[str, Any]:
     """Return the fingerprints of all that decides a search beside its settings: model files, code, verifier, rewriter."""
-    verifiers = registry.verifiers()
-    target = verifiers[study.verifier].target if study.verifier in verifiers else study.verifier
     found: dict[str, Any] = {
         f"model {model.model}": fingerprint.of_model(
             model.model, model.options.get("revision"), folder_of(model.model)
         ),
         "load options": fingerprint.of_options(model.options),
         f"strategy {entry.name}": fingerprint.of_settings(entry.strategy),
-        f"verifier {study.verifier}": fingerprint.of_named(target),
+        f"verifier {study.verifier}": registry.verifier_contents(study.verifier),
     }
     if entry.strategy.rewrites:
         rewriter = registry.load_rewriter(study.rewriter, study.writing)

@@ -11,6 +11,9 @@ import numpy.typing as npt
 class Verifier(Protocol):
     """Scores images for prompts, higher is better. Its arguments and results are plain texts and numpy arrays.
 
+    A class method ``load`` creates it. The arguments of ``load``, with types and defaults, are the verifier's settings
+    (:class:`lotts_search.verifiers.spec.VerifierSpec`).
+
     Attributes:
         name: registered name.
         requirements: pip requirements beyond the project's own; Ray installs them in the actor's environment.

@@ -62,16 +62,27 @@ def strategies(name: Name = None, json: Json = False) -> None:
     _print_settings(found, "\n".join(lines), f"--strategy {found.name} --set")
 
 
-def verifiers(json: Json = False) -> None:
-    """List the verifiers, which score images and thereby guide a search.
+def verifiers(name: Name = None, json: Json = False) -> None:
+    """List the verifiers, which score images and thereby guide a search, or explain one with its settings.
 
-    Example:
+    Examples:
+
+        lotts-search verifiers shapes-reward
 
         lotts-search generate "center red star on gray" --verifier shapes-reward
+
+        lotts-search generate "a red fox" --model ./my-model --verifier my_package:MyVerifier:threshold=0.5
     """
     from lotts_search import registry
 
-    _list("verifier", registry.verifiers(), json)
+    if name is None:
+        _list("verifier", registry.verifiers(), json)
+        return
+    found = registry.describe_verifier(name)
+    if json:
+        _print_json(found, {}, [setting.default for setting in found.settings])
+    else:
+        _print_settings(found, escape(found.doc), f"--verifier {found.name}:")
 
 
 def metrics(json: Json = False) -> None:
@@ -148,9 +159,13 @@ def _print_json(found: StrategyInfo, more: Mapping[str, str], defaults: list[Any
 def _print_settings(found: StrategyInfo, about: str, option: str) -> None:
     console = Console(highlight=False)
     console.print(f"{about}\n", soft_wrap=True)
+    if not found.settings:
+        console.print("It has no settings.")
+        return
     rows = [(setting.name, setting.default, setting.type, setting.doc) for setting in found.settings]
     _print_table(("setting", "default", "type", "description"), rows)
-    console.print(f"\nUsage: [bold]{escape(option)} SETTING=VALUE[/bold]")
+    joined = option if option.endswith(":") else f"{option} "
+    console.print(f"\nUsage: [bold]{escape(joined)}SETTING=VALUE[/bold]")
 
 
 def _print_table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
