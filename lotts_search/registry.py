@@ -29,7 +29,7 @@ from lotts_search.verifiers.spec import VerifierSpec
 
 PLACEMENT = ("device", "offload", "vae_slicing", "compile")
 """Load options that say where and how fast a model runs, and leave its images as they are."""
-SOURCES = ("weights", "tokenizer", "reference")
+SOURCES = ("weights", "tokenizer", "clip", "reference")
 """Settings of verifiers that name files, folders or hub ids; a change of their contents is a change of the verifier."""
 
 
@@ -120,6 +120,27 @@ _VERIFIERS = [
         "shapes-reward",
         "lotts_search.shapes.verifier:ShapesReward",
         "Small learned verifier of shapes images: the share of objects that match the prompt.",
+    ),
+    Entry(
+        "image-reward",
+        "lotts_search.verifiers.image_reward:ImageReward",
+        "Learned human preference: BLIP trained on rankings by experts.",
+    ),
+    Entry("hpsv2", "lotts_search.verifiers.hpsv2:HPSv2", "Learned human preference: CLIP ViT-H trained on HPD v2."),
+    Entry(
+        "pickscore",
+        "lotts_search.verifiers.pickscore:PickScore",
+        "Learned human preference: CLIP ViT-H trained on choices of users.",
+    ),
+    Entry(
+        "clip-score",
+        "lotts_search.verifiers.clip_score:ClipScore",
+        "How well an image matches its prompt, by CLIP ViT-L.",
+    ),
+    Entry(
+        "aesthetic",
+        "lotts_search.verifiers.aesthetic:Aesthetic",
+        "Predicted aesthetic rating, 1 to 10, whatever the prompt (LAION).",
     ),
 ]
 _METRICS = [

@@ -155,9 +155,8 @@ def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:
     """
 
     def load() -> Any:
-        module, report = cls.from_pretrained(
-            model, subfolder=component or None, use_safetensors=True, output_loading_info=True, **options
-        )
+        inside = {"subfolder": component} if component else {}
+        module, report = cls.from_pretrained(model, use_safetensors=True, output_loading_info=True, **inside, **options)
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(f"{len(missing)} weights are missing, first {missing[0]}")
