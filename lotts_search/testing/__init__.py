@@ -1,8 +1,8 @@
-"""For authors of plug-ins: fast fake models and the tests that every strategy must pass.
+"""For authors of plug-ins: fast fake models and the tests that every strategy and verifier must pass.
 
 :mod:`lotts_search.testing.analytic` answers at once, :mod:`lotts_search.testing.gaussian` follows exactly known laws,
-and :mod:`lotts_search.testing.conformance` (which needs pytest) holds the tests. The rest of the package does not
-import this folder.
+and :mod:`lotts_search.testing.conformance` holds the tests of strategies, :mod:`lotts_search.testing.verifier_conformance`
+those of verifiers; both need pytest. The rest of the package does not import this folder.
 """
 
 from __future__ import annotations
