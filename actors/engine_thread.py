@@ -8,14 +8,13 @@ import platform
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lotts_search.errors import Failure, LottsError, Notice
+from lotts_search.errors import Failure, LottsError
 from lotts_search.work.requests import Result
 
 
@@ -39,14 +38,12 @@ class Ready:
         name: name of the worker.
         node: host name of its machine.
         pid: id of its process.
-        notices: what loading reported with :func:`lotts_search.errors.notice`, for the driver to report.
     """
 
     info: Any
     name: str
     node: str
     pid: int
-    notices: tuple[str, ...] = ()
 
 
 Factory = Callable[[], tuple[Tickable, Any]]
@@ -90,11 +87,11 @@ class EngineThread:
 
     def _loop(self, factory: Factory) -> None:
         try:
-            (engine, info), notices = _with_notices(factory)
+            engine, info = factory()
         except Exception as error:
             self.ready.set_exception(_as_lotts_error(error))
             return
-        self.ready.set_result(Ready(info, self.name, platform.node(), os.getpid(), notices))
+        self.ready.set_result(Ready(info, self.name, platform.node(), os.getpid()))
         busy = False
         while self._admit(engine, busy):
             try:
@@ -150,17 +147,6 @@ class EngineThread:
         lost, self._running = self._running, set()
         for future in lost:
             future.set_exception(EngineBroken(self._broken))
-
-
-def _with_notices(factory: Factory) -> tuple[tuple[Tickable, Any], tuple[str, ...]]:
-    """Return what a factory builds, and its notices: warnings of another process do not reach the driver's user."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Notice)
-        built = factory()
-    for each in caught:
-        if not issubclass(each.category, Notice):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    return built, tuple(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, Notice)))
 
 
 def _lost_device(error: BaseException) -> bool:

@@ -10,8 +10,9 @@ import pkgutil
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
 from lotts_search.actors.ray_worker import RayWorker
 from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor
 from lotts_search.actors.worker_group import Limits, WorkerGroup
+from lotts_search.backbones.load_options import with_absolute_paths
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry
 from lotts_search.verifiers.spec import VerifierSpec
@@ -113,6 +115,8 @@ class RayPool(Checking):
         needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
 
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._noticed: set[str] = set()
         self._closed = False
         self._closed_reason: str | None = None
         self._lock = threading.Lock()
@@ -133,7 +137,8 @@ class RayPool(Checking):
             **ray_options: Any,
         ) -> WorkerGroup:
             def spawn(number: int) -> RayWorker:
-                return RayWorker(actor, f"{name}-{number}", (*arguments, threads), {"num_cpus": threads, **ray_options})
+                given = {"num_cpus": threads, **ray_options}
+                return RayWorker(actor, f"{name}-{number}", (*arguments, threads), given, self._notices.put)
 
             return WorkerGroup(kind, size, batch, spawn, self._inbox.put, limits or Limits())
 
@@ -141,7 +146,7 @@ class RayPool(Checking):
             "generator",
             "generator",
             GeneratorActor,
-            *(engine, where, options, max_batch),
+            *(engine, where, with_absolute_paths(options), max_batch),
             size=generators,
             batch=max_batch,
             num_gpus=gpus,
@@ -181,20 +186,24 @@ class RayPool(Checking):
             self._inbox.put(each.open)
         try:
             info = self._generators.ready.result().info
-            self.info = replace(info, name=model) if info.name == where else info
-            for text in dict.fromkeys(text for each in self._groups for text in each.ready.result().notices):
-                notice(text)
+            # What a search is named by: as given, not by absolute paths.
+            named = {"name": model} if info.name == where else {}
+            self.info = replace(info, **named, **({"loaded": registry.loaded(options)} if info.loaded else {}))
+            for each in self._groups:
+                each.ready.result()
+            self._report()
         except BaseException:
             self.close()
             raise
 
     def submit(self, work: Work) -> Future[Result]:
-        """Queue a piece of work; never blocks.
+        """Queue a piece of work; never blocks. New notices of the actors are reported.
 
         Raises:
             BadInput: this pool does not have the verifier or rewriter.
             PoolClosed: the pool is closed.
         """
+        self._report()
         if isinstance(work, Score):
             if work.verifier not in self._verifiers:
                 raise unknown("verifier", work.verifier, self._verifiers)
@@ -235,6 +244,15 @@ class RayPool(Checking):
             self._thread.join()
         self._connection.close()
         atexit.unregister(self.close)
+        self._report()
+
+    def _report(self) -> None:
+        """Report the notices that the actors' replies brought, each once, in the thread of the caller."""
+        with self._lock:
+            new = dict.fromkeys(text for text in _drained(self._notices) if text not in self._noticed)
+            self._noticed |= new.keys()
+        for text in new:
+            notice(text)
 
     def __enter__(self) -> Self:
         return self
@@ -266,6 +284,12 @@ class RayPool(Checking):
             return self._inbox.get(timeout=CHECK_S)
         except queue.Empty:
             return _nothing
+
+
+def _drained(found: queue.SimpleQueue[str]) -> Iterator[str]:
+    with suppress(queue.Empty):
+        while True:
+            yield found.get_nowait()
 
 
 def _nothing() -> None:

@@ -4,6 +4,7 @@ caller can do about them."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,7 +12,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RuntimeEnvSetupError
 
 from lotts_search.actors.engine_thread import Ready
-from lotts_search.actors.worker_actor import IN_FLIGHT, BrokenReply, WorkerActor
+from lotts_search.actors.worker_actor import IN_FLIGHT, BrokenReply, Reply, WorkerActor
 from lotts_search.actors.worker_group import Died, Unavailable
 from lotts_search.errors import Failure, LottsError
 from lotts_search.work.requests import Result
@@ -26,12 +27,18 @@ class RayWorker:
         name: name of the worker, the first argument of the class.
         arguments: the other arguments of the class.
         options: Ray's actor options (resources, runtime_env).
+        report: called, in a thread of Ray, with each notice of the actor before its call is done.
     """
 
     def __init__(
-        self, actor: type[WorkerActor], name: str, arguments: tuple[Any, ...], options: dict[str, Any]
+        self,
+        actor: type[WorkerActor],
+        name: str,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        report: Callable[[str], None],
     ) -> None:
-        self.name = name
+        self.name, self._report = name, report
         self._actor: Any = (
             ray.remote(actor)
             .options(max_restarts=0, max_task_retries=0, max_concurrency=IN_FLIGHT, **options)
@@ -39,42 +46,45 @@ class RayWorker:
         )
 
     def start(self) -> Future[Ready]:
-        return _call(self._actor.start)
+        return self._call(self._actor.start)
 
     def run(self, work: Any) -> Future[Result]:
-        return _call(self._actor.run, work)
+        return self._call(self._actor.run, work)
 
     def ping(self) -> Future[None]:
-        return _call(self._actor.ping)
+        return self._call(self._actor.ping)
 
     def kill(self) -> None:
         with contextlib.suppress(RayError, ValueError, RuntimeError):  # the actor is gone already, or Ray itself is
             ray.kill(self._actor, no_restart=True)
 
+    def _call(self, method: Any, *arguments: Any) -> Future[Any]:
+        """Call a method of a :class:`WorkerActor`; errors that it returns as values become exceptions of the future."""
+        out: Future[Any] = Future()
 
-def _call(method: Any, *arguments: Any) -> Future[Any]:
-    """Call a method of a :class:`WorkerActor`; errors that it returns as values become exceptions of the future."""
-    out: Future[Any] = Future()
+        def arrived(reply: Future[Any]) -> None:
+            error = reply.exception()
+            value = None if error is not None else reply.result()
+            if isinstance(value, Reply):
+                for text in value.notices:
+                    self._report(text)
+                value = value.value
+            if error is not None:
+                out.set_exception(_classify(error))
+            elif isinstance(value, BrokenReply):
+                out.set_exception(Died(value.reason))
+            elif isinstance(value, LottsError):
+                out.set_exception(value)
+            else:
+                out.set_result(value)
 
-    def arrived(reply: Future[Any]) -> None:
-        error = reply.exception()
-        value = None if error is not None else reply.result()
-        if error is not None:
+        try:
+            reference = method.remote(*arguments)
+        except Exception as error:  # not serializable, or Ray is gone
             out.set_exception(_classify(error))
-        elif isinstance(value, BrokenReply):
-            out.set_exception(Died(value.reason))
-        elif isinstance(value, LottsError):
-            out.set_exception(value)
         else:
-            out.set_result(value)
-
-    try:
-        reference = method.remote(*arguments)
-    except Exception as error:  # not serializable, or Ray is gone
-        out.set_exception(_classify(error))
-    else:
-        reference.future().add_done_callback(arrived)
-    return out
+            reference.future().add_done_callback(arrived)
+        return out
 
 
 def _classify(error: BaseException) -> Exception:

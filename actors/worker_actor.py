@@ -1,18 +1,22 @@
 """The Ray actor classes: an :class:`~lotts_search.actors.engine_thread.EngineThread` with asyncio methods.
 
 They return errors as values and never raise: Ray would wrap an exception and print its traceback, but the driver needs
-the original type.
+the original type. Notices travel with every reply, because warnings of another process do not reach the driver's user.
 """
 
 from __future__ import annotations
 
 import asyncio
 import pkgutil
+import queue
+import warnings
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lotts_search.actors.engine_thread import EngineBroken, EngineThread, Ready
-from lotts_search.errors import LottsError
+from lotts_search.errors import LottsError, Notice
 from lotts_search.work.requests import Result
 
 IN_FLIGHT = 10_000
@@ -21,9 +25,17 @@ IN_FLIGHT = 10_000
 
 @dataclass(frozen=True)
 class BrokenReply:
-    """Reply of an actor whose engine broke: replace the actor and retry the task elsewhere."""
+    """Value of a reply of an actor whose engine broke: replace the actor and retry the task elsewhere."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an actor returns: the value or error of a call, and the notices of its process since the last reply."""
+
+    value: Ready | Result | LottsError | BrokenReply
+    notices: tuple[str, ...]
 
 
 class WorkerActor:
@@ -36,26 +48,47 @@ class WorkerActor:
     """
 
     def __init__(self, name: str, factory: str, *arguments: Any) -> None:
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._collect_notices()
         self._thread = EngineThread(name, lambda: pkgutil.resolve_name(factory)(*arguments))
 
-    async def start(self) -> Ready | LottsError:
+    async def start(self) -> Reply:
         """Wait until everything is loaded."""
-        try:
-            return await asyncio.wrap_future(self._thread.ready)
-        except LottsError as error:
-            return error
+        return await self._reply(self._thread.ready)
 
-    async def run(self, work: Any) -> Result | LottsError | BrokenReply:
+    async def run(self, work: Any) -> Reply:
         """Do one piece of work; many calls may be in flight."""
-        try:
-            return await asyncio.wrap_future(self._thread.submit(work))
-        except LottsError as error:
-            return error
-        except EngineBroken as error:
-            return BrokenReply(str(error))
+        return await self._reply(self._thread.submit(work))
 
     async def ping(self) -> None:
         """Return as soon as the actor can be reached."""
+
+    async def _reply(self, answer: Future[Any]) -> Reply:
+        value: Ready | Result | LottsError | BrokenReply
+        try:
+            value = await asyncio.wrap_future(answer)
+        except LottsError as error:
+            value = error
+        except EngineBroken as error:
+            value = BrokenReply(str(error))
+        notices = []
+        with suppress(queue.Empty):
+            while True:
+                notices.append(self._notices.get_nowait())
+        return Reply(value, tuple(dict.fromkeys(notices)))
+
+    def _collect_notices(self) -> None:
+        """Keep the notices of all threads of this process; other warnings are shown as before."""
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, Notice):
+                self._notices.put(str(message))
+            else:
+                show(message, category, *where, **options)
+
+        warnings.showwarning = keep
+        warnings.simplefilter("always", Notice)
 
 
 # Ray's dashboard and `ray list actors` show the name of the class.

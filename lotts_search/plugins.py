@@ -58,5 +58,6 @@ def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
     try:
         with redirect_stdout(sys.stderr):  # stdout is the command's own
             return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"{kind} {name!r} cannot be imported from {target}: {error}") from error
+    except Exception as error:  # the module's own code may raise anything
+        what = str(error) if isinstance(error, ImportError | AttributeError | ValueError) else repr(error)
+        raise BadInput(f"{kind} {name!r} cannot be imported from {target}: {what}") from error

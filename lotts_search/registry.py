@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -367,15 +367,22 @@ def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> Pr
     Raises:
         BadInput: an unknown name or setting, or a value of the wrong type.
     """
-    made: PromptRewriter = build(resolve("rewriter", name, rewriters()), settings or {}, f"rewriter {name!r}")
+    made: PromptRewriter = build(_rewriter_class(name), settings or {}, f"rewriter {name!r}")
     return made
 
 
 def describe_rewriter(name: str) -> StrategyInfo:
     """Describe a rewriter."""
-    found = resolve("rewriter", name, rewriters())
+    found = _rewriter_class(name)
     doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
+
+
+def _rewriter_class(name: str) -> Any:
+    found = resolve("rewriter", name, rewriters())
+    if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "rewrite", None))):
+        raise BadInput(f"{name} is not a rewriter: it must be a dataclass with a method rewrite(requests)")
+    return found
 
 
 def find_model(name: str, revision: str | None = None) -> tuple[str, str]:
@@ -424,6 +431,12 @@ def load_backbone(name: str, **options: Any) -> Backbone:
     """
     folder, family = family_of(name, options.get("revision"))
     backbone: Backbone = family.from_pretrained(folder, name=name, **options)
-    given = {key: value for key, value in options.items() if key not in PLACEMENT and value is not None}
-    backbone.info = replace(backbone.info, loaded=json.dumps(given, sort_keys=True, default=str))
+    backbone.info = replace(backbone.info, loaded=loaded(options))
     return backbone
+
+
+def loaded(options: Mapping[str, Any]) -> str:
+    """Return the load options that affect the images of a model, as JSON, see
+    :class:`~lotts_search.work.model.ModelInfo`."""
+    given = {key: value for key, value in options.items() if key not in PLACEMENT and value is not None}
+    return json.dumps(given, sort_keys=True, default=str)

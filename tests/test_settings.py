@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from lotts_search import BadInput, registry
 from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy, gather_completed
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, mask_from_dict, mask_kinds, mask_to_dict
+
+LEVELS = (1, 2)
 
 
 @dataclass
@@ -122,3 +125,27 @@ def test_neither_the_package_nor_a_strategy_imports_torch_or_ray():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["os:path", f"{__name__}:LEVELS", f"{__name__}:FirstOfTwo"])
+def test_what_is_no_rewriter_is_refused_by_name(name: str) -> None:
+    for use in (registry.load_rewriter, registry.describe_rewriter):
+        with pytest.raises(BadInput, match=f"{name} is not a rewriter: it must be a dataclass with a method rewrite"):
+            use(name)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("def", "SyntaxError"),
+        ("from lotts_search import nope", "cannot import name 'nope'"),
+    ],
+)
+def test_a_plugin_that_breaks_at_its_import_is_refused(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plug.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput, match=f"strategy 'plug:Mine' cannot be imported from plug:Mine: .*{message}"):
+        registry.make_strategy("plug:Mine", {})

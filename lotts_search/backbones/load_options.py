@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from lotts_search.errors import BadInput, unknown
@@ -112,3 +113,25 @@ class LoadOptions:
                 raise BadInput(f"size must be (height, width) in pixels, got {size!r}")
             given["size"] = (size[0], size[1])
         return cls(**given)
+
+
+def with_absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a model for a process with another working directory: files and folders that exist here, of
+    adapters and of the preview decoder, by their absolute paths.
+
+    Raises:
+        BadInput: a text for an adapter is none, see :meth:`Adapter.read`.
+    """
+    given = dict(options)
+    if given.get("preview"):
+        given["preview"] = _absolute(given["preview"])
+    if given.get("lora"):
+        several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
+        read = [Adapter.read(one) for one in several]
+        given["lora"] = [(_absolute(adapter.source), adapter.scale) for adapter in read]
+    return given
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source

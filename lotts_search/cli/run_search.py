@@ -26,7 +26,7 @@ from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.image_files import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
-from lotts_search.work.requests import Bytes, Sampling, Solver
+from lotts_search.work.requests import Bytes, Sampling, Solver, check_steps
 
 REWRITER = "shapes-rewriter"
 
@@ -78,6 +78,8 @@ class Request:
         if strategy.rewrites:
             self.rewriter = self.rewriter or REWRITER
             registry.load_rewriter(self.rewriter, self.writing)
+        if self.steps is not None:
+            check_steps(self.steps)
         if self.solver is not None and self.solver not in get_args(Solver):
             raise unknown("solver", self.solver, get_args(Solver))
         if self.nfe is None and self.images is None and self.seconds is None:

@@ -21,10 +21,10 @@ from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.study.yaml_file import YamlNode, open_yaml
 from lotts_search.verifiers.spec import VerifierSpec
-from lotts_search.work.requests import Solver
+from lotts_search.work.requests import MOST_STEPS, Solver
 
 SAMPLING: dict[str, Callable[[YamlNode], object]] = {
-    "steps": lambda node: node.integer("steps", 1),
+    "steps": lambda node: node.integer("steps", 1, MOST_STEPS),
     "guidance": lambda node: node.number("guidance"),
     "negative": lambda node: str(node.plain() or ""),
     "eta": lambda node: node.number("eta", 0),
@@ -85,7 +85,7 @@ def read_study(path: Path) -> Study:
         judged=typing.cast(Any, keys["judge"].choice("judge", ("all", "best")) if "judge" in keys else "all"),
         baselines=tuple(_baselines(keys["baselines"], strategies)) if "baselines" in keys else (),
         seconds=keys["seconds"].number("seconds", 0) if "seconds" in keys else None,
-        workers=keys["workers"].integer("workers", 1) if "workers" in keys else 8,
+        workers=keys["workers"].integer("workers", 1, 2**31 - 1) if "workers" in keys else 8,
         keep=typing.cast(Keep, keys["images"].choice("images", typing.get_args(Keep)) if "images" in keys else "best"),
         rewriter=rewriter,
         writing=writing,

@@ -104,12 +104,14 @@ class YamlNode:
             raise self.wrong(f"{what} must be a number{above}, not {value!r}")
         return float(value)
 
-    def integer(self, what: str, least: float = -math.inf) -> int:
-        """Return an integer of at least ``least``."""
+    def integer(self, what: str, least: float = -math.inf, most: float = math.inf) -> int:
+        """Return an integer within ``least..most``."""
         value = self.plain()
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            above = "" if least == -math.inf else f" of {least:g} or more"
-            raise self.wrong(f"{what} must be an integer{above}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            within = "" if least == -math.inf else f" of {least:g} or more"
+            if most < math.inf:
+                within = f" within {least}..{most}"
+            raise self.wrong(f"{what} must be an integer{within}, not {value!r}")
         return value
 
     def choice(self, what: str, known: Iterable[str]) -> str:

@@ -70,6 +70,20 @@ def check_eta(eta: float, solver: Solver) -> None:
         raise BadInput(f"eta must be a number of 0 or more, got {eta}")
 
 
+MOST_STEPS = 10_000
+"""Steps of a schedule, which is computed as a whole; a model may refuse fewer."""
+
+
+def check_steps(steps: float) -> None:
+    """Refuse a number of steps that no model has.
+
+    Raises:
+        BadInput: it is not a whole number within 1..:data:`MOST_STEPS`.
+    """
+    if not 1 <= steps <= MOST_STEPS or steps != int(steps):
+        raise BadInput(f"steps must be a whole number within 1..{MOST_STEPS}, not {steps}")
+
+
 def check_guidance(guidance: float, embedded: bool) -> None:
     """Refuse a guidance weight that would do nothing: classifier-free guidance below 1, or one below 0.
 
@@ -136,8 +150,7 @@ class Sampling:
         if eta is None:
             # The model's eta was chosen for the model's solver.
             eta = defaults.eta if solver == defaults.solver else 1.0
-        if not steps >= 1 or steps != int(steps):
-            raise BadInput(f"steps must be 1 or more, and a whole number, not {steps}")
+        check_steps(steps)
         check_guidance(guidance, info.embedded_guidance)
         check_eta(eta, solver)
         if negative and info.embedded_guidance:

@@ -3,17 +3,19 @@ misbehave.
 
 ``hold PATH``  waits until the file PATH exists     ``nan``     fails as if the latents were NaN
 ``kill``       kills its process                    ``break``   makes the engine itself raise
+``say TEXT``   reports TEXT                         ``say bad`` does so and fails
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +73,11 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         elif verb == "break":
             raise RuntimeError("device lost")
+        elif verb == "say" and trajectory.step == work.start:
+            notice(path)
+            if path == "bad":
+                trajectory.future.set_exception(Failure("it is bad"))
+                return
         elif verb == "nan":
             trajectory.future.set_exception(Failure("NaN latents at step 0"))
             return
@@ -99,6 +106,8 @@ class FakeScorer:
 
     def tick(self) -> bool:
         for work, future in self.waiting:
+            if work.prompt == "odd":
+                notice("an odd image")
             future.set_result(Result(Usage(scores=1), score=float(work.image.mean())))
         self.waiting = []
         return False
@@ -134,6 +143,11 @@ def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: in
         notice("the adapter was merged in part")
     begun = options.get("begun")
     return FakeEngine(max_batch, None if begun is None else Path(begun)), INFO
+
+
+def make_described(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+    """Return an engine whose family is its options."""
+    return FakeEngine(max_batch, None), replace(INFO, family=json.dumps(options), loaded="{}")
 
 
 def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer, str]:

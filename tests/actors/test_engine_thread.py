@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from lotts_search.actors.engine_thread import EngineBroken, EngineThread, Tickable
-from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.errors import BadInput, Failure
 from lotts_search.work.requests import Result
 from tests.actors.fakes import INFO, FakeEngine, segment
 
@@ -97,18 +96,3 @@ def test_an_engine_that_refuses_a_task_fails_that_task_only() -> None:
     with pytest.raises(Failure, match="TypeError: not a task"):
         thread.submit(None).result(30)
     assert thread.submit(segment(0)).result(30).usage.nfe == 6
-
-
-def test_notices_of_loading_reach_the_driver_once_and_other_warnings_stay() -> None:
-    def factory() -> tuple[Tickable, Any]:
-        for text in ("a part of the adapter was ignored", "4 steps are used", "4 steps are used"):
-            notice(text)
-        warnings.warn("an outdated call", DeprecationWarning, stacklevel=1)
-        return FakeEngine(4, None), INFO
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ready = EngineThread("h", factory).ready.result(30)
-    assert ready.notices == ("a part of the adapter was ignored", "4 steps are used")
-    assert [str(each.message) for each in caught] == ["an outdated call"]
-    assert start().ready.result(30).notices == ()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,13 @@ import pytest
 
 pytest.importorskip("ray")
 
+from lotts_search import registry
 from lotts_search.actors.connection import environment
 from lotts_search.actors.engine_thread import EngineThread
 from lotts_search.actors.ray_pool import RayPool
+from lotts_search.actors.worker_actor import Reply, WorkerActor
 from lotts_search.actors.worker_group import Limits
-from lotts_search.errors import BadInput, Failure, Notice
+from lotts_search.errors import BadInput, Failure, Notice, notice
 from lotts_search.work.requests import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
 
@@ -39,6 +44,60 @@ def test_notices_of_the_actors_reach_the_driver_once() -> None:
     with pytest.warns(Notice) as caught, RayPool("partly", generators=2, max_batch=3, **FAKES):
         pass
     assert [str(each.message) for each in caught if each.category is Notice] == ["the adapter was merged in part"]
+
+
+def test_notices_of_later_work_reach_the_driver_once_and_in_its_thread() -> None:
+    def reported(caught: list[warnings.WarningMessage]) -> list[str]:
+        return [str(each.message) for each in caught if each.category is Notice]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with make(generators=2, verifiers=["brightness"]) as pool:
+            assert reported(caught) == []
+            for future in [pool.submit(segment(seed, prompt="say it is cut")) for seed in range(4)]:
+                future.result(WAIT)
+            pool.submit(segment(0)).result(WAIT)
+            assert reported(caught) == ["it is cut"]
+            with pytest.raises(Failure, match="it is bad"):
+                pool.submit(segment(1, prompt="say bad")).result(WAIT)
+            pool.submit(segment(2)).result(WAIT)
+            assert reported(caught) == ["it is cut", "bad"]
+            pool.submit(Score("brightness", "odd", np.zeros((8, 8, 3), np.uint8))).result(WAIT)
+        assert reported(caught) == ["it is cut", "bad", "an odd image"]
+
+
+def test_an_actor_keeps_other_warnings_for_its_own_log() -> None:
+    async def started() -> Reply:
+        return await WorkerActor("h", f"{__name__}:outdated").start()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reply = asyncio.run(started())
+    assert reply.notices == ("4 steps are used",)
+    assert [str(each.message) for each in caught] == ["an outdated call"]
+
+
+def outdated() -> tuple[FakeEngine, Any]:
+    for text in ("4 steps are used", "4 steps are used"):
+        notice(text)
+    warnings.warn("an outdated call", DeprecationWarning, stacklevel=1)
+    return FakeEngine(4, None), INFO
+
+
+def test_adapters_and_decoders_at_relative_paths_are_found_by_the_actors(
+    ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inks").mkdir()
+    (tmp_path / "ink.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    options = {"lora": ["ink.safetensors:0.5", "./inks", "owner/ink"], "preview": "inks"}
+    with RayPool("fake", max_batch=3, backbone_options=options, engine="tests.actors.fakes:make_described") as pool:
+        family = json.loads(pool.info.family)
+        assert pool.info.loaded == registry.loaded(options)  # a search is named by what was given
+    assert family == {
+        "lora": [[f"{tmp_path}/ink.safetensors", 0.5], [f"{tmp_path}/inks", 1.0], ["owner/ink", 1.0]],
+        "preview": f"{tmp_path}/inks",
+    }
 
 
 def latents(futures: list[Future[Result]]) -> list[Any]:

@@ -153,6 +153,8 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
         (["generate", PROMPT, "--set", "refinments=3"], "did you mean 'refinements'"),
         (["generate", PROMPT, "--set", "refinements=many"], "refinements"),
         (["generate", PROMPT, "--nfe", "-1"], "not -1"),
+        (["generate", PROMPT, "--steps", "100000000"], "steps must be a whole number within 1..10000, not 100000000"),
+        (["generate", PROMPT, "--strategy", "ttgen", "--rewriter", "os:path"], "os:path is not a rewriter"),
         (["generate", PROMPT, "--local", "--address", "auto"], "exclude each other"),
         (["generate", PROMPT, "--local", "--generators", "2"], "leave out --local"),
         (["generate", PROMPT, "--rewriter", "chat"], "does not use a rewriter"),

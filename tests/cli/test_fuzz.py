@@ -151,11 +151,14 @@ def analytic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def outcome(arguments: list[str]) -> str | None:
     """Run a command; return what is wrong with how it ended."""
 
-    def late(*_: object) -> None:
-        raise TimeoutError(f"it took more than {SECONDS} s")
+    late = []
+
+    def stop(*_: object) -> None:
+        late.append(f"it took more than {SECONDS} s")
+        signal.raise_signal(signal.SIGINT)  # an exception of another kind could be taken for a trial's
 
     out, err = io.StringIO(), io.StringIO()
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     code: object = "it returned"
     try:
@@ -168,6 +171,8 @@ def outcome(arguments: list[str]) -> str | None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+    if late:
+        return late[0]
     said = err.getvalue()
     errors = [line for line in said.splitlines() if line.startswith("error: ") or "Error ─" in line]
     if "(unexpected;" in said or "Traceback" in said + out.getvalue():

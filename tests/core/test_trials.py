@@ -220,7 +220,7 @@ def test_search_works_inside_a_running_loop():
         ({"prompt": " "}, "the prompt is empty"),
         ({"nfe": float("nan")}, "nfe must be a number of 0 or more"),
         ({"seconds": -1}, "seconds must be a number"),
-        ({"steps": 0}, "steps must be 1 or more"),
+        ({"steps": 0}, "steps must be a whole number within 1"),
         ({"eta": -1.0}, "eta must be a number of 0 or more"),
         ({"verifier": "x", "strategy": BestOfN(), "settings": {"n": 2}}, "this strategy has its own"),
         ({"image": np.zeros((6, 6, 3), np.uint8), "strategy": "best-of-n"}, "cannot start from an image"),
