@@ -55,7 +55,7 @@ def few_steps(model: str, index: Mapping[str, Any], scheduler: Mapping[str, Any]
 
     Such a model has the scheduler of LCM or TCD; or its name says so, and its timesteps are trailing or flow matching's.
     """
-    name, kind = f"{PurePath(model).name} {index.get('_name_or_path', '')}", str(scheduler.get("_class_name"))
+    name, kind = _names(model, index), str(scheduler.get("_class_name"))
     spaced = scheduler.get("timestep_spacing") == "trailing" or kind.startswith("FlowMatch")
     if family in (FLUX_DEV, FLUX_SCHNELL):
         return family
@@ -64,6 +64,15 @@ def few_steps(model: str, index: Mapping[str, Any], scheduler: Mapping[str, Any]
     said = re.search(r"(?<!\d)([2-9]|1[0-6])[-_ ]?steps?", name, re.IGNORECASE)
     steps = int(said[1]) if said else 4
     return replace(family, steps=steps, guidance=1.0, t0=steps // 2, integrate=int(steps > 2))
+
+
+def sounds_distilled(model: str, index: Mapping[str, Any], family: Defaults) -> bool:
+    """Return whether the name of a model says that it needs few steps, other than FLUX models, whose defaults know."""
+    return family not in (FLUX_DEV, FLUX_SCHNELL) and _FEW_STEPS.search(_names(model, index)) is not None
+
+
+def _names(model: str, index: Mapping[str, Any]) -> str:
+    return f"{PurePath(model).name} {index.get('_name_or_path', '')}"
 
 
 def defaults_of(model: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[Defaults, bool] | None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from lotts_search.backbones.codec import LatentCodec
-from lotts_search.backbones.defaults import few_steps, merged, pipeline_of
+from lotts_search.backbones.defaults import few_steps, merged, pipeline_of, sounds_distilled
 from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.backbones.lora import merge_adapters
 from lotts_search.backbones.model_folder import load_component, load_weights, reachable, read_json, weight_variants
@@ -153,7 +153,16 @@ class Loader:
             for file in ("lotts.json", "scheduler/scheduler_config.json")
         )
         few = few_steps(self.model, self.index, scheduler, family)
-        if few is not family and not settings.keys() & {"steps", "guidance"}:
+        if settings.keys() & {"steps", "guidance"}:
+            return merged(self.model, settings, few)
+        if few is family and sounds_distilled(self.model, self.index, family):
+            spacing = scheduler.get("timestep_spacing", "linspace or leading")
+            notice(
+                f"model {self.model} may need few steps by its name, but the timesteps of its {scheduler.get('_class_name')} are"
+                f" {spacing}: it keeps {few.steps} steps with guidance {few.guidance:g}; --steps and --guidance, or steps and"
+                " guidance in its lotts.json, change that"
+            )
+        elif few is not family:
             notice(
                 f"model {self.model} looks distilled to few steps (by its name or {scheduler.get('_class_name')}): its defaults"
                 f" are {few.steps} steps without guidance"

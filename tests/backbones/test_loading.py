@@ -303,3 +303,21 @@ def test_few_steps_are_reported_unless_the_folder_sets_its_own(original: Path, t
         plain.defaults == STABLE_DIFFUSION
         and plain.scheduler == json.loads((original / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("dream-turbo", "leading"), ("lcm-mix", "linspace"), ("my Hyper-SD", "leading")]
+)
+def test_a_name_of_few_steps_without_their_timesteps_is_reported(
+    original: Path, tmp_path: Path, name: str, spacing: str
+) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / name))
+    config = folder / "scheduler" / "scheduler_config.json"
+    settings = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": spacing}
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    with pytest.warns(Notice, match=f"may need few steps .* are {spacing}: it keeps 50 steps with guidance 7.5"):
+        assert load_backbone(str(folder), device="cpu").info.defaults == STABLE_DIFFUSION
+    (folder / "lotts.json").write_text('{"steps": 6}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        assert load_backbone(str(folder), device="cpu").info.defaults.steps == 6
