@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lotts_search.curves.intervals import Interval, share_difference
+from lotts_search.curves.overoptimization import Tradeoff, tradeoff
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, searched, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
@@ -155,6 +156,17 @@ class Results:
     ) -> SpeedUp:
         """Return how many times less ``fast`` costs at equal quality: :func:`~lotts_search.curves.speedup.speed_up`."""
         return speed_up(self.panel(slow, of, over), self.panel(fast, of, over), quality)
+
+    def tradeoff(self, setups: Sequence[Setup], of: str | None = None, over: str = "nfe") -> Tradeoff:
+        """Return a held-out value against the guiding score along the curve of a label: of its only setup, or with one
+        point per budget.
+
+        Raises:
+            BadInput: some images lack the value, or the budgets have no prompt in common.
+        """
+        if len(setups) == 1:
+            return tradeoff(self.panel(setups[0], "score", over), self.panel(setups[0], of, over))
+        return tradeoff(self.budgets(setups, "score", over), self.budgets(setups, of, over))
 
     def saturation(self, setup: Setup, of: str | None = None, over: str = "nfe") -> Saturation:
         """Fit q∞ − c·n^−γ to a setup's curve."""

@@ -95,13 +95,17 @@ def line_chart(
     height: int = 290,
     *,
     log: bool = False,
+    zero: bool = True,
 ) -> Markup:
     """Draw ``series`` as an inline SVG chart; ``title`` is its text for screen readers.
 
-    The x axis begins at zero. With ``log`` it is logarithmic and begins at its lowest value, which must be positive.
+    The x axis begins at zero; without ``zero``, at its lowest value. With ``log`` it is logarithmic and begins at its
+    lowest value, which must be positive.
     """
-    x_low = min((float(v) for s in series for v in s.x), default=1.0) if log else 0.0
-    x_high = _extent([0.0, *(float(v) for s in series for v in s.x), *(x for s in series for x, _ in s.dots)])[1]
+    xs = [*(float(v) for s in series for v in s.x), *(x for s in series for x, _ in s.dots)]
+    x_low, x_high = _extent([0.0, *xs] if log or zero else xs)
+    if log:
+        x_low = min((float(v) for s in series for v in s.x), default=1.0)
     y_low, y_high = _extent([v for s in series for v in _values(s)])
     margin = 0.06 * (y_high - y_low)
     y_low, y_high = y_low - margin, y_high + margin
@@ -111,7 +115,7 @@ def line_chart(
         x_low, x_high = x_low / 2, x_high * 2
 
     def px(x: float) -> float:
-        share = math.log(x / x_low) / math.log(x_high / x_low) if log else x / x_high
+        share = math.log(x / x_low) / math.log(x_high / x_low) if log else (x - x_low) / (x_high - x_low)
         return round(LEFT + inner_w * share, 2)
 
     def py(y: float) -> float:
@@ -123,7 +127,7 @@ def line_chart(
         out.append(f'<text x="{LEFT - 7}" y="{py(tick) + 3.5}" text-anchor="end">{tick:g}</text>')
     base = height - BOTTOM
     out.append(f'<path class="axis" d="M{LEFT} {base}H{width - RIGHT}"/>')
-    for tick in log_ticks(x_low, x_high) if log else ticks(0, x_high, 6):
+    for tick in log_ticks(x_low, x_high) if log else ticks(x_low, x_high, 6):
         out.append(f'<path class="axis" d="M{px(tick)} {base}v4"/>')
         out.append(
             f'<text x="{px(tick)}" y="{base + 16}" text-anchor="middle">{tick:,.12g}</text>'

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, WinRate
+from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, Tradeoff, WinRate
 from lotts_search.errors import BadInput
 
 if TYPE_CHECKING:
@@ -62,12 +62,22 @@ class Against:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A held-out value of one label on one model against its guiding score."""
+
+    model: str
+    label: str
+    curve: Tradeoff
+
+
+@dataclass(frozen=True)
 class Numbers:
     """All numbers of a report.
 
     Attributes:
         main: the value that decides; ``values``: all values, the main one first.
         lines, traces, against: the tables.
+        held: held-out values against the guiding score, over NFE.
         fits: saturation fits over NFE, by model and label.
         notes: reasons for values that are missing.
     """
@@ -77,6 +87,7 @@ class Numbers:
     lines: list[Line]
     traces: list[Trace]
     against: list[Against]
+    held: list[Held]
     fits: dict[tuple[str, str], Saturation]
     notes: list[str]
 
@@ -112,7 +123,8 @@ def numbers(results: Results, main: str | None = None, baselines: Sequence[str] 
         setup = _largest(results, model, label, usable)
         if setup is not None and (fit := _fit(results, setup, main)) is not None:
             fits[model, label] = fit
-    return Numbers(main, values, lines, traces, against, fits, list(dict.fromkeys(notes)))
+    held = [h for model, label in _labels(results) for h in _held(results, model, label, results.metrics, usable)]
+    return Numbers(main, values, lines, traces, against, held, fits, list(dict.fromkeys(notes)))
 
 
 def whole_prompts(table: pa.Table, about: Mapping[str, Any]) -> pa.Table:
@@ -184,6 +196,15 @@ def _traces(
                 notes.append(str(error))
                 continue
             found.append(Trace(model, label, over, of, curve, len(setups) > 1))
+    return found
+
+
+def _held(results: Results, model: str, label: str, metrics: Sequence[str], usable: set[Setup]) -> list[Held]:
+    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+    found = []
+    for of in metrics if setups else ():
+        with suppress(BadInput):  # a note says what is missing
+            found.append(Held(model, label, results.tradeoff(setups, of)))
     return found
 
 

@@ -145,6 +145,8 @@ def _section(
         + _charts(found, model, labels, colour, ("images", "nfe"), found.values[1:-1]),
         costs=list(HEAD.values()),
         against=_comparisons(found, model, setups),
+        held=_held(found, model, labels, colour),
+        declines=[h for h in found.held if h.model == model and h.curve.overoptimized],
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
         gap=_gap(cases),
@@ -200,6 +202,22 @@ def _charts(
             title = f"{value} against {AXES[over]}"
             series = [_series(t, colour[t.label]) for t in sorted(traces, key=lambda t: labels.index(t.label))]
             charts.append(SimpleNamespace(title=title, svg=line_chart(series, AXES[over], value, title, log=True)))
+    return charts
+
+
+def _held(found: Numbers, model: str, labels: Sequence[str], colour: Mapping[str, str]) -> list[SimpleNamespace]:
+    """Return a chart of each held-out value against the guiding score."""
+    charts = []
+    mine = [h for h in found.held if h.model == model and h.label in labels and len(h.curve.cost) > 1]
+    for of in dict.fromkeys(h.curve.of for h in mine):
+        title = f"{of} against score, with more compute"
+        series = [
+            Series(h.label, colour[h.label], h.curve.score, h.curve.value,
+                   dots=[(float(h.curve.score[-1]), float(h.curve.value[-1]))])
+            for h in mine
+            if h.curve.of == of
+        ]  # fmt: skip
+        charts.append(SimpleNamespace(title=title, svg=line_chart(series, "score", of, title, zero=False)))
     return charts
 
 

@@ -87,6 +87,20 @@ def test_the_page_shows_the_numbers_of_the_estimators(run: Path) -> None:
     assert f"{mean.mean:.3f}" in html and f"[{mean.low:.3f}, {mean.high:.3f}]" in html
 
 
+def test_the_page_flags_a_strategy_that_over_optimizes(run: Path) -> None:
+    """The held-out value of the best-of-n images is turned around: the higher the score, the lower it is."""
+    page = (_report(run) / "index.html").read_text()
+    assert "truth against score, with more compute" in page and "None does so beyond chance here" in page
+    table = pq.read_table(run / "trials.parquet")
+    pooled = np.array(table.column("label").to_pylist()) == "best-of-n"
+    truth = np.where(pooled, -1.0, 1.0) * np.array(table.column("metric_truth").to_pylist(), dtype=float)
+    table = table.set_column(table.column_names.index("metric_truth"), "metric_truth", pa.array(truth))
+    write_parquet(table, run / "trials.parquet")
+    page = (_report(run) / "index.html").read_text()
+    assert re.search(r"best-of-n over-optimizes the verifier:</b> from 1?0 NFE to", page)
+    assert "ours over-optimizes" not in page
+
+
 def test_the_page_is_one_file_and_escapes_its_texts(run: Path) -> None:
     html = (_report(run, "--no-figures") / "index.html").read_text()
     page = Page(html)
