@@ -301,7 +301,7 @@ def test_repeated_searches_equal_the_originals(tmp_path: Path) -> None:
 def test_browser_draws_the_report(run: Path, tmp_path: Path) -> None:
     page = _report(run, "--no-figures") / "index.html"
     dom = Page(_chromium(tmp_path, page, "--dump-dom"))
-    assert dom.classes.count("pair") == 12 and dom.classes.count("chart") == 7
+    assert dom.classes.count("pair") == 12 and dom.classes.count("chart") == 8
     _chromium(tmp_path, page, f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1200")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)
     for colour in ((213, 84, 28), (47, 102, 196)):  # both curves
