@@ -142,6 +142,21 @@ _VERIFIERS = [
         "lotts_search.verifiers.aesthetic:Aesthetic",
         "Predicted aesthetic rating, 1 to 10, whatever the prompt (LAION).",
     ),
+    Entry(
+        "vlm-judge",
+        "lotts_search.verifiers.vlm_judge:VlmJudge",
+        "A vision-language model behind an OpenAI-compatible endpoint rates images by a rubric, or by VQAScore.",
+    ),
+    Entry(
+        "http", "lotts_search.verifiers.http:HttpVerifier", "Scores of any server that speaks a small JSON protocol."
+    ),
+    Entry("weighted", "lotts_search.combinations.weighted:Weighted", "Weighted sum of the scores of other verifiers."),
+    Entry(
+        "rank-ensemble",
+        "lotts_search.combinations.rank_ensemble:RankEnsemble",
+        "Mean percentile of other verifiers' scores among the images of an earlier study.",
+    ),
+    Entry("noisy", "lotts_search.combinations.noisy:Noisy", "Another verifier's score with Gaussian noise."),
 ]
 _METRICS = [
     Entry(
@@ -276,12 +291,18 @@ def check_verifier(text: str) -> dict[str, Any]:
         BadInput: an unknown name or setting, or what it names is not a verifier.
     """
     spec = VerifierSpec.parse(text)
-    if spec.name not in verifiers() and metric_class(spec.name) is not None:
-        raise BadInput(f"{spec.name} is held out: it may be a metric of a study, never the verifier of a search")
+    return arguments(_loadable(text).load, spec.settings, f"verifier {spec.name!r}")
+
+
+def _loadable(text: str) -> Any:
+    """Return the class of a verifier; raise BadInput where it is held out or has no ``load``."""
+    name = VerifierSpec.parse(text).name
+    if name not in verifiers() and metric_class(name) is not None:
+        raise BadInput(f"{name} is held out: it may be a metric of a study, never the verifier of a search")
     found = verifier_class(text)
     if not inspect.ismethod(getattr(found, "load", None)):
-        raise BadInput(f"{spec.name} is not a verifier: it must be a class with a class method load() that returns one")
-    return arguments(found.load, spec.settings, f"verifier {spec.name!r}")
+        raise BadInput(f"{name} is not a verifier: it must be a class with a class method load() that returns one")
+    return found
 
 
 def verifier_class(text: str) -> Any:
@@ -332,8 +353,7 @@ def verifier_contents(text: str) -> str:
 
 def describe_verifier(name: str) -> StrategyInfo:
     """Describe a verifier: a registered name or ``package.module:Class``."""
-    check_verifier(name)
-    found = verifier_class(name)
+    found = _loadable(name)
     doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
     return StrategyInfo(name, doc.partition("\n")[0], doc, describe_arguments(found.load))
 

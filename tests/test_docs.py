@@ -155,7 +155,7 @@ def analytic(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(self: Compute, model: str, *verifiers: str, rewriters: Any = None, **options: Any) -> Iterator[Pool]:
         registry.family_of(model)
         for name in verifiers:
-            registry.metric_class(name) or registry.verifier_class(name).load()
+            registry.metric_class(name) or registry.load_verifier(name)
         for name, settings in (rewriters or {}).items():
             registry.load_rewriter(name, settings)
         with Masking() as pool:

@@ -12,6 +12,7 @@ trajectory that arrived) is copied while the next ticks already run, and is read
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -30,7 +31,7 @@ from lotts_search.engine.prompt_stage import PromptStage
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
-from lotts_search.localization.plan import AttentionPlan, FusionPlan, plan_of, prompts_of
+from lotts_search.localization.plan import AttentionPlan, CallPlan, FusionPlan, plan_of, prompts_of
 from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result
 
 AHEAD = {"cuda": 2}
@@ -154,6 +155,10 @@ class Engine:
         if isinstance(plan, Located):
             job.started = time.time()
             self._jobs.finish_located(job, plan)
+        elif isinstance(plan, CallPlan):
+            job.started = time.time()
+            finish = partial(self._jobs.attempt, [job], lambda: self._jobs.finish_located(job, plan.call()))
+            threading.Thread(target=finish, name="lotts-search localization", daemon=True).start()
         elif isinstance(plan, FusionPlan):
             self._divide(job, plan)
         elif isinstance(plan, AttentionPlan):

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.base import Backbone, embed_guidance
-from lotts_search.localization.plan import AttentionPlan, FusionPlan, attend_rows, plan_of, prompts_of, row_inputs
+from lotts_search.localization.plan import (
+    AttentionPlan,
+    CallPlan,
+    FusionPlan,
+    attend_rows,
+    plan_of,
+    prompts_of,
+    row_inputs,
+)
 from lotts_search.localization.select import in_tokens, informed
 from lotts_search.work.requests import Locate, Located
 
@@ -32,6 +40,8 @@ def _locate(backbone: Backbone, work: Locate, batch: int) -> Located:
     plan = plan_of(backbone, work)
     if isinstance(plan, Located):
         return plan
+    if isinstance(plan, CallPlan):
+        return plan.call()
     if isinstance(plan, FusionPlan):
         return plan.finish([locate(backbone, part, batch=batch) for part in plan.parts])
     prompts = prompts_of(plan)

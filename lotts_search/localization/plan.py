@@ -1,7 +1,7 @@
 """Plans of localizations: what a mask source needs from the network, and how a mask follows from it.
 
 A mask source names its method (:class:`~lotts_search.work.masks.MaskSource`). The method is called once per
-localization, with the backbone, the work and the source, and returns a plan of one of the three kinds below, or the
+localization, with the backbone, the work and the source, and returns a plan of one of the four kinds below, or the
 :class:`~lotts_search.work.requests.Located` itself where nothing is needed from the network.
 """
 
@@ -105,7 +105,15 @@ class FusionPlan(Protocol):
         """Return the mask from the answers to the parts."""
 
 
-Plan: TypeAlias = AttentionPlan | PredictionPlan | FusionPlan
+@runtime_checkable
+class CallPlan(Protocol):
+    """A localization that waits for something else than the network, e.g. an endpoint. It runs in a thread of its own."""
+
+    def call(self) -> Located:
+        """Return the mask."""
+
+
+Plan: TypeAlias = AttentionPlan | PredictionPlan | FusionPlan | CallPlan
 
 
 def plan_of(backbone: Backbone, work: Locate) -> Plan | Located:
@@ -123,14 +131,14 @@ def plan_of(backbone: Backbone, work: Locate) -> Plan | Located:
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(f"the method {path!r} of {name} cannot be imported: {error}") from error
     made: Plan | Located = method(backbone, work, work.source)
-    if isinstance(made, Located):
+    if isinstance(made, Located | CallPlan):
         return made
     if isinstance(made, FusionPlan):
         needed: Sequence[object] = made.parts
     else:
         needed = made.rows if isinstance(made, PredictionPlan | AttentionPlan) else ()
     if not needed:
-        raise BadInput(f"the method {path!r} of {name} must return a Located, or a plan with rows or parts")
+        raise BadInput(f"the method {path!r} of {name} must return a Located, or a plan with rows, parts or call()")
     return made
 
 

@@ -107,18 +107,24 @@ def locate_quality(backbone: Backbone, work: Locate, source: QualityMask) -> Loc
     Raises:
         BadInput: there is no such map, or it returned no map.
     """
-    image, size = work.image, backbone.info.latent[1:]
-    if image is None:
-        image = backbone.decode(torch.from_numpy(work.state.latent)[None].to(device_of(backbone)))[0]
-    values = np.asarray(quality_map(source.map)(image), dtype=np.float32)
+    size = backbone.info.latent[1:]
+    values = np.asarray(quality_map(source.map)(image_of(backbone, work)), dtype=np.float32)
     if values.ndim != 2:
         raise BadInput(f"quality map {source.map!r} must return a map [h, w], not an array of shape {values.shape}")
-    heat = _shrink(values, (size[0], size[1]))
+    heat = shrink(values, (size[0], size[1]))
     stages = {source.map: heat, "smoothed": smooth(heat, source.smooth)}
     return from_heat(stages["smoothed"], source.ratio, (size[0], size[1]), stages)
 
 
-def _shrink(values: Floats, size: tuple[int, int]) -> Floats:
-    """Average a map over the area of each cell."""
+def image_of(backbone: Backbone, work: Locate) -> Bytes:
+    """Return the image [h, w, 3] of a localization, decoded where it does not come with the work."""
+    if work.image is not None:
+        return work.image
+    image: Bytes = backbone.decode(torch.from_numpy(work.state.latent)[None].to(device_of(backbone)))[0]
+    return image
+
+
+def shrink(values: Floats, size: tuple[int, int]) -> Floats:
+    """Average a map over the area of each cell of a grid ``size`` (h, w)."""
     small: Floats = np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BOX))
     return small

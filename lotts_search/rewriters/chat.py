@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
-import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx2 as httpx
-from PIL import Image
-
-from lotts_search.errors import BadInput, Failure
+from lotts_search.endpoints.client import Client, choice, user_message
+from lotts_search.errors import BadInput
 from lotts_search.rewriters.instructions import SYSTEM, question, read_reply
-from lotts_search.work.requests import Bytes, Rewrite
-
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""Status codes after which a request is retried."""
+from lotts_search.work.requests import Rewrite
 
 
 def _setting(name: str, default: str) -> Any:
@@ -63,9 +54,8 @@ class ChatRewriter:
         for name, least in (("retries", 0), ("max_tokens", 1), ("side", 1), ("parallel", 1), ("temperature", 0)):
             if not getattr(self, name) >= least:
                 raise BadInput(f"{name} of a rewriter must be {least} or more, not {getattr(self, name)}")
-        key = os.environ.get("LOTTS_REWRITER_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, limits=httpx.Limits(max_connections=self.parallel))
+        key = os.environ.get("LOTTS_REWRITER_KEY", "")
+        self._client = Client(self.base_url, self.timeout, self.retries, self.parallel, key)
 
     def rewrite(self, requests: Sequence[Rewrite]) -> list[list[str]]:
         """Send the requests one after another; the runner makes parallel calls.
@@ -77,76 +67,19 @@ class ChatRewriter:
         return [self._ask(request) for request in requests]
 
     def _ask(self, work: Rewrite) -> list[str]:
-        until = time.monotonic() + self.timeout
+        until = self._client.deadline()
+        self.model = self.model or self._client.first_model(until)
         body = {
-            "model": self.model or self._first_model(until),
-            "messages": [
-                {"role": "system", "content": SYSTEM},
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": question(work)},
-                        {"type": "image_url", "image_url": {"url": _data_url(work.image, self.side)}},
-                    ],
-                },
-            ],
+            "model": self.model,
+            "messages": [{"role": "system", "content": SYSTEM}, user_message(question(work), work.image, self.side)],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "seed": work.seed % 2**31,
         }
         format = {"response_format": {"type": "json_object"}} if self.json_mode else {}
-        answer = self._send("POST", "chat/completions", until, body | format)
+        answer = self._client.send("POST", "chat/completions", until, body | format)
         if answer.status_code in (400, 422) and format:
-            answer = self._send("POST", "chat/completions", until, body)
+            answer = self._client.send("POST", "chat/completions", until, body)
             self.json_mode = not answer.is_success
-        reply = _checked(answer).json()
-        try:
-            text = reply["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"the reply is not a chat completion: {str(reply)[:200]}") from error
+        text = choice(answer)["message"]["content"]
         return read_reply(text if isinstance(text, str) else "")
-
-    def _first_model(self, until: float) -> str:
-        offered = _checked(self._send("GET", "models", until)).json()
-        try:
-            self.model = str(offered["data"][0]["id"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"{self.base_url} offers no model: {str(offered)[:200]}") from error
-        return self.model
-
-    def _send(self, method: str, path: str, until: float, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Send a request, with retries after temporary errors while there is time."""
-        url = f"{self.base_url.rstrip('/')}/{path}"
-        for tried in range(self.retries + 1):
-            left = until - time.monotonic()
-            if left <= 0:
-                raise Failure(f"{url} did not answer within {self.timeout:g} s")
-            wait = 0.25 * 2**tried * random.uniform(0.5, 1.5)
-            try:
-                answer = self._client.request(method, url, json=body, timeout=left)
-            except httpx.TransportError as error:
-                problem = f"{url}: {type(error).__name__}: {error}"
-            else:
-                if answer.status_code not in RETRIED or tried == self.retries:
-                    return answer
-                problem = f"{url}: status {answer.status_code}"
-                after = answer.headers.get("Retry-After", "")
-                wait = float(after) if after.isdigit() else wait
-            if tried == self.retries or time.monotonic() + wait >= until:
-                raise Failure(problem)
-            time.sleep(wait)
-        raise AssertionError("unreachable")
-
-
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if not answer.is_success:
-        raise Failure(f"{answer.url}: status {answer.status_code}: {answer.text[:200]}")
-    return answer
-
-
-def _data_url(image: Bytes, side: int) -> str:
-    shown = Image.fromarray(image)
-    shown.thumbnail((side, side))
-    stream = io.BytesIO()
-    shown.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

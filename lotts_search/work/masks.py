@@ -217,6 +217,29 @@ class QualityMask(MaskSource):
 
 
 @dataclass(frozen=True)
+class JudgedMask(MaskSource):
+    """The boxes in which a vision-language model finds something wrong.
+
+    A judge that also scores the images in the same process is asked once.
+
+    Attributes:
+        ratio: r, share of the latent grid; where the boxes are smaller, the cells next to them follow.
+        judge: the judge, as a verifier is named: ``vlm-judge``, or ``vlm-judge:KEY=VALUE,…`` with its settings.
+        smooth: standard deviation, in cells of the latent, of the Gaussian that smooths the boxes.
+    """
+
+    ratio: float = 0.5
+    judge: str = "vlm-judge"
+    smooth: float = 2.0
+
+    method: ClassVar[str] = "lotts_search.localization.judged:JudgedLocalization"
+    needs_decoded: ClassVar[bool] = True
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class DisagreementMask(MaskSource):
     """Disagreement between trajectories: the variance of x0 predictions over noise draws.
 
@@ -303,6 +326,7 @@ _KINDS = [
         "error-contrast", "lotts_search.work.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."
     ),
     Entry("quality", "lotts_search.work.masks:QualityMask", "No-reference quality map of the decoded image."),
+    Entry("judged", "lotts_search.work.masks:JudgedMask", "Boxes in which a vision-language model finds defects."),
     Entry("disagreement", "lotts_search.work.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
     Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
     Entry("random", "lotts_search.work.masks:RandomMask", "A random choice of cells or blocks (ablation)."),

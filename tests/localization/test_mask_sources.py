@@ -298,7 +298,7 @@ def test_a_method_must_return_a_plan_or_an_answer(finished: State) -> None:
         future = (engine := Engine(tiny_backbone(), 2)).submit(work(finished, source))
         while engine.tick():
             pass
-        with pytest.raises(BadInput, match=f"of {name} must return a Located, or a plan with rows or parts"):
+        with pytest.raises(BadInput, match=f"of {name} must return a Located, or a plan with rows, parts or call"):
             future.result(0)
 
 
