@@ -19,6 +19,7 @@ import typer
 from lotts_search import __version__
 from lotts_search.cli.commands.bench import bench
 from lotts_search.cli.commands.demo import demo
+from lotts_search.cli.commands.export import export
 from lotts_search.cli.commands.generate import generate
 from lotts_search.cli.commands.listing import masks, metrics, models, rewriters, strategies, verifiers
 from lotts_search.cli.commands.refine import refine
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, demo),
-    "Study": (study, report, theory),
+    "Study": (study, report, export, theory),
     "Models and plug-ins": (models, strategies, verifiers, metrics, rewriters, masks),
     "Development": (train,),
 }

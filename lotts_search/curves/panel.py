@@ -116,6 +116,14 @@ def spent(trials: Trials, setup: Setup, over: str) -> Doubles:
     return np.asarray(costs[np.intersect1d(searches, found)])
 
 
+def returned(trials: Trials, setup: Setup) -> Ints:
+    """Return the row of the image that each search of a setup returns; searches without an image are left out."""
+    _, rows = _rows(trials, setup)
+    leads = np.flatnonzero(rows & trials.leading)
+    last = np.append(trials.search[leads][1:] != trials.search[leads][:-1], True)[: leads.size]
+    return np.asarray(leads[last])
+
+
 def best_so_far(trials: Trials, setup: Setup, of: str, over: str, *, refined: bool = False) -> Panel:
     """Return the value ``of`` the image that the search would return if it stopped at each cost: the verifier's best.
 

@@ -1,0 +1,147 @@
+"""Export the returned images of a study in the folder layouts that other projects' scorers read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from lotts_search.curves import Results, Setup
+from lotts_search.curves.panel import returned, searched
+from lotts_search.curves.results import load_whole
+from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.work.replacing import replacing
+
+LAYOUTS = ("flat", "geneval")
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The image that a search returned under a budget.
+
+    Attributes:
+        prompt: index of the prompt, in the order of the export.
+        sample: index of the search among those of the prompt, by seed.
+        image: the PNG file in the run folder.
+        about: prompt, seed, score and metrics.
+    """
+
+    prompt: int
+    sample: int
+    image: Path
+    about: Mapping[str, Any]
+
+
+def export(run: Path, out: Path, layout: str, metadata: Path | None = None) -> dict[str, int]:
+    """Copy the returned images of a study, one folder per model, strategy and budget.
+
+    ``flat`` writes ``p00000_s0.png`` (prompt 0, first seed) and ``scores.jsonl``, a line per image. ``geneval`` writes
+    ``00000/metadata.jsonl`` and ``00000/samples/0000.png``, the layout of GenEval (Ghosh et al. 2023), whose
+    ``evaluate_images.py`` reads it.
+
+    Args:
+        run: a run folder, see ``docs/run-folder.md``.
+        layout: ``flat`` or ``geneval``.
+        metadata: for ``geneval``, a JSONL file with a key ``prompt``, e.g. GenEval's ``evaluation_metadata.jsonl``: its
+            lines are copied, and their order is that of the folders. Without it the order is that of the trial table,
+            and a line holds the prompt alone.
+
+    Returns:
+        The number of images by folder.
+
+    Raises:
+        BadInput: no study, an unknown layout, a broken metadata file, or a prompt of the study that it lacks.
+        Failure: an image was not kept, or ``out`` cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise BadInput(f"unknown layout {layout!r}. Known: {', '.join(LAYOUTS)}")
+    if not run.is_dir():
+        raise BadInput(f"{run} is no run folder: images are beside a study's trials.parquet")
+    results, table = load_whole(run)
+    lines = _metadata(metadata) if metadata is not None else {}
+    if lines and (lacking := [text for text in results.trials.texts if text not in lines]):
+        raise BadInput(f"{metadata} lacks {len(lacking)} of the study's prompts, e.g. {lacking[0]!r}")
+    places = {text: i for i, text in enumerate(lines or dict.fromkeys(results.trials.texts))}
+    hashes = table.column("image").to_pylist()
+    found = {
+        _folder(setup): list(_returned(results, setup, places, hashes, run / "images")) for setup in results.setups
+    }
+    if lost := {one.image.name for some in found.values() for one in some if not one.image.is_file()}:
+        raise Failure(f"{len(lost)} returned images are not in {run / 'images'}: run the study with `images: best`")
+    for folder, some in found.items():
+        try:
+            _write(out / folder, some, layout, lines)
+        except OSError as error:
+            raise Failure(f"{out / folder} cannot be written: {error.strerror}") from error
+    return {folder: len(some) for folder, some in found.items()}
+
+
+def _folder(setup: Setup) -> str:
+    """Return a path that no other setup has: readable names, and a hash where they were changed."""
+    names = [setup.model, f"{setup.label} {setup.budget}"]
+    plain = [re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") for name in names]
+    if [name.replace(" ", "-") for name in names] != plain:
+        plain[-1] += "-" + blake2b("\n".join(names).encode(), digest_size=4).hexdigest()
+    return "/".join(name or "_" for name in plain)
+
+
+def _returned(
+    results: Results, setup: Setup, places: Mapping[str, int], hashes: Sequence[str | None], images: Path
+) -> Iterator[Returned]:
+    trials = results.trials
+    rows = returned(trials, setup)
+    samples: dict[int, int] = {}
+    for row in sorted(rows, key=lambda row: int(trials.seed[trials.search[row]])):
+        search = int(trials.search[row])
+        prompt = int(trials.prompt[search])
+        text = trials.texts[prompt]
+        values = {name: float(trials.values(name)[row]) for name in ("score", *trials.metrics)}
+        about = {
+            "prompt": text, "prompt_id": trials.prompts[prompt], "seed": int(trials.seed[search]), "model": setup.model,
+            "strategy": setup.label, "budget": setup.budget,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+        }  # fmt: skip
+        place = places[text]
+        samples[place] = samples.get(place, -1) + 1
+        yield Returned(place, samples[place], images / f"{hashes[trials.order[row]]}.png", about)
+    if short := int((trials.setup == trials.setups.index(searched(trials, setup))).sum()) - len(rows):
+        notice(f"{short} searches by {setup.label} on {setup.model} have no image and are left out")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the lines of a JSONL file by prompt."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        found = {str(json.loads(line)["prompt"]): line for line in lines}
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} must have a JSON object with a key 'prompt' on every line: {error}") from error
+    if len(found) < len(lines):
+        notice(f"{path} repeats {len(lines) - len(found)} prompts: the last line of each counts")
+    return found
+
+
+def _write(folder: Path, some: Sequence[Returned], layout: str, lines: Mapping[str, str]) -> None:
+    if layout == "geneval":
+        for one in some:
+            where = folder / f"{one.prompt:05d}"
+            (where / "samples").mkdir(parents=True, exist_ok=True)
+            text = one.about["prompt"]
+            (where / "metadata.jsonl").write_text(lines.get(text) or json.dumps({"prompt": text}, ensure_ascii=False))
+            shutil.copyfile(one.image, where / "samples" / f"{one.sample:04d}.png")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for one in sorted(some, key=lambda one: (one.prompt, one.sample)):
+        file = f"p{one.prompt:05d}_s{one.sample}.png"
+        shutil.copyfile(one.image, folder / file)
+        rows.append(json.dumps({"file": file, **one.about}, ensure_ascii=False) + "\n")
+    with replacing(folder / "scores.jsonl") as temporary:
+        temporary.write_text("".join(rows), encoding="utf-8")
