@@ -357,7 +357,7 @@ def test_demo_compares_and_judges(
         assert f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" in html
     page = Page(html)
     assert page.classes.count("pair") == 3  # all winners
-    assert page.classes.count("chart") == 8  # all costs but seconds, all values
+    assert page.classes.count("chart") == 10  # all costs but seconds, all values
     assert page.classes.count("ahead") == sum(gap != 0 for gap in gaps)
     assert page.classes.count("region") > 2 and all(r.startswith("data:") for r in page.references)
     # The same command finds nothing left to run, and makes the same comparison.
