@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ import ray
 
 import lotts_search
 from lotts_search.errors import BadInput, Failure
+from lotts_search.verifiers.environments.prepare import VARIABLE, environments_folder
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +152,23 @@ def environment(threads: int, requirements: Sequence[str] = ()) -> dict[str, Any
     Args:
         threads: value of OMP_NUM_THREADS.
         requirements: pip requirements of the actor.
+
+    Raises:
+        Failure: there are requirements, and virtualenv, with which Ray installs them, is missing.
     """
     variables = {"OMP_NUM_THREADS": str(threads)}
     root = _package().parent
     if root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         variables["PYTHONPATH"] = os.pathsep.join([str(root), *_absolute(os.environ)])
+    if VARIABLE in os.environ:
+        variables[VARIABLE] = str(environments_folder())
     result: dict[str, Any] = {"env_vars": variables}
     if requirements:
+        if importlib.util.find_spec("virtualenv") is None:
+            raise Failure(
+                f"Ray installs {', '.join(requirements)} by the package virtualenv, which is missing: pip install "
+                "virtualenv, on every node"
+            )
         result["pip"] = list(requirements)
     return result
 

@@ -24,6 +24,8 @@ from lotts_search.plugins import Entry, resolve, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, arguments, build, describe, describe_arguments
 from lotts_search.verifiers.base import Verifier
+from lotts_search.verifiers.environments.hosted import load_hosted
+from lotts_search.verifiers.environments.recipe import recipe_of
 from lotts_search.verifiers.metric import Metric
 from lotts_search.verifiers.spec import VerifierSpec
 
@@ -157,6 +159,16 @@ _VERIFIERS = [
         "Mean percentile of other verifiers' scores among the images of an earlier study.",
     ),
     Entry("noisy", "lotts_search.combinations.noisy:Noisy", "Another verifier's score with Gaussian noise."),
+    Entry(
+        "image-reward-package",
+        "lotts_search.verifiers.image_reward_package:ImageRewardPackage",
+        "ImageReward by its own package, in an environment of its own.",
+    ),
+    Entry(
+        "hpsv2-package",
+        "lotts_search.verifiers.hpsv2_package:HPSv2Package",
+        "HPSv2 by its own package, in an environment of its own.",
+    ),
 ]
 _METRICS = [
     Entry(
@@ -262,7 +274,8 @@ def name_of(strategy: Strategy) -> str:
 
 
 def load_verifier(text: str) -> Verifier:
-    """Return a verifier, created by the class method ``load`` of its class.
+    """Return a verifier, created by the class method ``load`` of its class: here, or in a process of the environment that
+    the class names.
 
     Args:
         text: registered name or ``package.module:Class``, with settings as ``NAME:KEY=VALUE,KEY=VALUE``, see
@@ -273,8 +286,13 @@ def load_verifier(text: str) -> Verifier:
         Failure: the verifier cannot be loaded.
     """
     settings = check_verifier(text)
+    found = verifier_class(text)
     try:
-        verifier: Verifier = verifier_class(text).load(**settings)
+        verifier: Verifier
+        if getattr(found, "environment", None):
+            verifier = load_hosted(found, settings, VerifierSpec.parse(text).name)
+        else:
+            verifier = found.load(**settings)
     except LottsError:
         raise
     except Exception as error:
@@ -345,6 +363,8 @@ def verifier_contents(text: str) -> str:
         return fingerprint.UNCHECKED
     settings |= spec.settings
     found = [code, *(fingerprint.of_model(str(settings[name])) for name in SOURCES if settings.get(name))]
+    if recipe := recipe_of(verifier_class(text)):
+        found.append(recipe.hash)
     found += [verifier_contents(part) for part in verifier_parts(str(spec))[1:]]
     if fingerprint.UNCHECKED in found:
         return fingerprint.UNCHECKED

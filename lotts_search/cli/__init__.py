@@ -27,6 +27,7 @@ from lotts_search.cli.commands.report import report
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
+from lotts_search.cli.commands.verifier_env import verifier_env
 from lotts_search.errors import BadInput, LottsError, Notice
 
 DISK = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS)
@@ -41,7 +42,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, demo),
     "Study": (study, report, export, theory),
-    "Models and plug-ins": (models, strategies, verifiers, metrics, rewriters, masks),
+    "Models and plug-ins": (models, strategies, verifiers, verifier_env, metrics, rewriters, masks),
     "Development": (train,),
 }
 for panel, commands in PANELS.items():

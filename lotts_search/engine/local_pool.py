@@ -85,9 +85,12 @@ class LocalPool(Checking):
         return future
 
     def close(self) -> None:
-        """Stop after the current operation; work that is not done fails."""
+        """Stop after the current operation, and close the verifiers that have a method ``close``; work that is not done
+        fails."""
         self._closed = True
         self._wake.set()
+        for scorer in self._scorers.values():  # a verifier in another process may be in the middle of a call
+            getattr(scorer.verifier, "close", lambda: None)()
         for rewriter in self._rewriters.values():
             rewriter.close()
         if self._thread is not threading.current_thread():
