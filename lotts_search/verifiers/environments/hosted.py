@@ -2,10 +2,9 @@
 
 Both pools use it, in their own process or in the Ray actor of the verifier. Ray could also start that actor with the
 environment's Python (``py_executable``). Then each environment needs Ray in the driver's exact version, with numpy,
-msgpack and protobuf as Ray wants them, which is what the verifier's pins conflict with (and 250 MB more); a wheel of this
+msgpack and protobuf as Ray wants them, which is what the verifier's pins conflict with; a wheel of this
 project would not be found there at all; and a judge that hangs would be noticed after the pool's ``answer_s`` only, with
-all images beside it. One mechanism for both pools is also one set of failures to test. A call of 16 images of 512×512 costs
-about 30 ms more than in the same process.
+all images beside it. One mechanism for both pools is also one set of failures to test.
 """
 
 from __future__ import annotations
