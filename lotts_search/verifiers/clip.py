@@ -1,4 +1,4 @@
-"""CLIP, on which four verifiers build: embeddings of prompts and images, and their cosine."""
+"""CLIP, on which four verifiers build: embeddings of prompts and images, their cosine, and scores made of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lotts_search.backbones.model_folder import load_weights, read_json
 from lotts_search.verifiers.networks import Tokens, distinct, in_batches, place
 from lotts_search.verifiers.pixels import MEAN, STD, cropped, normalized
 from lotts_search.verifiers.weights import find_folder
-from lotts_search.work.requests import Bytes
+from lotts_search.work.requests import Bytes, Floats
 
 if TYPE_CHECKING:
     import torch
@@ -102,3 +102,25 @@ class Clip:
     def cosines(self, prompts: list[str], images: Bytes) -> torch.Tensor:
         """Return the cosines float32 [B] of prompts and images."""
         return (self.embed_prompts(prompts) * self.embed_images(images)).sum(dim=-1)
+
+
+class CosineVerifier:
+    """The part that ``clip-score``, ``hpsv2`` and ``pickscore`` share: a score is a function of CLIP's cosine of prompt and
+    image. A subclass has a ``name`` and loads its model.
+    """
+
+    requirements: tuple[str, ...] = ()
+    pad = False
+
+    def __init__(self, clip: Clip):
+        self.clip = clip
+        self.batch = clip.batch
+
+    def score(self, prompts: list[str], images: Bytes) -> Floats:
+        """Return the scores float32 [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
+        scores: Floats = self.scaled(self.clip.cosines(prompts, images)).cpu().numpy()
+        return scores
+
+    def scaled(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Return the scores [B] of cosines [B]."""
+        return cosines

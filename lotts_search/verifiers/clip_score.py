@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from lotts_search.verifiers.clip import OPENAI, Clip
+from lotts_search.verifiers.clip import OPENAI, Clip, CosineVerifier
 from lotts_search.verifiers.networks import Dtype
-from lotts_search.work.requests import Bytes, Floats
+
+if TYPE_CHECKING:
+    import torch
 
 
-class ClipScore:
+class ClipScore(CosineVerifier):
     """``clip-score``: max(100·cos, 0) of the embeddings of prompt and image, 0..100; usual values are 20..35.
 
     CLIPScore of Hessel et al. 2021 is w·max(cos, 0) with w = 2.5 and ViT-B/32; torchmetrics' CLIPScore, whose scale and
@@ -17,12 +19,6 @@ class ClipScore:
     """
 
     name = "clip-score"
-    requirements: tuple[str, ...] = ()
-    pad = False
-
-    def __init__(self, clip: Clip):
-        self.clip = clip
-        self.batch = clip.batch
 
     @classmethod
     def load(
@@ -48,7 +44,6 @@ class ClipScore:
         """
         return cls(Clip.load(cls.name, weights, device, dtype, batch, tokenizer=tokenizer))
 
-    def score(self, prompts: list[str], images: Bytes) -> Floats:
-        """Return the scores [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
-        scores: Floats = (100 * self.clip.cosines(prompts, images)).clamp(min=0).cpu().numpy()
-        return scores.astype(np.float32, copy=False)
+    def scaled(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Return max(100·cos, 0)."""
+        return (100 * cosines).clamp(min=0)

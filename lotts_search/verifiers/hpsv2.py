@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lotts_search.backbones.model_folder import read_json
-from lotts_search.verifiers.clip import OPENAI, Clip
+from lotts_search.verifiers.clip import OPENAI, Clip, CosineVerifier
 from lotts_search.verifiers.networks import Dtype, Tokens, place
 from lotts_search.verifiers.pixels import normalized, padded
 from lotts_search.verifiers.weights import fill, find_file
@@ -49,18 +47,12 @@ _NAMES = {
 _QUOTES = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"")
 
 
-class HPSv2:
+class HPSv2(CosineVerifier):
     """``hpsv2`` of Wu et al. 2023, version 2.1: cosine of the embeddings of prompt and image, -1..1; usual values are
     0.2..0.35. Images keep their aspect ratio and are padded with black to a square.
     """
 
     name = "hpsv2"
-    requirements: tuple[str, ...] = ()
-    pad = False
-
-    def __init__(self, clip: Clip):
-        self.clip = clip
-        self.batch = clip.batch
 
     @classmethod
     def load(
@@ -100,9 +92,8 @@ class HPSv2:
         return cls(Clip(model, tokens, lambda images: normalized(padded(images, side)), batch))
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
-        """Return the scores [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
-        scores: Floats = self.clip.cosines([cleaned(prompt) for prompt in prompts], images).cpu().numpy()
-        return scores.astype(np.float32, copy=False)
+        """Return the scores float32 [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
+        return super().score([cleaned(prompt) for prompt in prompts], images)
 
 
 def cleaned(prompt: str) -> str:

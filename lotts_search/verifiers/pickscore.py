@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from lotts_search.verifiers.clip import Clip
+from lotts_search.verifiers.clip import Clip, CosineVerifier
 from lotts_search.verifiers.networks import Dtype
-from lotts_search.work.requests import Bytes, Floats
+
+if TYPE_CHECKING:
+    import torch
 
 
-class PickScore:
+class PickScore(CosineVerifier):
     """``pickscore`` of Kirstain et al. 2023: e^s·cos of the embeddings of prompt and image, with the model's scale s; -100..100,
     usual values are 18..24. The difference of two images' scores is the log-odds that a user prefers the first.
     """
 
     name = "pickscore"
-    requirements: tuple[str, ...] = ()
-    pad = False
-
-    def __init__(self, clip: Clip):
-        self.clip = clip
-        self.batch = clip.batch
 
     @classmethod
     def load(
@@ -46,8 +42,7 @@ class PickScore:
         """
         return cls(Clip.load(cls.name, weights, device, dtype, batch, tokenizer=tokenizer))
 
-    def score(self, prompts: list[str], images: Bytes) -> Floats:
-        """Return the scores [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
-        scale = self.clip.model.logit_scale.float().exp()
-        scores: Floats = (scale * self.clip.cosines(prompts, images)).cpu().numpy()
-        return scores.astype(np.float32, copy=False)
+    def scaled(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Return e^s·cos."""
+        scale: torch.Tensor = self.clip.model.logit_scale.float().exp()
+        return scale * cosines
