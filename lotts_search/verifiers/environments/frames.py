@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -62,6 +63,12 @@ def _exactly(connection: socket.socket, length: int) -> bytearray:
             raise EOFError("the connection was closed")
         got += count
     return buffer
+
+
+def identities(call: int, prompts: Sequence[str], images: memoryview) -> list[str]:
+    """Return the identities of the images of a call, from the bytes of all of them, one after the other."""
+    size = len(images) // max(1, len(prompts))
+    return [identity(call, row, prompt, images[row * size : (row + 1) * size]) for row, prompt in enumerate(prompts)]
 
 
 def identity(call: int, row: int, prompt: str, image: memoryview) -> str:

@@ -86,12 +86,7 @@ def _score(frames: Any, verifier: Any, header: dict[str, Any], body: bytearray) 
     import numpy as np
 
     prompts, shape = header["prompts"], tuple(header["shape"])
-    size = len(body) // max(1, shape[0])
-    view = memoryview(body)
-    rows = [
-        frames.identity(header["call"], row, prompt, view[row * size : (row + 1) * size])
-        for row, prompt in enumerate(prompts)
-    ]
+    rows = frames.identities(header["call"], prompts, memoryview(body))
     if header.get("threads") and "torch" in sys.modules:
         torch: Any = sys.modules["torch"]
         if torch.get_num_threads() != header["threads"]:

@@ -131,15 +131,10 @@ class HostedVerifier:
         call = self._calls
         header = {"call": call, "prompts": prompts, "shape": images.shape, "threads": _threads()}
         body = memoryview(images.data).cast("B")
-        size = len(body) // max(1, len(prompts))
         answer, scores = self._process.exchange(header, body, self.timeout)
         self._lost = 0
         self._raise(answer)
-        rows = [
-            frames.identity(call, row, prompt, body[row * size : (row + 1) * size])
-            for row, prompt in enumerate(prompts)
-        ]
-        return _by_identity(rows, answer.get("rows"), scores, self.name)
+        return _by_identity(frames.identities(call, prompts, body), answer.get("rows"), scores, self.name)
 
     def _start(self) -> None:
         self._calls += 1

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import venv
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +180,6 @@ def _pip(environment: Environment) -> list[str]:
 def _run(command: list[str], environment: Environment) -> str:
     """Run a command and return its output; what it prints goes to the log of the environment."""
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    last: deque[str] = deque(maxlen=SHOWN)
     try:
         done = subprocess.run(command, check=False, env=variables, text=True, capture_output=True, errors="replace")
     except OSError as error:
@@ -189,8 +187,8 @@ def _run(command: list[str], environment: Environment) -> str:
     with open(f"{environment.path}.log", "a") as log:
         log.write(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}")
     if done.returncode:
-        last.extend(line for line in (done.stderr or done.stdout).splitlines() if not line.startswith("WARNING"))
-        shown = "\n  ".join(last)
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if not line.startswith("WARNING")]
+        shown = "\n  ".join(lines[-SHOWN:])
         raise Failure(
             f"the environment {environment.recipe.name} cannot be prepared: {' '.join(command[:3])} … ended with code "
             f"{done.returncode}; the log is {environment.path}.log\n  {shown}"
