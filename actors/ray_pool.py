@@ -10,9 +10,8 @@ import pkgutil
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,11 @@ from lotts_search.actors.connection import connect, environment
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
 from lotts_search.actors.ray_worker import RayWorker
-from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor
+from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor, drained
 from lotts_search.actors.worker_group import Limits, WorkerGroup
 from lotts_search.backbones.load_options import with_absolute_paths
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
-from lotts_search.plugins import Entry
+from lotts_search.plugins import Entry, target_of
 from lotts_search.verifiers.spec import VerifierSpec
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
@@ -248,8 +247,10 @@ class RayPool(Checking):
 
     def _report(self) -> None:
         """Report the notices that the actors' replies brought, each once, in the thread of the caller."""
+        if self._notices.empty():  # as at nearly every call of submit
+            return
         with self._lock:
-            new = dict.fromkeys(text for text in _drained(self._notices) if text not in self._noticed)
+            new = dict.fromkeys(text for text in drained(self._notices) if text not in self._noticed)
             self._noticed |= new.keys()
         for text in new:
             notice(text)
@@ -286,12 +287,6 @@ class RayPool(Checking):
             return _nothing
 
 
-def _drained(found: queue.SimpleQueue[str]) -> Iterator[str]:
-    with suppress(queue.Empty):
-        while True:
-            yield found.get_nowait()
-
-
 def _nothing() -> None:
     """Do nothing; returned on a timeout."""
 
@@ -316,9 +311,7 @@ def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]
     Raises:
         BadInput: the name is unknown.
     """
-    target = known[name].target if name in known else name
-    if ":" not in target:
-        raise unknown(kind, name, known)
+    target = target_of(kind, name, known)
     try:
         return tuple(getattr(pkgutil.resolve_name(target), "requirements", ()))
     except (ImportError, AttributeError):  # not importable here, but perhaps on the workers; the actor reports it

@@ -10,6 +10,7 @@ import asyncio
 import pkgutil
 import queue
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,11 +72,7 @@ class WorkerActor:
             value = error
         except EngineBroken as error:
             value = BrokenReply(str(error))
-        notices = []
-        with suppress(queue.Empty):
-            while True:
-                notices.append(self._notices.get_nowait())
-        return Reply(value, tuple(dict.fromkeys(notices)))
+        return Reply(value, tuple(dict.fromkeys(drained(self._notices))))
 
     def _collect_notices(self) -> None:
         """Keep the notices of all threads of this process; other warnings are shown as before."""
@@ -89,6 +86,13 @@ class WorkerActor:
 
         warnings.showwarning = keep
         warnings.simplefilter("always", Notice)
+
+
+def drained(notices: queue.SimpleQueue[str]) -> Iterator[str]:
+    """Take what a queue holds, and wait for nothing."""
+    with suppress(queue.Empty):
+        while True:
+            yield notices.get_nowait()
 
 
 # Ray's dashboard and `ray list actors` show the name of the class.

@@ -43,6 +43,22 @@ def _origin(point: Any) -> str:
     return f"From the package {point.dist.name}." if point.dist is not None else "From another package."
 
 
+def target_of(kind: str, name: str, known: Mapping[str, Entry]) -> str:
+    """Return ``package.module:Class`` behind a registered name, or the name itself if it is one; imports nothing.
+
+    Args:
+        kind: kind of the object in messages, e.g. ``strategy``.
+
+    Raises:
+        BadInput: the name is unknown.
+    """
+    if name in known:
+        return known[name].target
+    if ":" not in name:
+        raise unknown(kind, name, known)
+    return name
+
+
 def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
     """Import the object behind a registered name or ``package.module:Class``; what its module prints goes to stderr.
 
@@ -52,9 +68,7 @@ def resolve(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
     Raises:
         BadInput: the name is unknown, or the object cannot be imported.
     """
-    if name not in known and ":" not in name:
-        raise unknown(kind, name, known)
-    target = known[name].target if name in known else name
+    target = target_of(kind, name, known)
     try:
         with redirect_stdout(sys.stderr):  # stdout is the command's own
             return pkgutil.resolve_name(target)

@@ -20,7 +20,7 @@ from lotts_search.backbones.defaults import pipeline_of
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, LottsError, unknown
-from lotts_search.plugins import Entry, resolve, with_plugins
+from lotts_search.plugins import Entry, resolve, target_of, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, arguments, build, describe, describe_arguments
 from lotts_search.verifiers.base import Verifier
@@ -334,19 +334,12 @@ def verifier_target(text: str) -> str:
     Raises:
         BadInput: the name is unknown.
     """
-    name, known = VerifierSpec.parse(text).name, verifiers()
-    if name in known:
-        return known[name].target
-    if ":" not in name:
-        raise unknown("verifier", name, known)
-    return name
+    return target_of("verifier", VerifierSpec.parse(text).name, verifiers())
 
 
 def verifier_parts(text: str) -> list[str]:
     """Return a verifier and the verifiers that it combines by its setting ``of``, without loading any."""
-    combined = VerifierSpec.parse(text).settings.get("of", ())
-    names = combined.split(",") if isinstance(combined, str) else combined
-    return [text, *(part for name in names for part in verifier_parts(str(name)))]
+    return [text, *(part for name in VerifierSpec.parse(text).parts for part in verifier_parts(name))]
 
 
 def verifier_contents(text: str) -> str:
@@ -357,25 +350,25 @@ def verifier_contents(text: str) -> str:
     try:
         spec = VerifierSpec.parse(text)
         code = fingerprint.of_named(verifier_target(text))
-        load = getattr(verifier_class(text), "load", None)
+        found = verifier_class(text)
+        load = getattr(found, "load", None)
         settings = {setting.name: setting.default for setting in describe_arguments(load)} if load else {}
     except BadInput:
         return fingerprint.UNCHECKED
     settings |= spec.settings
-    found = [code, *(fingerprint.of_model(str(settings[name])) for name in SOURCES if settings.get(name))]
-    if recipe := recipe_of(verifier_class(text)):
-        found.append(recipe.hash)
-    found += [verifier_contents(part) for part in verifier_parts(str(spec))[1:]]
-    if fingerprint.UNCHECKED in found:
+    hashes = [code, *(fingerprint.of_model(str(settings[name])) for name in SOURCES if settings.get(name))]
+    if recipe := recipe_of(found):
+        hashes.append(recipe.hash)
+    hashes += [verifier_contents(part) for part in spec.parts]
+    if fingerprint.UNCHECKED in hashes:
         return fingerprint.UNCHECKED
-    return code if len(found) == 1 else fingerprint.combined(found)
+    return code if len(hashes) == 1 else fingerprint.combined(hashes)
 
 
 def describe_verifier(name: str) -> StrategyInfo:
     """Describe a verifier: a registered name or ``package.module:Class``."""
     found = _loadable(name)
-    doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
-    return StrategyInfo(name, doc.partition("\n")[0], doc, describe_arguments(found.load))
+    return _described(name, found, describe_arguments(found.load))
 
 
 def metric_class(name: str) -> type[Metric] | None:
@@ -414,8 +407,12 @@ def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> Pr
 def describe_rewriter(name: str) -> StrategyInfo:
     """Describe a rewriter."""
     found = _rewriter_class(name)
+    return _described(name, found, describe(found))
+
+
+def _described(name: str, found: type[Any], settings: list[Setting]) -> StrategyInfo:
     doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
-    return StrategyInfo(name, doc.partition("\n")[0], doc, describe(found))
+    return StrategyInfo(name, doc.partition("\n")[0], doc, settings)
 
 
 def _rewriter_class(name: str) -> Any:

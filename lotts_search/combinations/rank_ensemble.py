@@ -46,7 +46,7 @@ class RankEnsemble:
         """
         for text in of:
             check_verifier(text)
-        known = _read(Path(reference), [VerifierSpec.parse(text).name.rpartition(":")[2] for text in of])
+        known = _read(Path(reference), [VerifierSpec.parse(text).column for text in of])
         return cls(load_parts(of, "rank-ensemble"), known)
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:

@@ -178,10 +178,15 @@ def _line(results: Results, setup: Setup, values: Sequence[str], notes: list[str
     return Line(setup, found, costs, searches, len(panel.prompts))
 
 
+def _of_label(results: Results, model: str, label: str, usable: set[Setup]) -> list[Setup]:
+    """Return the setups of a label whose searches are in the table; a nested label has one."""
+    return [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+
+
 def _traces(
     results: Results, model: str, label: str, values: Sequence[str], usable: set[Setup], notes: list[str]
 ) -> list[Trace]:
-    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+    setups = _of_label(results, model, label, usable)
     found = []
     for over in ("images", "nfe", "rows", "flops", "device_s"):
         for of in values:
@@ -200,7 +205,7 @@ def _traces(
 
 
 def _held(results: Results, model: str, label: str, metrics: Sequence[str], usable: set[Setup]) -> list[Held]:
-    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+    setups = _of_label(results, model, label, usable)
     found = []
     for of in metrics if setups else ():
         with suppress(BadInput):  # a note says what is missing
@@ -209,7 +214,7 @@ def _held(results: Results, model: str, label: str, metrics: Sequence[str], usab
 
 
 def _largest(results: Results, model: str, label: str, usable: set[Setup]) -> Setup | None:
-    setups = [a for a in results.trials.setups if (a.model, a.label) == (model, label) and a in usable]
+    setups = _of_label(results, model, label, usable)
     return max(setups, key=lambda setup: results.spent(setup, "nfe"), default=None)
 
 

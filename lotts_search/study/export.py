@@ -15,7 +15,7 @@ from typing import Any
 from lotts_search.curves import Results, Setup
 from lotts_search.curves.panel import returned, searched
 from lotts_search.curves.results import load_whole
-from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.errors import BadInput, Failure, notice, unknown
 from lotts_search.work.replacing import replacing
 
 LAYOUTS = ("flat", "geneval")
@@ -60,7 +60,7 @@ def export(run: Path, out: Path, layout: str, metadata: Path | None = None) -> d
         Failure: an image was not kept, or ``out`` cannot be written.
     """
     if layout not in LAYOUTS:
-        raise BadInput(f"unknown layout {layout!r}. Known: {', '.join(LAYOUTS)}")
+        raise unknown("layout", layout, LAYOUTS)
     if not run.is_dir():
         raise BadInput(f"{run} is no run folder: images are beside a study's trials.parquet")
     results, table = load_whole(run)

@@ -35,7 +35,7 @@ def columns_of(metrics: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in metrics:
         metric = registry.metric_class(name)
-        found += [_column(name)] if metric is None else metric.columns
+        found += [VerifierSpec.parse(name).column] if metric is None else metric.columns
     return found
 
 
@@ -98,7 +98,7 @@ class Judges:
         if metric is None:
             asked = [asyncio.wrap_future(pool.submit(Score(name, prompt, image))) for image in images]
             scores = [answer.score for answer in await asyncio.gather(*asked)]
-            return {_column(name): [score for score in scores if score is not None]}
+            return {VerifierSpec.parse(name).column: [score for score in scores if score is not None]}
         if name not in self._executors:
             # Spawned, not forked: threads of a pool are running.
             self._executors[name] = (
@@ -131,10 +131,6 @@ def leaders(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         if row.mask_ratio is not None and (refined is None or row.score > (refined.score or 0.0)):
             refined = row
     return found if refined is None or refined in found else [*found, refined]
-
-
-def _column(name: str) -> str:
-    return VerifierSpec.parse(name).name.rpartition(":")[2]
 
 
 def _ignore_interrupts() -> None:

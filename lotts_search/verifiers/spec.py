@@ -63,6 +63,17 @@ class VerifierSpec:
                 return cls(name, {str(key): setting for key, setting in (settings or {}).items()})
         raise BadInput(f"a verifier is a name, or a name with a table of settings, not {value!r}")
 
+    @property
+    def parts(self) -> list[str]:
+        """The verifiers that it combines by its setting ``of``, as texts."""
+        combined = self.settings.get("of", ())
+        return [str(name) for name in (combined.split(",") if isinstance(combined, str) else combined)]
+
+    @property
+    def column(self) -> str:
+        """NAME in the column ``metric_NAME`` of a trial table: the registered name, or the class alone."""
+        return self.name.rpartition(":")[2]
+
     def __str__(self) -> str:
         pairs = ",".join(f"{key}={_written(value)}" for key, value in sorted(self.settings.items()))
         return f"{self.name}:{pairs}" if pairs else self.name

@@ -59,7 +59,7 @@ def strategies(name: Name = None, json: Json = False) -> None:
     lines += [
         f"{label}: {escape(text)}" for label, text in (("source", found.source), ("cost in NFE", found.formula)) if text
     ]
-    _print_settings(found, "\n".join(lines), f"--strategy {found.name} --set")
+    _print_settings(found, "\n".join(lines), f"--strategy {found.name} --set ")
 
 
 def verifiers(name: Name = None, json: Json = False) -> None:
@@ -78,11 +78,7 @@ def verifiers(name: Name = None, json: Json = False) -> None:
     if name is None:
         _list("verifier", registry.verifiers(), json)
         return
-    found = registry.describe_verifier(name)
-    if json:
-        _print_json(found, {}, [setting.default for setting in found.settings])
-    else:
-        _print_settings(found, escape(found.doc), f"--verifier {found.name}:")
+    _explain(registry.describe_verifier(name), f"--verifier {name}:", json)
 
 
 def metrics(json: Json = False) -> None:
@@ -117,11 +113,7 @@ def rewriters(name: Name = None, json: Json = False) -> None:
     if name is None:
         _list("rewriter", registry.rewriters(), json)
         return
-    found = registry.describe_rewriter(name)
-    if json:
-        _print_json(found, {}, [setting.default for setting in found.settings])
-    else:
-        _print_settings(found, escape(found.doc), f"--rewriter {found.name} --set-rewriter")
+    _explain(registry.describe_rewriter(name), f"--rewriter {name} --set-rewriter ", json)
 
 
 def masks(json: Json = False) -> None:
@@ -148,6 +140,14 @@ def _list(kind: str, entries: Mapping[str, Entry], json: bool) -> None:
         _print_table((kind, "description"), [(name, entry.summary) for name, entry in entries.items()])
 
 
+def _explain(found: StrategyInfo, option: str, json: bool) -> None:
+    """Print the docstring and the settings of a plug-in; ``option`` is what comes before SETTING=VALUE."""
+    if json:
+        _print_json(found, {}, [setting.default for setting in found.settings])
+    else:
+        _print_settings(found, escape(found.doc), option)
+
+
 def _print_json(found: StrategyInfo, more: Mapping[str, str], defaults: list[Any]) -> None:
     settings = [
         {"name": setting.name, "type": setting.type, "default": default, "about": setting.doc}
@@ -164,8 +164,7 @@ def _print_settings(found: StrategyInfo, about: str, option: str) -> None:
         return
     rows = [(setting.name, setting.default, setting.type, setting.doc) for setting in found.settings]
     _print_table(("setting", "default", "type", "description"), rows)
-    joined = option if option.endswith(":") else f"{option} "
-    console.print(f"\nUsage: [bold]{escape(joined)}SETTING=VALUE[/bold]")
+    console.print(f"\nUsage: [bold]{escape(option)}SETTING=VALUE[/bold]")
 
 
 def _print_table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

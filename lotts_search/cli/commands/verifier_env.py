@@ -62,8 +62,6 @@ def verifier_env(
     if name.endswith(".toml"):
         recipe = find_recipe(name)
     else:
-        if ":" not in name and name not in registry.verifiers():
-            raise unknown("verifier", name, registry.verifiers())
         verifier = registry.verifier_class(name)
         own = recipe_of(verifier)
         if own is None:
