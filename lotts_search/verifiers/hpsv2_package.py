@@ -105,7 +105,9 @@ class HPSv2Package:
 
         tokenizer = SimpleTokenizer()
         merges = "\n".join(" ".join(pair) for pair in sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get))
-        (Path(folder) / "vocab.json").write_text(json.dumps(tokenizer.encoder))
+        special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+        vocabulary = {special.get(token, token): number for token, number in tokenizer.encoder.items()}
+        (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
         (Path(folder) / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
         (Path(folder) / "tokenizer_config.json").write_text("{}")
         return {"weights": folder}
