@@ -22,6 +22,8 @@ help:
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+# Of brisque only a table is read; its requirements would have to be compiled.
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps brisque
 	@touch $@
 
 install: $(STAMP)

@@ -145,6 +145,11 @@ _VERIFIERS = [
         "Predicted aesthetic rating, 1 to 10, whatever the prompt (LAION).",
     ),
     Entry(
+        "brisque",
+        "lotts_search.verifiers.brisque:Brisque",
+        "How natural an image looks, by the statistics of its pixels, whatever the prompt; needs no network.",
+    ),
+    Entry(
         "vlm-judge",
         "lotts_search.verifiers.vlm_judge:VlmJudge",
         "A vision-language model behind an OpenAI-compatible endpoint rates images by a rubric, or by VQAScore.",
