@@ -70,6 +70,7 @@ class RayPool(Checking):
 
     Attributes:
         info: description of the model.
+        verifiers: names of the verifiers.
 
     Raises:
         BadInput, Failure: an actor cannot load its part (a broken model folder, an unknown verifier), or Ray cannot be
@@ -107,7 +108,7 @@ class RayPool(Checking):
             gpus = 1 if str(options.get("device", "")).startswith("cuda") else 0
         # Workers run in another folder. A registered name takes precedence over a folder of that name.
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
-        names = list(dict.fromkeys(verifiers))
+        self.verifiers = names = tuple(dict.fromkeys(verifiers))
         writers = {name: dict(settings) for name, settings in (rewriters or {}).items()}
         needs = {name: _of_verifier(name) for name in names if scorer == SCORER}
         needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
@@ -157,7 +158,7 @@ class RayPool(Checking):
                 f"verifier {name!r}",
                 name,
                 VerifierActor,
-                *(scorer, name, max_batch),
+                *(scorer, str(VerifierSpec.parse(name).within(Path.cwd())) if scorer == SCORER else name, max_batch),
                 batch=max_batch,
                 num_gpus=scoring[name],
                 runtime_env=environment(threads, needs[name]),

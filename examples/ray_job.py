@@ -17,15 +17,14 @@ from PIL import Image
 
 from lotts_search import asearch
 from lotts_search.actors.ray_pool import RayPool
+from lotts_search.registry import default_verifier
 
 
 async def run(options: argparse.Namespace, pool: RayPool) -> None:
     async def one(number: int, prompt: str) -> None:
         found = await asearch(
             prompt,
-            model=options.model,
             strategy=options.strategy,
-            verifier=options.verifier,
             nfe=options.nfe,
             pool=pool,
         )
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("prompts", nargs="+")
     parser.add_argument("--model", default="shapes-sd")
     parser.add_argument("--strategy", default="lotts")
-    parser.add_argument("--verifier", default="shapes-reward")
+    parser.add_argument("--verifier", help="the model's by default")
     parser.add_argument("--nfe", type=float, default=300)
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each generator")
@@ -50,9 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = {"device": "cuda"} if options.gpus else {}
-    with RayPool(
-        options.model, [options.verifier], options.generators, backbone_options=device, gpus=options.gpus
-    ) as pool:
+    verifier = options.verifier or default_verifier(options.model)
+    with RayPool(options.model, [verifier], options.generators, backbone_options=device, gpus=options.gpus) as pool:
         asyncio.run(run(options, pool))
 
 

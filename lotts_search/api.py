@@ -40,7 +40,7 @@ async def asearch(
     *,
     model: str = "shapes-sd",
     strategy: str | Strategy = "lotts",
-    verifier: str = "shapes-reward",
+    verifier: str | None = None,
     rewriter: str = "shapes-rewriter",
     nfe: float | None = None,
     seconds: float | None = None,
@@ -70,7 +70,8 @@ async def asearch(
         model: a registered name, a diffusers folder or a Hub id; not used with a ``pool``.
         strategy: a registered name, ``package.module:Class``, or a strategy object.
         verifier: the verifier that guides the search, as for :func:`~lotts_search.registry.load_verifier`; a ``pool``
-            must have it under this text.
+            must have it under this text. None = the pool's only one, or without a pool the one that the model names in its
+            ``lotts.json``, see :func:`~lotts_search.registry.default_verifier`.
         rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it.
         nfe, images, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
@@ -105,6 +106,7 @@ async def asearch(
     if nfe is None and images is None and seconds is None:
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
+    verifier = verifier or (registry.default_verifier(model) if pool is None else _only_verifier(pool))
     if pool is None:
         report_unknown_words(model, [prompt])
     given = image_hash(image) if image is not None else None
@@ -179,6 +181,15 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Calla
 search = _blocking(asearch)
 """The same as :func:`asearch`, for programs without asyncio. On Ctrl-C it returns the result so far, with the status
 ``interrupted``, which may have no image yet."""
+
+
+def _only_verifier(pool: Pool) -> str:
+    """Return the verifier of a pool that has one; raise BadInput for others."""
+    if not pool.verifiers:
+        raise BadInput("this pool has no verifier")
+    if len(pool.verifiers) > 1:
+        raise BadInput(f"this pool has several verifiers, choose one with verifier=…: {', '.join(pool.verifiers)}")
+    return pool.verifiers[0]
 
 
 @contextmanager

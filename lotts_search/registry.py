@@ -27,12 +27,10 @@ from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.environments.hosted import load_hosted
 from lotts_search.verifiers.environments.recipe import recipe_of
 from lotts_search.verifiers.metric import Metric
-from lotts_search.verifiers.spec import VerifierSpec
+from lotts_search.verifiers.spec import SOURCES, VerifierSpec
 
 PLACEMENT = ("device", "offload", "vae_slicing", "compile")
 """Load options that say where and how fast a model runs, and leave its images as they are."""
-SOURCES = ("weights", "tokenizer", "clip", "reference")
-"""Settings of verifiers that name files, folders or hub ids; a change of their contents is a change of the verifier."""
 
 
 @dataclass(frozen=True)
@@ -347,8 +345,47 @@ def verifier_parts(text: str) -> list[str]:
     return [text, *(part for name in VerifierSpec.parse(text).parts for part in verifier_parts(name))]
 
 
+def default_verifier(model: str, revision: str | None = None) -> str:
+    """Return the verifier that the ``lotts.json`` of a model names, for a search that names none; reads no weights.
+
+    The file may come from a stranger with the model. So it names registered verifiers only and no addresses: it starts no
+    code of the model, and sends no image and no key anywhere.
+
+    Args:
+        model: registered name, folder or Hub id; relative paths in the ``lotts.json`` of a folder start from it.
+
+    Raises:
+        BadInput: it names none, or one that is wrong or not allowed; or the model does not exist.
+        Failure: its files are missing or broken.
+    """
+    folder, _ = _index_of(model, revision)
+    from lotts_search.backbones.model_folder import read_json  # slow to import
+
+    named = read_json(folder, "lotts.json", optional=True, revision=revision).get("verifier")
+    if named is None:
+        made_for_others = ("lotts_search.shapes.", "lotts_search.combinations.")
+        known = [name for name, entry in verifiers().items() if not entry.target.startswith(made_for_others)]
+        raise BadInput(
+            f"model {model} names no verifier of its own: choose one with --verifier NAME, in Python verifier=…, in a study "
+            f"verifier: NAME. For any images: {', '.join(known)}; `lotts-search verifiers` describes them"
+        )
+    try:
+        spec = VerifierSpec.of(named)
+        text = str(spec.within(Path(folder)) if Path(folder).is_dir() else spec)
+        for part in map(VerifierSpec.parse, verifier_parts(text)):
+            if part.name not in verifiers():
+                raise unknown("verifier", part.name, verifiers())
+            check_verifier(str(part))
+            for name, value in part.settings.items():
+                if "://" in str(value) and name != "of":
+                    raise BadInput(f"{name} is an address, which only commands and programs choose: {value!r}")
+    except BadInput as error:
+        raise BadInput(f"model {model}: verifier in its lotts.json: {error}") from error
+    return text
+
+
 def verifier_contents(text: str) -> str:
-    """Return the fingerprint of a verifier: its code and the files of the model that it loads, see :data:`SOURCES`.
+    """Return the fingerprint of a verifier: its code and the files of the model that it loads.
 
     A verifier that was passed as an object under a name of its own is :data:`~lotts_search.fingerprint.UNCHECKED`.
     """
@@ -435,6 +472,16 @@ def find_model(name: str, revision: str | None = None) -> tuple[str, str]:
         BadInput: the model does not exist, or its family is unknown.
         Failure: its files are missing or broken.
     """
+    folder, index = _index_of(name, revision)
+    family = pipeline_of(name, index)
+    loaders = families()
+    if family not in loaders:
+        raise BadInput(f"model {name} is of the unknown family {family!r}. Known: {', '.join(sorted(loaders))}")
+    return folder, family
+
+
+def _index_of(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the folder or Hub id of a model, and its ``model_index.json``; raise as :func:`find_model` does."""
     known = models()
     folder = name
     if name in known:
@@ -447,11 +494,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[str, str]:
         raise unknown("model", name, known)
     from lotts_search.backbones.model_folder import read_json  # slow to import; report a mistyped name first
 
-    family = pipeline_of(name, read_json(folder, "model_index.json", revision=revision))
-    loaders = families()
-    if family not in loaders:
-        raise BadInput(f"model {name} is of the unknown family {family!r}. Known: {', '.join(sorted(loaders))}")
-    return folder, family
+    return folder, read_json(folder, "model_index.json", revision=revision)
 
 
 def family_of(name: str, revision: str | None = None) -> tuple[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from lotts_search import registry
 from lotts_search.errors import LottsError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -60,8 +61,7 @@ def prepared(table: Path, model: str, options: argparse.Namespace, fit: Fit) -> 
     load = {"dtype": options.dtype, "compile": True} if options.compile else {"dtype": options.dtype}
     study["models"] = [{"model": model, "options": load}]
     study["prompts"]["count"] = options.prompts
-    if options.verifier:
-        study["verifier"] = options.verifier
+    study["verifier"] = options.verifier or registry.default_verifier(model)
     if options.prompts_from:
         study["prompts"] = {**study["prompts"], "from": options.prompts_from}
     if options.metrics:
@@ -85,7 +85,6 @@ def fitted(model: str) -> Fit:
     Raises:
         LottsError: there is no such model, or its costs are not known.
     """
-    from lotts_search import registry
     from lotts_search.core.budget import Budget
     from lotts_search.errors import BadInput
     from lotts_search.strategies.lotts import LoTTS
@@ -111,7 +110,7 @@ def main() -> int:
     parser.add_argument("--models", default="shapes-sd", help="names, folders or hub ids, with commas")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each table (the files say 100)")
     parser.add_argument("--prompts-from", help="another prompt set or file (the files say shapes-test)")
-    parser.add_argument("--verifier", "--guide", help="another verifier (the files say shapes-reward)")
+    parser.add_argument("--verifier", "--guide", help="verifier of all models [the model's]")
     parser.add_argument("--metrics", help="other held-out metrics, with commas (the files say shapes-oracle)")
     parser.add_argument("--attention", help="settings of the attention mask as JSON, with its kind")
     parser.add_argument("--tables", default=",".join(ORDER), help="their numbers, with commas")
@@ -129,6 +128,8 @@ def main() -> int:
     for model in options.models.split(","):
         try:
             fit = fitted(model)
+            if not options.verifier:
+                registry.default_verifier(model)  # a model without one is refused before any study begins
         except LottsError as error:
             parser.error(str(error))
         for number in options.tables.split(","):

@@ -111,9 +111,11 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
     }  # fmt: skip
     values: dict[str, Any] = {}
     for name, value in settings.items():
+        if name == "verifier":  # of searches, see lotts_search.registry.default_verifier
+            continue
         try:
             if name not in kinds:
-                raise unknown("setting", name, [field.name for field in fields(Defaults)])
+                raise unknown("setting", name, [*(field.name for field in fields(Defaults)), "verifier"])
             values[name] = kinds[name](value)
         except (TypeError, ValueError) as error:
             raise BadInput(f"model {model}: lotts.json: bad value for {name!r}: {error}") from error

@@ -32,12 +32,12 @@ Strategy = Annotated[
     ),
 ]
 Verifier = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--verifier",
         "-v",
         help="Scores images: a name from `lotts-search verifiers` or package.module:Class, with settings as in"
-        " NAME:KEY=VALUE,KEY=VALUE.",
+        " NAME:KEY=VALUE,KEY=VALUE [the model's].",
         rich_help_panel=SEARCH,
     ),
 ]

@@ -36,7 +36,7 @@ class Compute:
     address: str | None = None
     generators: int | None = None
     device: str = "cpu"
-    load: Mapping[str, object] = field(default_factory=dict)
+    load: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.local and self.address is not None:

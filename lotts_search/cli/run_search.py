@@ -38,6 +38,7 @@ class Request:
     Attributes:
         image, mask: files of the initial image and of its mask.
         settings: settings of the strategy.
+        verifier: its name and settings; None = the one that the model names.
         rewriter: name of the rewriter; None = the default one, for strategies that use a rewriter.
         writing: settings of the rewriter.
         load: options of the model, from :func:`lotts_search.cli.options.loading`.
@@ -47,7 +48,7 @@ class Request:
     prompt: str
     model: str
     strategy: str
-    verifier: str
+    verifier: str | None
     seed: int
     nfe: float | None = None
     images: int | None = None
@@ -154,17 +155,19 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
-    compute.check_verifiers([request.verifier])
+    verifier = request.verifier or registry.default_verifier(request.model, compute.load.get("revision"))
+    request.verifier = verifier  # the recipe names it
+    compute.check_verifiers([verifier])
     report_unknown_words(request.model, [request.prompt])
     folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}
     with (
         Live(f"starting {compute}", quiet=json) as live,
-        compute.pool(request.model, request.verifier, rewriters=rewriters) as pool,
+        compute.pool(request.model, verifier, rewriters=rewriters) as pool,
     ):
         image, given = images(request, pool)
         settings = Sampling.of(pool.info, request.prompt, **request.sampling())
-        live.console.print(used(pool.info, settings, request.verifier, str(budget)), soft_wrap=True)
+        live.console.print(used(pool.info, settings, verifier, str(budget)), soft_wrap=True)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
         try:
             result = request.run(pool, budget, live, image, given)

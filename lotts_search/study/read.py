@@ -57,13 +57,13 @@ def read_study(path: Path) -> Study:
         if needed not in keys:
             raise root.wrong(f"a study needs {needed!r}")
     sampling = {name: read(keys[name]) for name, read in SAMPLING.items() if name in keys}
-    verifier = _verifier(keys["verifier"], guiding=True) if "verifier" in keys else "shapes-reward"
+    models = tuple(_models(root, keys, sampling))
+    verifier = _verifier(keys["verifier"], guiding=True) if "verifier" in keys else _default_verifier(root, models)
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
     metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
     rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
     strategies = tuple(_strategies(keys["strategies"], limits))
-    models = tuple(_models(root, keys, sampling))
     seeds = tuple(_seeds(keys["seeds"])) if "seeds" in keys else (0,)
     most = len(models) * len(prompts) * len(seeds) * sum(len(entry.limits) for entry in strategies)
     if most > MOST_SEARCHES:
@@ -115,6 +115,18 @@ def _verifier(node: YamlNode, guiding: bool) -> str:
     except BadInput as error:
         raise node.wrong(error) from error
     return str(spec)
+
+
+def _default_verifier(root: YamlNode, models: Sequence[ModelEntry]) -> str:
+    """Return the verifier that the models themselves name, which must be the same for all."""
+    try:
+        named = {model.label: registry.default_verifier(model.model, model.options.get("revision")) for model in models}
+    except BadInput as error:
+        raise root.wrong(error) from error
+    if len(set(named.values())) > 1:
+        each = ", ".join(f"{label} names {verifier}" for label, verifier in named.items())
+        raise root.wrong(f"one verifier guides all searches of a study: give 'verifier', because {each}")
+    return named[models[0].label]
 
 
 def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ class Mixture:
 
 
 class AnalyticPool:
-    """A :class:`~lotts_search.work.pool.Pool` over a closed-form model. Its rewriter numbers the original prompt.
+    """A :class:`~lotts_search.work.pool.Pool` over a closed-form model. Its rewriter numbers the original prompt, and the
+    scores are those of ``model``, whatever verifier a search names.
 
     Args:
         info: what a search must know of the model, see :func:`analytic_info`.
@@ -110,6 +111,8 @@ class AnalyticPool:
     Attributes:
         asked: all requests so far.
     """
+
+    verifiers: tuple[str, ...] = ("shapes-reward",)
 
     def __init__(
         self,

@@ -11,10 +11,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lotts_search.errors import BadInput
 
+SOURCES = ("weights", "tokenizer", "clip", "reference")
+"""Settings that name files, folders or hub ids; a change of their contents is a change of the verifier."""
 _SPEC = re.compile(r"(?P<name>[^:=,{}]+(?::[A-Za-z_][\w.]*)?)(?::(?P<settings>\s*[A-Za-z_][\w-]*\s*=.*)?)?", re.DOTALL)
 _PAIR = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=\s*", re.DOTALL)
 
@@ -73,6 +76,21 @@ class VerifierSpec:
     def column(self) -> str:
         """NAME in the column ``metric_NAME`` of a trial table: the registered name, or the class alone."""
         return self.name.rpartition(":")[2]
+
+    def within(self, folder: Path) -> VerifierSpec:
+        """Return the same with relative paths taken from ``folder``: texts that begin with ``./`` or ``../``, and the names of
+        its files and folders in the settings :data:`SOURCES`; also in the verifiers that it combines."""
+
+        def placed(name: str, value: Any) -> Any:
+            if name == "of":
+                parts = [str(VerifierSpec.parse(part).within(folder)) for part in self.parts]
+                return dict(zip(parts, value.values(), strict=True)) if isinstance(value, Mapping) else parts
+            if not isinstance(value, str) or Path(value).is_absolute():
+                return value
+            inside = value.startswith(("./", "../")) or (name in SOURCES and value and (folder / value).exists())
+            return str(folder / value) if inside else value
+
+        return VerifierSpec(self.name, {name: placed(name, value) for name, value in self.settings.items()})
 
     def __str__(self) -> str:
         pairs = ",".join(f"{key}={_written(value)}" for key, value in sorted(self.settings.items()))

@@ -19,9 +19,14 @@ class Pool(Protocol):
 
     Work is idempotent: a pool may try it again elsewhere after a failure, and says so in ``Result.attempts``
     and ``Result.usage.nfe_wasted``.
+
+    Attributes:
+        info: description of the model.
+        verifiers: names of the verifiers; a search that names none takes the only one.
     """
 
     info: ModelInfo
+    verifiers: tuple[str, ...]
 
     def submit(self, work: Work) -> Future[Result]:
         """Request a piece of work."""

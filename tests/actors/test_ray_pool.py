@@ -138,6 +138,7 @@ def test_results_equal_those_of_one_process_for_any_number_of_actors(ray_up: Non
         assert all(r.finished >= r.started > 0 for r in results)
         image = np.full((8, 8, 3), 9, dtype=np.uint8)
         assert pool.submit(Score("brightness", "a square", image)).result(WAIT).score == 9
+        assert pool.verifiers == ("brightness",)
         with pytest.raises(BadInput, match="unknown verifier 'brightnes'; did you mean 'brightness'"):
             pool.submit(Score("brightnes", "a square", image))
 

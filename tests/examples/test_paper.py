@@ -100,6 +100,17 @@ def test_a_published_model_is_fitted_by_its_small_files_alone(tmp_path: Path) ->
         run.fitted("shapes-sdx")
 
 
+def test_a_model_without_a_verifier_is_refused_before_any_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    monkeypatch.setattr(sys, "argv", ["run.py", "--models", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code == 2 and "names no verifier of its own" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_the_findings_are_those_of_the_tables(tmp_path: Path) -> None:
     """No comparison of the page asks for a label that no table makes."""
     known = {entry.label for table in TABLES for entry in read_study(table).strategies}

@@ -191,7 +191,8 @@ def test_budgets_in_samples_are_nfe_of_each_model(tmp_path: Path) -> None:
         ("shapes-sd", 42.5), ("shapes-sd", 80), ("long", 102), ("long", 192),
     }  # fmt: skip
     (tmp_path / "strange").mkdir()
-    study = read(tmp_path, MINIMAL.replace("{images: 9}", "{samples: 8}") + f"model: {tmp_path / 'strange'}\n")
+    strange = f"model: {tmp_path / 'strange'}\nverifier: clip-score\n"
+    study = read(tmp_path, MINIMAL.replace("{images: 9}", "{samples: 8}") + strange)
     with pytest.raises(BadInput, match="a budget of 8 samples needs a model whose steps are known"):
         tasks_of(study)
 

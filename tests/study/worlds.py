@@ -40,8 +40,14 @@ def world(folder: Path, yaml: str = YAML) -> Path:
     defaults = analytic_info().defaults
     model = folder / "analytic"
     model.mkdir(parents=True, exist_ok=True)
-    settings = {"steps": defaults.steps, "guidance": defaults.guidance, "t0": defaults.t0, "integrate": 1}
+    settings: dict[str, Any] = {
+        "steps": defaults.steps,
+        "guidance": defaults.guidance,
+        "t0": defaults.t0,
+        "integrate": 1,
+    }
     settings["mask"] = {"kind": "error-contrast", "levels": [400], "draws": 1}
+    settings["verifier"] = "shapes-reward"
     (model / "lotts.json").write_text(json.dumps(settings))
     (model / "model_index.json").write_text(json.dumps({"_class_name": "AnalyticPipeline"}))
     path = folder / "study.yaml"

@@ -13,7 +13,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="Text to generate an image for.", show_default=False)],
     model: o.Model = "shapes-sd",
     strategy: o.Strategy = "lotts",
-    verifier: o.Verifier = "shapes-reward",
+    verifier: o.Verifier = None,
     seed: o.Seed = 0,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
@@ -57,7 +57,7 @@ def generate(
 
         lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
 
-        lotts-search generate "a red fox in the snow" --model ./my-sdxl --verifier my_package:MyVerifier --device cuda --dtype float16
+        lotts-search generate "a red fox in the snow" --model ./my-sdxl --verifier image-reward --device cuda --dtype float16
     """
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_search import Request, run

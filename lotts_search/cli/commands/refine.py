@@ -24,7 +24,7 @@ def refine(
     ] = None,
     model: o.Model = "shapes-sd",
     strategy: o.Strategy = "lotts",
-    verifier: o.Verifier = "shapes-reward",
+    verifier: o.Verifier = None,
     seed: o.Seed = 0,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
