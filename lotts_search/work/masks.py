@@ -217,6 +217,36 @@ class QualityMask(MaskSource):
 
 
 @dataclass(frozen=True)
+class WindowMask(MaskSource):
+    """The windows of the decoded image that a verifier scores lowest: a quality map by sliding windows (LoTTS, figure 7).
+
+    Windows overlap, and the last of a row or column ends with the image. Where several overlap, their scores are averaged.
+
+    Attributes:
+        ratio: r, share of the latent grid.
+        verifier: scores the windows: its name, or ``NAME:KEY=VALUE,…``. It should not depend on the prompt, which
+            describes the whole image.
+        patch: side of a window in pixels, below the shorter side of the image.
+        stride: distance of neighbouring windows in pixels, 1 to ``patch``.
+    """
+
+    ratio: float = 0.5
+    verifier: str = "brisque"
+    patch: int = 64
+    stride: int = 32
+
+    method: ClassVar[str] = "lotts_search.localization.windows:WindowLocalization"
+    needs_decoded: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.patch:
+            raise BadInput(f"stride must be 1 to patch, {self.patch} pixels, not {self.stride}")
+
+    def rows(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class JudgedMask(MaskSource):
     """The boxes in which a vision-language model finds something wrong.
 
@@ -326,6 +356,7 @@ _KINDS = [
         "error-contrast", "lotts_search.work.masks:ErrorContrastMask", "Contrast of denoising errors under two prompts."
     ),
     Entry("quality", "lotts_search.work.masks:QualityMask", "No-reference quality map of the decoded image."),
+    Entry("windows", "lotts_search.work.masks:WindowMask", "Sliding windows that a verifier scores lowest (LoTTS)."),
     Entry("judged", "lotts_search.work.masks:JudgedMask", "Boxes in which a vision-language model finds defects."),
     Entry("disagreement", "lotts_search.work.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
     Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
