@@ -24,6 +24,7 @@ from lotts_search.cli.commands.generate import generate
 from lotts_search.cli.commands.listing import masks, metrics, models, rewriters, strategies, verifiers
 from lotts_search.cli.commands.refine import refine
 from lotts_search.cli.commands.report import report
+from lotts_search.cli.commands.set_metrics import set_metrics
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, demo),
-    "Study": (study, report, export, theory),
+    "Study": (study, report, export, set_metrics, theory),
     "Models and plug-ins": (models, strategies, verifiers, verifier_env, metrics, rewriters, masks),
     "Development": (train,),
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lotts_search.curves import AXES, Setup
 from lotts_search.errors import BadInput
 from lotts_search.report.colours import COLOURS
-from lotts_search.report.page import write_text
+from lotts_search.report.page import write_csv, write_text
 from lotts_search.report.study_numbers import Line, Numbers, Trace
 from lotts_search.report.study_page import label_colours
 
@@ -37,9 +35,9 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
     ]  # fmt: skip
     key = ("model", "label", "budget_nfe", "budget_images")
     return [
-        _write(folder / "results.csv", (*key, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
-        _write(folder / "curves.csv", ("model", "label", "value", "over", "cost", "mean", "low", "high"), curves),
-        _write(
+        write_csv(folder / "results.csv", (*key, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
+        write_csv(folder / "curves.csv", ("model", "label", "value", "over", "cost", "mean", "low", "high"), curves),
+        write_csv(
             folder / "against.csv",
             (*key, "baseline", "baseline_budget", "value", "difference", "difference_low", "difference_high", "win_rate",
              "win_low", "win_high", "over", "speed_up", "speed_up_low", "speed_up_high", "quality", "baseline_cost", "cost",
@@ -52,14 +50,6 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
 
 def _key(setup: Setup) -> tuple[str, str, float | None, int | None]:
     return setup.model, setup.label, setup.nfe, setup.images
-
-
-def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return write_text(path, text.getvalue())
 
 
 def _markdown(found: Numbers) -> str:

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-from lotts_search.curves import Results, Setup
-from lotts_search.curves.panel import returned, searched
-from lotts_search.curves.results import load_whole
+from lotts_search.curves import Setup
 from lotts_search.errors import BadInput, Failure, notice, unknown
+from lotts_search.study.returned import Returned, returned_images
 from lotts_search.work.replacing import replacing
 
 LAYOUTS = ("flat", "geneval")
-
-
-@dataclass(frozen=True)
-class Returned:
-    """The image that a search returned under a budget.
-
-    Attributes:
-        prompt: index of the prompt, in the order of the export.
-        sample: index of the search among those of the prompt, by seed.
-        image: the PNG file in the run folder.
-        about: prompt, seed, score and metrics.
-    """
-
-    prompt: int
-    sample: int
-    image: Path
-    about: Mapping[str, Any]
 
 
 def export(run: Path, out: Path, layout: str, metadata: Path | None = None) -> dict[str, int]:
@@ -61,22 +40,15 @@ def export(run: Path, out: Path, layout: str, metadata: Path | None = None) -> d
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    if not run.is_dir():
-        raise BadInput(f"{run} is no run folder: images are beside a study's trials.parquet")
-    results, table = load_whole(run)
+    prompts, of_setups = returned_images(run)
     lines = _metadata(metadata) if metadata is not None else {}
-    if lines and (lacking := [text for text in results.trials.texts if text not in lines]):
+    if lines and (lacking := [text for text in prompts if text not in lines]):
         raise BadInput(f"{metadata} lacks {len(lacking)} of the study's prompts, e.g. {lacking[0]!r}")
-    places = {text: i for i, text in enumerate(lines or dict.fromkeys(results.trials.texts))}
-    hashes = table.column("image").to_pylist()
-    found = {
-        _folder(setup): list(_returned(results, setup, places, hashes, run / "images")) for setup in results.setups
-    }
-    if lost := {one.image.name for some in found.values() for one in some if not one.image.is_file()}:
-        raise Failure(f"{len(lost)} returned images are not in {run / 'images'}: run the study with `images: best`")
+    places = {text: i for i, text in enumerate(lines or prompts)}
+    found = {_folder(setup): some for setup, some in of_setups.items()}
     for folder, some in found.items():
         try:
-            _write(out / folder, some, layout, lines)
+            _write(out / folder, some, layout, places, lines)
         except OSError as error:
             raise Failure(f"{out / folder} cannot be written: {error.strerror}") from error
     return {folder: len(some) for folder, some in found.items()}
@@ -89,29 +61,6 @@ def _folder(setup: Setup) -> str:
     if [name.replace(" ", "-") for name in names] != plain:
         plain[-1] += "-" + blake2b("\n".join(names).encode(), digest_size=4).hexdigest()
     return "/".join(name or "_" for name in plain)
-
-
-def _returned(
-    results: Results, setup: Setup, places: Mapping[str, int], hashes: Sequence[str | None], images: Path
-) -> Iterator[Returned]:
-    trials = results.trials
-    rows = returned(trials, setup)
-    samples: dict[int, int] = {}
-    for row in sorted(rows, key=lambda row: int(trials.seed[trials.search[row]])):
-        search = int(trials.search[row])
-        prompt = int(trials.prompt[search])
-        text = trials.texts[prompt]
-        values = {name: float(trials.values(name)[row]) for name in ("score", *trials.metrics)}
-        about = {
-            "prompt": text, "prompt_id": trials.prompts[prompt], "seed": int(trials.seed[search]), "model": setup.model,
-            "strategy": setup.label, "budget": setup.budget,
-            **{name: value if math.isfinite(value) else None for name, value in values.items()},
-        }  # fmt: skip
-        place = places[text]
-        samples[place] = samples.get(place, -1) + 1
-        yield Returned(place, samples[place], images / f"{hashes[trials.order[row]]}.png", about)
-    if short := int((trials.setup == trials.setups.index(searched(trials, setup))).sum()) - len(rows):
-        notice(f"{short} searches by {setup.label} on {setup.model} have no image and are left out")
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -128,19 +77,21 @@ def _metadata(path: Path) -> dict[str, str]:
     return found
 
 
-def _write(folder: Path, some: Sequence[Returned], layout: str, lines: Mapping[str, str]) -> None:
+def _write(
+    folder: Path, some: Sequence[Returned], layout: str, places: Mapping[str, int], lines: Mapping[str, str]
+) -> None:
     if layout == "geneval":
         for one in some:
-            where = folder / f"{one.prompt:05d}"
+            where = folder / f"{places[one.prompt]:05d}"
             (where / "samples").mkdir(parents=True, exist_ok=True)
-            text = one.about["prompt"]
-            (where / "metadata.jsonl").write_text(lines.get(text) or json.dumps({"prompt": text}, ensure_ascii=False))
+            line = lines.get(one.prompt) or json.dumps({"prompt": one.prompt}, ensure_ascii=False)
+            (where / "metadata.jsonl").write_text(line)
             shutil.copyfile(one.image, where / "samples" / f"{one.sample:04d}.png")
         return
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for one in sorted(some, key=lambda one: (one.prompt, one.sample)):
-        file = f"p{one.prompt:05d}_s{one.sample}.png"
+    for one in sorted(some, key=lambda one: (places[one.prompt], one.sample)):
+        file = f"p{places[one.prompt]:05d}_s{one.sample}.png"
         shutil.copyfile(one.image, folder / file)
         rows.append(json.dumps({"file": file, **one.about}, ensure_ascii=False) + "\n")
     with replacing(folder / "scores.jsonl") as temporary:

@@ -73,16 +73,21 @@ class Clip:
         side = model.config.vision_config.image_size
         return cls(model, tokens, lambda images: normalized(cropped(images, side, half), mean, std), batch)
 
-    def embed_images(self, images: Bytes) -> torch.Tensor:
-        """Return the embeddings float32 [B, d] of uint8 images [B, h, w, 3], of length 1."""
-        from torch.nn import functional
+    def image_features(self, images: Bytes) -> torch.Tensor:
+        """Return the features float32 [B, d] of uint8 images [B, h, w, 3], as CLIP projects them."""
 
         def call(rows: slice) -> torch.Tensor:
             pixels = self.pixels(images[rows]).to(self.model.device, self.model.dtype)
             embedded: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
             return embedded
 
-        return functional.normalize(in_batches(call, len(images), self.batch), dim=-1)
+        return in_batches(call, len(images), self.batch)
+
+    def embed_images(self, images: Bytes) -> torch.Tensor:
+        """Return the embeddings float32 [B, d] of uint8 images [B, h, w, 3], of length 1."""
+        from torch.nn import functional
+
+        return functional.normalize(self.image_features(images), dim=-1)
 
     def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Return the embeddings float32 [B, d] of prompts, of length 1; equal prompts are embedded once."""

@@ -20,8 +20,8 @@ _GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Modes of one channel with more than 8 bits."""
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Bytes:
-    """Read an image file as uint8 [h, w, 3] of ``size`` (height, width).
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Bytes:
+    """Read an image file as uint8 [h, w, 3] of ``size`` (height, width); None = its own size.
 
     The rotation in EXIF is applied, transparency is laid over white, and 16-bit values are scaled to 8 bits. An image
     of another aspect ratio is cropped around its centre and one of another size resampled; both are reported.
@@ -30,7 +30,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Bytes:
         BadInput: there is no such file, or it is not an image that can be read.
     """
     image = _rgb(_open(path, path), str(path))
-    height, width = size
+    height, width = size or image.size[::-1]
     if image.size != (width, height):
         before = image.size
         box = _crop(before, (width, height))
