@@ -148,6 +148,11 @@ _VERIFIERS = [
         "How natural an image looks, by the statistics of its pixels, whatever the prompt; needs no network.",
     ),
     Entry(
+        "ocr",
+        "lotts_search.verifiers.ocr:Ocr",
+        "How well the text that the prompt quotes can be read in the image, by character recognition on the CPU.",
+    ),
+    Entry(
         "vlm-judge",
         "lotts_search.verifiers.vlm_judge:VlmJudge",
         "A vision-language model behind an OpenAI-compatible endpoint rates images by a rubric, or by VQAScore.",
