@@ -143,7 +143,11 @@ class Loader:
         if size is None:
             return None
         if min(size) < multiple or size[0] % multiple or size[1] % multiple:
-            raise BadInput(f"height and width must be multiples of {multiple} pixels, got {size[0]}x{size[1]}")
+            near = [max(multiple, round(side / multiple) * multiple) for side in size]
+            raise BadInput(
+                f"height and width must be multiples of {multiple} pixels for {self.name}, such as {near[0]}x{near[1]}, got "
+                f"{size[0]}x{size[1]}"
+            )
         return size[0] // factor, size[1] // factor
 
     def defaults(self, family: Defaults) -> Defaults:

@@ -118,7 +118,8 @@ def read_json(model: str, file: str, *, optional: bool = False, revision: str | 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Disable the progress bars of the libraries, which would disturb our own display."""
+    """Disable the progress bars of the libraries, which would disturb our own display, and the tables in which transformers
+    lists missing weights: what is wrong is raised."""
     from diffusers.utils import logging as diffusers_logging  # slow to import; a wrong name is refused before
     from transformers.utils import logging as transformers_logging
 
@@ -126,9 +127,12 @@ def _quiet() -> Iterator[None]:
     shown = [library.is_progress_bar_enabled() for library in libraries]
     for library in libraries:
         library.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         for library, was in zip(libraries, shown, strict=True):
             if was:
                 library.enable_progress_bar()

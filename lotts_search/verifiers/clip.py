@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lotts_search.backbones.model_folder import load_weights, read_json
+from lotts_search.errors import BadInput, Failure
 from lotts_search.verifiers.networks import Tokens, distinct, in_batches, place
 from lotts_search.verifiers.pixels import MEAN, STD, cropped, normalized
 from lotts_search.verifiers.weights import find_folder
@@ -63,9 +64,15 @@ class Clip:
         """
         folder = find_folder(verifier, weights, setting=setting)
         where, precision = place(verifier, device, dtype)
+        kind = read_json(str(folder), "config.json").get("model_type")
+        if kind != "clip":
+            raise BadInput(f"verifier {verifier}: {setting} must be a CLIP model (clip), and {weights} is one of type {kind}")
         from transformers import CLIPModel
 
-        model = load_weights(str(folder), "", CLIPModel, dtype=precision).to(where)
+        try:
+            model = load_weights(str(folder), "", CLIPModel, dtype=precision).to(where)
+        except Failure as error:
+            raise Failure(f"verifier {verifier}: {error}") from error
         limit = model.config.text_config.max_position_embeddings
         tokens = Tokens(verifier, "CLIPTokenizer", folder, tokenizer, OPENAI, limit) if texts else None
         processor = read_json(str(folder), "preprocessor_config.json", optional=True)

@@ -87,7 +87,6 @@ class ImageReward:
         """
         file = find_file(cls.name, weights, "ImageReward.pt")
         where, precision = place(cls.name, device, dtype)
-        tokens = Tokens(cls.name, "BertTokenizer", file.parent, tokenizer, "google-bert/bert-base-uncased", LENGTH)
         sizes = read_json(str(file.parent), "config.json", optional=True)
         from accelerate import init_empty_weights
 
@@ -95,6 +94,7 @@ class ImageReward:
             network = _network(sizes if "vision_config" in sizes else PUBLISHED)
         fill(network, file, published)
         network.to(where, precision)["head"].float()
+        tokens = Tokens(cls.name, "BertTokenizer", file.parent, tokenizer, "google-bert/bert-base-uncased", LENGTH)
         return cls(network, tokens, batch)
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lotts_search.backbones.model_folder import load_component
+from lotts_search.backbones.model_folder import load_component, read_json
 from lotts_search.errors import BadInput, notice
 from lotts_search.verifiers.weights import find_folder
 
@@ -80,6 +80,9 @@ class Tokens:
         own = any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt"))
         if source is not None or not own:
             folder = find_folder(verifier, source or fallback, setting="tokenizer")
+        stored = read_json(str(folder), "tokenizer_config.json", optional=True).get("tokenizer_class", kind)
+        if not stored.startswith(kind):
+            raise BadInput(f"verifier {verifier}: tokenizer must be a {kind}, and {folder} holds a {stored}")
 
         def load() -> Any:
             import transformers

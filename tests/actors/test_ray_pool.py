@@ -27,12 +27,15 @@ from lotts_search.actors.ray_pool import RayPool
 from lotts_search.actors.worker_actor import Reply, WorkerActor
 from lotts_search.actors.worker_group import Limits
 from lotts_search.errors import BadInput, Failure, Notice, notice
+from lotts_search.verifiers.clip_score import ClipScore
 from lotts_search.work.requests import Result, Rewrite, Score
 from tests.actors.fakes import INFO, FakeEngine, segment
+from tests.verifiers.published import clip_folder
 
 pytestmark = pytest.mark.ray
 
 FAKES: dict[str, Any] = {"engine": "tests.actors.fakes:make_engine", "scorer": "tests.actors.fakes:make_scorer"}
+CLIP = "clip-score:weights=clip"
 WAIT = 240
 
 
@@ -190,6 +193,17 @@ def test_a_task_that_always_kills_its_actor_fails_alone(ray_up: None, poison: st
 def test_the_constructor_reports_a_broken_model_in_one_clear_message(ray_up: None, verifiers: list[str]) -> None:
     with pytest.raises(BadInput, match=r"^the model folder 'broken' has no model_index.json$"):
         RayPool("broken", verifiers, **FAKES)
+
+
+def test_relative_paths_of_a_verifier_are_those_of_this_process(
+    ray_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip_folder(tmp_path / "clip")
+    monkeypatch.chdir(tmp_path)  # the actors' folder is the one in which Ray was started
+    image = np.full((8, 8, 3), 9, dtype=np.uint8)
+    with RayPool("fake", [CLIP], engine=FAKES["engine"]) as pool:
+        score = pool.submit(Score(CLIP, "a red circle", image)).result(WAIT).score
+    assert score == pytest.approx(ClipScore.load(weights="clip").score(["a red circle"], image[None])[0], rel=1e-5)
 
 
 def test_an_engine_that_cannot_be_imported_is_named(ray_up: None) -> None:
