@@ -23,7 +23,7 @@ from lotts_search.core.run import check, check_arguments, probe, run, why_no_ima
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Scheduler
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, notice
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.masks import MaskSource, mask_to_dict
 from lotts_search.work.model import ModelInfo
@@ -88,6 +88,10 @@ async def asearch(
             the strategy's name, and the hash of everything that decides the search.
         journal: file that records what finished trials return. If it exists, the search is replayed: recorded trials take
             no time, the others run. A budget in seconds starts again. The file is not deleted.
+
+    Returns:
+        The result. Trials that failed, e.g. by an exception in a plug-in, ended their branch and not the search: its
+        ``failures`` names them.
 
     Raises:
         BudgetTooSmall: the budget does not pay for the first image; nothing was run.
@@ -154,7 +158,7 @@ async def asearch(
     if status == "interrupted":
         raise Interrupted(result)
     if result.best is None:
-        raise SearchFailed(why_no_image(result.trials), result)
+        raise SearchFailed(why_no_image(result.failures), result)
     return result
 
 
@@ -170,17 +174,20 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Calla
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(main())
-        # A notebook already runs an event loop in this thread.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(lambda: asyncio.run(main())).result()
+            result = asyncio.run(main())
+        else:  # a notebook already runs an event loop in this thread
+            with ThreadPoolExecutor(1) as thread:
+                result = thread.submit(lambda: asyncio.run(main())).result()
+        if result.failures.count:
+            notice(str(result.failures))
+        return result
 
     return blocking
 
 
 search = _blocking(asearch)
 """The same as :func:`asearch`, for programs without asyncio. On Ctrl-C it returns the result so far, with the status
-``interrupted``, which may have no image yet."""
+``interrupted``, which may have no image yet. Failed trials are reported by a :class:`~lotts_search.errors.Notice`."""
 
 
 def _only_verifier(pool: Pool) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LottsError(Exception):
@@ -38,6 +41,17 @@ class Notice(UserWarning):
 def notice(text: str) -> None:
     """Report something that is not an error, as a warning of the category :class:`Notice`."""
     warnings.warn(text, Notice, stacklevel=3)
+
+
+def described(error: BaseException) -> str:
+    """Return type and text of an exception, and the line of a plug-in's code that raised it."""
+    others = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    text = f"{type(error).__name__}: {error}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(other) for other in others):
+            return f"{text} ({path.name}, line {frame.lineno})"
+    return text
 
 
 def check_text(text: str, what: str) -> str:

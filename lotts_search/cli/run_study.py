@@ -21,6 +21,7 @@ from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget, Costs
+from lotts_search.core.failures import Failures
 from lotts_search.core.result import SearchResult
 from lotts_search.core.run import check
 from lotts_search.errors import BadInput, Failure
@@ -40,6 +41,8 @@ BATCH = 16
 PROBE_STEPS = 4
 SHOWN = 6
 """Labels whose mean scores fit into the progress line."""
+WIDTH = 1000
+"""Columns of the tables' lines: a narrow terminal wraps them, and no label is cut."""
 
 
 def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: bool) -> None:
@@ -53,7 +56,7 @@ def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: boo
     """
     study = read_study(file)
     path = out or Path("runs") / study.name
-    console = Console(stderr=json, highlight=False, soft_wrap=True)
+    console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
     if dry_run:
         tasks = tasks_of(study)
         stand = Standing(new=tasks)
@@ -258,7 +261,7 @@ def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> N
     outcome, searches = conducted.outcome, conducted.searches
     states = {state: sum(s["status"] == state for s in searches) for state in ("done", "failed", "open")}
     if json:
-        keys = ("name", "status", "error", "seconds", "busy")
+        keys = ("name", "status", "error", "seconds", "busy", "failed_trials")
         said = {key: conducted.study[key] for key in keys} | {"searches": states, "out": str(path)}
         print(json_module.dumps(said, ensure_ascii=False))
     else:
@@ -287,14 +290,19 @@ def _print(conducted: Conducted, path: Path, console: Console) -> None:
         groups.setdefault((s["model"], s["label"], budget), []).append(s)
     table = Table(box=None, pad_edge=False, header_style="bold")
     metrics = [m for m in conducted.study["metrics"] if any(m in s["metrics"] for s in done)]
-    for number, heading in enumerate(("model", "strategy", "budget", "searches", "score", *metrics, "NFE", "images")):
+    failures = Failures(**conducted.study["failed_trials"])
+    headings = ("model", "strategy", "budget", "searches", "score", *metrics, "NFE", "images")
+    for number, heading in enumerate((*headings, *(["failed trials"] if failures.count else []))):
         table.add_column(heading, justify="left" if number < 3 else "right")
     for names, some in groups.items():
         held_out = [[s["metrics"][m] for s in some if m in s["metrics"]] for m in metrics]
         values = [f"{np.mean(found):.3f}" if found else "" for found in ([s["score"] for s in some], *held_out)]
         nfe, images = (np.mean([s[key] for s in some]) for key in ("nfe", "images"))
-        table.add_row(*names, str(len(some)), *values, f"{nfe:.0f}", f"{images:.1f}")
+        failed = [str(sum(s["failed_trials"] for s in some))] if failures.count else []
+        table.add_row(*names, str(len(some)), *values, f"{nfe:.0f}", f"{images:.1f}", *failed)
     if groups:
         console.print(table)
+    if failures.count:
+        console.print(str(failures))
     console.print(f"trials   {path / 'trials.parquet'}")
     console.print(f"study    {path / 'study.json'}")

@@ -6,7 +6,7 @@ import importlib.util
 import json as json_module
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from lotts_search import registry
 from lotts_search.cli.progress import Live, SearchProgress, span
 from lotts_search.core.budget import Budget
+from lotts_search.core.failures import Failures
 from lotts_search.curves import Results, Setup, from_table
 from lotts_search.curves.results import load_whole
 from lotts_search.errors import BadInput, LottsError
@@ -55,9 +56,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Written:
-    """A written report: its numbers, its page and its other files."""
+    """A written report: its numbers, the failed trials of its study, its page and its other files."""
 
     found: Numbers
+    failures: Failures
     page: Path
     files: list[Path]
 
@@ -72,11 +74,14 @@ def run(wanted: Wanted, json: bool) -> None:
     made = write(wanted, console)
     if json:
         files = [str(path) for path in made.files]
-        print(json_module.dumps({"report": str(made.page), "files": files, "results": _plain(made.found)}))
+        said = {"report": str(made.page), "files": files, "failed_trials": asdict(made.failures)}
+        print(json_module.dumps(said | {"results": _plain(made.found)}))
         return
     for a in made.found.against:
         console.print(f"{a.setup.label} on {a.setup.model}, {a.setup.budget}, compared with {a.base.label}: "
                       f"{made.found.main} {a.difference.signed}; speed-up in NFE: {a.faster['nfe']}", soft_wrap=True)  # fmt: skip
+    if made.failures.count:
+        console.print(str(made.failures), soft_wrap=True)
     console.print(f"report: {made.page}")
 
 
@@ -121,7 +126,7 @@ def write(wanted: Wanted, console: Console, searched: Mapping[str, SearchResult]
     written = page()  # remains if the making of trees is interrupted
     picked = {model: _picked(gallery, some, sides[model][:2], wanted, searched or {}) for model, some in cases.items()}
     trees = _trees(gallery, [one for some in picked.values() for one in some], wanted, out, console, searched or {})
-    return Written(found, page(trees) if trees else written, files)
+    return Written(found, Failures.of_table(table), page(trees) if trees else written, files)
 
 
 def _sides(results: Results, found: Numbers, model: str, baselines: Sequence[str]) -> list[Setup]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lotts_search.core.budget import Budget, Ledger, count_images
+from lotts_search.core.failures import Failures
 from lotts_search.core.trial_table import TrialRecord, to_table
 from lotts_search.errors import Failure
 from lotts_search.work.model import ModelInfo
@@ -62,9 +63,15 @@ class SearchResult:
         """The best image's guiding score."""
         return self.best.score if self.best is not None else None
 
+    @property
+    def failures(self) -> Failures:
+        """The failed trials: how many of which kinds, and the first error."""
+        return Failures.of_records(self.trials)
+
     def __repr__(self) -> str:
         spent = f"{self.ledger.nfe:g} NFE, {count_images(self.ledger.images)}"
-        return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}>"
+        failed = f", {self.failures}" if self.failures.count else ""
+        return f"<search for {self.prompt!r} by {self.strategy}: {self.status}, score {self.score}, {spent}{failed}>"
 
     def to_table(self) -> pa.Table:
         """Return the trials as a table with the columns of :class:`~lotts_search.core.trial_table.TrialRecord`."""

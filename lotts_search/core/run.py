@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Budget, Costs, count_images
+from lotts_search.core.failures import Failures
 from lotts_search.core.localized import Localized
 from lotts_search.core.result import Status
 from lotts_search.core.strategy import Strategy
-from lotts_search.core.trial_table import TrialRecord
 from lotts_search.core.virtual_time import Scheduler
 from lotts_search.errors import BadInput, BudgetTooSmall, check_text, notice
 from lotts_search.work.model import ModelInfo
@@ -110,9 +110,6 @@ async def run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None],
     return ending
 
 
-def why_no_image(trials: Sequence[TrialRecord]) -> str:
+def why_no_image(failures: Failures) -> str:
     """Return the message of a search that ended without an image."""
-    failed = [trial for trial in trials if trial.status == "failed"]
-    if not failed:
-        return "no image was finished: the strategy made none"
-    return f"no image was finished: {len(failed)} of {len(trials)} trials failed, the first because: {failed[0].error}"
+    return f"no image was finished: {failures if failures.count else 'the strategy made none'}"

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 
 from lotts_search.engine.transfer import Landings
-from lotts_search.errors import Failure, LottsError
+from lotts_search.errors import Failure, LottsError, described
 from lotts_search.localization.select import in_tokens, informed
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Bytes, Generate, Locate, Located, Predict, Result, Segment, State, Usage
@@ -159,9 +159,12 @@ class Jobs:
             return items
 
     def _blame(self, jobs: Iterable[Job[Generate]], error: Exception) -> None:
-        known = error if isinstance(error, LottsError) else None
-        if known is None:
-            known = Failure(f"model {self._info.name} failed: {type(error).__name__}: {error}")
-            known.__cause__ = error
         for job in jobs:
-            self.fail(job, known)
+            if isinstance(error, LottsError):
+                self.fail(job, error)
+                continue
+            source = getattr(job.work, "source", None)
+            who = f"model {self._info.name}" + (f" with {type(source).__name__}" if source is not None else "")
+            failure = Failure(f"{who} failed: {described(error)}")
+            failure.__cause__ = error
+            self.fail(job, failure)

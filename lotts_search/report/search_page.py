@@ -95,6 +95,8 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
         facts.insert(0, ("ended by", ENDED[result.status], ""))
     if result.best_refined is not None and result.best_refined.score is not None:
         facts.insert(1, ("best refined", number(result.best_refined.score, 4), ""))
+    if (failures := result.failures).count:
+        facts.append(("failed trials", str(failures.count), f"of {failures.trials}"))
     if ledger.nfe_wasted:
         facts.append(("lost to failures", number(ledger.nfe_wasted), "NFE"))
     view = SimpleNamespace(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lotts_search.core.failures import Failures
 from lotts_search.curves import AXES, Curve, Results, Setup
 from lotts_search.report.colours import COLOURS, colours, css
 from lotts_search.report.page import large, number, write_page
@@ -107,6 +108,8 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
         ("device time", f"{total('device_s') / 3600:.2f}", "h"),
         ("FLOPs", large(total("flops")), ""),
     ]
+    if (failed := Failures.of_table(table)).count:
+        facts.insert(3, ("failed trials", number(failed.count, 0), ""))
     if about.get("seconds"):
         facts.append(("wall time", f"{about['seconds'] / 60:.1f}", "min"))
     if about.get("busy"):
@@ -260,7 +263,7 @@ def _tree(shown: Shown) -> SimpleNamespace:
 
 
 def failures(table: pa.Table) -> list[SimpleNamespace]:
-    """Return failed and cancelled trials by kind and reason, the most frequent first."""
+    """Return failed and cancelled trials by strategy, kind and reason, the most frequent first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -271,16 +274,19 @@ def failures(table: pa.Table) -> list[SimpleNamespace]:
         return []
     reason = pc.list_element(pc.split_pattern(pc.fill_null(bad.column("error"), ""), "\n", max_splits=1), 0)
     counted = (
-        pa.table(
-            {"status": bad.column("status"), "kind": bad.column("kind"), "reason": reason, "nfe": bad.column("nfe")}
-        )
-        .group_by(["status", "kind", "reason"])
+        pa.table({name: bad.column(name) for name in ("label", "status", "kind", "nfe")} | {"reason": reason})
+        .group_by(["label", "status", "kind", "reason"])
         .aggregate([("nfe", "count"), ("nfe", "sum")])
         .sort_by([("nfe_count", "descending")])
     )
     return [
         SimpleNamespace(
-            status=r["status"], kind=r["kind"], reason=r["reason"], count=r["nfe_count"], nfe=number(r["nfe_sum"] or 0)
+            label=r["label"],
+            status=r["status"],
+            kind=r["kind"],
+            reason=r["reason"],
+            count=r["nfe_count"],
+            nfe=number(r["nfe_sum"] or 0),
         )
         for r in counted.to_pylist()
     ]

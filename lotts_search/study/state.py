@@ -6,11 +6,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lotts_search import __version__
+from lotts_search.core.failures import Failures
 from lotts_search.errors import BadInput
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import COMPLETE, columns_of
@@ -99,7 +100,8 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
 
 
 def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    """Return score (None without an image), nfe, images, device_s, seconds, first error and metrics of each search.
+    """Return score (None without an image), nfe, images, device_s, seconds, failed trials, first error and metrics of each
+    search.
 
     The metrics are those of the image that it returned.
     """
@@ -111,12 +113,11 @@ def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
     table = pa.table(
         {name: rows[name] for name in ("search_id", "nfe", "images", "device_s", "best_so_far", "finished")}
     )
-    table = table.append_column("started", started).append_column(
-        "error", pc.if_else(pc.equal(rows["status"], "failed"), rows["error"], pa.scalar(None, pa.string()))
-    )
-    totals = table.group_by("search_id").aggregate(
+    error = pc.if_else(pc.equal(rows["status"], "failed"), rows["error"], pa.scalar(None, pa.string()))
+    table = table.append_column("started", started).append_column("error", error)
+    totals = table.group_by("search_id", use_threads=False).aggregate(  # threads have no first row
         [("nfe", "sum"), ("images", "sum"), ("device_s", "sum"), ("best_so_far", "max"), ("started", "min"),
-         ("finished", "max"), ("error", "min")]
+         ("finished", "max"), ("error", "first"), ("error", "count")]
     )  # fmt: skip
     metrics = _metrics_of_best(rows)
     found: dict[str, dict[str, Any]] = {}
@@ -124,7 +125,8 @@ def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
         seconds = row["finished_max"] - row["started_min"] if row["started_min"] is not None else 0.0
         found[row["search_id"]] = {
             "score": row["best_so_far_max"], "nfe": row["nfe_sum"], "images": row["images_sum"],
-            "device_s": row["device_s_sum"], "seconds": seconds, "error": row["error_min"] or "",
+            "device_s": row["device_s_sum"], "seconds": seconds, "error": row["error_first"] or "",
+            "failed_trials": row["error_count"],
             "metrics": metrics.get(row["search_id"], {}),
         }  # fmt: skip
     return found
@@ -196,6 +198,7 @@ def describe(
         "rewriters": study.rewriters,
         "images": study.keep,
         "unchecked": unchecked(study),
+        "failed_trials": asdict(Failures.of_table(rows)),
         "searches": [_search(task, summaries.get(task.search_id), errors.get(task.search_id, "")) for task in tasks],
     }
 
@@ -249,7 +252,7 @@ def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[s
         "budget_nfe": task.limit.nfe, "budget_images": task.limit.images,
     }  # fmt: skip
     if summary is None:
-        nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds"))
+        nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds", "failed_trials"))
         return found | {"status": "failed" if error else "open", "error": error, "metrics": {}} | nothing
     status = "failed" if error or summary["score"] is None else "done"
     return (

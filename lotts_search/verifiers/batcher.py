@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.errors import BadInput, Failure, LottsError
+from lotts_search.errors import BadInput, Failure, LottsError, described
 from lotts_search.verifiers.base import Verifier
 from lotts_search.work.requests import Result, Score, Usage
 
@@ -129,6 +129,6 @@ class ScoreBatcher:
 def _as_failure(name: str, error: Exception) -> LottsError:
     if isinstance(error, LottsError):
         return error
-    failure = Failure(f"verifier {name!r} failed: {type(error).__name__}: {error}")
+    failure = Failure(f"verifier {name!r} failed: {described(error)}")
     failure.__cause__ = error
     return failure
