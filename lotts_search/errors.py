@@ -6,7 +6,7 @@ import difflib
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -72,6 +72,23 @@ def check_text(text: str, what: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for an unknown name; its message suggests the nearest name and lists all known ones."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return BadInput(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+    return BadInput(f"unknown {kind} {name!r}{nearest(name, names) or '.'} Known: {', '.join(names)}")
+
+
+def refuse_renamed(cls: type, names: Mapping[str, str]) -> None:
+    """Refuse a class that defines a name by its old spelling, which would have no effect.
+
+    Args:
+        names: new names by old ones.
+
+    Raises:
+        BadInput: the class defines an old one.
+    """
+    for old in names.keys() & vars(cls).keys():
+        raise BadInput(f"{old} of {cls.__name__} is now called {names[old]}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'NAME'?`` with the nearest of the known names; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

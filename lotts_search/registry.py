@@ -20,7 +20,7 @@ from lotts_search.backbones.defaults import pipeline_of
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, LottsError, unknown
-from lotts_search.plugins import Entry, resolve, target_of, with_plugins
+from lotts_search.plugins import Entry, misnamed, refuse_lacking, resolve, target_of, with_plugins
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.settings import Setting, arguments, build, describe, describe_arguments
 from lotts_search.verifiers.base import Verifier
@@ -28,6 +28,7 @@ from lotts_search.verifiers.environments.hosted import load_hosted
 from lotts_search.verifiers.environments.recipe import recipe_of
 from lotts_search.verifiers.metric import Metric
 from lotts_search.verifiers.spec import SOURCES, VerifierSpec
+from lotts_search.work.masks import mask_kind
 
 PLACEMENT = ("device", "offload", "vae_slicing", "compile")
 """Load options that say where and how fast a model runs, and leave its images as they are."""
@@ -35,14 +36,14 @@ PLACEMENT = ("device", "offload", "vae_slicing", "compile")
 
 @dataclass(frozen=True)
 class StrategyInfo:
-    """Description of a strategy, a verifier or a rewriter.
+    """Description of a strategy, a mask source, a verifier or a rewriter.
 
     Attributes:
         name: registered name or ``package.module:Class``.
         summary: first line of the docstring.
         doc: the docstring without its ``Attributes:``.
         settings: its fields.
-        source: the paper that it comes from.
+        source: the paper that a strategy comes from; class and method of a mask source.
         formula: its cost.
     """
 
@@ -251,6 +252,10 @@ def resolve_strategy(name: str) -> type[Strategy]:
     found = resolve("strategy", name, strategies())
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise BadInput(f"{name} is not a strategy: it must be a subclass of lotts_search.core.strategy.Strategy")
+    refuse_lacking(found, "strategy", "run(search)", "plan(budget, costs)")
+    bare = [field for field, hint in inspect.get_annotations(found).items() if "ClassVar" not in str(hint)]
+    if bare and "__dataclass_fields__" not in vars(found):
+        raise BadInput(f"{name} has no settings {', '.join(bare)}: put @dataclass above its class")
     return found
 
 
@@ -327,7 +332,12 @@ def _loadable(text: str) -> Any:
         raise BadInput(f"{name} is held out: it may be a metric of a study, never the verifier of a search")
     found = verifier_class(text)
     if not inspect.ismethod(getattr(found, "load", None)):
-        raise BadInput(f"{name} is not a verifier: it must be a class with a class method load() that returns one")
+        raise BadInput(
+            f"{name} is not a verifier: it must be a class with a class method load() that returns one"
+            f"{misnamed(found, 'load')}"
+        )
+    if not callable(getattr(found, "score", None)) and (meant := misnamed(found, "score")):
+        raise BadInput(f"{name} is not a verifier: it lacks the method score(prompts, images){meant}")
     return found
 
 
@@ -432,6 +442,7 @@ def metric_class(name: str) -> type[Metric] | None:
             raise
         return None  # a verifier, whose requirements may be installed for its actor only
     if isinstance(found, type) and issubclass(found, Metric):
+        refuse_lacking(found, "metric", "judge(images, prompt)")
         return found
     if name in known:
         raise BadInput(f"{name} is not a metric: it must be a subclass of lotts_search.verifiers.metric.Metric")
@@ -457,6 +468,16 @@ def describe_rewriter(name: str) -> StrategyInfo:
     return _described(name, found, describe(found))
 
 
+def describe_mask(name: str) -> StrategyInfo:
+    """Describe a mask source: a registered name or ``package.module:Class``."""
+    found = mask_kind(name)
+    return replace(
+        _described(name, found, describe(found)),
+        source=f"{found.__module__}:{found.__qualname__}, method {found.method}",
+        formula=f"{found().rows()} network rows with the default settings",
+    )
+
+
 def _described(name: str, found: type[Any], settings: list[Setting]) -> StrategyInfo:
     doc = inspect.cleandoc(found.__doc__ or "").partition("\n\nAttributes:")[0]
     return StrategyInfo(name, doc.partition("\n")[0], doc, settings)
@@ -465,7 +486,9 @@ def _described(name: str, found: type[Any], settings: list[Setting]) -> Strategy
 def _rewriter_class(name: str) -> Any:
     found = resolve("rewriter", name, rewriters())
     if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "rewrite", None))):
-        raise BadInput(f"{name} is not a rewriter: it must be a dataclass with a method rewrite(requests)")
+        raise BadInput(
+            f"{name} is not a rewriter: it must be a dataclass with a method rewrite(requests){misnamed(found, 'rewrite')}"
+        )
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lotts_search.errors import BadInput, unknown
-from lotts_search.work.masks import GivenMask, MaskSource, mask_from_dict, mask_kinds
+from lotts_search.work.masks import GivenMask, MaskSource, kind_of, mask_from_dict, mask_kinds
 
 T = TypeVar("T")
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "none"}
@@ -29,6 +29,12 @@ class Setting:
     type: str
     default: object
     doc: str
+
+    @property
+    def shown(self) -> str:
+        """The default as it is typed; of mask sources their kinds."""
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        return ", ".join(kind_of(value) if isinstance(value, MaskSource) else str(value) for value in values)
 
 
 def build(cls: type[T], settings: Mapping[str, object], what: str) -> T:
@@ -195,7 +201,7 @@ def _words(hint: Any) -> str:
     words = []
     for alternative in _alternatives(hint):
         if alternative is MaskSource:
-            word = " or ".join(mask_kinds()) + " (or JSON with its settings, or a PNG file)"
+            word = " or ".join(mask_kinds()) + " or package.module:Class (or JSON with its settings, or a PNG file)"
         elif typing.get_origin(alternative) is Literal:
             word = " or ".join(str(choice) for choice in typing.get_args(alternative))
         elif typing.get_origin(alternative) is dict:

@@ -33,9 +33,12 @@ class BestOfN(Strategy):
             raise BadInput("template must not be empty")
 
     async def run(self, search: Search) -> None:
-        prompt = self.template.replace("{}", search.prompt)
+        (prompt,) = self.image_prompts(search.prompt)
         n = search.budget.left.count(search.costs.sample, self.n)
         await repeat(lambda seed: search.sample(seed, prompt=prompt), n)
+
+    def image_prompts(self, prompt: str) -> list[str]:
+        return [self.template.replace("{}", prompt)]
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         return Plan.of(("sample", budget.paid(costs.sample, self.n), costs.sample))

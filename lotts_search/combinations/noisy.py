@@ -31,7 +31,7 @@ class Noisy:
         """Load the verifier and the one that it wraps.
 
         Args:
-            of: the verifier, named with its own settings.
+            of: the verifier, a name or package.module:Class, with its own settings.
             sd: standard deviation of the noise, in the unit of the scores, 0 or more.
             seed: another seed gives other noise.
 

@@ -36,7 +36,7 @@ class RankEnsemble:
         """Load the verifier and its parts.
 
         Args:
-            of: the verifiers, each named with its own settings.
+            of: the verifiers, each a name or package.module:Class with its own settings.
             reference: trial table (trials.parquet) of a study whose metrics were the parts; a part without a column
                 metric_NAME is the one that guided the study, in the column score.
 

@@ -30,7 +30,7 @@ class Weighted:
         """Load the verifier and its parts.
 
         Args:
-            of: weight of each verifier, which is named with its own settings.
+            of: weight of each verifier, a name or package.module:Class with its own settings.
 
         Raises:
             BadInput: a name, a setting or a weight is wrong.

@@ -106,6 +106,10 @@ class Localized(Strategy):
         off = {name: False for name in ("original", "contrast", "propagate") if not getattr(self, name)}
         return with_settings(self.mask or costs.defaults.mask, given | off)
 
+    def mask_sources(self, costs: Costs) -> list[MaskSource]:
+        """Return the mask source with the settings of this strategy, and others among its settings."""
+        return [self.mask_source(costs), *(one for one in super().mask_sources(costs) if one is not self.mask)]
+
     def begin(self, costs: Costs) -> int:
         """Return the step that refinements start from."""
         if not self.temporal:

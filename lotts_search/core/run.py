@@ -56,6 +56,7 @@ def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mod
             raise BadInput(
                 f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
             )
+    strategy.check_choices()
     strategy.check(costs, info)
     count = budget.count(costs.sample)
     if count is not None and count > MOST_IMAGES:
@@ -79,10 +80,11 @@ async def probe(pool: Pool, verifier: str, sampling: Sampling, strategy: Strateg
     """
     if not isinstance(pool, Checking):
         return
-    work = Check(sampling, verifier)
-    if isinstance(strategy, Localized):
-        work = replace(work, source=strategy.mask_source(costs), blank=strategy.blank)
-    for answer in pool.check(work):
+    works = [Check(replace(sampling, prompt=prompt), verifier) for prompt in strategy.image_prompts(sampling.prompt)]
+    # A strategy of another kind may localize with its own `blank`: then a blank map is reported, not refused.
+    blank = strategy.blank if isinstance(strategy, Localized) else "whole"
+    works += [Check(sampling, verifier, source, blank) for source in strategy.mask_sources(costs)]
+    for answer in [answer for work in works for answer in pool.check(work)]:
         # Several searches may wait for one answer: a search that is cancelled must not cancel it.
         result = await asyncio.shield(asyncio.wrap_future(answer))
         if result.note:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,9 +121,37 @@ class Strategy(ABC):
             BadInput: the message names the setting and its valid values.
         """
 
+    def image_prompts(self, prompt: str) -> list[str]:
+        """Return the prompts that images are made with, as far as they are known before a search for ``prompt``: a text
+        encoder that does not read all of them is reported."""
+        return [prompt]
+
+    def mask_sources(self, costs: Costs) -> list[MaskSource]:
+        """Return the mask sources that it localizes with, as far as its settings tell: they are checked on the model before
+        the first trial."""
+        return [value for value in self.settings().values() if isinstance(value, MaskSource)]
+
     def settings(self) -> dict[str, object]:
         """Return the values of its fields, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def check_choices(self) -> None:
+        """Refuse settings that are none of the choices of their type, such as ``Literal["fast", "slow"]``; every search
+        begins with this.
+
+        Raises:
+            BadInput: the message names the setting and its choices.
+        """
+        try:
+            hints = typing.get_type_hints(type(self))
+        except NameError:  # a type that is known inside of a function only
+            return
+        for name, value in self.settings().items():
+            parts = typing.get_args(hints[name]) if not _is_literal(hints[name]) else (hints[name],)
+            choices = [choice for part in parts if _is_literal(part) for choice in typing.get_args(part)]
+            others = [part for part in parts if not _is_literal(part)]
+            if choices and value not in choices and not any(isinstance(value, part) for part in others):
+                raise BadInput(f"{name} must be {' or '.join(map(str, choices))}, not {value!r}")
 
     def check_range(self, name: str, low: float, high: float) -> None:
         """Refuse a setting outside ``low..high``; a setting of None passes.
@@ -144,6 +173,10 @@ class Strategy(ABC):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= minimum):
                 raise BadInput(f"{name} must be {minimum} or more, not {value}")
+
+
+def _is_literal(hint: object) -> bool:
+    return typing.get_origin(hint) is typing.Literal
 
 
 class Scored(NamedTuple):

@@ -58,20 +58,21 @@ def _check_segment(backbone: Backbone, work: Segment) -> None:
 
 
 def report(backbone: Backbone, work: Check) -> str:
-    """Return what works otherwise than the caller may expect; "" where nothing does.
+    """Return what works otherwise than the caller may expect, of the prompts or, where there is one, of the mask source; ""
+    where nothing does.
 
     Raises:
         BadInput: the mask source does not fit the model, or its two quality prompts are the same to the text encoders.
     """
     prompt, source = work.sampling.prompt, work.source
-    texts = {"prompt": prompt} | ({"negative prompt": work.sampling.negative} if work.sampling.guided else {})
-    notes = [
-        f"the text encoder does not read the end of the {name}: {shorten(cut, 80, placeholder=' …')!r}"
-        for name, text in texts.items()
-        if (cut := unread(backbone, text))
-    ]
     if source is None:
-        return "; ".join(notes)
+        texts = {"prompt": prompt} | ({"negative prompt": work.sampling.negative} if work.sampling.guided else {})
+        return "; ".join(
+            f"the text encoder does not read the end of the {name}: {shorten(cut, 80, placeholder=' …')!r}"
+            for name, text in texts.items()
+            if (cut := unread(backbone, text))
+        )
+    notes: list[str] = []
     _rehearse(backbone, work, source)
     for part in _parts(source):
         if _reads_alike(backbone, part, prompt):

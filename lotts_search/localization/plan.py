@@ -7,7 +7,6 @@ localization, with the backbone, the work and the source, and returns a plan of 
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -19,6 +18,8 @@ from torch import Tensor
 from lotts_search.backbones.attention.base import Concept, ReadsAttention, ReadsConcepts, RowAttention
 from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.errors import BadInput
+from lotts_search.plugins import misnamed
+from lotts_search.work.masks import method_of
 from lotts_search.work.requests import Floats, Locate, Located
 
 
@@ -126,17 +127,15 @@ def plan_of(backbone: Backbone, work: Locate) -> Plan | Located:
     if not work.state.complete:
         raise BadInput(f"only a finished image can be localized; this one is at step {work.state.step}")
     path, name = work.source.method, type(work.source).__name__
-    try:
-        method = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"the method {path!r} of {name} cannot be imported: {error}") from error
-    made: Plan | Located = method(backbone, work, work.source)
+    made: Plan | Located = method_of(type(work.source))(backbone, work, work.source)
     if isinstance(made, Located | CallPlan):
         return made
     if isinstance(made, FusionPlan):
         needed: Sequence[object] = made.parts
     else:
         needed = made.rows if isinstance(made, PredictionPlan | AttentionPlan) else ()
+    if not needed and hasattr(made, "rows") and not hasattr(made, "finish"):
+        raise BadInput(f"the plan of {name} lacks the method finish(outputs){misnamed(made, 'finish')}")
     if not needed:
         raise BadInput(f"the method {path!r} of {name} must return a Located, or a plan with rows, parts or call()")
     return made

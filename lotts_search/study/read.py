@@ -138,12 +138,12 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
             raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:
             raise item.wrong(f"the metric {name} is duplicated")
-        if (metric := registry.metric_class(name)) is not None:
-            try:
+        try:
+            if (metric := registry.metric_class(name)) is not None:
                 for prompt in prompts:
                     metric.check(prompt.text)
-            except ValueError as error:
-                raise item.wrong(error) from error
+        except ValueError as error:  # BadInput is one
+            raise item.wrong(error) from error
         for column in columns_of([name]):
             if column in filled:
                 raise item.wrong(

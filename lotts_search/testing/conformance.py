@@ -24,7 +24,7 @@ from lotts_search.core.journal import Journal
 from lotts_search.core.localized import Localized
 from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Plan, Strategy
-from lotts_search.errors import BadInput, BudgetTooSmall
+from lotts_search.errors import BadInput, BudgetTooSmall, refuse_renamed
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.work.requests import Sampling
 
@@ -46,6 +46,9 @@ class StrategyConformance:
 
     images_are_steps = False
     """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowance <lotts_search.core.budget.Budget.allowance>`)."""
+
+    def __init_subclass__(cls) -> None:
+        refuse_renamed(cls, {"pictures_are_steps": "images_are_steps"})
 
     def strategy(self) -> Strategy:
         """Return the strategy to test; each call must make a new one."""

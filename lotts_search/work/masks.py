@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
-from lotts_search.errors import BadInput, unknown
-from lotts_search.plugins import Entry, resolve, with_plugins
+from lotts_search.errors import BadInput, refuse_renamed, unknown
+from lotts_search.plugins import Entry, refuse_lacking, resolve, with_plugins
 
 S = TypeVar("S", bound="MaskSource")
 
@@ -42,6 +42,9 @@ class MaskSource(ABC):
     ratio: float
     method: ClassVar[str] = ""
     needs_decoded: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        refuse_renamed(cls, {"pictured": "needs_decoded", "needs_picture": "needs_image"})
 
     @property
     def needs_image(self) -> bool:
@@ -382,7 +385,19 @@ def mask_kind(name: str) -> type[MaskSource]:
         raise BadInput(
             f"{name} is not a mask kind: it must be a dataclass derived from lotts_search.work.masks.MaskSource"
         )
+    refuse_lacking(found, "mask source", "rows()")
+    if not found.__module__.startswith("lotts_search."):  # ours need torch, and are tested
+        method_of(found)
     return found
+
+
+def method_of(source: type[MaskSource]) -> Any:
+    """Import the method of a mask source.
+
+    Raises:
+        BadInput: it cannot be imported.
+    """
+    return resolve(f"the method of {source.__name__}", source.method, {})
 
 
 def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
@@ -443,12 +458,16 @@ def _checked(source: S) -> S:
     return source
 
 
+def kind_of(source: MaskSource) -> str:
+    """Return the name of a source's kind, or ``package.module:Class``."""
+    path = f"{type(source).__module__}:{type(source).__qualname__}"
+    return next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
+
+
 def mask_to_dict(source: MaskSource) -> dict[str, Any]:
     """Return the description of a source for JSON; :func:`mask_from_dict` reads it."""
-    path = f"{type(source).__module__}:{type(source).__qualname__}"
-    kind = next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
     values = {field.name: getattr(source, field.name) for field in fields(source)}  # type: ignore[arg-type]
-    return {"kind": kind} | {name: _plain(value) for name, value in values.items()}
+    return {"kind": kind_of(source)} | {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

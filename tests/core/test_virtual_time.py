@@ -238,7 +238,9 @@ def test_a_search_without_a_image_fails_with_what_there_is():
     async def script(search):
         await gather_completed(search.sample(0), search.sample(1))
 
-    with pytest.raises(SearchFailed, match=r"2 of 2 trials failed \(2 sample\), the first because: the latent is NaN") as caught:
+    with pytest.raises(
+        SearchFailed, match=r"2 of 2 trials failed \(2 sample\), the first because: the latent is NaN"
+    ) as caught:
         run(script, AnalyticPool(fail=fail_when(lambda work: True)))
     assert [t.status for t in caught.value.result.trials] == ["failed", "failed"]
 

@@ -256,7 +256,7 @@ def test_a_package_adds_a_kind(finished: State, monkeypatch: pytest.MonkeyPatch)
     class Lost(LargestErrorMask):
         method = "nowhere:at_all"
 
-    with pytest.raises(BadInput, match=r"method 'nowhere:at_all' of Lost cannot be imported"):
+    with pytest.raises(BadInput, match=r"method of Lost 'nowhere:at_all' cannot be imported"):
         locate(tiny_backbone(), work(finished, Lost()))
 
 

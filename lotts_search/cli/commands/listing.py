@@ -59,7 +59,7 @@ def strategies(name: Name = None, json: Json = False) -> None:
     lines += [
         f"{label}: {escape(text)}" for label, text in (("source", found.source), ("cost in NFE", found.formula)) if text
     ]
-    _print_settings(found, "\n".join(lines), f"--strategy {found.name} --set ")
+    _print_settings(found, "\n".join(lines), f"--strategy {found.name} --set SETTING=VALUE")
 
 
 def verifiers(name: Name = None, json: Json = False) -> None:
@@ -116,10 +116,12 @@ def rewriters(name: Name = None, json: Json = False) -> None:
     _explain(registry.describe_rewriter(name), f"--rewriter {name} --set-rewriter ", json)
 
 
-def masks(json: Json = False) -> None:
-    """List the mask sources, which find the region to resample.
+def masks(name: Name = None, json: Json = False) -> None:
+    """List the mask sources, which find the region to resample, or explain one with its settings.
 
     Examples:
+
+        lotts-search masks error-contrast
 
         lotts-search generate "$PROMPT" --set mask=disagreement --set ratio=0.3
 
@@ -127,25 +129,38 @@ def masks(json: Json = False) -> None:
 
         lotts-search generate "$PROMPT" --set mask=center.png
     """
+    from lotts_search import registry
     from lotts_search.work.masks import mask_kinds
 
-    _list("mask source", mask_kinds(), json)
+    if name is None:
+        _list("mask source", mask_kinds(), json)
+        return
+    found = registry.describe_mask(name)
+    if json:
+        _print_json(found, {"source": found.source, "cost": found.formula}, [repr(s.default) for s in found.settings])
+        return
+    about = f"{escape(found.doc)}\n\ncode: {escape(found.source)}\ncost: {found.formula}"
+    kind = f'--set \'mask={{"kind": "{name}", "SETTING": VALUE}}\''
+    _print_settings(found, about, kind)
 
 
 def _list(kind: str, entries: Mapping[str, Entry], json: bool) -> None:
     """Print entries by name, as a table or as one JSON object."""
+    from lotts_search.plugins import summary_of
+
+    summaries = {name: summary_of(kind, entry) for name, entry in entries.items()}
     if json:
-        print(json_module.dumps({name: entry.summary for name, entry in entries.items()}, ensure_ascii=False))
+        print(json_module.dumps(summaries, ensure_ascii=False))
     else:
-        _print_table((kind, "description"), [(name, entry.summary) for name, entry in entries.items()])
+        _print_table((kind, "description"), list(summaries.items()))
 
 
 def _explain(found: StrategyInfo, option: str, json: bool) -> None:
-    """Print the docstring and the settings of a plug-in; ``option`` is what comes before SETTING=VALUE."""
+    """Print the docstring and the settings of a plug-in; ``option`` is what comes before its SETTING=VALUE."""
     if json:
         _print_json(found, {}, [setting.default for setting in found.settings])
     else:
-        _print_settings(found, escape(found.doc), option)
+        _print_settings(found, escape(found.doc), f"{option}SETTING=VALUE")
 
 
 def _print_json(found: StrategyInfo, more: Mapping[str, str], defaults: list[Any]) -> None:
@@ -156,19 +171,21 @@ def _print_json(found: StrategyInfo, more: Mapping[str, str], defaults: list[Any
     print(json_module.dumps({"name": found.name, "summary": found.summary, **more, "settings": settings}))
 
 
-def _print_settings(found: StrategyInfo, about: str, option: str) -> None:
+def _print_settings(found: StrategyInfo, about: str, usage: str) -> None:
     console = Console(highlight=False)
     console.print(f"{about}\n", soft_wrap=True)
     if not found.settings:
         console.print("It has no settings.")
         return
-    rows = [(setting.name, setting.default, setting.type, setting.doc) for setting in found.settings]
+    rows = [(setting.name, setting.shown, setting.type, setting.doc) for setting in found.settings]
     _print_table(("setting", "default", "type", "description"), rows)
-    console.print(f"\nUsage: [bold]{escape(option)}SETTING=VALUE[/bold]")
+    console.print(f"\nUsage: [bold]{escape(usage)}[/bold]", soft_wrap=True)
 
 
 def _print_table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")  # nothing is cut, least of all a name
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False).print(table)
