@@ -60,7 +60,12 @@ class Connection:
 
 
 def connect(
-    address: str | None, needed: Mapping[str, float], *, object_store_mb: int = 256, ship_code: bool = False
+    address: str | None,
+    needed: Mapping[str, float],
+    *,
+    object_store_mb: int = 256,
+    ship_code: bool = False,
+    packages: Sequence[str] = (),
 ) -> Connection:
     """Connect this process to Ray, unless it is connected already.
 
@@ -71,9 +76,10 @@ def connect(
             not a limit on use); if another cluster has less free now, a warning explains why actors may be delayed.
         object_store_mb: shared memory of a private Ray, 80 MB or more.
         ship_code: copy this package to the workers of a joined cluster, so that they need not have it installed.
+        packages: top-level packages and modules to copy there too, such as those of plug-ins.
 
     Raises:
-        BadInput: the object store is too small.
+        BadInput: the object store is too small, or there is no such package.
         Failure: Ray cannot be reached or started.
     """
     if ray.is_initialized():
@@ -82,7 +88,8 @@ def connect(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address != "local":
-        environment = {"py_modules": [str(_package())]} if ship_code else {}
+        code = [*([_package()] if ship_code else []), *map(_code_of, packages)]
+        environment = {"py_modules": [str(path) for path in code]} if code else {}
         _check_listening(address)
         try:
             ray.init(address=address, runtime_env=environment, **quiet)
@@ -180,6 +187,15 @@ def _absolute(environ: Mapping[str, str]) -> list[str]:
 
 def _package() -> Path:
     return Path(lotts_search.__file__).resolve().parent
+
+
+def _code_of(package: str) -> Path:
+    """Return the folder of a top-level package, or the file of a module; raise BadInput where there is none."""
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        raise BadInput(f"there is no top-level package or module {package!r} to copy to the workers")
+    origin = Path(found.origin)
+    return origin.parent if origin.name == "__init__.py" else origin
 
 
 def _first_line(error: BaseException) -> str:

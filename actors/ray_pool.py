@@ -59,6 +59,7 @@ class RayPool(Checking):
         requirements: pip requirements by verifier, beyond those that the verifiers declare.
         limits: timeouts and number of tries.
         ship_code: copy this package to the workers of a joined cluster.
+        packages: top-level packages and modules to copy there too: those of plug-ins that are not installed on all nodes.
         object_store_mb: shared memory of a private Ray.
         rewriters: settings by registered name of a rewriter; each rewriter gets an actor and this process's
             environment variables ``LOTTS_REWRITER_…``.
@@ -94,6 +95,7 @@ class RayPool(Checking):
         requirements: Mapping[str, Sequence[str]] | None = None,
         limits: Limits | None = None,
         ship_code: bool = False,
+        packages: Sequence[str] = (),
         object_store_mb: int = 256,
         rewriters: Mapping[str, Mapping[str, object]] | None = None,
         rewriter_gpus: float = 0,
@@ -125,7 +127,9 @@ class RayPool(Checking):
             "CPU": threads * (generators + len(names) + len(writers)),
             "GPU": gpus * generators + sum(scoring.values()) + rewriter_gpus * len(writers),
         }
-        self._connection = connect(address, needed, object_store_mb=object_store_mb, ship_code=ship_code)
+        self._connection = connect(
+            address, needed, object_store_mb=object_store_mb, ship_code=ship_code, packages=packages
+        )
 
         def group(
             kind: str,

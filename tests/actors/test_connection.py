@@ -1,0 +1,36 @@
+"""What a joined cluster's workers get of the driver's code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lotts_search
+from lotts_search.actors import connection
+from lotts_search.errors import BadInput
+
+
+def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module as its file, a package as its folder, and this package only where that is asked for."""
+    (tmp_path / "my_masks.py").write_text("")
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(connection, "_check_listening", lambda address: None)
+    monkeypatch.setattr(connection, "_warn_if_short", lambda needed: None)
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection.ray, "init", lambda **options: asked.append(options["runtime_env"]))
+    mine = [str(tmp_path / "my_masks.py"), str(tmp_path / "my_package")]
+    ours = str(Path(lotts_search.__file__).resolve().parent)
+    connection.connect("head:1", {}, packages=["my_masks", "my_package"])
+    connection.connect("head:1", {}, packages=["my_masks"], ship_code=True)
+    connection.connect("head:1", {})
+    assert asked == [{"py_modules": mine}, {"py_modules": [ours, mine[0]]}, {}]
+    for wrong in ("my_mask", "my_package.part", "sys", ""):
+        with pytest.raises(BadInput, match=f"no top-level package or module '{wrong}'"):
+            connection.connect("head:1", {}, packages=[wrong])
+    assert "my_masks" not in sys.modules
