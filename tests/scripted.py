@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from lotts_search import SearchResult, search
 from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
@@ -36,10 +33,3 @@ def run(
     """A search by ``script``, by default with 1000 NFE."""
     with pool or AnalyticPool() as where:
         return search("red star", strategy=Scripted(script), pool=where, **{"nfe": 1000} | arguments)
-
-
-def clock_of(pool: AnalyticPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the searches' clock advance by a second with each piece of work, so that nothing depends on the machine."""
-    monkeypatch.setattr(
-        "lotts_search.core.virtual_time.time", SimpleNamespace(monotonic=lambda: float(len(pool.asked)))
-    )

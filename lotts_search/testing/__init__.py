@@ -8,6 +8,7 @@ those of verifiers; both need pytest. The rest of the package does not import th
 from __future__ import annotations
 
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
+from lotts_search.testing.clock import seconds_as_requests
 from lotts_search.testing.gaussian import Gaussian
 
-__all__ = ["AnalyticPool", "Gaussian", "analytic_info"]
+__all__ = ["AnalyticPool", "Gaussian", "analytic_info", "seconds_as_requests"]

@@ -26,9 +26,12 @@ from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.errors import BadInput, BudgetTooSmall, refuse_renamed
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
+from lotts_search.testing.clock import seconds_as_requests
 from lotts_search.work.requests import Sampling
 
 PROMPT = "center red star"
+SECONDS = 200
+"""The time limit of a search; a second passes with each request."""
 _OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
 
 
@@ -46,6 +49,9 @@ class StrategyConformance:
 
     images_are_steps = False
     """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowance <lotts_search.core.budget.Budget.allowance>`)."""
+
+    uses_time = False
+    """Whether the strategy goes on until the time is over where nothing but time limits the search."""
 
     def __init_subclass__(cls) -> None:
         refuse_renamed(cls, {"pictures_are_steps": "images_are_steps"})
@@ -136,6 +142,17 @@ class StrategyConformance:
             with pytest.raises(BudgetTooSmall, match=rf"{least.nfe - 1:g} NFE.* {least.nfe:g} NFE"):
                 search(PROMPT, strategy=self.strategy(), pool=pool, nfe=least.nfe - 1)
             assert pool.asked == []
+
+    def test_a_budget_of_time_alone_makes_an_image_or_is_refused_before_any_work(self) -> None:
+        """A second passes with each request. With :attr:`uses_time` the search ends with the time, and not before."""
+        with AnalyticPool(self.info) as pool, seconds_as_requests(pool):
+            try:
+                result = search(PROMPT, strategy=self.strategy(), pool=pool, seconds=SECONDS)
+            except BadInput:
+                assert pool.asked == [] and not self.uses_time
+                return
+        assert result.image is not None
+        assert not self.uses_time or result.status == "seconds", "it ended before the time was over"
 
     def test_settings_that_cannot_work_are_refused_before_any_work(self) -> None:
         for strategy in self.impossible():

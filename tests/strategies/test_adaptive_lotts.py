@@ -15,10 +15,9 @@ from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.testing import AnalyticPool, analytic_info
+from lotts_search.testing import AnalyticPool, analytic_info, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.requests import Fresh, Locate, Segment
-from tests.scripted import clock_of
 
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5.
 
@@ -139,9 +138,8 @@ def test_failures_end_no_search():
     assert sum(t.kind == "sample" and t.status == "done" for t in result.trials) > 5
 
 
-def test_a_budget_of_time_is_used_to_its_end(monkeypatch):
-    with AnalyticPool() as pool:
-        clock_of(pool, monkeypatch)
+def test_a_budget_of_time_is_used_to_its_end():
+    with AnalyticPool() as pool, seconds_as_requests(pool):
         result = search("red star", strategy=AdaptiveLoTTS(worth=0.0), pool=pool, seconds=100)
     assert result.status == "seconds" and kinds(result)["refine"] > 5
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from lotts_search import search
 from lotts_search.core.strategy import Strategy
 from lotts_search.strategies.best_of_n import BestOfN
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.requests import Score, Segment
-from tests.scripted import clock_of
 
 
 class TestBestOfN(StrategyConformance):
@@ -33,9 +32,8 @@ def test_template_changes_the_prompt_of_the_samples_alone():
     assert isinstance(scored, Score) and scored.prompt == "red {star}"
 
 
-def test_time_alone_goes_on_until_it_is_over(monkeypatch):
-    with AnalyticPool() as pool:
-        clock_of(pool, monkeypatch)
+def test_time_alone_goes_on_until_it_is_over():
+    with AnalyticPool() as pool, seconds_as_requests(pool):
         result = search("red star", strategy=BestOfN(), pool=pool, seconds=60)
     made = [t for t in result.trials if t.kind == "sample"]
     assert result.status == "seconds"

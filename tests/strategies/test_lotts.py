@@ -11,11 +11,10 @@ from lotts_search import BadInput, BudgetTooSmall, search
 from lotts_search.core.budget import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
 from lotts_search.work.requests import Locate, Segment
-from tests.scripted import clock_of
 
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5, a branch of one and two 19.
 
@@ -146,9 +145,8 @@ def test_a_given_image_is_refined_and_competes():
         run(LoTTS(), nfe=5.5, image=given.image)
 
 
-def test_a_budget_of_time_is_used_for_new_trees(monkeypatch):
-    with AnalyticPool() as pool:
-        clock_of(pool, monkeypatch)
+def test_a_budget_of_time_is_used_for_new_trees():
+    with AnalyticPool() as pool, seconds_as_requests(pool):
         result = search("red star", strategy=LoTTS(), pool=pool, seconds=200)
     assert result.status == "seconds"
     assert sum(t.kind == "sample" for t in result.trials) > 20

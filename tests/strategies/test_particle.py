@@ -12,10 +12,10 @@ from lotts_search import BadInput, search
 from lotts_search.arithmetic.smc import SCHEMES
 from lotts_search.errors import Failure
 from lotts_search.strategies.particle import Particle
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, seconds_as_requests
 from lotts_search.testing.gaussian import Gaussian
 from lotts_search.work.requests import Predict, Segment
-from tests.scripted import Scripted, clock_of
+from tests.scripted import Scripted
 
 POTENTIALS = ("diff", "max", "add", "rt")
 STEPS = 5
@@ -173,9 +173,8 @@ def test_a_given_image_is_steered_inside_its_mask():
     assert Counter(t.kind for t in result.trials if t.stop == 8) == {"encode": 1, "advance": 4}
 
 
-def test_a_budget_of_time_is_used_in_rounds(monkeypatch):
-    with AnalyticPool() as pool:
-        clock_of(pool, monkeypatch)
+def test_a_budget_of_time_is_used_in_rounds():
+    with AnalyticPool() as pool, seconds_as_requests(pool):
         result = search("red star", strategy=Particle(), pool=pool, seconds=100)
     made = [t.lineage[0] for t in result.trials if t.kind == "sample"]
     assert result.status == "seconds" and len(set(made)) == len(made) >= 8

@@ -21,12 +21,11 @@ from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.rollover_budget import RolloverBudget
 from lotts_search.strategies.svdd import SVDD
 from lotts_search.strategies.tree_search import DiffusionTreeSearch
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.testing.gaussian import Gaussian
 from lotts_search.work.masks import WholeMask
 from lotts_search.work.requests import Generate, Score, Segment, Solver
-from tests.scripted import clock_of
 
 MODEL = Gaussian()
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5.
@@ -278,10 +277,9 @@ def test_steering_beats_plain_sampling_by_far(strategy: Strategy) -> None:
     assert np.mean(scores) > np.mean(plain) + 0.06
 
 
-def test_a_budget_of_time_is_used_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_of_time_is_used_to_its_end() -> None:
     for strategy in (SVDD(children=2), DiffusionTreeSearch(), RolloverBudget(), BeamInMask()):
-        with AnalyticPool() as pool:
-            clock_of(pool, monkeypatch)
+        with AnalyticPool() as pool, seconds_as_requests(pool):
             result = search("red star", strategy=strategy, pool=pool, seconds=600)
         assert result.status == "seconds" and result.ledger.images >= 2, strategy
     with pytest.raises(BadInput, match="budget in NFE or images"):
