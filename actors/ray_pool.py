@@ -64,10 +64,8 @@ class RayPool(Checking):
         rewriters: settings by registered name of a rewriter; each rewriter gets an actor and this process's
             environment variables ``LOTTS_REWRITER_…``.
         rewriter_gpus: GPUs of each rewriter actor.
-        engine: ``module:function`` that builds a generator's engine, see
-            :func:`lotts_search.actors.factories.make_engine`.
-        scorer: ``module:function`` that builds a verifier's batcher, see
-            :func:`lotts_search.actors.factories.make_scorer`.
+        engine, scorer: ``module:function`` that builds a generator's engine or a verifier's batcher, as do those in
+            :mod:`lotts_search.actors.factories`.
 
     Attributes:
         info: description of the model.
