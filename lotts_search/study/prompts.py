@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lotts_search.errors import BadInput, Failure, notice, unknown
+from lotts_search.geneval.tasks import geneval_tasks
 from lotts_search.study.prompt_files import Row, prompt_column, prompt_text, read_rows, row_id
 from lotts_search.work.requests import Bytes
 
@@ -55,6 +56,10 @@ _HUB = {
         "yuvalkirstain/pickapic_v1_no_images", "test_unique", "caption", "Pick-a-Pic: 500 prompts of users."
     ),
     "coco": _Hub("sayakpaul/coco-30-val-2014", "train", "caption", "COCO 2014: captions of the validation set."),
+    "parti-prompts": _Hub(
+        "nateraw/parti-prompts", "train", "Prompt", "PartiPrompts: 1,632 prompts, with `Category` and `Challenge`."
+    ),
+    "dpg-bench": _Hub("Geonmo/DPG-Bench", "train", "prompt", "DPG-Bench: long prompts with many objects."),
 }
 _SLICES = {"sparse": (0.2, False), "usual": (0.5, False), "dense": (0.95, False), "light": (0.0, True)}
 """Start images of the shapes world: probability that an object is damaged, and whether the lighting is."""
@@ -70,6 +75,7 @@ def prompt_sets() -> dict[str, str]:
     for name, (rate, light) in _SLICES.items():
         what = "a lighting defect" if light else f"each object damaged with probability {rate:g}"
         sets[f"shapes-test/{name}"] = f"The same with an image to start from: {what}."
+    sets["geneval"] = "GenEval's tasks, drawn by this project: 580 prompts with `tag`, `include` and `exclude`."
     return sets | {name: hub.summary for name, hub in _HUB.items()}
 
 
@@ -102,7 +108,9 @@ def load_prompts(
         if source not in prompt_sets():
             raise unknown("prompt set", source, prompt_sets())
         return _shapes(source, count or 100, seed, dict(where or {}))
-    if source in _HUB:
+    if source == "geneval":
+        prompts = _geneval()
+    elif source in _HUB:
         prompts = _from_hub(source, column, split)
     elif Path(source).suffix.lower() in _FILES:
         prompts = _from_file(Path(source), column)
@@ -217,7 +225,14 @@ def _with_image(prompt: Prompt, slice_: str) -> Prompt:
     return Prompt(prompt.id, prompt.text, {**prompt.fields, "slice": slice_}, to_uint8(image.image))
 
 
-# The hub and files.
+# GenEval, the hub and files.
+
+
+def _geneval() -> Iterator[Prompt]:
+    for task in geneval_tasks():
+        fields = task.metadata
+        text = fields.pop("prompt")
+        yield Prompt(_id("geneval", text), text, fields)
 
 
 def _from_hub(name: str, column: str | None, split: str | None) -> Iterator[Prompt]:
