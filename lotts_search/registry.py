@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,11 @@ _VERIFIERS = [
     ),
     Entry(
         "http", "lotts_search.verifiers.http:HttpVerifier", "Scores of any server that speaks a small JSON protocol."
+    ),
+    Entry(
+        "geneval",
+        "lotts_search.geneval.verifier:GenEval",
+        "Whether an image shows what a prompt of GenEval's tasks asks for, by a detector and CLIP.",
     ),
     Entry("weighted", "lotts_search.combinations.weighted:Weighted", "Weighted sum of the scores of other verifiers."),
     Entry(
@@ -447,6 +452,22 @@ def metric_class(name: str) -> type[Metric] | None:
     if name in known:
         raise BadInput(f"{name} is not a metric: it must be a subclass of lotts_search.verifiers.metric.Metric")
     return None
+
+
+def check_prompts(name: str, prompts: Iterable[str]) -> None:
+    """Refuse prompts that a metric or a verifier cannot judge, by the class method ``check`` that it may have.
+
+    Raises:
+        ValueError: it cannot judge one of them.
+    """
+    found: Any = metric_class(name)
+    if found is None:
+        try:
+            found = verifier_class(name)
+        except BadInput:
+            return  # an object of a pool
+    for prompt in prompts if hasattr(found, "check") else ():
+        found.check(prompt)
 
 
 def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> PromptRewriter:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lotts_search.curves import Setup
 from lotts_search.errors import BadInput, Failure, notice, unknown
+from lotts_search.geneval.tasks import Task
 from lotts_search.study.returned import Returned, returned_images
 from lotts_search.work.replacing import replacing
 
@@ -29,7 +30,7 @@ def export(run: Path, out: Path, layout: str, metadata: Path | None = None) -> d
         layout: ``flat`` or ``geneval``.
         metadata: for ``geneval``, a JSONL file with a key ``prompt``, e.g. GenEval's ``evaluation_metadata.jsonl``: its
             lines are copied, and their order is that of the folders. Without it the order is that of the trial table,
-            and a line holds the prompt alone.
+            and a line holds the task that the prompt names, or the prompt alone.
 
     Returns:
         The number of images by folder.
@@ -77,6 +78,15 @@ def _metadata(path: Path) -> dict[str, str]:
     return found
 
 
+def _line(prompt: str) -> str:
+    """Return the metadata of a prompt as a line of JSON: its task, if it is one of GenEval's."""
+    try:
+        task = Task.of(prompt).metadata
+    except BadInput:
+        task = {}
+    return json.dumps({**task, "prompt": prompt}, ensure_ascii=False)
+
+
 def _write(
     folder: Path, some: Sequence[Returned], layout: str, places: Mapping[str, int], lines: Mapping[str, str]
 ) -> None:
@@ -84,8 +94,7 @@ def _write(
         for one in some:
             where = folder / f"{places[one.prompt]:05d}"
             (where / "samples").mkdir(parents=True, exist_ok=True)
-            line = lines.get(one.prompt) or json.dumps({"prompt": one.prompt}, ensure_ascii=False)
-            (where / "metadata.jsonl").write_text(line)
+            (where / "metadata.jsonl").write_text(lines.get(one.prompt) or _line(one.prompt))
             shutil.copyfile(one.image, where / "samples" / f"{one.sample:04d}.png")
         return
     folder.mkdir(parents=True, exist_ok=True)

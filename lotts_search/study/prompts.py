@@ -59,7 +59,6 @@ _HUB = {
     "parti-prompts": _Hub(
         "nateraw/parti-prompts", "train", "Prompt", "PartiPrompts: 1,632 prompts, with `Category` and `Challenge`."
     ),
-    "dpg-bench": _Hub("Geonmo/DPG-Bench", "train", "prompt", "DPG-Bench: long prompts with many objects."),
 }
 _SLICES = {"sparse": (0.2, False), "usual": (0.5, False), "dense": (0.95, False), "light": (0.0, True)}
 """Start images of the shapes world: probability that an object is damaged, and whether the lighting is."""

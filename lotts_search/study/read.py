@@ -61,6 +61,7 @@ def read_study(path: Path) -> Study:
     verifier = _verifier(keys["verifier"], guiding=True) if "verifier" in keys else _default_verifier(root, models)
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
+    _check_prompts(keys.get("verifier", root), verifier, prompts)
     metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
     rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
     strategies = tuple(_strategies(keys["strategies"], limits))
@@ -138,12 +139,7 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
             raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:
             raise item.wrong(f"the metric {name} is duplicated")
-        try:
-            if (metric := registry.metric_class(name)) is not None:
-                for prompt in prompts:
-                    metric.check(prompt.text)
-        except ValueError as error:  # BadInput is one
-            raise item.wrong(error) from error
+        _check_prompts(item, name, prompts)
         for column in columns_of([name]):
             if column in filled:
                 raise item.wrong(
@@ -152,6 +148,13 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
             filled[column] = name
         names.append(name)
     return tuple(names)
+
+
+def _check_prompts(node: YamlNode, name: str, prompts: Sequence[Prompt]) -> None:
+    try:
+        registry.check_prompts(name, (prompt.text for prompt in prompts))
+    except ValueError as error:
+        raise node.wrong(error) from error
 
 
 def _baselines(node: YamlNode, strategies: Sequence[StrategyEntry]) -> list[str]:

@@ -24,6 +24,8 @@ class Verifier(Protocol):
             have only the images that wait. Without it calls are filled to a fixed size by repeating their own images.
         environment: recipe of an environment whose Python runs the verifier, of this package (``"hpsv2-package"``) or a
             TOML file beside the verifier's module (:mod:`lotts_search.verifiers.environments.recipe`).
+        check: a class method that raises ValueError for a prompt that the verifier cannot score; a study calls it for all
+            prompts before it starts.
         close: called when the pool closes.
     """
 

@@ -22,10 +22,10 @@ ABOUT = {
 }  # fmt: skip
 
 
-def table() -> pa.Table:
+def table(cat: str = "a cat") -> pa.Table:
     """Two prompts, two seeds, three images each; image ``i`` of a search has the colour ``10·search + i``."""
     records = []
-    for search, (prompt, seed) in enumerate([("a cat", 7), ("a cat", 5), ("a dog", 7), ("a dog", 5)]):
+    for search, (prompt, seed) in enumerate([(cat, 7), (cat, 5), ("a dog", 7), ("a dog", 5)]):
         for i, score in enumerate([(0.1, 0.9, 0.5), (0.3, 0.2, 0.1), (0.1, 0.1, 0.2), (0.4, 0.4, 0.4)][search]):
             colour = 10 * search + i
             records.append(
@@ -81,6 +81,17 @@ def test_genevals_layout_follows_its_metadata(run: Path, tmp_path: Path) -> None
     export(run, tmp_path / "plain", "geneval")
     plain = tmp_path / "plain" / "m" / "best-of-n-3-images" / "00001" / "metadata.jsonl"
     assert json.loads(plain.read_text()) == {"prompt": "a dog"}
+
+
+def test_genevals_layout_has_the_tasks_of_its_prompts(run: Path, tmp_path: Path) -> None:
+    write_parquet(table("a photo of two benchs"), run / "trials.parquet")
+    export(run, tmp_path / "out", "geneval")
+    folder = tmp_path / "out" / "m" / "best-of-n-3-images"
+    assert json.loads((folder / "00000" / "metadata.jsonl").read_text()) == {
+        "tag": "counting", "include": [{"class": "bench", "count": 2}], "exclude": [{"class": "bench", "count": 3}],
+        "prompt": "a photo of two benchs",
+    }  # fmt: skip
+    assert json.loads((folder / "00001" / "metadata.jsonl").read_text()) == {"prompt": "a dog"}
 
 
 def test_what_is_missing_is_named_before_anything_is_written(run: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lotts_search import BadInput, Failure
+from lotts_search.errors import Notice
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import parse_caption, scenes
 from lotts_search.study.prompts import load_prompts, prompt_sets, texts
@@ -106,6 +107,16 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, name: str, message
         load_prompts(str(tmp_path / name))
 
 
+def test_the_table_of_dpg_bench_is_a_file_of_prompts(tmp_path: Path) -> None:
+    """One row per question, with the prompt in the column ``text``."""
+    path = tmp_path / "dpg_bench.csv"
+    rows = [f'{n // 3},"{LINES[n // 3]}",{n % 3},Is it there?' for n in range(12)]
+    path.write_text("\n".join(["item_id,text,proposition_id,question_natural_language", *rows]))
+    with pytest.warns(Notice, match="skipped 8 repeated of 12 prompts"):
+        found = load_prompts(str(path), seed=None)
+    assert [p.text for p in found] == LINES[:4]
+
+
 class Stream(list):
     """A data set of the hub, as far as it is used here."""
 
@@ -126,6 +137,7 @@ class Stream(list):
         ("drawbench", "sayakpaul/drawbench", "train", "Prompts"),
         ("pick-a-pic", "yuvalkirstain/pickapic_v1_no_images", "test_unique", "caption"),
         ("coco", "sayakpaul/coco-30-val-2014", "train", "caption"),
+        ("parti-prompts", "nateraw/parti-prompts", "train", "Prompt"),
     ],
 )
 def test_sets_of_the_hub(monkeypatch: pytest.MonkeyPatch, name: str, repository: str, split: str, column: str) -> None:

@@ -18,7 +18,8 @@ def export(
     metadata: Annotated[
         Path | None,
         typer.Option(
-            "--metadata", help="For geneval: a JSONL file whose lines, by `prompt`, are copied to the folders."
+            "--metadata",
+            help="For geneval: a JSONL file whose lines, by `prompt`, are copied to the folders [the tasks of the prompts].",
         ),
     ] = None,
     json: o.Json = False,
