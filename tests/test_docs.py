@@ -231,7 +231,7 @@ def test_blocks_are_found() -> None:
     """The mechanism sees what it should: otherwise it would pass on an empty page."""
     kinds = {page: [block.kind for block in blocks_of(page)] for page in PAGES}
     assert kinds["README.md"].count("python") == 1 and kinds["README.md"].count("shell") >= 7
-    assert sum(block.file == "my_strategies.py" for block in blocks_of("docs/write-a-strategy.md")) == 2
+    assert sum(block.file == "my_strategies.py" for block in blocks_of("docs/write-a-strategy.md")) == 3
     files = {block.file for page in PAGES for block in blocks_of(page)}
     assert {"my_verifier.py", "my_metric.py", "my_rewriter.py", "my_masks.py", "my_family.py", "study.yaml"} <= files
     for page in PAGES:

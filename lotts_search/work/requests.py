@@ -270,8 +270,16 @@ class Predict:
 
 @dataclass(frozen=True)
 class Locate:
-    """Find the region to resample in a complete state. ``image`` [h, w, 3] is its image, for sources that need it.
-    ``blank`` says what follows where the map is the same everywhere; a part of a fused map may stay so (``keep``)."""
+    """Find the region to resample in a complete state.
+
+    Attributes:
+        search_seed, lineage: the noise of a method follows from them: ``draw(search_seed, lineage, "locate", i, shape)``.
+        state: the complete state; ``state.latent`` is the clean latent [C, H, W] float32.
+        sampling: prompt, steps and guidance that the image was made with.
+        source: the mask source with its settings.
+        image: the decoded image [h, w, 3] uint8, for sources that need it; None for others.
+        blank: what follows where the map is the same everywhere; a part of a fused map may stay so (``keep``).
+    """
 
     search_seed: int
     lineage: Lineage

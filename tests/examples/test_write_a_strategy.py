@@ -48,7 +48,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_the_strategies_pass_their_tests(folder: Path) -> None:
-    assert len(STRATEGIES) == 3 and len(TESTS) == 1
+    assert len(STRATEGIES) == 4 and len(TESTS) == 1
     assert "passed" in run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 

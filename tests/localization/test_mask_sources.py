@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
@@ -260,12 +261,35 @@ def test_a_package_adds_a_kind(finished: State, monkeypatch: pytest.MonkeyPatch)
         locate(tiny_backbone(), work(finished, Lost()))
 
 
+def documented(name: str) -> str:
+    """The code in docs/masks.md that defines a class."""
+    text = (Path(__file__).parents[2] / "docs" / "masks.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"class {name}" in block]
+    return str(code)
+
+
+def test_the_documented_example_from_the_image_alone(
+    finished: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dark square of 16 × 16 pixels is 4 × 4 of the 8 × 8 cells of the latent."""
+    (tmp_path / "my_image_masks.py").write_text(documented("DarkMask"))
+    monkeypatch.syspath_prepend(tmp_path)
+    image = np.full((32, 32, 3), 200, np.uint8)
+    image[8:24, 4:20] = 50
+    (answer,) = run(Engine(tiny_backbone(), 8), work(finished, mask_from_dict("my_image_masks:DarkMask"), image))
+    dark = np.zeros((8, 8), np.bool_)
+    dark[2:6, 1:5] = True
+    assert answer.located is not None and answer.usage.rows == 0
+    assert answer.located.mask.sum() == 20 and answer.located.mask[dark].all()
+    source = mask_from_dict({"kind": "my_image_masks:DarkMask", "ratio": 0.25, "power": 2})
+    (answer,) = run(Engine(tiny_backbone(), 8), work(finished, source, image))
+    assert answer.located is not None and np.array_equal(answer.located.mask, dark)
+
+
 def test_the_documented_example_is_a_mask_source(
     finished: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "masks.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    (tmp_path / "my_masks.py").write_text(code)
+    (tmp_path / "my_masks.py").write_text(documented("LargestErrorMask"))
     monkeypatch.syspath_prepend(tmp_path)
     source = mask_from_dict({"kind": "my_masks:LargestErrorMask", "level": 200, "ratio": 0.25})
     (answer,) = run(Engine(tiny_backbone(), 8), work(finished, source))
