@@ -4,6 +4,7 @@ caller can do about them."""
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -90,9 +91,10 @@ class RayWorker:
 def _classify(error: BaseException) -> Exception:
     """Return the worker group's exception for an error of Ray."""
     text = str(error)
-    if "No module named 'lotts_search'" in text:
+    if missing := re.search(r"No module named '(\w+)", text):
+        how = "ship_code=True" if missing[1] == "lotts_search" else f"packages=[{missing[1]!r}]"
         return Failure(
-            "the Ray workers cannot import lotts_search: install it on every node, or connect with ship_code=True"
+            f"the Ray workers cannot import {missing[1]}: install it on every node, or copy it by RayPool({how})"
         )
     if isinstance(error, ActorUnavailableError):
         return Unavailable(_cause(text))

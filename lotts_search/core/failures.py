@@ -50,5 +50,7 @@ class Failures:
         return cls(len(failed), trials, dict(Counter(kind for kind, _ in failed).most_common()), error)
 
     def __str__(self) -> str:
+        if not self.count:
+            return f"none of {self.trials} trials failed"
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         return f"{self.count} of {self.trials} trials failed ({kinds}), the first because: {self.error}"

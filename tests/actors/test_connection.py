@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
 import lotts_search
 from lotts_search.actors import connection
-from lotts_search.errors import BadInput
+from lotts_search.actors.ray_worker import _classify
+from lotts_search.actors.worker_group import Died
+from lotts_search.errors import BadInput, Failure
 
 
 def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +37,12 @@ def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeyp
         with pytest.raises(BadInput, match=f"no top-level package or module '{wrong}'"):
             connection.connect("head:1", {}, packages=[wrong])
     assert "my_masks" not in sys.modules
+
+
+@pytest.mark.parametrize(("module", "how"), [("lotts_search", "ship_code=True"), ("my_masks", "packages=['my_masks']")])
+def test_a_module_that_workers_lack_is_no_dead_actor(module: str, how: str) -> None:
+    """Trying again elsewhere would not help; the message says what does."""
+    error = RayError(f"ModuleNotFoundError: No module named '{module}.part'")
+    found = _classify(error)
+    assert type(found) is Failure and f"cannot import {module}: " in str(found) and how in str(found)
+    assert type(_classify(RayError("the node died"))) is Died

@@ -46,7 +46,9 @@ def test_search_reports_failed_trials_and_the_result_has_them() -> None:
     assert caught[0].filename == __file__
     with AnalyticPool() as pool, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "failed" not in repr(search("red star", pool=pool, nfe=60))
+        result = search("red star", pool=pool, nfe=60)
+    assert "failed" not in repr(result)
+    assert str(result.failures) == f"none of {len(result.trials)} trials failed"
 
 
 def test_generate_names_failed_trials(
