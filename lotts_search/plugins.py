@@ -134,4 +134,4 @@ def refuse_lacking(found: type[Any], kind: str, *signatures: str) -> None:
         name = signature.partition("(")[0]
         method = getattr(found, name, None)
         if not callable(method) or getattr(method, "__isabstractmethod__", False):
-            raise BadInput(f"{found.__name__} is no {kind}: it lacks the method {signature}{misnamed(found, name)}")
+            raise BadInput(f"{found.__name__} is not a {kind}: it lacks the method {signature}{misnamed(found, name)}")

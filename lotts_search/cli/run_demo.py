@@ -128,4 +128,6 @@ def _print(written: Written, console: Console) -> None:
     for a in found.against:
         names = f"{a.setup.model}: {a.setup.label} − {a.base.label}, {found.main}"
         console.print(f"{names}, paired, 95 %: {a.difference.signed}", markup=False)
+    if written.failures.count:
+        console.print(str(written.failures), markup=False)
     console.print(f"[bold]look at {written.page}[/bold]", soft_wrap=True)
