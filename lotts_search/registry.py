@@ -179,6 +179,11 @@ _VERIFIERS = [
         "ImageReward by its own package, in an environment of its own.",
     ),
     Entry(
+        "musiq",
+        "lotts_search.verifiers.musiq:Musiq",
+        "How people would rate an image's quality, whatever the prompt; in an environment of its own, noncommercial.",
+    ),
+    Entry(
         "hpsv2-package",
         "lotts_search.verifiers.hpsv2_package:HPSv2Package",
         "HPSv2 by its own package, in an environment of its own.",

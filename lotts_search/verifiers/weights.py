@@ -60,7 +60,9 @@ def find_folder(verifier: str, source: str, *, setting: str = "weights") -> Path
     """
     path, needed = Path(source).expanduser(), "config.json" if setting != "tokenizer" else "tokenizer_config.json"
     if path.is_file():
-        raise BadInput(f"verifier {verifier}: {setting} must be a folder in transformers' format, not the file {source}")
+        raise BadInput(
+            f"verifier {verifier}: {setting} must be a folder in transformers' format, not the file {source}"
+        )
     if not path.is_dir():
         patterns = _TEXTS if setting == "tokenizer" else [*_TEXTS, "model*.safetensors"]
         path = Path(

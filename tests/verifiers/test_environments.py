@@ -332,7 +332,7 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_the_recipes_of_this_package_pin_what_they_install() -> None:
-    assert names() == ["hpsv2-package", "image-reward-package"]
+    assert names() == ["hpsv2-package", "image-reward-package", "musiq"]
     for name in names():
         recipe = find_recipe(name)
         pinned = {line.partition("==")[0].lower().replace("_", "-") for line in recipe.lock.splitlines()}
