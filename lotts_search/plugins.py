@@ -62,8 +62,9 @@ def summary_of(kind: str, entry: Entry) -> str:
 
 
 def first_line(found: Any) -> str:
-    """Return the first line of a docstring; "" where there is none of its own."""
-    return (vars(found).get("__doc__") or "").strip().partition("\n")[0]
+    """Return the first line of a docstring; "" where there is none but that which a dataclass gives itself."""
+    line = str(vars(found).get("__doc__") or "").strip().partition("\n")[0]
+    return "" if line.startswith(f"{found.__name__}(") else line
 
 
 def target_of(kind: str, name: str, known: Mapping[str, Entry]) -> str:
@@ -107,7 +108,7 @@ def _nearest(target: str) -> str:
     module, _, name = target.partition(":")
     if module in sys.modules:
         return nearest(name, (own for own in vars(sys.modules[module]) if not own.startswith("_")))
-    if "." in module or importlib.util.find_spec(module) is not None:  # or its own code raised the error
+    if not module.isidentifier() or importlib.util.find_spec(module) is not None:  # or its own code raised the error
         return ""
     return nearest(module, (found.name for found in pkgutil.iter_modules()))
 

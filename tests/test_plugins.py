@@ -142,6 +142,11 @@ class RowMask(BrightMask):
 
 
 @dataclass(frozen=True)
+class BareMask(BrightMask):
+    method: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
 class LostMask(BrightMask):
     method: ClassVar[str] = "mine:lokate"
 
@@ -173,6 +178,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }
     points = [EntryPoint("my-own", f"mine:{name}", f"lotts_search.{kind}") for kind, name in kinds.items()]
     points.append(EntryPoint("gone", "nowhere:Gone", "lotts_search.strategies"))
+    points.append(EntryPoint("bare", "mine:Planless", "lotts_search.strategies"))
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point for point in points if point.group == group])
     plugins._plugins.cache_clear()
     yield
@@ -197,6 +203,7 @@ def test_lists_show_the_first_line_of_a_plug_in(
     assert listed["my-own"] == f"{line} (from another package)"
     if command == "strategies":
         assert "No module named 'nowhere'" in listed["gone"]
+        assert listed["bare"] == "It has no docstring. (from another package)"
         assert listed["lotts"] == registry.strategies()["lotts"].summary
     assert call(command) == 0
     assert f"my-own {line}" in " ".join(capsys.readouterr().out.split())
@@ -232,6 +239,8 @@ def test_masks_explains_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["--strategy", "ttgen", "--rewriter", "mine:Writer"], "(did you mean 'rewrite' by 'rewrites'?)"),
         (["--set", "mask=mine:BrigthMask"], "did you mean 'BrightMask'?"),
         (["--set", "mask=mine:RowMask"], "lacks the method rows() (did you mean 'rows' by 'row'?)"),
+        (["--strategy", ":Careful"], "strategy ':Careful' cannot be imported"),
+        (["--set", "mask=mine:BareMask"], "the method of BareMask must be package.module:function, not ''"),
         (["--set", "mask=mine:LostMask"], "module 'mine' has no attribute 'lokate'; did you mean 'locate'?"),
         (["--set", 'mask={"kind": "mine:BrightMask", "levle": 3}'], "did you mean 'level'?"),
     ],

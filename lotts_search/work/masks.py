@@ -397,6 +397,8 @@ def method_of(source: type[MaskSource]) -> Any:
     Raises:
         BadInput: it cannot be imported.
     """
+    if ":" not in source.method:
+        raise BadInput(f"the method of {source.__name__} must be package.module:function, not {source.method!r}")
     return resolve(f"the method of {source.__name__}", source.method, {})
 
 
