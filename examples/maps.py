@@ -77,6 +77,8 @@ def main(
         found = {title: located(pool, shown, with_settings(one, {"ratio": ratio})) for title, one in sources.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(shown, found, {title: source.rows() for title, source in sources.items()}, areas).savefig(out, dpi=130)
+    for title, area in areas.items():
+        print(f"AUROC {area:.3f}  {title.replace(chr(10), ', ')}")
     print(f"wrote {out}")
 
 
