@@ -66,7 +66,9 @@ class Clip:
         where, precision = place(verifier, device, dtype)
         kind = read_json(str(folder), "config.json").get("model_type")
         if kind != "clip":
-            raise BadInput(f"verifier {verifier}: {setting} must be a CLIP model (clip), and {weights} is one of type {kind}")
+            raise BadInput(
+                f"verifier {verifier}: {setting} must be a CLIP model (clip), and {weights} is one of type {kind}"
+            )
         from transformers import CLIPModel
 
         try:
