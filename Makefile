@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install demo paper ci lint test docs slow format bench clean
+.PHONY: help install demo paper ci lint test docs slow parity format bench clean
 help:
 	@echo "make demo     LoTTS against Best-of-N on the embedded models, through Ray; writes out/demo/index.html"
 	@echo "make paper    the paper's tables on the embedded models, reduced; writes out/paper/index.html"
@@ -13,8 +13,9 @@ help:
 	@echo "make test     the tests, without the slow ones"
 	@echo "make docs     the documentation site, in strict mode; writes site/index.html"
 	@echo "make slow     the slow tests"
+	@echo "make parity   native verifiers against the original packages, which are installed first (2 GB)"
 	@echo "make format   let ruff fix and format the code"
-	@echo "make bench    throughput of the engine and the pools"
+	@echo "make bench    throughput of the engine, the pools and the verifiers"
 	@echo "make install  the virtual environment in $(VENV), with the tested versions"
 	@echo "make clean    remove the virtual environment and all caches"
 
@@ -48,7 +49,13 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow" $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not parity" $(ARGS)
+
+# FULL=full compares checkpoints of the published sizes, too.
+parity: $(STAMP)
+	$(BIN)/lotts-search verifier-env image-reward-package
+	$(BIN)/lotts-search verifier-env hpsv2-package
+	LOTTS_PARITY=$(FULL) $(BIN)/python -m pytest -m parity -s tests/verifiers/test_parity.py $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
