@@ -129,3 +129,6 @@ def test_other_support_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Failure, match=r"are not those of 0\.2\.0"):
         load_verifier("brisque")
+    (tmp_path / "brisque" / "models" / "svm.txt").unlink()  # as in another package of this name
+    with pytest.raises(Failure, match=r"are not those of 0\.2\.0"):
+        load_verifier("brisque")
