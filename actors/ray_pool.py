@@ -30,7 +30,7 @@ from lotts_search.plugins import Entry, target_of
 from lotts_search.verifiers.spec import VerifierSpec
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
-from lotts_search.work.requests import Result, Rewrite, Score, Work
+from lotts_search.work.requests import Judge, Result, Rewrite, Work
 
 CHECK_S = 1.0
 """Seconds between checks of the worker groups' timeouts."""
@@ -206,7 +206,7 @@ class RayPool(Checking):
             PoolClosed: the pool is closed.
         """
         self._report()
-        if isinstance(work, Score):
+        if isinstance(work, Judge):
             if work.verifier not in self._verifiers:
                 raise unknown("verifier", work.verifier, self._verifiers)
             group = self._verifiers[work.verifier]

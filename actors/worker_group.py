@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.errors import Failure, LottsError, PoolClosed
-from lotts_search.work.requests import Locate, Predict, Result, Segment, Work
+from lotts_search.work.requests import Locate, Predict, Result, ScoreMosaics, Segment, Work
 
 log = logging.getLogger(__name__)
 
@@ -333,6 +333,8 @@ def rows(work: Work, batch: int) -> int:
         return 2 if work.sampling.guided else 1
     if isinstance(work, Locate):
         return min(batch, max(1, work.source.rows()))
+    if isinstance(work, ScoreMosaics):
+        return min(batch, len(work.choices))
     return 1
 
 

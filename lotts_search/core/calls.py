@@ -1,26 +1,29 @@
-"""From a call of the search handle to the rows of its trials: reserve the cost, start the work, enter the outcome."""
+"""From a call of the search handle to the rows of its trials: request the work, enter the outcome."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Cost
-from lotts_search.core.candidate import Candidate, Mask, trial_key
+from lotts_search.core.candidate import Candidate, Mask
+from lotts_search.core.composing import check_siblings, checked, composed, digest
+from lotts_search.core.dispatch import Dispatch
 from lotts_search.core.journal import Journal
-from lotts_search.core.virtual_time import Scheduler, Settle, Trial
-from lotts_search.errors import BudgetExhausted, Failure, LottsError, PoolClosed
+from lotts_search.core.virtual_time import Scheduler, Trial
+from lotts_search.errors import BadInput, Failure, LottsError, PoolClosed
+from lotts_search.work.mosaics import mosaic
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import (
     Bytes,
     Encode,
-    Generate,
     Lineage,
     Locate,
     Predict,
@@ -28,14 +31,10 @@ from lotts_search.work.requests import (
     Rewrite,
     Sampling,
     Score,
+    ScoreMosaics,
     Segment,
     Usage,
-    Work,
 )
-
-T = TypeVar("T")
-Next: TypeAlias = Callable[[Bytes], Score | Rewrite]
-"""Makes the request that follows as soon as there is an image."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +88,19 @@ class Calls:
         journal: Journal | None = None,
         rewriter: str = "",
     ):
-        self._pool = pool
-        self._scheduler = scheduler
+        self._dispatch = Dispatch(pool, scheduler, book.ledger, journal)
         self._book = book
         self._verifier = verifier
         self._prompt = prompt
-        self._journal = journal
         self._rewriter = rewriter
-        self._occurrences: Counter[str] = Counter()
         self._scored: dict[tuple[str, bool], Trial[float]] = {}
         self._shown: dict[tuple[str, bool], str] = {}
 
     def make(self, work: Segment | Encode, draft: Draft, arguments: tuple[object, ...]) -> Trial[Candidate]:
         """Make a candidate; a complete one is scored at once, by a trial of its own."""
         book, parent = self._book, draft.parent_key
-        key = self._key(parent, draft.kind, arguments)
-        score_key = self._key(key, "score", ())
+        key = self._dispatch.key(parent, draft.kind, arguments)
+        score_key = self._dispatch.key(key, "score", ())
         columns = {name: getattr(draft, name) for name in ("lineage", "start", "stop", "mask_ratio")}
 
         def settle(results: list[Result], error: LottsError | None) -> Candidate:
@@ -124,11 +120,11 @@ class Calls:
                 raise error
             return candidate
 
-        return self._call(key, draft.cost, work, settle, self._score if draft.complete else None)
+        return self._dispatch.call(key, draft.cost, work, settle, self._score if draft.complete else None)
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost) -> Trial[Mask]:
         """Locate a region of a complete candidate."""
-        key = self._key(candidate.key, "localize", (work.source,))
+        key = self._dispatch.key(candidate.key, "localize", (work.source,))
 
         def settle(results: list[Result], error: LottsError | None) -> Mask:
             self._raise(key, candidate, "localize", cost, error, results)
@@ -139,14 +135,14 @@ class Calls:
             self._enter(key, candidate, "localize", results, mask_ratio=mask.ratio)
             return mask
 
-        return self._call(key, cost, work, settle)
+        return self._dispatch.call(key, cost, work, settle)
 
     def score(self, candidate: Candidate, last: bool = False) -> Trial[float]:
         """Score the x0 prediction of a partial candidate, which its next step then need not compute again, or with
         ``last`` the prediction that its last step was made of. A second call returns the same trial."""
         if (candidate.key, last) in self._scored:
             return self._scored[candidate.key, last]
-        key = self._key(candidate.key, "score", ("last",) if last else ())
+        key = self._dispatch.key(candidate.key, "score", ("last",) if last else ())
         work = self._predict(candidate, last)
         cost = Cost(work.nfe)
 
@@ -160,7 +156,7 @@ class Calls:
             self._enter(key, candidate, "score", results, score=score)
             return score
 
-        trial = self._call(key, cost, work, settle, self._score)
+        trial = self._dispatch.call(key, cost, work, settle, self._score)
         if not trial.refused:
             self._scored[candidate.key, last] = trial
         return trial
@@ -168,7 +164,7 @@ class Calls:
     def rewrite(self, candidate: Candidate, count: int, last: bool = False) -> Trial[list[str]]:
         """Revise the prompt by the image of a complete candidate or the x0 prediction of a partial one. Where the
         rewriter fails, the branch continues with the original prompt."""
-        key = self._key(candidate.key, "rewrite", (count, last))
+        key = self._dispatch.key(candidate.key, "rewrite", (count, last))
         seeds = repr((self._book.labels.search_seed, candidate.lineage, candidate.step))
         seed = int.from_bytes(blake2b(seeds.encode(), digest_size=4).digest(), "little")
 
@@ -191,7 +187,58 @@ class Calls:
             self._enter(key, candidate, "rewrite", results)
             return list(results[-1].prompts)
 
-        return self._call(key, cost, work, settle, request if shown is None else None)
+        return self._dispatch.call(key, cost, work, settle, request if shown is None else None)
+
+    def compare(self, candidates: Sequence[Candidate], choices: npt.ArrayLike) -> Trial[list[float]]:
+        """Score mosaics of candidates' images; the trial is a child of the first candidate."""
+        choices = checked(choices, len(candidates), 3)
+        key = self._dispatch.key(candidates[0].key, "compare", (digest(candidates, choices),))
+        images = np.stack([self._image(candidate) for candidate in candidates])
+
+        def settle(results: list[Result], error: LottsError | None) -> list[float]:
+            self._raise(key, candidates[0], "compare", Cost(), error, results)
+            self._enter(key, candidates[0], "compare", results)
+            return list(results[-1].scores)
+
+        return self._dispatch.call(key, Cost(), ScoreMosaics(self._verifier, self._prompt, images, choices), settle)
+
+    def compose(self, candidates: Sequence[Candidate], choice: npt.ArrayLike, exact: bool) -> Trial[Candidate]:
+        """Compose candidates by region. That is arithmetic on what is known: no pool works, and no journal records it."""
+        book, choice = self._book, checked(choice, len(candidates), 2)
+        if choice.min() == choice.max():
+            return Trial.settled(candidates[int(choice.flat[0])])
+        samplings = [book.samplings[candidate.key] for candidate in candidates]
+        check_siblings(candidates, samplings)
+        parent = candidates[0].parent.key if candidates[0].parent is not None else None
+        key = self._dispatch.key(parent, "compose", (digest(candidates, choice), exact))
+        states = [book.states[candidate.key] for candidate in candidates]
+        candidate, state = composed(key, candidates, states, choice, exact)
+        images = [self._image(one) for one in candidates] if state.predicted is not None else []
+        columns = {"lineage": candidate.lineage, "start": max(0, candidate.step - 1), "stop": candidate.step}
+        if images:
+            book.images[key], self._shown[key, False] = mosaic(np.stack(images), choice), key
+
+        def settle(results: list[Result], error: LottsError | None) -> Candidate:
+            if error is not None:
+                book.broken(key, parent, "compose", Cost(), error, **columns)
+                raise error
+            book.keep(candidate, state, samplings[0])
+            book.row(key, parent, "compose", results[0], **columns)
+            return candidate
+
+        now = time.time()
+        return self._dispatch.known(Result(Usage(), state, book.images.get(key), started=now, finished=now), settle)
+
+    def _image(self, candidate: Candidate) -> Bytes:
+        """Return the image of a complete candidate, or of a partial one's x0 prediction.
+
+        Raises:
+            BadInput: the prediction was never decoded.
+        """
+        shown = candidate.key if candidate.complete else self._shown.get((candidate.key, False))
+        if shown is None:
+            raise BadInput(f"candidate {candidate.key} has no image yet: score it first")
+        return self._book.images[shown]
 
     def _score(self, image: Bytes) -> Score:
         return Score(self._verifier, self._prompt, image)
@@ -200,6 +247,8 @@ class Calls:
         """Request the decoded x0 prediction of the candidate's own step, or the one that its last step was made of."""
         state = self._book.states[candidate.key]
         if last:
+            if state.previous is None:
+                raise BadInput(f"candidate {candidate.key} has taken no step yet: there is no last prediction")
             state = replace(state, predicted=state.previous)
         return Predict(state, self._book.samplings[candidate.key])
 
@@ -223,59 +272,3 @@ class Calls:
         if error is not None:
             self._book.broken(key, candidate.key, kind, cost, error, *results, lineage=candidate.lineage)
             raise error
-
-    def _key(self, parent: str | None, kind: str, arguments: tuple[object, ...]) -> str:
-        first = trial_key(parent or "", kind, arguments, 0)
-        occurrence = self._occurrences[first]
-        self._occurrences[first] += 1
-        return trial_key(parent or "", kind, arguments, occurrence)
-
-    def _call(
-        self, key: str, cost: Cost, work: Generate | Rewrite, settle: Settle[T], then: Next | None = None
-    ) -> Trial[T]:
-        try:
-            self._book.ledger.reserve(cost)
-        except BudgetExhausted as refusal:
-            return Trial.settled(error=refusal)
-        results: list[Result] = []
-        real = asyncio.get_running_loop().create_task(self._work(key, self._submit(key, work), then, results))
-        return self._scheduler.call(cost.nfe, real, results, settle)
-
-    async def _work(self, key: str, first: Future[Result], then: Next | None, results: list[Result]) -> None:
-        """Wait for the work and what follows its image, which starts in real time, without waiting for virtual order."""
-        results.append(await self._result(key, first))
-        if then is not None:
-            image = results[0].image
-            if image is None:
-                raise Failure("the pool sent no image")
-            work = then(image)
-            name = f"{key} {type(work).__name__.lower()}"
-            results.append(await self._result(name, self._submit(name, work)))
-
-    def _submit(self, name: str, work: Work) -> Future[Result]:
-        """Start a piece of work, unless the journal knows its outcome."""
-        known: Result | LottsError | None = self._journal.find(name) if self._journal is not None else None
-        if known is None:
-            try:
-                return self._pool.submit(work)
-            except LottsError as error:
-                known = error
-        settled: Future[Result] = Future()
-        if isinstance(known, Result):
-            settled.set_result(known)
-        else:
-            settled.set_exception(known)
-        return settled
-
-    async def _result(self, name: str, submitted: Future[Result]) -> Result:
-        """Wait for a piece of work, and record its outcome in the journal."""
-        outcome: Result | Failure
-        try:
-            outcome = await asyncio.wrap_future(submitted)
-        except Failure as failure:
-            outcome = failure
-        if self._journal is not None:
-            self._journal.add(name, outcome)
-        if isinstance(outcome, Failure):
-            raise outcome
-        return outcome

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from lotts_search.core import segments
 from lotts_search.core.book import Book
 from lotts_search.core.budget import Cost, Costs, Ledger, scaled
 from lotts_search.core.calls import Calls, Draft
@@ -16,21 +19,17 @@ from lotts_search.core.virtual_time import Trial
 from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource
 from lotts_search.work.model import Defaults
-from lotts_search.work.noise import lineage_of
 from lotts_search.work.requests import (
     Background,
     Blank,
     Bytes,
     Encode,
     Fresh,
-    Lineage,
     Locate,
     Mix,
     Near,
     Noise,
-    Region,
     Sampling,
-    Segment,
     State,
     check_eta,
     check_guidance,
@@ -132,9 +131,7 @@ class Search:
         check_eta(sampling.eta, sampling.solver)
         check_guidance(sampling.guidance, sampling.embedded)
         noise = Fresh(noise) if isinstance(noise, int) else noise
-        stop = _stop(stop, -1, sampling.steps)
-        work = Segment(self.seed, sampling, lineage_of(noise), stop, noise=noise)
-        return self._segment("sample", work, None, (noise, stop, sampling))
+        return self._calls.make(*segments.sample(self.seed, sampling, noise, stop))
 
     def encode(self, image: Bytes) -> Trial[Candidate]:
         """Encode an image [h, w, 3] uint8 of the model's size as a complete candidate. Costs no NFE."""
@@ -169,20 +166,23 @@ class Search:
             stop: step to stop at, start+1..T; T by default.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
-        steps, defaults = sampling.steps, scaled(self.defaults, sampling.steps)
-        start = defaults.t0 if start is None else start
-        if not 0 <= start < steps:
-            raise BadInput(f"a refinement starts from a step of 0..{steps - 1}, not {start}")
-        stop = _stop(stop, start, steps)
-        integrate = min(defaults.integrate, steps - start) if integrate is None else integrate
-        if not 0 <= integrate <= steps - start:
-            raise BadInput(f"integrate must be within 0..{steps - start} for a start at step {start}, not {integrate}")
-        lineage = (*parent.lineage, f"refine@{start} {seed}")
-        found = self._book.located[mask.key].mask
-        region = Region(found, state.latent, lineage, integrate, background, spatial)
-        work = Segment(self.seed, sampling, lineage, stop, state=state, renoise=start, region=region)
-        arguments = (mask.key, seed, start, integrate, background, spatial, stop)
-        return self._segment("refine", work, parent, arguments, mask.ratio)
+        defaults = scaled(self.defaults, sampling.steps)
+        drafted = segments.refine(
+            self.seed,
+            parent,
+            state,
+            sampling,
+            self._book.located[mask.key].mask,
+            mask.key,
+            noise=seed,
+            start=defaults.t0 if start is None else start,
+            integrate=integrate,
+            default=defaults.integrate,
+            background=background,
+            spatial=spatial,
+            stop=stop,
+        )
+        return self._calls.make(*drafted)
 
     def advance(
         self, parent: Candidate, stop: int | None = None, *, seed: int | None = None, prompt: str | None = None
@@ -196,21 +196,39 @@ class Search:
             seed: draws new noise from here on; None keeps the parent's noise.
             prompt: replaces the prompt from here on.
         """
-        if parent.complete:
-            raise BadInput(f"candidate {parent.key} is complete: there is nothing to advance")
         state, sampling = self._book.states[parent.key], self._book.samplings[parent.key]
-        stop = _stop(stop, parent.step, parent.steps)
-        lineage: Lineage = parent.lineage if seed is None else (*parent.lineage, f"branch@{parent.step} {seed}")
-        if prompt is not None and prompt != sampling.prompt:
-            # The prediction that scoring paid for was made under the other prompt.
-            sampling, state = replace(sampling, prompt=prompt), replace(state, predicted=None)
-        work = Segment(self.seed, sampling, lineage, stop, state=state)
-        ratio = float(state.region.mask.mean()) if state.region is not None else None
-        return self._segment("advance", work, parent, (stop, seed, prompt), ratio)
+        drafted = segments.advance(self.seed, parent, state, sampling, stop, noise=seed, prompt=prompt)
+        return self._calls.make(*drafted)
 
     def child(self, parent: Candidate, stop: int, number: int) -> Trial[Candidate]:
         """Advance a partial candidate as its child ``number``: child 0 keeps the parent's noise, the others branch."""
         return self.advance(parent, stop, seed=number or None)
+
+    def compare(self, candidates: Sequence[Candidate], choices: npt.ArrayLike) -> Trial[list[float]]:
+        """Return the guiding scores of mosaics: images that take each of their regions from one of the candidates' images,
+        or of their x0 predictions. Only pixels are put together. Costs no NFE and one score per mosaic.
+
+        Args:
+            candidates: complete ones, or partial ones that :meth:`score` has scored.
+            choices: whole numbers [K, rows, columns]; mosaic k shows in cell (i, j) of a grid over the image what
+                candidate ``choices[k, i, j]`` shows there.
+        """
+        return self._calls.compare(candidates, choices)
+
+    def compose(
+        self, candidates: Sequence[Candidate], choice: npt.ArrayLike, *, exact: bool = False
+    ) -> Trial[Candidate]:
+        """Compose children of one parent by region: the result's noise is in each region that of the chosen child. The noise
+        of a step is white, so before any selection the composed one has the same distribution. Costs no NFE.
+
+        Args:
+            candidates: partial candidates, all one step after the same parent under the same prompt, or all pure noise.
+            choice: whole numbers [rows, columns]; cell (i, j) of a grid over the latent comes from candidate
+                ``choice[i, j]``. A choice of one candidate alone returns that candidate.
+            exact: let the next call of :meth:`score` or :meth:`advance` compute the x0 prediction, for 1 NFE; otherwise it is
+                composed of the candidates' predictions, where :meth:`score` has paid for all of them.
+        """
+        return self._calls.compose(candidates, choice, exact)
 
     def check_noise(self) -> None:
         """Refuse a solver without noise, for strategies that branch trajectories: all children would be the same.
@@ -247,7 +265,7 @@ class Search:
         """
         if candidate.score is not None and (candidate.complete or not last):
             return Trial.settled(candidate.score)
-        return self._calls.score(candidate, self._last(candidate, last))
+        return self._calls.score(candidate, last and not candidate.complete)
 
     def rewrite(self, candidate: Candidate, count: int, *, last: bool = False) -> Trial[list[str]]:
         """Return revised prompts from the rewriter, which sees the search's prompt and a complete candidate's image or a
@@ -261,33 +279,9 @@ class Search:
         """
         if count < 1:
             raise BadInput(f"the number of revised prompts must be 1 or more, not {count}")
-        return self._calls.rewrite(candidate, count, self._last(candidate, last))
-
-    def _last(self, candidate: Candidate, last: bool) -> bool:
-        if last and not candidate.complete and self._book.states[candidate.key].previous is None:
-            raise BadInput(f"candidate {candidate.key} has taken no step yet: there is no last prediction")
-        return last and not candidate.complete
-
-    def _segment(
-        self,
-        kind: str,
-        work: Segment,
-        parent: Candidate | None,
-        arguments: tuple[object, ...],
-        mask_ratio: float | None = None,
-    ) -> Trial[Candidate]:
-        cost = Cost(work.nfe, int(work.stop == work.sampling.steps))
-        draft = Draft(kind, work.lineage, work.start, work.stop, work.sampling, cost, parent, mask_ratio)
-        return self._calls.make(work, draft, arguments)
+        return self._calls.rewrite(candidate, count, last and not candidate.complete)
 
     def _complete(self, candidate: Candidate, what: str) -> State:
         if not candidate.complete:
             raise BadInput(f"cannot {what} candidate {candidate.key}: it is at step {candidate.step}, not complete")
         return self._book.states[candidate.key]
-
-
-def _stop(stop: int | None, start: int, steps: int) -> int:
-    stop = steps if stop is None else stop
-    if not start < stop <= steps:
-        raise BadInput(f"stop must be within {start + 1}..{steps}, not {stop}")
-    return stop

@@ -19,7 +19,7 @@ from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.work.pool import Checking
-from lotts_search.work.requests import Result, Rewrite, Score, Work
+from lotts_search.work.requests import Judge, Result, Rewrite, Work
 
 
 class LocalPool(Checking):
@@ -30,7 +30,7 @@ class LocalPool(Checking):
 
     Args:
         backbone: the model.
-        verifiers: by the name in :class:`~lotts_search.work.requests.Score`.
+        verifiers: by the name in :data:`~lotts_search.work.requests.Judge` work.
         max_batch: most network rows in one call.
         threads: torch's threads, None = one for each CPU that this process may use.
         pad: fixed batch sizes, for results that do not depend on what else is running.
@@ -71,7 +71,7 @@ class LocalPool(Checking):
             if work.rewriter not in self._rewriters:
                 raise unknown("rewriter", work.rewriter, self._rewriters)
             return self._rewriters[work.rewriter].submit(work)
-        if isinstance(work, Score):
+        if isinstance(work, Judge):
             if work.verifier not in self._scorers:
                 raise unknown("verifier", work.verifier, self._scorers)
             future = self._scorers[work.verifier].submit(work)

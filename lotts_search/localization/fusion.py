@@ -8,8 +8,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lotts_search.backbones.base import Backbone
-from lotts_search.localization.select import from_heat, unit, upsample
+from lotts_search.localization.select import from_heat, unit
 from lotts_search.work.masks import FusionMask, mask_to_dict
+from lotts_search.work.mosaics import upsample
 from lotts_search.work.requests import Floats, Locate, Located
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,9 @@ from lotts_search.errors import BadInput, Failure
 from lotts_search.work.image_files import read_mask
 from lotts_search.work.masks import GivenMask, RandomMask, WholeMask
 from lotts_search.work.model import ModelInfo
+from lotts_search.work.mosaics import upsample
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Bools, Floats, Locate, Located
-
-T = TypeVar("T", bound=np.generic)
 
 
 def area(ratio: float, cells: int) -> int:
@@ -42,13 +40,6 @@ def highest(heat: Floats, ratio: float) -> Bools:
     mask = np.zeros(heat.size, dtype=np.bool_)
     mask[np.argsort(-heat.ravel(), kind="stable")[: area(ratio, heat.size)]] = True
     return mask.reshape(heat.shape)
-
-
-def upsample(values: npt.NDArray[T], size: tuple[int, int]) -> npt.NDArray[T]:
-    """Resize a map or mask [h, w] to ``size`` by nearest neighbour."""
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, values.shape, strict=True))
-    large: npt.NDArray[T] = values[rows[:, None], columns[None, :]]
-    return large
 
 
 def pooled(values: Floats, patch: int) -> Floats:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from lotts_search.errors import PoolClosed
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking, Pool
-from lotts_search.work.requests import Check, Result, Rewrite, Score, Work
+from lotts_search.work.requests import Check, Judge, Result, Rewrite, Work
 
 WINDOW_S = 30.0
 """Seconds over which the current rate is measured."""
@@ -41,7 +41,7 @@ class Meter(Checking):
 
     def submit(self, work: Work) -> Future[Result]:
         """Submit work to the pool."""
-        generates = not isinstance(work, Score | Rewrite)
+        generates = not isinstance(work, Judge | Rewrite)
         if generates and not self._first:
             self._first = time.monotonic()
         try:

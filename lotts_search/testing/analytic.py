@@ -20,6 +20,7 @@ from lotts_search.errors import BadInput, Failure
 from lotts_search.testing.mixture import posterior, schedule
 from lotts_search.work.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
 from lotts_search.work.model import Defaults, ModelInfo, Schedule
+from lotts_search.work.mosaics import mosaic
 from lotts_search.work.noise import draw, start_noise
 from lotts_search.work.requests import (
     Bytes,
@@ -34,6 +35,7 @@ from lotts_search.work.requests import (
     Rewrite,
     Sampling,
     Score,
+    ScoreMosaics,
     Segment,
     Solver,
     State,
@@ -201,6 +203,9 @@ def answer(work: Work, model: Model) -> Result:
             return Result(Usage(), State(model.latent(work.image), work.steps, work.steps), image=work.image)
         case Score():
             return Result(Usage(scores=1), score=model.score(work.image))
+        case ScoreMosaics():
+            scores = tuple(model.score(mosaic(work.images, choice)) for choice in work.choices)
+            return Result(Usage(scores=len(scores)), scores=scores)
         case Rewrite():
             prompts = tuple(f"{work.prompt}, version {number}" for number in range(1, work.count + 1))
             return Result(Usage(rewrites=1), prompts=prompts)

@@ -1,4 +1,4 @@
-"""Micro-batched scoring: score many pending :class:`lotts_search.work.requests.Score` in one call of a verifier."""
+"""Micro-batched scoring: the images of many pending requests are scored in one call of a verifier."""
 
 from __future__ import annotations
 
@@ -10,20 +10,54 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lotts_search.errors import BadInput, Failure, LottsError, described
 from lotts_search.verifiers.base import Verifier
-from lotts_search.work.requests import Result, Score, Usage
+from lotts_search.work.mosaics import mosaic
+from lotts_search.work.requests import Bytes, Judge, Result, Score, Usage
 
 
-@dataclass
-class _PendingScore:
-    work: Score
-    future: Future[Result]
+@dataclass(eq=False)
+class _Pending:
+    """A request with the scores of its images so far, by their numbers."""
+
+    work: Judge
     submitted: float = field(default_factory=time.time)
+    future: Future[Result] = field(default_factory=Future)
+    scores: dict[int, float] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    started: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Images to score."""
+        return 1 if isinstance(self.work, Score) else len(self.work.choices)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image."""
+        return self.work.image.shape if isinstance(self.work, Score) else self.work.images.shape[1:]
+
+    def image(self, number: int) -> Bytes:
+        """Return an image [h, w, 3]."""
+        return self.work.image if isinstance(self.work, Score) else mosaic(self.work.images, self.work.choices[number])
+
+    def begin(self) -> bool:
+        """Return whether its images are still to be scored."""
+        if not self.started and self.future.set_running_or_notify_cancel():
+            self.started = time.time()
+        return self.future.running()
+
+
+class _Row(NamedTuple):
+    """One image of a request."""
+
+    request: _Pending
+    number: int
 
 
 class ScoreBatcher:
@@ -48,21 +82,21 @@ class ScoreBatcher:
             whose = "max_batch" if own is None else f"batch of verifier {self.name!r}"
             raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
         self.pad = pad and bool(getattr(verifier, "pad", True))
-        self._waiting: deque[_PendingScore] = deque()
+        self._waiting: deque[_Row] = deque()
         self._lock = threading.Lock()
 
     @property
     def outstanding(self) -> int:
-        """Return the number of requests that have not been started."""
+        """Return the number of images that wait."""
         with self._lock:
             return len(self._waiting)
 
-    def submit(self, work: Score) -> Future[Result]:
+    def submit(self, work: Judge) -> Future[Result]:
         """Queue a request; its future fails with a :class:`LottsError`. Never blocks."""
-        future: Future[Result] = Future()
+        request = _Pending(work)
         with self._lock:
-            self._waiting.append(_PendingScore(work, future))
-        return future
+            self._waiting.extend(_Row(request, number) for number in range(request.count))
+        return request.future
 
     def tick(self) -> bool:
         """Score up to ``max_batch`` waiting images in one call; return False if none was waiting."""
@@ -72,58 +106,74 @@ class ScoreBatcher:
         self._finish(batch)
         return True
 
-    def _take(self) -> list[_PendingScore]:
-        """Return the oldest waiting item and later ones with images of the same shape; drop cancelled ones."""
-        batch: list[_PendingScore] = []
-        later: deque[_PendingScore] = deque()
+    def _take(self) -> list[_Row]:
+        """Return the oldest waiting image and later ones of the same shape; drop those of requests that are over."""
+        batch: list[_Row] = []
+        later: deque[_Row] = deque()
         with self._lock:
             while self._waiting and len(batch) < self.max_batch:
-                item = self._waiting.popleft()
-                if batch and item.work.image.shape != batch[0].work.image.shape:
-                    later.append(item)
-                elif item.future.set_running_or_notify_cancel():
-                    batch.append(item)
+                row = self._waiting.popleft()
+                if batch and row.request.shape != batch[0].request.shape:
+                    later.append(row)
+                elif row.request.begin():
+                    batch.append(row)
             self._waiting.extendleft(reversed(later))
         return batch
 
-    def _finish(self, batch: list[_PendingScore]) -> None:
-        started = time.time()
+    def _finish(self, batch: list[_Row]) -> None:
         clock = time.perf_counter()
         try:
-            scores = self._scores([item.work for item in batch])
+            scores = self._scores(batch)
         except Exception as error:
             if len(batch) > 1:  # score them one by one: only the faulty one fails
-                for item in batch:
-                    self._finish([item])
+                for row in batch:
+                    self._finish([row])
                 return
-            batch[0].future.set_exception(_as_failure(self.name, error))
+            _fail(batch[0], _as_failure(self.name, error))
             return
         share = (time.perf_counter() - clock) / len(batch)
-        finished = time.time()
-        for item, score in zip(batch, scores, strict=True):
-            if not (item.work.probe or math.isfinite(score)):
-                item.future.set_exception(Failure(f"verifier {self.name!r} returned the score {score}"))
-                continue
-            item.future.set_result(
-                Result(
-                    Usage(scores=1, device_s=share),
-                    score=float(score),
-                    queue_s=max(0.0, started - item.submitted),
-                    started=started,
-                    finished=finished,
-                    node=platform.node(),
-                )
-            )
+        for row, score in zip(batch, scores.tolist(), strict=True):
+            self._enter(row, score, share)
 
-    def _scores(self, works: Sequence[Score]) -> npt.NDArray[np.float32]:
-        count = len(works)
-        rows = [works[i % count] for i in range(self.max_batch if self.pad else count)]
+    def _enter(self, row: _Row, score: float, seconds: float) -> None:
+        """Enter a score; the last one answers the request."""
+        request, work = row.request, row.request.work
+        if not (math.isfinite(score) or (isinstance(work, Score) and work.probe)):
+            _fail(row, Failure(f"verifier {self.name!r} returned the score {score}"))
+            return
+        request.scores[row.number] = score
+        request.usage += Usage(scores=1, device_s=seconds)
+        if len(request.scores) < request.count or request.future.done():
+            return
+        scores = [request.scores[number] for number in range(request.count)]
+        request.future.set_result(
+            Result(
+                request.usage,
+                score=scores[0] if isinstance(work, Score) else None,
+                scores=() if isinstance(work, Score) else tuple(scores),
+                queue_s=max(0.0, request.started - request.submitted),
+                started=request.started,
+                finished=time.time(),
+                node=platform.node(),
+            )
+        )
+
+    def _scores(self, batch: Sequence[_Row]) -> npt.NDArray[np.float32]:
+        count = len(batch)
+        images = [row.request.image(row.number) for row in batch]
+        rows = [i % count for i in range(self.max_batch if self.pad else count)]
         scores = np.asarray(
-            self.verifier.score([w.prompt for w in rows], np.stack([w.image for w in rows])), dtype=np.float32
+            self.verifier.score([batch[i].request.work.prompt for i in rows], np.stack([images[i] for i in rows])),
+            dtype=np.float32,
         )
         if scores.shape != (len(rows),):
             raise Failure(f"verifier {self.name!r} returned scores of shape {scores.shape}, not ({len(rows)},)")
         return scores[:count]
+
+
+def _fail(row: _Row, error: LottsError) -> None:
+    if not row.request.future.done():
+        row.request.future.set_exception(error)
 
 
 def _as_failure(name: str, error: Exception) -> LottsError:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
+Choices: TypeAlias = npt.NDArray[np.uint8]
+"""For each cell of a grid over the image, the number of the candidate that fills it."""
 
 Lineage: TypeAlias = tuple[str, ...]
 """The chain of seeds that a candidate's noise is drawn from, oldest first, e.g. ``("seed 3", "refine@8 1",
@@ -344,6 +346,26 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ScoreMosaics:
+    """Score mosaics of images that are sent once: mosaic k shows in cell (i, j) what image ``choices[k, i, j]`` shows
+    there (:func:`lotts_search.work.mosaics.mosaic`).
+
+    Attributes:
+        images: [M, h, w, 3].
+        choices: [K, rows, columns], 0..M-1.
+    """
+
+    verifier: str
+    prompt: str
+    images: Bytes
+    choices: Choices
+
+    @property
+    def nfe(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
 class Rewrite:
     """Write revised prompts that add what an image of the original prompt lacks.
 
@@ -368,7 +390,9 @@ class Rewrite:
 
 Generate: TypeAlias = Segment | Predict | Locate | Encode | Check
 """Work for a generator."""
-Work: TypeAlias = Generate | Score | Rewrite
+Judge: TypeAlias = Score | ScoreMosaics
+"""Work for a verifier."""
+Work: TypeAlias = Generate | Judge | Rewrite
 """Work for a pool."""
 
 
@@ -431,6 +455,7 @@ class Result:
         image: [h, w, 3] uint8, of complete Segments, Predict and Encode.
         located: of Locate.
         score: of Score.
+        scores: of ScoreMosaics, one per mosaic.
         prompts: of Rewrite, as many as requested.
         note: why the original prompt replaces some of them, why a mask is not that of its source, or what a check
             reports.
@@ -453,3 +478,4 @@ class Result:
     attempts: int = 1
     prompts: tuple[str, ...] = ()
     note: str = ""
+    scores: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ from lotts_search.errors import BadInput, Failure
 from lotts_search.localization.locate import locate
 from lotts_search.localization.maskgen import AttentionLocalization, default_grid, quality_word
 from lotts_search.localization.plan import plan_of
-from lotts_search.localization.select import area, highest, smooth, unit, upsample
+from lotts_search.localization.select import area, highest, smooth, unit
 from lotts_search.work.masks import (
     BAD,
     GOOD,
@@ -28,6 +28,7 @@ from lotts_search.work.masks import (
     RandomMask,
     WholeMask,
 )
+from lotts_search.work.mosaics import upsample
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located, Sampling, State
 from tests.tiny import run, sample, tiny_backbone
