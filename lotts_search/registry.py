@@ -85,6 +85,11 @@ _STRATEGIES = [
         "lotts_search.strategies.adaptive_lotts:AdaptiveLoTTS",
         "LoTTS that decides during the search what to try next and when to stop.",
     ),
+    Entry(
+        "mosaic",
+        "lotts_search.strategies.mosaic:Mosaic",
+        "At each step continue in every region with its best child's noise.",
+    ),
     Entry("random-search", "lotts_search.strategies.random_search:RandomSearch", "Best-of-N in growing rounds."),
     Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Move the start noise to better neighbours."),
     Entry(

@@ -9,7 +9,7 @@ from lotts_search.core.trial_table import TrialRecord
 from lotts_search.report.images import area, colour_map, data_uri, outline
 from lotts_search.work.requests import Bytes, Located
 
-DRAWN = frozenset({"sample", "encode", "refine", "advance"})
+DRAWN = frozenset({"sample", "encode", "refine", "advance", "compose"})
 """Kinds of trials that make a candidate, each a card of the tree. A localization belongs to the card of its candidate.
 """
 
@@ -93,6 +93,7 @@ class Card:
 WORDS = {
     "refine@": "refined from step {}, seed {}",
     "branch@": "branched at step {}, seed {}",
+    "compose@": "composed at step {} from siblings, choice {}",
     "near ": "noise near the one before (cosine {}), seed {}",
     "mix ": "the noise before, mixed with {} of new noise, seed {}",
 }

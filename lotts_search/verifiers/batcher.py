@@ -48,8 +48,9 @@ class _Pending:
 
     def begin(self) -> bool:
         """Return whether its images are still to be scored."""
-        if not self.started and self.future.set_running_or_notify_cancel():
+        if not self.started:
             self.started = time.time()
+            self.future.set_running_or_notify_cancel()
         return self.future.running()
 
 

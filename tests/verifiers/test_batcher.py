@@ -11,7 +11,8 @@ import pytest
 from lotts_search.errors import BadInput, Failure
 from lotts_search.registry import load_verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
-from lotts_search.work.requests import Result, Score
+from lotts_search.work.mosaics import mosaic
+from lotts_search.work.requests import Result, Score, ScoreMosaics
 
 
 class RecordingVerifier:
@@ -108,6 +109,44 @@ def test_a_cancelled_request_is_dropped() -> None:
     kept = submit(batcher, "kept", image(0))
     assert batcher.tick() and kept.result(0).score == 4
     assert verifier.calls[0][0] == ["kept"]
+
+
+def test_mosaics_share_calls_with_other_images_and_come_back_in_order() -> None:
+    verifier = RecordingVerifier()
+    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    layers = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    choices = np.random.default_rng(1).integers(0, 3, (6, 2, 2), np.uint8)
+    mosaics = batcher.submit(ScoreMosaics("recorder", "pp", layers, choices))
+    lone = submit(batcher, "p", image(7))
+    assert batcher.outstanding == 7
+    assert batcher.tick() and not mosaics.done()
+    assert batcher.tick() and lone.done()
+    expected = [2 + mosaic(layers, choice).mean() for choice in choices]
+    assert mosaics.result(0).scores == pytest.approx(expected) and mosaics.result(0).score is None
+    assert (mosaics.result(0).usage.scores, lone.result(0).score) == (6, 8)
+    assert [len(prompts) for prompts, _ in verifier.calls] == [4, 3]
+
+
+@pytest.mark.parametrize("prompt", ["explode", "nan"])
+def test_a_mosaic_that_fails_fails_its_request_alone(prompt: str) -> None:
+    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    layers, choices = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((6, 1, 1), np.uint8)
+    bad = batcher.submit(ScoreMosaics("recorder", prompt, layers, choices))
+    good = submit(batcher, "fine", image(5))
+    while batcher.tick():
+        pass
+    assert good.result(0).score == 9
+    with pytest.raises(Failure):
+        bad.result(0)
+
+
+def test_a_cancelled_request_of_mosaics_is_dropped() -> None:
+    verifier = RecordingVerifier()
+    batcher = ScoreBatcher(verifier, max_batch=2)
+    batcher.submit(
+        ScoreMosaics("recorder", "p", np.zeros((1, 4, 4, 3), np.uint8), np.zeros((5, 1, 1), np.uint8))
+    ).cancel()
+    assert not batcher.tick() and not verifier.calls
 
 
 def test_a_wrong_number_of_scores_is_a_failure() -> None:

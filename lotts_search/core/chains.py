@@ -1,0 +1,90 @@
+"""What strategies share that draw children at every step of a trajectory: their chains, and what these cost."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.candidate import Candidate
+from lotts_search.core.handle import Search
+from lotts_search.core.strategy import Plan, Scored, Strategy, scored
+from lotts_search.core.virtual_time import gather_completed, repeat
+
+
+@dataclass
+class Chains(Strategy):
+    """A strategy that at every step draws M children by new noise and continues with one, chosen by their x0 predictions.
+
+    A child's score pays for the next step of all of its children. Under a budget of N images without NFE, the chains
+    take the steps of N samples. What whole chains leave over funds one more chain with fewer children per step.
+
+    Attributes:
+        children: M, children per step.
+    """
+
+    children: int = 20
+
+    def __post_init__(self) -> None:
+        self.check_minimum(children=1)
+
+    @property
+    def beside(self) -> int:
+        """The most NFE per step beside those of the children."""
+        return 0
+
+    @abstractmethod
+    async def choose(self, search: Search, children: list[Scored]) -> Candidate:
+        """Return the candidate to continue with, from at least one scored child."""
+
+    async def run(self, search: Search) -> None:
+        search.check_noise()
+        if not search.budget.left.counted:
+            await repeat(lambda seed: self.sample(search, seed, self.whole(search.steps)), None)
+            return
+        chains = self.shares(search.budget.left, search.costs)
+        await gather_completed(*(self.sample(search, seed, nfe) for seed, nfe in enumerate(chains)))
+
+    async def sample(self, search: Search, seed: int, nfe: int) -> Candidate | None:
+        """Make one image from pure noise for this many NFE; None where all children of a step failed."""
+        return await self.chain(search, await search.sample(seed, stop=0), nfe)
+
+    async def chain(self, search: Search, state: Candidate, nfe: int) -> Candidate | None:
+        """Carry a candidate to the last step for this many NFE; None where all children of a step failed."""
+        steps = search.steps - 1 - state.step
+        await search.score(state)
+        for number in range(steps):
+            # Over all steps they add up to nfe - 1; where the children cannot be equally many, late steps get more.
+            count = (nfe - 1 + number) // steps - self.beside
+            children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
+            if not children:
+                return None
+            state = await self.choose(search, children)
+        return await search.advance(state)  # the last step has no noise
+
+    def plan(self, budget: Budget, costs: Costs) -> Plan:
+        chains = self.shares(budget, costs)
+        if self.beside:
+            return Plan({"sample": len(chains)}, float(sum(chains)), exact=False)
+        return Plan.of(
+            ("sample", len(chains), Cost()),
+            ("score", sum(chains), costs.score),
+            ("advance", sum(chains), Cost()),
+        )
+
+    def whole(self, steps: int) -> int:
+        """Return the NFE of a chain of this many steps with all of its children."""
+        return 1 + (self.children + self.beside) * (steps - 1)
+
+    def least(self, costs: Costs, image: bool = False) -> Cost:
+        return Cost(1 + (1 + self.beside) * (costs.steps - 1), 1)
+
+    def shares(self, budget: Budget, costs: Costs) -> list[int]:
+        """Return the NFE of each chain that the budget pays for."""
+        nfe = budget.allowance(costs)
+        whole = self.whole(costs.steps)
+        count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
+        rest = int(nfe - count * whole)
+        if rest >= self.least(costs).nfe and (budget.images is None or count < budget.images):
+            return [whole] * count + [rest]
+        return [whole] * count

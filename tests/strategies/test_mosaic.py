@@ -1,0 +1,111 @@
+"""Mosaic: its conformance, its special cases, and its choice against all that there is to choose from."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lotts_search import search
+from lotts_search.core.result import SearchResult
+from lotts_search.core.strategy import Strategy
+from lotts_search.errors import BadInput
+from lotts_search.strategies.mosaic import Mosaic
+from lotts_search.strategies.resampling import Resampling
+from lotts_search.strategies.svdd import SVDD
+from lotts_search.testing import AnalyticPool
+from lotts_search.testing.conformance import StrategyConformance
+from lotts_search.work.mosaics import mosaic
+from lotts_search.work.requests import ScoreMosaics
+
+
+class TestMosaic(StrategyConformance):
+    images_are_steps = True
+
+    def strategy(self) -> Strategy:
+        return Mosaic(children=3, regions=2)
+
+
+class TestExactMosaic(StrategyConformance):
+    images_are_steps = True
+
+    def strategy(self) -> Strategy:
+        return Mosaic(children=3, regions=2, exact=True)
+
+    def cheapest(self, costs: Any, plan: Any) -> None:
+        return None  # a step whose regions all choose one child leaves the NFE of its composed prediction
+
+
+class TestMosaicOfTheMiddleSteps(StrategyConformance):
+    images_are_steps = True
+
+    def strategy(self) -> Strategy:
+        return Mosaic(first=0.3, last=0.6, mosaics=10, regions=3)
+
+
+def run(strategy: Strategy, **arguments: Any) -> tuple[SearchResult, AnalyticPool]:
+    with AnalyticPool() as pool:
+        return search("red star", strategy=strategy, pool=pool, **arguments), pool
+
+
+def test_one_child_is_the_plain_sample() -> None:
+    plain, _ = run(Resampling(), nfe=8)
+    result, _ = run(Mosaic(children=1), nfe=8)
+    assert np.array_equal(result.image, plain.image)
+
+
+@pytest.mark.parametrize("settings", [{"regions": 1}, {"first": 1.0}])
+def test_one_region_is_svdd(settings: dict[str, Any]) -> None:
+    for seed in range(3):
+        one, _ = run(Mosaic(children=4, **settings), nfe=29, seed=seed)
+        other, _ = run(SVDD(children=4), nfe=29, seed=seed)
+        assert np.array_equal(one.image, other.image)
+        assert [t.trial_id for t in one.trials] == [t.trial_id for t in other.trials]
+
+
+def test_the_choice_is_the_best_of_all_combinations_where_rewards_add_up() -> None:
+    """The score of the analytic model is a sum over positions, so the best of the M^R mosaics is known."""
+    compared = 0
+    for seed in range(4):
+        result, pool = run(Mosaic(children=3, regions=2, mosaics=30), nfe=1 + 3 * 7, seed=seed)
+        composed = [t for t in result.trials if t.kind == "compose"]
+        for trial in composed:
+            asked = [work for work in pool.asked if isinstance(work, ScoreMosaics) and len(work.images) == 3]
+            image = result.images[trial.trial_id]
+            (layers,) = [w.images for w in asked if _made_of(image, w.images)][:1]
+            best = max(
+                np.mean(mosaic(layers, np.array(choice).reshape(2, 2))[..., 0] > 127)
+                for choice in itertools.product(range(3), repeat=4)
+            )
+            assert np.mean(image[..., 0] > 127) == pytest.approx(best)
+            compared += 1
+    assert compared > 5
+
+
+def _made_of(image: Any, layers: Any) -> bool:
+    """Return whether each quarter of an image is that of a layer."""
+    return any(
+        np.array_equal(mosaic(layers, np.array(choice).reshape(2, 2)), image)
+        for choice in itertools.product(range(len(layers)), repeat=4)
+    )
+
+
+def test_it_scores_as_many_mosaics_as_it_says() -> None:
+    result, pool = run(Mosaic(children=4, regions=3), nfe=29)
+    asked = [work for work in pool.asked if isinstance(work, ScoreMosaics)]
+    assert [len(work.choices) for work in asked] == [27] * 7
+    assert sum(t.scores for t in result.trials if t.kind == "compare") == 27 * 7
+    assert result.ledger.scores == 27 * 7 + 29 + 1  # each x0 prediction, and the image
+    result, pool = run(Mosaic(children=4, regions=3, mosaics=5), nfe=29)
+    assert {len(work.choices) for work in pool.asked if isinstance(work, ScoreMosaics)} == {5}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"children": 0}, {"regions": 0}, {"mosaics": 0}, {"first": 0.6, "last": 0.5}, {"first": -0.1}, {"last": 2}],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        Mosaic(**settings)
