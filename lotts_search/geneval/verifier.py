@@ -86,11 +86,12 @@ class GenEval:
         where, precision = place(cls.name, device, dtype)
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+        refused = {"trust_remote_code": False}  # not even a question on the terminal
         # Without torchvision, which this project does not need, the processors work on PIL images.
         processor = load_component(
-            folder, "image processor", lambda: AutoImageProcessor.from_pretrained(folder, backend="pil")
+            folder, "image processor", lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **refused)
         )
-        detector = load_weights(folder, "", AutoModelForObjectDetection, dtype=precision).to(where)
+        detector = load_weights(folder, "", AutoModelForObjectDetection, dtype=precision, **refused).to(where)
         eye = Clip.load(cls.name, clip, device, dtype, batch, tokenizer=tokenizer, setting="clip")
         return cls(detector, processor, eye, threshold, counting, overlap, batch)
 

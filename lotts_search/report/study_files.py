@@ -14,7 +14,7 @@ from lotts_search.report.study_page import label_colours
 
 
 def write_tables(found: Numbers, folder: Path) -> list[Path]:
-    """Write ``results.csv``, ``curves.csv``, ``against.csv`` and ``results.md``."""
+    """Write ``results.csv``, ``curves.csv``, ``against.csv`` and ``results.md``; ``tasks.csv`` in studies of GenEval's tasks."""
     costs = list(AXES)
     results = [
         (*_key(line.setup), of, i.mean, i.low, i.high, line.prompts, line.searches, *(line.costs[c] for c in costs))
@@ -33,8 +33,13 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
         for a in found.against
         for over, s in a.faster.items()
     ]  # fmt: skip
+    tasks = [
+        (*_key(line.setup), tag, share.mean, share.low, share.high, line.prompts[tag])
+        for line in found.tasks
+        for tag, share in line.shares.items()
+    ]
     key = ("model", "label", "budget_nfe", "budget_images")
-    return [
+    files = [
         write_csv(folder / "results.csv", (*key, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
         write_csv(folder / "curves.csv", ("model", "label", "value", "over", "cost", "mean", "low", "high"), curves),
         write_csv(
@@ -46,6 +51,10 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
         ),
         write_text(folder / "results.md", _markdown(found)),
     ]  # fmt: skip
+    if tasks:
+        head = (*key, "task", "share", "low", "high", "prompts")
+        files.append(write_csv(folder / "tasks.csv", head, tasks))
+    return files
 
 
 def _key(setup: Setup) -> tuple[str, str, float | None, int | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, Tradeoff, WinRate
 from lotts_search.errors import BadInput
+from lotts_search.report.study_tasks import METRIC, TaskLine, task_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +80,7 @@ class Numbers:
         lines, traces, against: the tables.
         held: held-out values against the guiding score, over NFE.
         fits: saturation fits over NFE, by model and label.
+        tasks: shares of right images by kind of task, in studies of GenEval's tasks.
         notes: reasons for values that are missing.
     """
 
@@ -89,6 +91,7 @@ class Numbers:
     against: list[Against]
     held: list[Held]
     fits: dict[tuple[str, str], Saturation]
+    tasks: list[TaskLine]
     notes: list[str]
 
 
@@ -124,7 +127,8 @@ def numbers(results: Results, main: str | None = None, baselines: Sequence[str] 
         if setup is not None and (fit := _fit(results, setup, main)) is not None:
             fits[model, label] = fit
     held = [h for model, label in _labels(results) for h in _held(results, model, label, results.metrics, usable)]
-    return Numbers(main, values, lines, traces, against, held, fits, list(dict.fromkeys(notes)))
+    tasks = task_lines(results, [line.setup for line in lines if METRIC in line.values])
+    return Numbers(main, values, lines, traces, against, held, fits, tasks, list(dict.fromkeys(notes)))
 
 
 def whole_prompts(table: pa.Table, about: Mapping[str, Any]) -> pa.Table:

@@ -150,6 +150,8 @@ def _section(
         against=_comparisons(found, model, setups),
         held=_held(found, model, labels, colour),
         declines=[h for h in found.held if h.model == model and h.curve.overoptimized],
+        tasks=[SimpleNamespace(name=setup_name(task.setup, setups), label=task.setup.label, task=task)
+               for task in found.tasks if task.setup.model == model],
         fits=[(label, fit) for (of_model, label), fit in found.fits.items() if of_model == model],
         cases=cases,
         gap=_gap(cases),
