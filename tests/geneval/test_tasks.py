@@ -21,6 +21,8 @@ EXAMPLES = {
     "a photo of three people": Task((Item("person", 3),)),
     "a photo of two computer mice": Task((Item("computer mouse", 2),)),
     "a photo of four wine glasses": Task((Item("wine glass", 4),)),
+    "a photo of two benches": Task((Item("bench", 2),)),
+    "a photo of ten toothbrushes": Task((Item("toothbrush", 10),)),
     "a photo of a red car and an orange bus": Task((Item("car", 1, "red"), Item("bus", 1, "orange"))),
 }
 
