@@ -13,7 +13,6 @@ from rich.table import Table
 
 from lotts_search.curves.intervals import Interval
 from lotts_search.report.page import write_csv
-from lotts_search.set_metrics.features import load_features
 from lotts_search.set_metrics.of_study import SetMetrics, set_metrics
 
 INTERVALS = ("kid", "cmmd", "diversity")
@@ -30,7 +29,7 @@ def run(folder: Path, features: str, reference: Path | None, out: Path, json: bo
     def watch(files: Sequence[Path]) -> Iterable[Path]:
         return track(files, "images", console=console, transient=True)
 
-    metrics = set_metrics(folder, load_features(features), reference, watch)
+    metrics = set_metrics(folder, features, reference, watch)
     rows = [_plain(one) for one in metrics]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_csv(out, list(rows[0]), [list(row.values()) for row in rows])

@@ -13,7 +13,7 @@ from lotts_search.curves.intervals import Doubles, Interval
 from lotts_search.curves.panel import mean_interval
 from lotts_search.errors import BadInput, notice
 from lotts_search.set_metrics.distances import Discrepancy, diversity, frechet_distance, gaussian, polynomial
-from lotts_search.set_metrics.features import Features
+from lotts_search.set_metrics.features import Features, load_features
 from lotts_search.study.returned import returned_images
 from lotts_search.work.image_files import read_image
 from lotts_search.work.requests import Bytes
@@ -49,7 +49,7 @@ class SetMetrics:
 
 def set_metrics(
     run: Path,
-    features: Features,
+    features: Features | str,
     reference: Path | None = None,
     watch: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> list[SetMetrics]:
@@ -57,7 +57,8 @@ def set_metrics(
 
     Args:
         run: a run folder, see ``docs/run-folder.md``.
-        features: what images are compared by.
+        features: what images are compared by; a text as for :func:`~lotts_search.set_metrics.features.load_features` is
+            loaded when the images are there.
         reference: folder of at least two images, read with its subfolders; without one there is only diversity.
         watch: wraps the list of files that are read, to show progress.
 
@@ -66,8 +67,17 @@ def set_metrics(
         Failure: an image was not kept.
     """
     files = _images_of(reference) if reference is not None else []
-    texts, found = returned_images(run)
+    texts, returned = returned_images(run)
     places = {text: i for i, text in enumerate(texts)}
+    found = {setup: some for setup, some in returned.items() if len(some) > 1}
+    for setup in (one for one in returned if one not in found):
+        notice(f"{setup.label} on {setup.model} ({setup.budget}) is left out: a set needs two images")
+    if not found:
+        raise BadInput(f"{run} has no set of two images: no strategy returned more than one")
+    if not files and all(len({one.prompt for one in some}) == len(some) for some in found.values()):
+        raise BadInput(f"{run} has one image of each prompt: give a reference, since diversity needs two seeds")
+    if isinstance(features, str):
+        features = load_features(features)
     names = list(dict.fromkeys([*files, *(one.image for some in found.values() for one in some)]))
     rows = dict(zip(names, _embedded(watch(names), features), strict=True))
     known = np.stack([rows[file] for file in files]) if files else None
@@ -75,10 +85,6 @@ def set_metrics(
     cmmd = Discrepancy.to(known, gaussian) if known is not None and getattr(features, "cmmd", False) else None
     metrics = []
     for setup, some in found.items():
-        if len(some) < 2:
-            raise BadInput(
-                f"{setup.label} on {setup.model} with {setup.budget} returned {len(some)} images: a set needs two"
-            )
         x = np.stack([rows[one.image] for one in some])
         prompts = np.array([places[one.prompt] for one in some])
         spread = diversity(x, prompts)

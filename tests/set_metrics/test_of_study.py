@@ -157,6 +157,40 @@ def test_what_is_wrong_is_named(run: Path, tmp_path: Path) -> None:
         load_features("tests.set_metrics.test_of_study:picture")
 
 
+def test_nothing_is_loaded_before_the_images_are_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(text: str) -> None:
+        raise AssertionError(f"{text} was loaded")
+
+    monkeypatch.setattr("lotts_search.set_metrics.of_study.load_features", load)
+    with pytest.raises(BadInput, match="there is no folder"):
+        set_metrics(run, "clip", tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="is no run folder"):
+        set_metrics(tmp_path / "nowhere", "clip")
+
+    def store(searches: int, prompts: int) -> None:
+        records = [
+            TrialRecord(
+                "r", f"{i}{label}", f"p{i % prompts}", f"p{i % prompts}", "m", "lotts", "{}", i, "0", None, "sample",
+                label=label, nfe=1, images=1, score=1.0, image=f"image{i}",
+            )
+            for label, count in (("lotts", searches), ("other", 1))
+            for i in range(count)
+        ]  # fmt: skip
+        write_parquet(to_table(records), run / "trials.parquet")
+
+    store(1, 1)
+    with pytest.raises(BadInput, match="no strategy returned more than one"):
+        set_metrics(run, "clip")
+    store(2, 2)
+    with pytest.raises(BadInput, match="diversity needs two seeds"):
+        set_metrics(run, "clip")
+    store(2, 1)
+    with pytest.warns(Notice, match="other on m .without limit. is left out"):
+        assert [one.setup.label for one in set_metrics(run, Corners.load())] == ["lotts"]
+
+
 def test_features_of_shapes_need_its_size() -> None:
     shapes = load_features("shapes")
     images = np.stack([picture(i, (64, 64)) for i in range(3)])
