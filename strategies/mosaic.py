@@ -14,11 +14,24 @@ import numpy as np
 
 from lotts_search.arithmetic.effects import design, estimate
 from lotts_search.core.chains import Chains
-from lotts_search.core.strategy import Candidate, Scored, Search
+from lotts_search.core.localized import Localized
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    ModelInfo,
+    Plan,
+    Scored,
+    Search,
+    gather_completed,
+    repeat,
+)
+from lotts_search.errors import BadInput
 
 
 @dataclass
-class Mosaic(Chains):
+class Mosaic(Chains, Localized):
     """At every step draw M children by new noise; each region continues with the noise of the child that is best there.
 
     All children are scored whole. Then mosaics are scored that show in every region a random child, which costs no network
@@ -33,6 +46,8 @@ class Mosaic(Chains):
             children's predictions.
         first, last: shares of the trajectory between which regions are selected, 0..1; at other steps the best child
             continues.
+        local: select refinements of a first image inside its mask, as always with a given image. The settings of masks and
+            refinements apply to it.
     """
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region"
@@ -44,12 +59,59 @@ class Mosaic(Chains):
     exact: bool = False
     first: float = 0.0
     last: float = 1.0
+    local: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_minimum(regions=1, mosaics=1)
         self.check_range("first", 0, self.last)
         self.check_range("last", self.first, 1)
+
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        super().check(costs, info)
+        if self.local and self.begin(costs) > costs.steps - 2:
+            raise BadInput(f"start of a local mosaic must be within 0..{costs.steps - 2}, not {self.begin(costs)}")
+
+    async def run(self, search: Search) -> None:
+        if not self.local and search.image is None:
+            await super().run(search)
+            return
+        search.check_noise()
+        parent = await self.root(search)
+        if not search.budget.left.pays(self.located_refinement(search.costs)):
+            return
+        mask = await self.locate(search, parent)
+        image = self.refinement(search.costs)
+
+        async def refine(seed: int, nfe: int) -> None:
+            # Refinements differ in more than the noise of a step, so they are not selected before their first step.
+            state = await self.refine(search, parent, mask, seed, self.begin(search.costs) + 1)
+            await self.chain(search, state, nfe)
+
+        if not search.budget.left.counted:
+            await repeat(lambda seed: refine(seed, self.whole(image.nfe - 1)), None)
+            return
+        chains = self.shares(search.budget.left, image, first=1)
+        await gather_completed(*(refine(seed, nfe) for seed, nfe in enumerate(chains)))
+
+    def plan(self, budget: Budget, costs: Costs) -> Plan:
+        if not self.local:
+            return super().plan(budget, costs)
+        left = budget.minus(costs.sample)
+        if not left.pays(self.located_refinement(costs)):
+            return Plan.of(("sample", 1, costs.sample))
+        chains = self.shares(left.minus(self.localization(costs)), self.refinement(costs), first=1)
+        nfe = costs.sample.nfe + self.localization(costs).nfe + len(chains) + sum(chains)
+        trials = {"sample": 1, "localize": 1, "refine": len(chains), "score": sum(chains), "advance": sum(chains)}
+        return Plan(trials, nfe) if not self.exact else Plan({"sample": 1, "localize": 1}, nfe, exact=False)
+
+    def located_refinement(self, costs: Costs) -> Cost:
+        return self.localization(costs) + Cost(1 + self.narrowest(self.refinement(costs).nfe - 1), 1)
+
+    def least(self, costs: Costs, image: bool = False) -> Cost:
+        if image:
+            return self.located_refinement(costs)
+        return costs.sample if self.local else Chains.least(self, costs)
 
     @property
     def beside(self) -> int:

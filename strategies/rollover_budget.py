@@ -46,7 +46,7 @@ class RolloverBudget(Strategy):
         search.check_noise()
         costs = search.costs
         counted = search.budget.left.counted
-        whole = search.budget.left.allowance(costs) if counted else IMAGES * costs.sample.nfe
+        whole = search.budget.left.allowance(costs.sample) if counted else IMAGES * costs.sample.nfe
         seed = 0
         while search.budget.left.pays(costs.sample):
             nfe = whole - search.budget.reserved.nfe if counted else whole
@@ -88,7 +88,7 @@ class RolloverBudget(Strategy):
         return count
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, budget.allowance(costs), exact=False)
+        return Plan({}, budget.allowance(costs.sample), exact=False)
 
 
 def _score(found: Scored) -> float:

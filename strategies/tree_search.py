@@ -124,4 +124,4 @@ class DiffusionTreeSearch(Strategy):
         return list(range(0, costs.steps - 1, self.interval))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, budget.allowance(costs), exact=False)
+        return Plan({}, budget.allowance(costs.sample), exact=False)

@@ -148,14 +148,14 @@ class Budget:
             raise BadInput("the number of trials needs a budget in NFE or images")
         return count
 
-    def allowance(self, costs: Costs) -> float:
+    def allowance(self, image: Cost) -> float:
         """Return the NFE for a strategy that itself decides how many go into an image. Without a limit in NFE, N images
-        stand for the steps of N samples.
+        stand for the steps of N that cost ``image`` each.
 
         Raises:
             BadInput: it limits neither NFE nor images.
         """
-        return self.paid(costs.sample) * costs.sample.nfe if self.nfe is None else self.nfe
+        return self.paid(image) * image.nfe if self.nfe is None else self.nfe
 
     def minus(self, cost: Cost) -> Budget:
         """Return what is left after this cost, never below 0."""

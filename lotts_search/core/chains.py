@@ -42,7 +42,7 @@ class Chains(Strategy):
         if not search.budget.left.counted:
             await repeat(lambda seed: self.sample(search, seed, self.whole(search.steps)), None)
             return
-        chains = self.shares(search.budget.left, search.costs)
+        chains = self.shares(search.budget.left, search.costs.sample)
         await gather_completed(*(self.sample(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
     async def sample(self, search: Search, seed: int, nfe: int) -> Candidate | None:
@@ -63,7 +63,7 @@ class Chains(Strategy):
         return await search.advance(state)  # the last step has no noise
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        chains = self.shares(budget, costs)
+        chains = self.shares(budget, costs.sample)
         if self.beside:
             return Plan({"sample": len(chains)}, float(sum(chains)), exact=False)
         return Plan.of(
@@ -72,19 +72,29 @@ class Chains(Strategy):
             ("advance", sum(chains), Cost()),
         )
 
-    def whole(self, steps: int) -> int:
+    def whole(self, steps: float) -> int:
         """Return the NFE of a chain of this many steps with all of its children."""
-        return 1 + (self.children + self.beside) * (steps - 1)
+        return int(1 + (self.children + self.beside) * (steps - 1))
+
+    def narrowest(self, steps: float) -> int:
+        """Return the NFE of a chain of this many steps with one child per step."""
+        return int(1 + (1 + self.beside) * (steps - 1))
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        return Cost(1 + (1 + self.beside) * (costs.steps - 1), 1)
+        return Cost(self.narrowest(costs.steps), 1)
 
-    def shares(self, budget: Budget, costs: Costs) -> list[int]:
-        """Return the NFE of each chain that the budget pays for."""
-        nfe = budget.allowance(costs)
-        whole = self.whole(costs.steps)
+    def shares(self, budget: Budget, image: Cost, first: int = 0) -> list[int]:
+        """Return the NFE of each chain that the budget pays for.
+
+        Args:
+            image: cost of an image of one trajectory; under a budget of N images the chains take its steps N times.
+            first: NFE before each chain, part of ``image`` and of no chain.
+        """
+        nfe = budget.allowance(image)
+        whole = first + self.whole(image.nfe - first)
         count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
         rest = int(nfe - count * whole)
-        if rest >= self.least(costs).nfe and (budget.images is None or count < budget.images):
-            return [whole] * count + [rest]
-        return [whole] * count
+        chains = [whole - first] * count
+        if rest >= first + self.narrowest(image.nfe - first) and (budget.images is None or count < budget.images):
+            chains.append(rest - first)
+        return chains

@@ -133,7 +133,7 @@ class StrategyConformance:
         for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
             if self.images_are_steps and limits.nfe is None:
-                limits = Budget(nfe=limits.allowance(self.costs))
+                limits = Budget(nfe=limits.allowance(self.costs.sample))
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
             spent = result.ledger
             assert cheapest is None or not limits.minus(Cost(spent.nfe, spent.images)).pays(cheapest), budget

@@ -10,8 +10,9 @@ import pytest
 
 from lotts_search import search
 from lotts_search.core.result import SearchResult
-from lotts_search.core.strategy import Strategy
+from lotts_search.core.strategy import Cost, Costs, Plan, Strategy
 from lotts_search.errors import BadInput
+from lotts_search.strategies.lotts import LoTTS
 from lotts_search.strategies.mosaic import Mosaic
 from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.svdd import SVDD
@@ -34,7 +35,7 @@ class TestExactMosaic(StrategyConformance):
     def strategy(self) -> Strategy:
         return Mosaic(children=3, regions=2, exact=True)
 
-    def cheapest(self, costs: Any, plan: Any) -> None:
+    def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
         return None  # a step whose regions all choose one child leaves the NFE of its composed prediction
 
 
@@ -43,6 +44,17 @@ class TestMosaicOfTheMiddleSteps(StrategyConformance):
 
     def strategy(self) -> Strategy:
         return Mosaic(first=0.3, last=0.6, mosaics=10, regions=3)
+
+
+class TestLocalMosaic(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return Mosaic(children=3, regions=2, local=True)
+
+    def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
+        return None  # under a budget of images, several refinements' steps go into one
+
+    def impossible(self) -> list[Strategy]:
+        return [*super().impossible(), Mosaic(local=True, start=self.costs.steps - 1)]
 
 
 def run(strategy: Strategy, **arguments: Any) -> tuple[SearchResult, AnalyticPool]:
@@ -90,6 +102,26 @@ def _made_of(image: Any, layers: Any) -> bool:
         np.array_equal(mosaic(layers, np.array(choice).reshape(2, 2)), image)
         for choice in itertools.product(range(len(layers)), repeat=4)
     )
+
+
+def test_a_local_mosaic_of_one_child_is_the_plain_refinement_of_a_given_image() -> None:
+    given, _ = run(Resampling(), nfe=8, seed=4)
+    plain, _ = run(LoTTS(refinements=1), nfe=6, image=given.image)
+    result, _ = run(Mosaic(children=1), nfe=6, image=given.image)
+    (expected,) = [plain.images[t.trial_id] for t in plain.trials if t.kind == "refine"]
+    (found,) = [result.images[t.trial_id] for t in result.trials if t.kind == "advance" and t.stop == 8]
+    assert np.array_equal(found, expected)
+
+
+def test_a_local_mosaic_changes_nothing_outside_its_mask_before_the_unmasked_steps() -> None:
+    given, _ = run(Resampling(), nfe=8, seed=4)
+    result, _ = run(Mosaic(children=4, integrate=0, ratio=0.3), nfe=40, image=given.image)
+    (mask,) = [located.mask for located in result.located.values()]
+    made = [t for t in result.trials if t.kind == "advance" and t.stop == 8]
+    assert made and any(t.kind == "compose" for t in result.trials)
+    for trial in made:
+        changed = (result.images[trial.trial_id] != given.image).any(2)
+        assert changed.any() and not changed[~mask].any()
 
 
 def test_it_scores_as_many_mosaics_as_it_says() -> None:
