@@ -41,7 +41,7 @@ class Mosaic(Chains, Localized):
     Attributes:
         children: M, children per step.
         regions: the image is divided into regions x regions tiles.
-        mosaics: mosaics scored per step; None = one per tile for each child but one.
+        mosaics: mosaics scored per step; None = two per tile.
         exact: compute the x0 prediction of a composed candidate, for one NFE more per step; otherwise it is composed of the
             children's predictions.
         first, last: shares of the trajectory between which regions are selected, 0..1; at other steps the best child
@@ -123,7 +123,7 @@ class Mosaic(Chains, Localized):
             return best
         count, shape = len(children), (self.regions, self.regions)
         candidates = [child.candidate for child in children]
-        mosaics = design(count, shape, self.mosaics or self.regions**2 * (count - 1), search.rng)
+        mosaics = design(count, shape, self.mosaics or 2 * self.regions**2, search.rng)
         scores = [child.score for child in children] + await search.compare(candidates, mosaics)
         alone = np.stack([np.full(shape, number) for number in range(count)])
         effects = estimate(np.concatenate([alone, mosaics]), scores, count)

@@ -127,9 +127,9 @@ def test_a_local_mosaic_changes_nothing_outside_its_mask_before_the_unmasked_ste
 def test_it_scores_as_many_mosaics_as_it_says() -> None:
     result, pool = run(Mosaic(children=4, regions=3), nfe=29)
     asked = [work for work in pool.asked if isinstance(work, ScoreMosaics)]
-    assert [len(work.choices) for work in asked] == [27] * 7
-    assert sum(t.scores for t in result.trials if t.kind == "compare") == 27 * 7
-    assert result.ledger.scores == 27 * 7 + 29 + 1  # each x0 prediction, and the image
+    assert [len(work.choices) for work in asked] == [18] * 7
+    assert sum(t.scores for t in result.trials if t.kind == "compare") == 18 * 7
+    assert result.ledger.scores == 18 * 7 + 29 + 1  # each x0 prediction, and the image
     result, pool = run(Mosaic(children=4, regions=3, mosaics=5), nfe=29)
     assert {len(work.choices) for work in pool.asked if isinstance(work, ScoreMosaics)} == {5}
 
