@@ -52,14 +52,18 @@ class Card:
 
     Attributes:
         trial: its record.
-        uri: its image as a data URI; None without an image (a partial candidate, a failed trial).
+        uri: its image as a data URI, for a partial candidate that of its x0 prediction; None without one.
         winner: whether the search returned it.
-        gain: its score minus its parent's; None if either is missing.
+        score: its score, for a partial candidate that of its x0 prediction; None where it was not scored.
+        nfe: its cost, with that of its score.
+        gain: its score minus its parent's where both are images; None elsewhere.
     """
 
     trial: TrialRecord
     uri: str | None
     winner: bool
+    score: float | None
+    nfe: float
     gain: float | None = None
     regions: list[RegionView] = field(default_factory=list)
     children: list[Card] = field(default_factory=list)
@@ -134,11 +138,16 @@ def build(
         parent = cards.get(trial.parent_id) if trial.parent_id else None
         if trial.kind in DRAWN:
             image = images.get(trial.trial_id)
-            card = Card(trial, data_uri(image) if image is not None else None, trial.trial_id == best)
+            uri = data_uri(image) if image is not None else None
+            card = Card(trial, uri, trial.trial_id == best, trial.score, trial.nfe)
             if parent is not None and parent.trial.score is not None and trial.score is not None:
                 card.gain = trial.score - parent.trial.score
             cards[trial.trial_id] = card
             (roots if parent is None else parent.children).append(card)
+        elif trial.kind == "score" and parent is not None and trial.score is not None and parent.score is None:
+            parent.score, parent.nfe = trial.score, parent.nfe + trial.nfe
+            if trial.trial_id in images:
+                parent.uri = data_uri(images[trial.trial_id])
         elif trial.trial_id in located and parent is not None:
             parent.regions.append(_region(located[trial.trial_id], trial.nfe))
     return roots

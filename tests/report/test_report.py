@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lotts_search import search
 from lotts_search.core.result import SearchResult
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.steps import StepFunction, mean_curve
@@ -30,6 +31,7 @@ from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
 from lotts_search.report.search_tree import Card, build, in_words
+from lotts_search.testing import AnalyticPool
 from tests.made_up import made_up_search
 
 
@@ -127,6 +129,19 @@ def test_tree_has_regions_and_children_under_their_parents() -> None:
             assert child.gain == pytest.approx((child.trial.score or 0) - (root.trial.score or 0))
     stages = roots[0].regions[0].stages
     assert [s.name for s in stages] == ["ori", "pos", "neg", "contrast", "propagated", "reweighted"]
+
+
+def test_a_partial_candidate_shows_the_prediction_that_was_scored() -> None:
+    with AnalyticPool() as pool:
+        result = search("red star", strategy="svdd", settings={"children": 3}, nfe=22, pool=pool)
+    roots = build(result.trials, result.images, result.located, None)
+    cards = [card for card in walk(roots) if card.trial.stop != 8]
+    scores = {t.parent_id: t for t in result.trials if t.kind == "score"}
+    assert len(cards) == 1 + 3 * 7
+    for card in cards:
+        made = scores[card.trial.trial_id]
+        assert (card.score, card.uri) == (made.score, data_uri(result.images[made.trial_id]))
+        assert card.nfe == card.trial.nfe + made.nfe == 1
 
 
 def test_best_so_far_counts_localization_and_images() -> None:
