@@ -1,7 +1,8 @@
 """BeamInMask: a beam search over the denoising steps inside the mask.
 
 Source: the future work that the LoTTS paper names. A refinement (its Algorithm 2) is carried out by beams: every few
-steps all beams branch into children, the x0 predictions of the children are scored, and the best B children continue.
+steps all beams branch into children, the x0 predictions of the children are scored, and the best B children continue. All
+settings are ours.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from lotts_search.arithmetic.smc import checkpoints
 from lotts_search.core.localized import Localized
 from lotts_search.core.strategy import (
     Budget,
@@ -38,7 +40,7 @@ class BeamInMask(Localized):
         initial: images from pure noise, each with a tree of its own; None = as many as the budget pays for.
         beams: B, candidates that continue after a selection.
         children: w, branches of each of them.
-        interval: steps between selections.
+        interval: share of a refinement between selections, above 0 and below 1; a very small one is every step.
     """
 
     source = "Beam search in the mask, named as future work by LoTTS (Algorithm 2 is the refinement)"
@@ -47,16 +49,17 @@ class BeamInMask(Localized):
     initial: int | None = None
     beams: int = 2
     children: int = 2
-    interval: int = 3
+    interval: float = 0.4
 
     def __post_init__(self) -> None:
-        self.check_minimum(initial=1, beams=1, children=1, interval=1)
+        self.check_minimum(initial=1, beams=1, children=1)
+        self.check_share("interval", "a refinement")
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         super().check(costs, info)
         if len(self._stops(costs)) == 1:
             left = costs.steps - self.begin(costs)
-            notice(f"beam-in-mask: refinements of {left} steps have no selection at interval={self.interval}")
+            notice(f"beam-in-mask: refinements of {left} steps have no selection at interval={self.interval:g}")
 
     async def run(self, search: Search) -> None:
         search.check_noise()
@@ -112,5 +115,6 @@ class BeamInMask(Localized):
         return None if count is None else max(1, count)
 
     def _stops(self, costs: Costs) -> list[int]:
-        """Return the steps of the selections, and T. From T - 1 on there is no noise to branch by."""
-        return [*range(self.begin(costs) + self.interval, costs.steps - 1, self.interval), costs.steps]
+        """Return the steps of the selections, and T."""
+        begin = self.begin(costs)
+        return [*checkpoints(begin, costs.steps, self.interval, self.interval, 1), costs.steps]

@@ -2,7 +2,9 @@
 
 Source: Singhal et al. 2025, "A general framework for inference-time scaling and steering of diffusion models". A step of
 the paper: denoise all particles to the next checkpoint, score their x0 predictions, weigh each particle by its potential,
-resample the particles by weight. The arithmetic is in :mod:`lotts_search.arithmetic.smc`; tempering is that of DAS.
+resample the particles by weight. Its images have 4 particles, λ = 10, and checkpoints at 20, 40, 60 and 80 of 100 steps. The
+arithmetic is in :mod:`lotts_search.arithmetic.smc`; tempering is that of DAS. λ per spread is ours: the source steers by
+ImageReward, whose scores are standardised, and those of other verifiers have other sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from lotts_search.arithmetic.smc import Potential, Scheme, Weights, checkpoints, twins
 from lotts_search.core.localized import Localized
@@ -43,11 +46,12 @@ class Particle(Localized):
 
     Attributes:
         particles: K; None = as many as the budget pays for.
-        interval: steps between checkpoints.
+        interval: share of the trajectory between checkpoints, above 0 and below 1; a very small one is every step.
         first, last: shares of the trajectory between which checkpoints lie, 0..1.
         potential: scores weigh by exp(strength · x), x being the greatest so far (max), their sum (add), the score
             itself (rt) or its growth (diff).
-        strength: λ; more is greedier.
+        strength: λ; more is greedier. 0 selects nothing.
+        unit: of λ: per standard deviation of the particles' scores at the first checkpoint (spread), or per score (score).
         resampling: how particles are drawn by weight.
         adaptive: resample only where the effective sample size is below half of the particles.
         temper: γ, lets λ grow to its value as (1 + γ)^(percent done) - 1 (DAS: 0.008); 0 = no tempering.
@@ -59,25 +63,27 @@ class Particle(Localized):
     formula = "particles · T; local: T + L + particles · (T - t0)"
 
     particles: int | None = None
-    interval: int = 5
-    first: float = 0.1
-    last: float = 0.9
+    interval: float = 0.2
+    first: float = 0.2
+    last: float = 0.8
     potential: Potential = "max"
     strength: float = 10.0
+    unit: Literal["spread", "score"] = "spread"
     resampling: Scheme = "systematic"
     adaptive: bool = True
     temper: float = 0.0
     local: bool = False
 
     def __post_init__(self) -> None:
-        self.check_minimum(particles=1, interval=1, temper=0, strength=0)
+        self.check_minimum(particles=1, temper=0, strength=0)
+        self.check_share("interval")
         if not 0 <= self.first <= self.last <= 1:
             raise BadInput(f"first and last must be within 0..1, in this order, not {self.first} and {self.last}")
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         super().check(costs, info)
         start = self.begin(costs) if self.local else 0
-        if not checkpoints(start, costs.steps, self.interval, self.first, self.last):
+        if len(self._stops(start, costs.steps)) == 1:
             notice(f"particle: there is no checkpoint between steps {start} and {costs.steps}: nothing is steered")
 
     async def run(self, search: Search) -> None:
@@ -126,8 +132,8 @@ class Particle(Localized):
             The complete particles and their weights: together they represent the distribution of images tilted by
             exp(λ · score).
         """
-        stops = [*checkpoints(start, search.steps, self.interval, self.first, self.last), search.steps]
-        weights = Weights(count, self.potential, self.strength, self.temper)
+        stops = self._stops(start, search.steps)
+        weights = Weights(count, self.potential, self.strength, self.temper, relative=self.unit == "spread")
         trials = [make(seed + i, stops[0]) for i in range(count)]
         for at, stop in pairwise(stops):
             alive = await scored(search, trials)
@@ -160,5 +166,8 @@ class Particle(Localized):
     def _lines(self, budget: Budget, costs: Costs, kind: str, start: int) -> Iterator[tuple[str, int, Cost]]:
         """Return the plan of the particles."""
         count = budget.paid(costs.segment(start, costs.steps), self.particles)
-        stops = [*checkpoints(start, costs.steps, self.interval, self.first, self.last), costs.steps]
-        return staged(costs, kind, count, start, stops)
+        return staged(costs, kind, count, start, self._stops(start, costs.steps))
+
+    def _stops(self, start: int, steps: int) -> list[int]:
+        """Return the checkpoints of a trajectory from step ``start``, and T."""
+        return [*checkpoints(start, steps, self.interval, self.first, self.last), steps]

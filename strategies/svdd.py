@@ -2,7 +2,8 @@
 
 Source: Li et al. 2024, "Derivative-free guidance in continuous and discrete diffusion models with soft value-based
 decoding", algorithm SVDD-PM. A step of the paper: draw M children of the current state, estimate the value of each by the
-reward of its x0 prediction, draw one child with probability ∝ exp(value / alpha). There M = 20 and alpha = 0.
+reward of its x0 prediction, draw one child with probability ∝ exp(value / alpha). There M = 20 and alpha = 0. That alpha is
+measured in spreads is ours, so that it means the same with every verifier.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lotts_search.arithmetic.smc import spread
 from lotts_search.core.chains import Chains
 from lotts_search.core.strategy import Candidate, Scored, Search
 
@@ -23,7 +25,8 @@ class SVDD(Chains):
     take the steps of N samples. What whole chains leave over funds one more chain with fewer children per step.
 
     Attributes:
-        alpha: temperature: a child is drawn with probability ∝ exp(score / alpha); 0 = the best one.
+        alpha: temperature in standard deviations of the scores of the children to choose from: a child is drawn with
+            probability ∝ exp(score / (alpha · deviation)); 0 = the best one.
     """
 
     source = (
@@ -40,7 +43,8 @@ class SVDD(Chains):
 
     async def choose(self, search: Search, children: list[Scored]) -> Candidate:
         values = np.array([found.score for found in children])
-        if self.alpha == 0:
+        temperature = self.alpha * spread(values)
+        if temperature == 0:
             return children[int(np.argmax(values))].candidate
-        weights = np.exp((values - values.max()) / self.alpha)
+        weights = np.exp((values - values.max()) / temperature)
         return children[int(search.rng.choice(len(children), p=weights / weights.sum()))].candidate

@@ -5,7 +5,7 @@ rewriter compares the approximate clean latent x_0^t (Eq. 2) with the initial pr
 candidate latent is sampled under each (Eq. 3); the one whose clean latent has the highest score against q is the input of
 the next step (2.2, BoN selection). The paper has Stable Diffusion 1.5, DDIM (``--solver ddim --eta 0``), T = 50, guidance
 7.5, InternVL2.5-26B as the rewriter and CLIP score as the verifier; it recommends 20 or 30 injection steps and does not
-give M.
+give M, which is ours. Half of the steps, the default of ``injection``, is the middle of the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from lotts_search.core.strategy import (
     Candidate,
     Cost,
     Costs,
-    ModelInfo,
     Plan,
     Search,
     Strategy,
@@ -34,42 +33,44 @@ class TTGen(Strategy):
     The rewriter looks at the x0 prediction that the last step was made of, and the scores are those of the x0
     predictions that the new steps were made of. So a step costs one NFE per prompt, and looking is free. The first step
     uses the original prompt, as there is nothing to look at before it, and so do the steps after the last revision.
-    Equal prompts are tried once.
+    Equal prompts are tried once, and what that saves goes into further images.
 
     Attributes:
         prompts: M, revised prompts per step, 1 or more.
-        injection: early steps that are revised, 0 to T − 2; None = half of T.
+        injection: share of the T steps that is revised, from the second step on, 0 or more and below 1; at most T − 2 steps.
         n: images; None = as many as the budget pays for. What is left over pays for one with fewer injection steps.
         original: the original prompt replaces the last of the revised ones.
     """
 
     rewrites = True
     source = "Qiao et al. 2025, TTGen: Incorporating Test-time Scaling to Diffusion Models"
-    formula = "n · (T + injection · (prompts − 1))"
+    formula = "at most n · (T + injection · T · (prompts − 1))"
 
     prompts: int = 3
-    injection: int | None = None
+    injection: float = 0.5
     n: int | None = None
     original: bool = False
 
     def __post_init__(self) -> None:
-        self.check_minimum(prompts=1, injection=0, n=1)
-
-    def check(self, costs: Costs, info: ModelInfo) -> None:
-        self.check_range("injection", 0, max(0, costs.steps - 2))
+        self.check_minimum(prompts=1, n=1)
+        if self.injection != 0:
+            self.check_share("injection", "the steps")
 
     async def run(self, search: Search) -> None:
-        lengths = self._lengths(search.budget.left, search.costs)
+        made = 0
+        while lengths := self._lengths(search.budget.left, search.costs, made):
+            await gather_completed(*(self._image(search, made + i, length) for i, length in enumerate(lengths)))
+            made += len(lengths)
+        if lengths is None:
+            await repeat(lambda seed: self._image(search, seed, self._injection(search.costs)), None)
 
-        async def image(seed: int) -> None:
-            injection = self._injection(search.costs) if lengths is None else lengths[seed]
-            latent = await search.sample(seed, stop=1 if injection else None)
-            for _ in range(injection):
-                latent = await self._step(search, latent)
-            if not latent.complete:
-                await search.advance(latent, prompt=search.prompt)
-
-        await repeat(image, None if lengths is None else len(lengths))
+    async def _image(self, search: Search, seed: int, injection: int) -> None:
+        """Make an image with this number of revised steps."""
+        latent = await search.sample(seed, stop=1 if injection else None)
+        for _ in range(injection):
+            latent = await self._step(search, latent)
+        if not latent.complete:
+            await search.advance(latent, prompt=search.prompt)
 
     async def _step(self, search: Search, latent: Candidate) -> Candidate:
         """Return the best of the steps under the revised prompts."""
@@ -94,30 +95,37 @@ class TTGen(Strategy):
             raise BadInput("the number of images needs a budget in NFE or images")
         revised = [length for length in lengths if length > 0]
         steps = sum(lengths)
-        return Plan.of(
+        exact = self.prompts == 1 or not steps
+        plan = Plan.of(
             ("sample", len(lengths) - len(revised), costs.sample),
             ("sample", len(revised), costs.segment(0, 1)),
             ("rewrite", steps if self.prompts > self.original else 0, Cost()),
-            ("advance", steps * self.prompts, costs.segment(0, 1)),
+            ("advance", steps, costs.segment(0, 1)),
             *(("advance", 1, costs.segment(1 + length, costs.steps)) for length in revised),
         )
+        if exact:
+            return plan
+        # Where more images may follow, all NFE can be spent, however many of the revised prompts are equal.
+        last = len(lengths) in (self.n, budget.images)
+        most = plan.nfe + steps * (self.prompts - 1)
+        return Plan(plan.trials, most if last or budget.nfe is None else budget.nfe, exact=False)
 
     def _injection(self, costs: Costs) -> int:
         """Return the number of revised steps of an image; the first and the last step never are."""
-        wanted = costs.steps // 2 if self.injection is None else self.injection
-        return max(0, min(wanted, costs.steps - 2))
+        return max(0, min(round(self.injection * costs.steps), costs.steps - 2))
 
-    def _lengths(self, budget: Budget, costs: Costs) -> list[int] | None:
-        """Return the number of revised steps of each image; None = images without end."""
+    def _lengths(self, budget: Budget, costs: Costs, made: int = 0) -> list[int] | None:
+        """Return the number of revised steps of each image after those ``made``; None = images without end."""
         injection = self._injection(costs)
         extra = self.prompts - 1  # NFE of a revised step beside the one of a plain step
         whole = costs.sample + Cost(injection * extra)
-        count = budget.count(whole, self.n)
+        most = None if self.n is None else self.n - made
+        count = budget.count(whole, most)
         if count is None:
             return None
         lengths = [injection] * count
         left = budget.minus(count * whole)
-        while left.nfe is not None and left.pays(costs.sample) and (self.n is None or len(lengths) < self.n):
+        while left.nfe is not None and left.pays(costs.sample) and (most is None or len(lengths) < most):
             shorter = int(left.nfe - costs.steps) // extra
             lengths.append(shorter)
             left = left.minus(costs.sample + Cost(shorter * extra))

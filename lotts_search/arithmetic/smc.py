@@ -9,7 +9,7 @@ the potential ``G_k`` at a checkpoint is
 
 and at the end the potential that makes the product of all of them ``exp λ·r``, so that all kinds weigh complete
 trajectories alike. All arithmetic is in logarithms: scores may have any sign and size, and a constant added to all of them
-changes only the evidence.
+changes only the evidence. Scores of other verifiers have other sizes, so λ may be given per :func:`spread` of the scores.
 
 Tempering replaces λ at a checkpoint by ``λ·τ`` with ``τ = min(1, (1 + γ)^(100·s) − 1)`` at the share s of the schedule:
 the gradient-free part of DAS (Kim et al. 2025, "Test-time alignment of diffusion models without reward
@@ -34,14 +34,26 @@ Scheme: TypeAlias = Literal["systematic", "multinomial", "residual"]
 class Weights:
     """Log-weights of K particles from checkpoint to checkpoint.
 
+    Args:
+        strength: λ; per score, or if ``relative`` per spread of the first scores that it weighs. Where these are all the
+            same, λ is 0: nothing is selected.
+
     Attributes:
         log: [K] logarithms of the weights since the last resampling, not normalised.
         log_evidence: logarithm of the estimated mean of ``exp λ·r`` up to the last resampling; ``log`` holds the rest.
     """
 
-    def __init__(self, count: int, potential: Potential = "max", strength: float = 10.0, temper: float = 0.0):
+    def __init__(
+        self,
+        count: int,
+        potential: Potential = "max",
+        strength: float = 10.0,
+        temper: float = 0.0,
+        relative: bool = False,
+    ):
         self._potential = potential
         self._strength = strength
+        self._relative = relative
         self._temper = temper
         self.log = np.zeros(count)
         self.log_evidence = 0.0
@@ -50,7 +62,7 @@ class Weights:
 
     def weigh(self, scores: Sequence[float], share: float) -> None:
         """Multiply by the potentials of a checkpoint at this ``share`` of the schedule, 0..1; scores [K]."""
-        r = np.asarray(scores, dtype=np.float64)
+        r = self._measured(scores)
         strength = self._strength * temperature(share, self._temper)
         self._highest, self._sum = np.maximum(self._highest, r), self._sum + r
         match self._potential:
@@ -66,7 +78,17 @@ class Weights:
 
     def finish(self, scores: Sequence[float]) -> None:
         """Multiply by the last potentials, which complete each product to ``exp λ·r``; scores [K] of complete images."""
-        self._reach(self._strength * np.asarray(scores, dtype=np.float64))
+        r = self._measured(scores)
+        self._reach(self._strength * r)
+
+    def _measured(self, scores: Sequence[float]) -> Doubles:
+        """Return scores [K] as an array; the first ones turn a relative λ into one per score."""
+        r = np.asarray(scores, dtype=np.float64)
+        if self._relative:
+            unit = spread(r)
+            self._strength = self._strength / unit if unit > 0 else 0.0
+            self._relative = False
+        return r
 
     def _reach(self, product: Doubles) -> None:
         self.log = self.log + product - self._product
@@ -110,6 +132,21 @@ class Weights:
         chosen = np.asarray(chosen, dtype=np.intp)
         self.log, self._product = self.log[chosen], self._product[chosen]
         self._highest, self._sum = self._highest[chosen], self._sum[chosen]
+
+
+def spread(scores: Sequence[float] | Doubles) -> float:
+    """Return the standard deviation of scores [n], estimated by the mean absolute difference of their pairs times √π/2
+    (Gini 1912).
+
+    For normal scores it is without bias at any n from 2 on, and a single outlier moves it less than the usual estimate. It
+    is 0 only where all scores are the same, and for fewer than two of them.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    n = len(ordered)
+    if n < 2:
+        return 0.0
+    differences = 2 * float((2 * np.arange(n) - n + 1) @ (ordered - ordered[0]))  # the sum over all ordered pairs
+    return float(np.sqrt(np.pi) / 2 * differences / (n * (n - 1)))
 
 
 def temperature(share: float, gamma: float) -> float:
@@ -163,9 +200,10 @@ def twins(chosen: Sequence[int] | Indices) -> list[int]:
     return numbers
 
 
-def checkpoints(start: int, steps: int, interval: int, first: float = 0.0, last: float = 1.0) -> list[int]:
-    """Return every ``interval``-th step of a trajectory from step ``start`` to T, between its shares ``first`` and
-    ``last``. The last step has no noise, so branching before it is useless: the last checkpoint is at most T − 2."""
+def checkpoints(start: int, steps: int, interval: float, first: float, last: float) -> list[int]:
+    """Return the steps at the shares ``first``, ``first + interval``, … up to ``last`` of a trajectory from step ``start`` to
+    T, each once. They lie after ``start``, and at most at T − 2: the last step has no noise to branch by."""
     length = steps - start
-    begin = start + max(1, round(first * length))
-    return [step for step in range(begin, steps - 1, interval) if step <= start + last * length]
+    count = int((last - first) / interval + 1e-9) + 1
+    found = (start + max(1, round((first + number * interval) * length)) for number in range(count))
+    return list(dict.fromkeys(step for step in found if step <= steps - 2))

@@ -174,6 +174,18 @@ class Strategy(ABC):
             if value is not None and not (math.isfinite(value) and value >= minimum):
                 raise BadInput(f"{name} must be {minimum} or more, not {value}")
 
+    def check_share(self, name: str, of: str = "the trajectory") -> None:
+        """Refuse a setting that is no share above 0 and below 1. For ``__post_init__``.
+
+        Raises:
+            BadInput: it is something else, such as a number of steps.
+        """
+        value = getattr(self, name)
+        if not 0 < value < 1:
+            raise BadInput(
+                f"{name} must be a share of {of}, above 0 and below 1, not {value:g}: 5 of 50 steps are {name}=0.1"
+            )
+
 
 def _is_literal(hint: object) -> bool:
     return typing.get_origin(hint) is typing.Literal

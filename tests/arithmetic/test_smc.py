@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lotts_search.arithmetic.smc import SCHEMES, Weights, checkpoints, temperature, twins
+from lotts_search.arithmetic.smc import SCHEMES, Weights, checkpoints, spread, temperature, twins
 from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.gaussian import Gaussian
 from lotts_search.testing.mixture import schedule
@@ -156,12 +156,40 @@ def test_resampling_is_unbiased_and_ordered(scheme):
         assert SCHEMES[scheme](np.full(7, 1 / 7), rng).tolist() == list(range(7))
 
 
-def test_steps_at_which_particles_are_scored():
-    assert checkpoints(0, 50, 5, 0.1, 0.9) == [5, 10, 15, 20, 25, 30, 35, 40, 45]
-    assert checkpoints(0, 12, 5, 0.1, 0.9) == [1, 6]
-    assert checkpoints(25, 50, 5, 0.1, 0.9) == [27, 32, 37, 42, 47]
-    assert checkpoints(0, 6, 1) == [1, 2, 3, 4]
-    assert checkpoints(0, 2, 1) == checkpoints(7, 8, 1) == []
+def test_checkpoints_are_the_same_shares_of_any_trajectory():
+    assert checkpoints(0, 100, 0.2, 0.2, 0.8) == [20, 40, 60, 80]
+    assert checkpoints(0, 50, 0.2, 0.2, 0.8) == [10, 20, 30, 40]
+    assert checkpoints(0, 10, 0.2, 0.2, 0.8) == [2, 4, 6, 8]
+    assert checkpoints(25, 50, 0.2, 0.2, 0.8) == [30, 35, 40, 45]
+    assert checkpoints(0, 50, 0.1, 0.1, 0.9) == [5, 10, 15, 20, 25, 30, 35, 40, 45]
+    assert checkpoints(0, 8, 0.2, 0.2, 0.8) == [2, 3, 5, 6]
+    assert checkpoints(0, 10, 0.01, 0.0, 1.0) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert checkpoints(0, 4, 0.2, 0.2, 0.8) == [1, 2]
+    assert checkpoints(6, 8, 0.2, 0.2, 0.8) == checkpoints(0, 1, 0.2, 0.0, 1.0) == []
+
+
+def test_the_spread_is_the_standard_deviation_of_normal_scores_for_any_number_of_them():
+    rng = np.random.default_rng(0)
+    for count in (2, 4, 9):
+        scores = 3 * rng.standard_normal((20000, count)) - 7
+        assert np.mean([spread(row) for row in scores]) == pytest.approx(3, rel=0.02)
+        pairs = np.abs(scores[0][:, None] - scores[0])[~np.eye(count, dtype=bool)]
+        assert spread(scores[0]) == pytest.approx(np.sqrt(np.pi) / 2 * pairs.mean())
+    assert spread([]) == spread([4.0]) == spread([2.0, 2.0, 2.0]) == 0 < spread([2.0, 2.0, 2.0, 2.5])
+
+
+def test_a_relative_strength_is_per_spread_of_the_first_scores():
+    first, second = [0.1, 0.4, 0.2, 0.9], [5.0, -3.0, 2.0, 2.5]
+    relative, absolute = Weights(4, "add", 2.0, relative=True), Weights(4, "add", 2.0 / spread(first))
+    for weights in (relative, absolute):
+        weights.weigh(first, 0.2)
+        weights.weigh(second, 0.4)
+        weights.finish(second)
+    assert relative.log == pytest.approx(absolute.log) and np.ptp(relative.log) > 5
+    same = Weights(3, "max", 2.0, relative=True)
+    same.weigh([0.5, 0.5, 0.5], 0.2)
+    same.weigh([0.1, 0.2, 0.9], 0.4)
+    assert same.log.tolist() == [0, 0, 0]
 
 
 def test_numbers_of_children_of_one_particle():

@@ -60,8 +60,7 @@ def test_localized_strategies_refuse_what_does_not_fit_the_schedule(strategy, se
     [
         (SearchOverPaths, {"start": 8}, r"start must be within 0\.\.7, not 8"),
         (SearchOverPaths, {"start": 20}, r"start must be within 0\.\.7, not 20"),
-        (TTGen, {"injection": 7}, r"injection must be within 0\.\.6, not 7"),
-        (TTGen, {"injection": 50}, r"injection must be within 0\.\.6, not 50"),
+        (TTGen, {"injection": 7}, "injection must be a share of the steps, above 0 and below 1, not 7"),
         (AdaptiveLoTTS, {"unsure": 1.5}, r"unsure must be within 0\.\.1, not 1.5"),
         (AdaptiveLoTTS, {"unsure": NAN}, r"unsure must be within 0\.\.1, not nan"),
         (BestOfN, {"n": 0}, "n must be 1 or more, not 0"),
@@ -72,8 +71,14 @@ def test_localized_strategies_refuse_what_does_not_fit_the_schedule(strategy, se
         (DiffusionTreeSearch, {"exploration": NAN}, "exploration must be 0 or more, not nan"),
         (Particle, {"strength": NAN}, "strength must be 0 or more, not nan"),
         (Particle, {"first": 0.9, "last": 0.1}, r"first and last must be within 0\.\.1"),
-        (Particle, {"interval": 0}, "interval must be 1 or more"),
-        (BeamInMask, {"interval": 0}, "interval must be 1 or more"),
+        (Particle, {"interval": 0}, "interval must be a share of the trajectory, above 0 and below 1, not 0"),
+        (Particle, {"interval": 5}, r"interval must be a share .* not 5: 5 of 50 steps are interval=0\.1"),
+        (BeamInMask, {"interval": 3}, "interval must be a share of a refinement, above 0 and below 1, not 3"),
+        (
+            DiffusionTreeSearch,
+            {"interval": 1},
+            "interval must be a share of the trajectory, above 0 and below 1, not 1",
+        ),
         (Evolutionary, {"beta": NAN}, r"beta must be within 0\.\.1, not nan"),
         (Evolutionary, {"eta": -0.5}, "eta must be 0 or more, not -0.5"),
         (ZeroOrder, {"tau": NAN}, r"tau must be within -1\.\.1, not nan"),
@@ -94,7 +99,7 @@ def test_the_greatest_settings_that_fit_are_accepted():
         LoTTS(temporal=False, start=99, integrate=8),
         LoTTS(holistic=False, integrate=99),
         SearchOverPaths(start=7),
-        TTGen(injection=6),
+        TTGen(injection=0.99),
         RandomSearch(growth=1e300),
     ):
         with AnalyticPool() as pool:
@@ -104,10 +109,13 @@ def test_the_greatest_settings_that_fit_are_accepted():
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Particle(first=0.9), "particle: there is no checkpoint between steps 0 and 8: nothing is steered"),
+        (Particle(first=0.9, last=0.9), "particle: there is no checkpoint between steps 0 and 8: nothing is steered"),
         (Particle(local=True, start=6), "particle: there is no checkpoint between steps 6 and 8: nothing is steered"),
-        (BeamInMask(interval=5), "beam-in-mask: refinements of 5 steps have no selection at interval=5"),
-        (DiffusionTreeSearch(interval=7), "tree-search: at interval=7 a trajectory of 8 steps has no state to branch"),
+        (BeamInMask(interval=0.9), "beam-in-mask: refinements of 5 steps have no selection at interval=0.9"),
+        (
+            DiffusionTreeSearch(interval=0.9),
+            "tree-search: at interval=0.9 a trajectory of 8 steps has no state to branch",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_reported(strategy, message):

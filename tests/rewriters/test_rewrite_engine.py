@@ -49,7 +49,7 @@ def ttgen(writer: Writer, strategy: Any, **options: Any) -> SearchResult:
 @pytest.mark.parametrize("solver", [{"solver": "ddim", "eta": 0.0}, {"solver": "ddim", "eta": 0.6}, {"eta": 1.0}])
 def test_a_single_original_prompt_equals_plain_sampling(solver: dict[str, Any]) -> None:
     writer = Writer(lambda request: [request.prompt] * request.count)
-    tried, plain = ttgen(writer, TTGen(prompts=1, injection=3), **solver), ttgen(writer, "resampling", **solver)
+    tried, plain = ttgen(writer, TTGen(prompts=1, injection=0.6), **solver), ttgen(writer, "resampling", **solver)
     assert len(writer.seen) == 3 and tried.ledger.rewrites == 3
     assert tried.image is not None and np.array_equal(tried.image, plain.image)  # type: ignore[arg-type]
     assert tried.ledger.nfe == plain.ledger.nfe == 5 and tried.ledger.rows == plain.ledger.rows == 10
@@ -58,7 +58,7 @@ def test_a_single_original_prompt_equals_plain_sampling(solver: dict[str, Any]) 
 def test_the_rewriter_sees_the_prediction_whose_score_won() -> None:
     """x0 previews cost no network row, and the rewriter sees the image that won the previous step."""
     writer = Writer(lambda request: [f"a {colour} square" for colour in ("green", "blue", "red")])
-    result = ttgen(writer, TTGen(injection=3), solver="ddim", eta=0.0)
+    result = ttgen(writer, TTGen(injection=0.6), solver="ddim", eta=0.0)
     assert result.ledger.nfe == 5 + 3 * 2 and result.ledger.rows == 22
     scored = [t for t in result.trials if t.kind == "score" and t.decodes]
     assert len(scored) == 9

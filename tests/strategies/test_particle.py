@@ -24,7 +24,7 @@ MODEL = Gaussian(slope=0.9, curve=-0.3)
 
 def steered(count, seed=0, model=MODEL, fail=lambda work: None, **settings):
     """Steer particles of the Gaussian model: the final numbers, their weights, and the search."""
-    particle = Particle(**{"strength": 1.0, "interval": 2} | settings)
+    particle = Particle(**{"strength": 1.0, "interval": 0.4, "unit": "score", "first": 0.1, "last": 0.9} | settings)
     found = []
 
     async def script(handle):
@@ -79,7 +79,7 @@ def test_sampling_follows_the_law_of_the_discretised_process():
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_weights_are_the_products_of_the_potentials_along_each_ancestry(potential):
     """Computed again from the trial table, with plain exponentials, where no resampling came in between."""
-    x, weights, result = steered(6, strength=2.0, potential=potential, adaptive=True, first=0.0, interval=1)
+    x, weights, result = steered(6, strength=2.0, potential=potential, adaptive=True, first=0.0, interval=0.01)
     resampled = any("branch" in seed for trial in result.trials for seed in trial.lineage)
     assert not resampled, "choose a weaker strength"
     expected = np.exp(2 * (MODEL.slope * x + MODEL.curve * x**2))
@@ -100,10 +100,29 @@ def test_a_constant_in_all_rewards_changes_no_choice(potential, offset):
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
+def test_by_default_the_unit_of_the_scores_changes_nothing(potential):
+    """λ is measured in spreads of the scores; in units of the scores a thousandth of λ is another search."""
+    settings = {"potential": potential, "strength": 2.0, "adaptive": False, "temper": 0.01}
+    thousandth = Gaussian(slope=0.0009, curve=-0.0003, offset=5.0)
+    for unit, same in (("spread", True), ("score", False)):
+        (x, weights, _), (y, others, _) = (steered(16, unit=unit, model=m, **settings) for m in (MODEL, thousandth))
+        assert np.array_equal(x, y) is same
+        assert np.allclose(others.normalised, weights.normalised, rtol=1e-3) is same
+
+
+def test_particles_of_equal_scores_are_not_selected():
+    x, weights, result = steered(8, unit="spread", adaptive=False, model=Gaussian(slope=0.0, curve=0.0, offset=0.3))
+    assert weights.ess == pytest.approx(8) and len(np.unique(x)) == 8
+    assert not any("branch" in seed for trial in result.trials for seed in trial.lineage)
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
 def test_one_particle_is_a_plain_sample(potential):
     with AnalyticPool() as pool:
         plain = search("red star", strategy="resampling", pool=pool, nfe=8)
-        one = search("red star", strategy=Particle(interval=1, potential=potential, adaptive=False), pool=pool, nfe=8)
+        one = search(
+            "red star", strategy=Particle(interval=0.01, potential=potential, adaptive=False), pool=pool, nfe=8
+        )
     assert np.array_equal(one.image, plain.image) and one.ledger.nfe == plain.ledger.nfe
 
 
@@ -114,7 +133,7 @@ def test_one_particle_in_the_mask_is_a_plain_refinement():
 
     with AnalyticPool() as pool:
         refined = search("red star", strategy=Scripted(plain), pool=pool, nfe=14)
-        steered = search("red star", strategy=Particle(local=True, interval=1, adaptive=False), pool=pool, nfe=14)
+        steered = search("red star", strategy=Particle(local=True, interval=0.01, adaptive=False), pool=pool, nfe=14)
     assert steered.ledger.nfe == refined.ledger.nfe == 14
     (expected,) = [refined.images[t.trial_id] for t in refined.trials if t.kind == "refine"]
     (found,) = [steered.images[t.trial_id] for t in steered.trials if t.kind == "advance" and t.stop == 8]
@@ -125,7 +144,7 @@ def test_particles_in_the_mask_leave_the_background_alone():
     """Until the last unmasked steps; here none are."""
     with AnalyticPool() as pool:
         result = search(
-            "red star", strategy=Particle(local=True, interval=1, adaptive=False, holistic=False), pool=pool, nfe=60
+            "red star", strategy=Particle(local=True, interval=0.01, adaptive=False, holistic=False), pool=pool, nfe=60
         )
     (located,) = result.located.values()
     parent = result.images[result.trials[0].trial_id]
@@ -140,7 +159,7 @@ def test_particles_in_the_mask_leave_the_background_alone():
 
 def test_predictions_are_made_once_and_shared_by_all_children():
     with AnalyticPool() as pool:
-        strategy = Particle(particles=8, interval=2, adaptive=False, strength=30.0)
+        strategy = Particle(particles=8, interval=0.25, first=0.1, last=0.9, adaptive=False)
         result = search("red star", strategy=strategy, pool=pool, nfe=64)
     children = [t for t in result.trials if t.kind == "advance"]
     parents = Counter(t.parent_id for t in children)
@@ -156,7 +175,7 @@ def test_a_particle_that_fails_is_left_out():
     asked = []
 
     def fail(work):
-        if isinstance(work, Predict) and work.state.step == 3:
+        if isinstance(work, Predict) and work.state.step == 2:
             asked.append(work)
             return Failure("lost") if len(asked) == 2 else None
         return None
@@ -181,7 +200,16 @@ def test_a_budget_of_time_is_used_in_rounds():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"interval": 0}, {"particles": 0}, {"first": 0.9, "last": 0.1}, {"last": 1.5}, {"temper": -1.0}]
+    "settings",
+    [
+        {"interval": 0},
+        {"interval": 1},
+        {"interval": 5},
+        {"particles": 0},
+        {"first": 0.9, "last": 0.1},
+        {"last": 1.5},
+        {"temper": -1.0},
+    ],
 )
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(BadInput, match="must be"):

@@ -45,12 +45,12 @@ class TestParticle(StrategyConformance):
 
 class TestParticleOften(FewBudgets):
     def strategy(self) -> Strategy:
-        return Particle(interval=1, adaptive=False, potential="diff", resampling="residual", first=0, last=1)
+        return Particle(interval=0.01, adaptive=False, potential="diff", resampling="residual", first=0, last=1)
 
 
 class TestParticleInMask(StrategyConformance):
     def strategy(self) -> Strategy:
-        return Particle(local=True, interval=1)
+        return Particle(local=True, interval=0.01)
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
         return costs.refine() if plan.trials.get("localize") else costs.localize() + costs.refine()
@@ -63,7 +63,7 @@ class TestBeamInMask(TestParticleInMask):
 
 class TestBeamsOfOneRoot(FewBudgets, TestParticleInMask):
     def strategy(self) -> Strategy:
-        return BeamInMask(initial=1, beams=3, interval=1)
+        return BeamInMask(initial=1, beams=3, interval=0.01)
 
 
 class TestBeamsOnTheWholeImage(FewBudgets):
@@ -93,7 +93,7 @@ class TestDiffusionTreeSearch(StrategyConformance):
 
 class TestTreeOfAllSteps(FewBudgets, TestDiffusionTreeSearch):
     def strategy(self) -> Strategy:
-        return DiffusionTreeSearch(interval=1, greedy=False, walkers=3)
+        return DiffusionTreeSearch(interval=0.01, greedy=False, walkers=3)
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
         return costs.segment(6, 8)
@@ -138,7 +138,7 @@ def test_with_the_budget_of_one_sample_it_is_the_plain_sample(strategy: Strategy
 
 def test_one_beam_with_one_child_is_the_plain_refinement() -> None:
     plain, _ = run(LoTTS(initial=1, refinements=1), nfe=14)
-    result, _ = run(BeamInMask(initial=1, beams=1, children=1, interval=1), nfe=14)
+    result, _ = run(BeamInMask(initial=1, beams=1, children=1, interval=0.01), nfe=14)
     assert result.ledger.nfe == plain.ledger.nfe == 14
     (expected,) = [plain.images[t.trial_id] for t in plain.trials if t.kind == "refine"]
     (found,) = [result.images[t.trial_id] for t in result.trials if t.kind == "advance" and t.stop == 8]
@@ -146,7 +146,7 @@ def test_one_beam_with_one_child_is_the_plain_refinement() -> None:
 
 
 def test_the_best_beams_continue_with_all_their_children() -> None:
-    result, made = run(BeamInMask(initial=1, beams=2, children=3, interval=2), nfe=8 + 1 + 6 * 5)
+    result, made = run(BeamInMask(initial=1, beams=2, children=3), nfe=8 + 1 + 6 * 5)
     scores = {t.parent_id: t.score for t in result.trials if t.kind == "score"}
     by_stop: dict[int | None, list[TrialRecord]] = {}
     for trial in result.trials:
@@ -163,7 +163,7 @@ def test_the_best_beams_continue_with_all_their_children() -> None:
 
 
 def test_leftover_becomes_beams_on_the_best_image() -> None:
-    result, _ = run(BeamInMask(initial=2, interval=2), nfe=2 * 29 + 13, seed=1)
+    result, _ = run(BeamInMask(initial=2), nfe=2 * 29 + 13, seed=1)
     samples = sorted((t for t in result.trials if t.kind == "sample"), key=lambda t: t.score or 0.0)
     assert samples[0].score != samples[1].score
     refined = Counter(t.parent_id for t in result.trials if t.kind == "refine")
@@ -203,7 +203,7 @@ def test_what_whole_chains_leave_goes_into_a_smaller_one() -> None:
 
 
 def test_descents_use_the_budget_and_branch_where_values_are_high() -> None:
-    result, _ = run(DiffusionTreeSearch(interval=2), nfe=160)
+    result, _ = run(DiffusionTreeSearch(interval=0.25), nfe=160)
     grown = families(result)
     images = [t for children in grown.values() for t in children if t.stop == 8]
     assert len(images) > 160 / 8 * 1.3, "descents must branch late as well"
@@ -215,7 +215,7 @@ def test_descents_use_the_budget_and_branch_where_values_are_high() -> None:
 
 def test_walkers_never_promise_the_same_budget_twice() -> None:
     for walkers in (1, 4):
-        result, _ = run(DiffusionTreeSearch(interval=2, walkers=walkers), nfe=63)
+        result, _ = run(DiffusionTreeSearch(interval=0.25, walkers=walkers), nfe=63)
         ends = [t for t in result.trials if t.stop == 8]
         begun = len(ends) + sum(t.stop != 8 and t.kind == "advance" for t in result.trials)
         assert all(t.status == "done" for t in result.trials) and begun > len(ends)
@@ -263,6 +263,22 @@ def test_unused_quotas_roll_over() -> None:
 def test_what_remains_starts_another_image() -> None:
     result, _ = run(RolloverBudget(quota=1), nfe=40)
     assert result.ledger.images > 1 and result.ledger.nfe > 32
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Particle(), SVDD(children=4, alpha=0.5), DiffusionTreeSearch(), DiffusionTreeSearch(greedy=False)],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_verifier_with_other_units_gives_the_same_search(strategy: Strategy) -> None:
+    lineages = []
+    for scale, offset in ((1, 0), (2**-8, 0), (2**8, -3)):
+        model = Gaussian(slope=0.9 * scale, curve=-0.3 * scale, offset=offset)
+        with AnalyticPool(model.info(8), model=model) as pool:
+            result = search("x", strategy=strategy, pool=pool, nfe=160)
+        lineages.append([t.lineage for t in result.trials])
+    assert lineages[0] == lineages[1] == lineages[2]
+    assert any("branch" in seed for lineage in lineages[0] for seed in lineage)
 
 
 @pytest.mark.parametrize(

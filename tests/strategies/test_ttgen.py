@@ -36,12 +36,12 @@ class Few(StrategyConformance):
 
 class TestManyPrompts(Few):
     def strategy(self) -> Strategy:
-        return TTGen(prompts=12, injection=2, original=True)
+        return TTGen(prompts=12, injection=0.25, original=True)
 
 
 class TestOneOfTwo(Few):
     def strategy(self) -> Strategy:
-        return TTGen(prompts=2, injection=6, n=2)
+        return TTGen(prompts=2, injection=0.75, n=2)
 
     def cheapest(self, costs: Costs, plan: Any) -> Cost | None:
         return costs.sample if plan.trials.get("sample", 0) < 2 else None
@@ -98,7 +98,7 @@ def test_the_step_that_fits_the_original_prompt_best_stays() -> None:
 
     pool = Believing(write)
     with pool:
-        result = search("red star", strategy=TTGen(n=1, injection=3), pool=pool, nfe=100)
+        result = search("red star", strategy=TTGen(n=1, injection=0.375), pool=pool, nfe=100)
         plain = search("red star", strategy=Resampling(), pool=pool, nfe=100)
     assert [t.kind for t in result.trials if t.kind != "score"] == [
         "sample",
@@ -120,9 +120,24 @@ def test_the_step_that_fits_the_original_prompt_best_stays() -> None:
     assert result.ledger.nfe == 8 + 3 * 2 and result.score > plain.score
 
 
+@pytest.mark.parametrize(("repeated", "images"), [(False, 2), (True, 4)])
+def test_what_equal_prompts_save_goes_into_further_images(repeated: bool, images: int) -> None:
+    """32 NFE pay for two images of 16, or for four of 8 where all three prompts of a step are the same."""
+
+    def write(work: Rewrite) -> list[str]:
+        return [work.prompt + (" again" if repeated else f" {i}") for i in range(3)]
+
+    with Writing(write) as pool:
+        result = search("red star", strategy=TTGen(), pool=pool, nfe=32)
+    assert result.ledger.images == images and result.ledger.nfe == 32
+    assert len({t.lineage for t in result.trials if t.kind == "sample"}) == images
+    with Writing(write) as pool:
+        assert search("red star", strategy=TTGen(n=2), pool=pool, nfe=32).ledger.images == 2
+
+
 def test_rewrites_are_trials_with_their_prompts() -> None:
     with AnalyticPool() as pool:
-        result = search("red star", strategy=TTGen(n=1, prompts=2, injection=2), pool=pool, images=1)
+        result = search("red star", strategy=TTGen(n=1, prompts=2, injection=0.25), pool=pool, images=1)
     rewrites = [t for t in result.trials if t.kind == "rewrite"]
     assert [t.prompts for t in rewrites] == [("red star, version 1", "red star, version 2")] * 2
     assert [t.lineage for t in rewrites] == [("seed 0",)] * 2 and {t.nfe for t in rewrites} == {0}
@@ -140,7 +155,7 @@ def test_a_lost_rewriter_is_counted_and_the_search_goes_on() -> None:
         raise Failure("the rewriter was lost: out of memory")
 
     with Writing(write) as pool:
-        result = search("red star", strategy=TTGen(n=1, injection=2), pool=pool, images=1)
+        result = search("red star", strategy=TTGen(n=1, injection=0.25), pool=pool, images=1)
     assert (result.ledger.rewrites, result.ledger.fallbacks, result.ledger.nfe) == (2, 6, 8)
     (first, _) = [t for t in result.trials if t.kind == "rewrite"]
     assert (first.status, first.error, first.prompts) == (
@@ -155,7 +170,7 @@ def test_a_closed_pool_is_no_rewriter_that_fails() -> None:
         raise PoolClosed("the pool is closed")
 
     with Writing(write) as pool, pytest.raises(Failure, match="the pool is closed"):
-        search("red star", strategy=TTGen(n=1, injection=2), pool=pool, images=1)
+        search("red star", strategy=TTGen(n=1, injection=0.25), pool=pool, images=1)
 
 
 def test_what_is_left_pays_for_a_image_with_fewer_revisions() -> None:
@@ -163,15 +178,19 @@ def test_what_is_left_pays_for_a_image_with_fewer_revisions() -> None:
     for nfe, whole, rest in ((16, 1, None), (23, 1, None), (24, 1, 0), (27, 1, 1), (31, 1, 3), (8, 0, 0), (15, 0, 3)):
         plan = TTGen().plan(Budget(nfe=nfe), costs)
         lengths = [4] * whole + ([rest] if rest is not None else [])
-        assert plan.nfe == sum(8 + 2 * length for length in lengths), nfe
         assert plan.trials.get("rewrite", 0) == sum(lengths)
-    assert TTGen(injection=50).plan(Budget(images=1), costs).trials["rewrite"] == 6
+        assert plan.trials["sample"] == len(lengths)
+        assert (plan.nfe, plan.exact) == ((nfe, False) if sum(lengths) else (8, True))
+        if lengths == [4]:
+            assert TTGen(n=1).plan(Budget(nfe=nfe), costs).nfe == 16
+    assert TTGen(prompts=1).plan(Budget(nfe=24), costs).exact
+    assert TTGen(injection=0.99).plan(Budget(images=1), costs).trials["rewrite"] == 6
     assert TTGen(n=3).plan(Budget(seconds=1), costs).trials["sample"] == 3
     with pytest.raises(BadInput, match="needs a budget in NFE or images"):
         TTGen().plan(Budget(seconds=1), costs)
 
 
-@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"injection": -1}, {"n": 0}])
+@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"injection": -0.1}, {"injection": 4}, {"n": 0}])
 def test_settings_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(BadInput, match=f"{next(iter(wrong))} must be"):
         TTGen(**wrong)
