@@ -22,6 +22,7 @@ from torch import Tensor
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.engine.engine import Engine
 from lotts_search.work.model import Defaults, ModelInfo, Schedule
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Fresh, Region, Sampling, Segment, State
 
 
@@ -32,7 +33,7 @@ class Instant:
         channels, height, width = shape
         self.device = torch.device(device)
         defaults = Defaults(steps=20, guidance=1.0, t0=10, integrate=2)
-        self.info = ModelInfo("instant", "none", (channels, height, width), (4 * height, 4 * width), 0.0, defaults)
+        self.info = ModelInfo("instant", "none", (channels, height, width), (4 * height, 4 * width), Prices(), defaults)
         self._time = DiscreteTime({"prediction_type": "v_prediction"})
         self._output = torch.zeros(rows, *shape, device=self.device)
         self._images = torch.zeros(rows, *self.info.image, 3, dtype=torch.uint8, device=self.device)

@@ -13,6 +13,7 @@ from lotts_search.core.trial_table import TrialRecord
 from lotts_search.shapes.world.render import Render, render
 from lotts_search.shapes.world.scene import Scene, parse_caption, scenes
 from lotts_search.work.model import Defaults, ModelInfo
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Bytes, Located, Sampling, Usage
 
 PROMPT = scenes("test", 1)[0].caption
@@ -109,7 +110,9 @@ def made_up_search(strategy: str, prompt: str = PROMPT, seed: int = 0, cancelled
             )  # fmt: skip
     for n in range(cancelled):
         writer.add(f"c{n}", None, "sample", 0, None, status="cancelled", error="stopped", lineage=(f"seed {90 + n}",))
-    info = ModelInfo("shapes-sd", "stable-diffusion", (4, 16, 16), (64, 64), 4e8, writer.ledger.costs.defaults)
+    info = ModelInfo(
+        "shapes-sd", "stable-diffusion", (4, 16, 16), (64, 64), Prices(row=4e8), writer.ledger.costs.defaults
+    )
     return SearchResult(
         prompt, info, strategy, {}, "shapes-reward", seed, Sampling(prompt, STEPS, 3.0), writer.ledger.limits,
         "interrupted" if cancelled else "done", writer.ledger, writer.trials, writer.images, located, writer.best,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.base import broken_image
+from lotts_search.backbones.flops import count_part
+from lotts_search.work.prices import Prices
 
 
 class LatentCodec:
@@ -44,6 +46,19 @@ class LatentCodec:
             means, stds = (torch.tensor(values, device=like.device).view(1, -1, 1, 1) for values in (mean, std))
             return means, scale / stds
         return config.get("shift_factor") or 0.0, scale
+
+    def prices(self, height: int, width: int) -> Prices:
+        """Count what it costs to decode and encode images of latents of this size."""
+
+        def decode(part: Any) -> object:
+            return part.decode(torch.empty(1, self.channels, height, width))
+
+        def encode(part: Any) -> object:
+            return part.encode(torch.empty(1, 3, height * self.factor, width * self.factor))
+
+        whole = count_part(self.vae, decode)
+        preview = whole if self.tiny is None else count_part(self.tiny, decode)
+        return Prices(decode=whole, preview=preview, encode=count_part(self.vae, encode))
 
     @torch.inference_mode()
     def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
-from lotts_search.backbones.network import NetworkBackbone, flops_per_row
+from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
 
@@ -117,7 +117,12 @@ class Flux(NetworkBackbone):
             family="flux",
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
-            flops_per_row=flops_per_row(transformer, functools.partial(_call_with_one_row, self._grid, self.words)),
+            prices=prices_of(
+                transformer,
+                self.codec,
+                (height, width),
+                functools.partial(_call_with_one_row, self._grid, self.words),
+            ),
             scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from lotts_search.backbones.codec import Coded
+from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
+from lotts_search.backbones.flops import count_part
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.work.model import Schedule
+from lotts_search.work.prices import Prices
 
 
 class NetworkBackbone(Coded):
@@ -38,16 +40,12 @@ class NetworkBackbone(Coded):
         return self._time.to_x0(output, latents, alpha, sigma)
 
 
-def flops_per_row(network: Any, call: Callable[[Any], object]) -> float:
-    """Count the floating-point operations of one network row on a copy of the network without weights.
+def prices_of(network: Any, codec: LatentCodec, size: tuple[int, int], call: Callable[[Any], object]) -> Prices:
+    """Count what the operations of a model cost.
 
     Args:
         network: a diffusers model.
-        call: calls the copy with the inputs of one row; tensors that it creates are on the meta device.
+        size: latent height and width.
+        call: calls a copy of the network with the inputs of one row; tensors that it creates are on the meta device.
     """
-    with torch.device("meta"):
-        copy = type(network).from_config(dict(network.config))
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            call(copy)
-    return float(counter.get_total_flops())
+    return replace(codec.prices(*size), row=count_part(network, call))

@@ -17,7 +17,7 @@ from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
-from lotts_search.backbones.network import NetworkBackbone, flops_per_row
+from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.backbones.unet import clip_tokens
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
@@ -106,8 +106,10 @@ class StableDiffusion3(NetworkBackbone):
             family="stable-diffusion-3",
             latent=(self.codec.channels, height, width),
             image=(height * self.codec.factor, width * self.codec.factor),
-            flops_per_row=flops_per_row(
+            prices=prices_of(
                 transformer,
+                self.codec,
+                (height, width),
                 lambda copy: copy(
                     hidden_states=torch.empty(1, self.codec.channels, height, width),
                     timestep=torch.empty(1),

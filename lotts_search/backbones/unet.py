@@ -11,7 +11,7 @@ from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
-from lotts_search.backbones.network import NetworkBackbone, flops_per_row
+from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
 
@@ -65,8 +65,10 @@ class UNetBackbone(NetworkBackbone):
             family=family,
             latent=(codec.channels, height, width),
             image=(height * codec.factor, width * codec.factor),
-            flops_per_row=flops_per_row(
+            prices=prices_of(
                 unet,
+                codec,
+                (height, width),
                 lambda copy: self._call(
                     copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example()
                 ),

@@ -155,7 +155,7 @@ def measure(
             grid=(height, width),
             steps=defaults.steps,
             rows=2 if sampling.guided else 1,
-            flops_per_row=backbone.info.flops_per_row,
+            flops_per_row=backbone.info.prices.row,
             step_s=step_s,
             sample_s=step_s * defaults.steps,
             localize_s=localize_s,

@@ -203,7 +203,10 @@ class Builder:
 
 
 def fill(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Replace missing weights by random ones: norms as at the start of training, all others small normal numbers."""
+    """Replace missing weights by random ones: norms as at the start of training, all others small normal numbers. On the
+    meta device there are no weights."""
+    if device.type == "meta":
+        return module.to(device)
     generator = torch.Generator(device).manual_seed(0)
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for part in module.modules():

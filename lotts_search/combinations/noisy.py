@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lotts_search.combinations.parts import call_size, filled, load_parts
+from lotts_search.combinations.parts import call_size, filled, flops_of, load_parts
 from lotts_search.errors import BadInput
 from lotts_search.verifiers.base import Verifier
 from lotts_search.work.requests import Bytes, Floats
@@ -24,7 +24,7 @@ class Noisy:
 
     def __init__(self, part: Verifier, sd: float, seed: int):
         self.part, self.sd, self.seed = part, sd, seed
-        self.batch, self.pad = call_size([part]), filled([part])
+        self.batch, self.pad, self.flops = call_size([part]), filled([part]), flops_of([part])
 
     @classmethod
     def load(cls, *, of: tuple[str, ...], sd: float, seed: int = 0) -> Noisy:

@@ -29,6 +29,11 @@ def call_size(parts: Sequence[Verifier]) -> int | None:
     return min(sizes, default=None)
 
 
+def flops_of(parts: Sequence[Verifier]) -> float:
+    """Return the floating-point operations of one score of all parts."""
+    return sum(float(getattr(part, "flops", 0.0)) for part in parts)
+
+
 def filled(parts: Sequence[Verifier]) -> bool:
     """Return whether calls must be filled up, because a part wants it."""
     return any(getattr(part, "pad", True) for part in parts)

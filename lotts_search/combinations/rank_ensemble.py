@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lotts_search.combinations.parts import call_size, filled, load_parts
+from lotts_search.combinations.parts import call_size, filled, flops_of, load_parts
 from lotts_search.errors import BadInput
 from lotts_search.registry import check_verifier
 from lotts_search.verifiers.base import Verifier
@@ -29,7 +29,7 @@ class RankEnsemble:
 
     def __init__(self, parts: Sequence[Verifier], known: Sequence[npt.NDArray[np.float64]]):
         self.parts, self.known = parts, [np.sort(values) for values in known]
-        self.batch, self.pad = call_size(parts), filled(parts)
+        self.batch, self.pad, self.flops = call_size(parts), filled(parts), flops_of(parts)
 
     @classmethod
     def load(cls, *, of: tuple[str, ...], reference: str) -> RankEnsemble:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lotts_search.combinations.parts import call_size, filled, load_parts
+from lotts_search.combinations.parts import call_size, filled, flops_of, load_parts
 from lotts_search.errors import BadInput
 from lotts_search.verifiers.base import Verifier
 from lotts_search.work.requests import Bytes, Floats
@@ -23,7 +23,7 @@ class Weighted:
 
     def __init__(self, parts: Sequence[Verifier], weights: Sequence[float]):
         self.parts, self.weights = parts, weights
-        self.batch, self.pad = call_size(parts), filled(parts)
+        self.batch, self.pad, self.flops = call_size(parts), filled(parts), flops_of(parts)
 
     @classmethod
     def load(cls, *, of: dict[str, float]) -> Weighted:

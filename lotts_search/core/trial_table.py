@@ -32,7 +32,7 @@ class TrialRecord:
         lineage: the chain of seeds that the noise comes from, oldest first.
         start, stop: steps of a segment; None for other trials.
         mask_ratio: share of the latent inside the mask, 0..1; None without one.
-        nfe, rows, flops, images, decodes, scores, device_s: what it used; ``nfe_wasted``: NFE of lost attempts.
+        nfe, rows, flops, images, decodes, previews, encodes, scores, device_s: what it used; ``nfe_wasted``: NFE of lost attempts.
         nfe_cum, best_so_far: sum of NFE and best guiding score up to and including this row, in virtual order.
         score: guiding score, higher is better.
         rewrites, fallbacks: requests to the rewriter; revised prompts that the original replaced (see ``error``).
@@ -68,6 +68,8 @@ class TrialRecord:
     flops: float = 0.0
     images: int = 0
     decodes: int = 0
+    previews: int = 0
+    encodes: int = 0
     scores: int = 0
     nfe_wasted: float = 0.0
     nfe_cum: float = 0.0

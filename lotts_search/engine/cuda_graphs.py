@@ -47,7 +47,7 @@ class RecordedNetwork:
     def _record(
         self, latents: Tensor, timesteps: Tensor, conditioning: Any, parts: list[Tensor | None]
     ) -> _Recording | None:
-        if any(part is None for part in parts) or len(latents) * self._backbone.info.flops_per_row > LIMIT:
+        if any(part is None for part in parts) or len(latents) * self._backbone.info.prices.row > LIMIT:
             return None
         try:
             return _Recording(self._backbone, latents, timesteps, conditioning)

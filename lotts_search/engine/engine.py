@@ -32,7 +32,7 @@ from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.localization.plan import AttentionPlan, CallPlan, FusionPlan, plan_of, prompts_of
-from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result
+from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result, Usage
 
 AHEAD = {"cuda": 2}
 """Ticks that the host may be ahead of the device."""
@@ -157,7 +157,7 @@ class Engine:
             self._jobs.finish_located(job, plan)
         elif isinstance(plan, CallPlan):
             job.started = time.time()
-            finish = partial(self._jobs.attempt, [job], lambda: self._jobs.finish_located(job, plan.call()))
+            finish = partial(self._jobs.attempt, [job], partial(self._call, job, plan))
             threading.Thread(target=finish, name="lotts-search localization", daemon=True).start()
         elif isinstance(plan, FusionPlan):
             self._divide(job, plan)
@@ -165,6 +165,11 @@ class Engine:
             self._prompts.add(job, prompts_of(plan), partial(self._attention.add, job, plan))
         else:
             self._prompts.add(job, prompts_of(plan), partial(self._network.add_localization, job, plan))
+
+    def _call(self, job: Job[Locate], plan: CallPlan) -> None:
+        located = plan.call()
+        job.usage += getattr(plan, "usage", Usage())
+        self._jobs.finish_located(job, located)
 
     def _divide(self, job: Job[Locate], plan: FusionPlan) -> None:
         """Run the parts of a localization as work of their own; the last answer finishes it, at their total cost."""

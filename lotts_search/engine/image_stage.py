@@ -17,7 +17,7 @@ from lotts_search.backbones.base import DecodesOnDevice, Previews, broken_image
 from lotts_search.engine.jobs import Job
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Download, Watch
-from lotts_search.work.requests import Encode, Generate, State
+from lotts_search.work.requests import Encode, Generate, State, Usage
 
 SMALL_IMAGE = 256 * 256
 """Images of up to this many pixels are decoded several at a time, larger ones singly: a batch saves nothing there."""
@@ -103,13 +103,19 @@ class DecodeStage(Stage):
         return lambda: (images, np.ones(len(images), np.bool_))
 
     def _finish(self, batch: list[_Undecoded], images: Images, watch: Watch) -> None:
+        prices = self.backbone.info.prices
         for item, image, finite in zip(batch, *images(), strict=False):
             if not finite:
                 self.jobs.fail(item.job, broken_image())
                 continue
-            item.job.usage.decodes += 1
-            item.job.usage.images += int(item.state.complete)
-            item.job.usage.device_s += watch.seconds / len(batch)
+            complete = item.state.complete
+            item.job.usage += Usage(
+                images=int(complete),
+                decodes=1,
+                previews=int(not complete),
+                flops=prices.decode if complete else prices.preview,
+                device_s=watch.seconds / len(batch),
+            )
             self.jobs.finish(item.job, item.state, image.copy())
 
 
@@ -148,6 +154,7 @@ class EncodeStage(Stage):
             if not np.isfinite(latent).all():
                 self.jobs.fail(job, broken_image("encoder"))
                 continue
-            job.started, job.usage.device_s = now, share
+            job.started = now
+            job.usage += Usage(encodes=1, flops=self.backbone.info.prices.encode, device_s=share)
             # The image itself, not its round trip: a refinement must beat the original.
             self.jobs.finish(job, State(latent.copy(), job.work.steps, job.work.steps), job.work.image)

@@ -81,7 +81,7 @@ class Jobs:
         job.usage += Usage(
             nfe=rows / (2 if job.work.sampling.guided else 1) if nfe is None else nfe,
             rows=rows,
-            flops=rows * self._info.flops_per_row,
+            flops=rows * self._info.prices.row,
             device_s=seconds,
         )
 

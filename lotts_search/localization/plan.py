@@ -108,7 +108,11 @@ class FusionPlan(Protocol):
 
 @runtime_checkable
 class CallPlan(Protocol):
-    """A localization that waits for something else than the network, e.g. an endpoint. It runs in a thread of its own."""
+    """A localization that waits for something else than the network, e.g. an endpoint. It runs in a thread of its own.
+
+    Optional attribute:
+        usage: the :class:`~lotts_search.work.requests.Usage` of the call, such as its scores; read after it.
+    """
 
     def call(self) -> Located:
         """Return the mask."""

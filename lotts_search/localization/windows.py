@@ -16,7 +16,7 @@ from lotts_search.localization.select import from_heat
 from lotts_search.registry import load_verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.work.masks import WindowMask
-from lotts_search.work.requests import Bytes, Locate, Located, Score
+from lotts_search.work.requests import Bytes, Locate, Located, Score, Usage
 
 _lock = threading.Lock()
 """Held while a verifier scores windows: it may not be called by two threads."""
@@ -41,6 +41,7 @@ class WindowLocalization:
                 f"{side}, e.g. patch {side // 2} and stride {side // 4}"
             )
         self._batcher = _batcher(source.verifier, source.patch)
+        self.usage = Usage()
 
     def call(self) -> Located:
         """Score the windows, and return the mask. The heat of a pixel is the mean of the negated scores of the windows
@@ -62,7 +63,10 @@ class WindowLocalization:
             found = [self._batcher.submit(Score(self._source.verifier, self._prompt, window)) for window in windows]
             while self._batcher.tick():
                 pass
-        return np.array([one.result().score for one in found])
+        results = [one.result() for one in found]
+        for result in results:
+            self.usage += result.usage
+        return np.array([result.score for result in results])
 
 
 def _starts(side: int, patch: int, stride: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,22 @@ class ShapesReward:
         from lotts_search.shapes.reward.net import load_reward
 
         return cls(load_reward(FOLDER if weights is None else Path(weights)))
+
+    @cached_property
+    def flops(self) -> float:
+        """Those of an image with its prompt."""
+        import torch
+
+        from lotts_search.backbones.flops import count_flops
+        from lotts_search.shapes.reward.net import MAX_WORDS, RewardNet
+        from lotts_search.shapes.world.render import SIZE
+
+        # A new network is in training mode, whose layers run as single operations that can be counted.
+        images = (1, 3, SIZE, SIZE)
+        return count_flops(
+            lambda: RewardNet(self.net.config),
+            lambda net: net(torch.empty(images), torch.ones(1, MAX_WORDS, dtype=torch.int64)),
+        )
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return scores [B] in 0..1 of uint8 images [B, 64, 64, 3] for ``prompts`` [B]; rows are independent."""

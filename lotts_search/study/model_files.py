@@ -15,6 +15,7 @@ from lotts_search.core.budget import Costs
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Sampling
 
 
@@ -41,7 +42,7 @@ def costs_of(entry: ModelEntry) -> Costs | None:
         return None
     defaults, embedded = found
     # Costs depend on the settings alone, not on the network's sizes.
-    info = ModelInfo(entry.label, "", (0, 0, 0), (0, 0), 0.0, defaults, embedded)
+    info = ModelInfo(entry.label, "", (0, 0, 0), (0, 0), Prices(), defaults, embedded)
     return Costs.of(info, Sampling.of(info, "", **entry.sampling))
 
 

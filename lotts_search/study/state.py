@@ -219,12 +219,12 @@ def machine(generators: int, device: str) -> dict[str, Any]:
 def _model(model: ModelEntry, info: ModelInfo | None, before: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"label": model.label, "model": model.model, "options": dict(model.options)}
     if info is None:
-        names = ("steps", "guidance", "eta", "solver", "negative", "sample_nfe", "flops_per_row", "family")
+        names = ("steps", "guidance", "eta", "solver", "negative", "sample_nfe", "prices", "family")
         return found | {name: before.get(name) for name in names} | dict(model.sampling)
     sampling = Sampling.of(info, "", **model.sampling)
     return found | {
         "steps": sampling.steps, "guidance": sampling.guidance, "eta": sampling.eta, "solver": sampling.solver,
-        "negative": sampling.negative, "sample_nfe": float(sampling.steps), "flops_per_row": info.flops_per_row,
+        "negative": sampling.negative, "sample_nfe": float(sampling.steps), "prices": asdict(info.prices),
         "family": info.family,
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from lotts_search.work.masks import ErrorContrastMask, GivenMask, RandomMask, Wh
 from lotts_search.work.model import Defaults, ModelInfo, Schedule
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.noise import draw, start_noise
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import (
     Bytes,
     Check,
@@ -44,14 +45,15 @@ from lotts_search.work.requests import (
 )
 
 SHAPE = (1, 6, 6)
-FLOPS = 1000.0
+PRICES = Prices(row=1000.0, decode=150.0, preview=70.0, encode=30.0, score=7.0)
+"""Made-up numbers, all different."""
 
 
 def analytic_info(steps: int = 8, guidance: float = 3.0, t0: int = 3, integrate: int = 1) -> ModelInfo:
     """Return what a search must know of the model: 6×6 latents, images of 6×6 pixels, by default 8 guided steps."""
     mask = ErrorContrastMask(levels=(400,), draws=1)
     defaults = Defaults(steps=steps, guidance=guidance, t0=t0, integrate=integrate, mask=mask)
-    return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], FLOPS, defaults)
+    return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], replace(PRICES, score=0.0), defaults)
 
 
 class Model(Protocol):
@@ -193,27 +195,30 @@ def answer(work: Work, model: Model) -> Result:
         case Predict():
             known = work.state.predicted
             known = _predict(work.state, model) if known is None else known
-            used = _used(work.nfe, work.sampling, decodes=1)
+            used = _used(work.nfe, work.sampling, decodes=1, previews=1)
             return Result(used, replace(work.state, predicted=known), image=model.image(known))
         case Locate():
             return _locate(work, model)
         case Check():
             return Result(Usage())
         case Encode():
-            return Result(Usage(), State(model.latent(work.image), work.steps, work.steps), image=work.image)
+            return Result(_priced(encodes=1), State(model.latent(work.image), work.steps, work.steps), image=work.image)
         case Score():
-            return Result(Usage(scores=1), score=model.score(work.image))
+            return Result(_priced(scores=1), score=model.score(work.image))
         case ScoreMosaics():
             scores = tuple(model.score(mosaic(work.images, choice)) for choice in work.choices)
-            return Result(Usage(scores=len(scores)), scores=scores)
+            return Result(_priced(scores=len(scores)), scores=scores)
         case Rewrite():
             prompts = tuple(f"{work.prompt}, version {number}" for number in range(1, work.count + 1))
             return Result(Usage(rewrites=1), prompts=prompts)
 
 
-def _used(steps: float, sampling: Sampling, images: int = 0, decodes: int = 0) -> Usage:
-    rows = int(steps * (2 if sampling.guided else 1))
-    return Usage(nfe=steps, rows=rows, flops=rows * FLOPS, images=images, decodes=decodes)
+def _used(steps: float, sampling: Sampling, **counts: int) -> Usage:
+    return _priced(nfe=steps, rows=int(steps * (2 if sampling.guided else 1)), **counts)
+
+
+def _priced(nfe: float = 0.0, **counts: int) -> Usage:
+    return Usage(nfe=nfe, flops=PRICES.flops(counts), **counts)
 
 
 def _predict(state: State, model: Model) -> Floats:
@@ -282,7 +287,7 @@ def _locate(work: Locate, model: Model) -> Result:
     if isinstance(source, WholeMask):
         mask[:] = True
     rows = source.rows()
-    usage = Usage(nfe=rows / 2 if work.sampling.guided else rows, rows=rows, flops=rows * FLOPS)
+    usage = _priced(nfe=rows / 2 if work.sampling.guided else rows, rows=rows)
     return Result(usage, located=Located(mask.reshape(shape), heat, {"heat": heat}))
 
 

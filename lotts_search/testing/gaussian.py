@@ -17,6 +17,7 @@ from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.mixture import schedule
 from lotts_search.work.masks import WholeMask
 from lotts_search.work.model import Defaults, ModelInfo
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Bytes, Floats, Solver
 
 
@@ -58,7 +59,7 @@ class Gaussian:
     def info(self, steps: int, solver: Solver = "dpm", eta: float = 1.0) -> ModelInfo:
         """Return what a search must know of the model: it is unguided, and its mask is the whole image."""
         defaults = Defaults(steps, 1.0, steps // 2, 1, eta, solver, WholeMask())
-        return ModelInfo("gaussian", "analytic", self.shape, (1, 4), 1.0, defaults)
+        return ModelInfo("gaussian", "analytic", self.shape, (1, 4), Prices(row=1.0), defaults)
 
     def law(self, steps: int, solver: Solver = "dpm", eta: float = 1.0) -> tuple[float, float]:
         """Return the mean and the variance of samples with this many steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,11 @@ class Aesthetic:
             head = linear_stack(tower.model.config.projection_dim)
         fill(head, file, lambda name: (f"layers.{name}", lambda value: value))
         return cls(tower, head.to(tower.model.device).float())
+
+    @cached_property
+    def flops(self) -> float:
+        """Those of CLIP's image tower; the head's few do not count."""
+        return self.clip.flops(texts=False)
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return the scores [B] of uint8 images [B, h, w, 3]; ``prompts`` [B] do not count."""

@@ -83,6 +83,7 @@ class ScoreBatcher:
             whose = "max_batch" if own is None else f"batch of verifier {self.name!r}"
             raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
         self.pad = pad and bool(getattr(verifier, "pad", True))
+        self._flops = float(getattr(verifier, "flops", 0.0))
         self._waiting: deque[_Row] = deque()
         self._lock = threading.Lock()
 
@@ -143,7 +144,7 @@ class ScoreBatcher:
             _fail(row, Failure(f"verifier {self.name!r} returned the score {score}"))
             return
         request.scores[row.number] = score
-        request.usage += Usage(scores=1, device_s=seconds)
+        request.usage += Usage(scores=1, flops=self._flops, device_s=seconds)
         if len(request.scores) < request.count or request.future.done():
             return
         scores = [request.scores[number] for number in range(request.count)]

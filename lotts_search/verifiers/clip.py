@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lotts_search.backbones.model_folder import load_weights, read_json
@@ -117,6 +118,23 @@ class Clip:
         """Return the cosines float32 [B] of prompts and images."""
         return (self.embed_prompts(prompts) * self.embed_images(images)).sum(dim=-1)
 
+    def flops(self, texts: bool = True) -> float:
+        """Count the floating-point operations of embedding an image, with ``texts`` also those of a prompt of full length."""
+        import torch
+        from transformers import CLIPModel
+
+        from lotts_search.backbones.flops import count_flops
+
+        config, side = self.model.config, self.model.config.vision_config.image_size
+        length = config.text_config.max_position_embeddings
+
+        def call(model: Any) -> None:
+            model.get_image_features(pixel_values=torch.empty(1, 3, side, side))
+            if texts:
+                model.get_text_features(input_ids=torch.empty(1, length, dtype=torch.int64))
+
+        return count_flops(lambda: CLIPModel(config), call)
+
 
 class CosineVerifier:
     """The part that ``clip-score``, ``hpsv2`` and ``pickscore`` share: a score is a function of CLIP's cosine of prompt and
@@ -129,6 +147,11 @@ class CosineVerifier:
     def __init__(self, clip: Clip):
         self.clip = clip
         self.batch = clip.batch
+
+    @cached_property
+    def flops(self) -> float:
+        """Those of an image with a prompt of full length; a call with several images of one prompt embeds it once."""
+        return self.clip.flops()
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return the scores float32 [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""

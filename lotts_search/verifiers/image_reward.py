@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,6 +98,12 @@ class ImageReward:
         tokens = Tokens(cls.name, "BertTokenizer", file.parent, tokenizer, "google-bert/bert-base-uncased", LENGTH)
         return cls(network, tokens, batch)
 
+    @cached_property
+    def flops(self) -> float:
+        """Those of an image with its prompt."""
+        vision, text = self.network["vision"].config, self.network["text"].config
+        return flops({"vision_config": vision.to_dict(), "text_config": text.to_dict()})
+
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return the scores [B] of uint8 images [B, h, w, 3] for ``prompts`` [B]."""
         once, places = distinct(prompts)
@@ -119,6 +126,22 @@ class ImageReward:
 
         scores: Floats = in_batches(call, len(images), self.batch).cpu().numpy()
         return scores.astype(np.float32, copy=False)
+
+
+def flops(sizes: Mapping[str, Any] = PUBLISHED) -> float:
+    """Count the floating-point operations of one score by a network of these sizes."""
+    import torch
+
+    from lotts_search.backbones.flops import count_flops
+
+    def call(network: Any) -> None:
+        side = network["vision"].config.image_size
+        patches = network["vision"](pixel_values=torch.empty(1, 3, side, side)).last_hidden_state
+        words = torch.ones(1, LENGTH, dtype=torch.int64)
+        found = network["text"](input_ids=words, encoder_hidden_states=patches, is_decoder=False)
+        network["head"](found.last_hidden_state[:, 0])
+
+    return count_flops(lambda: _network(sizes), call)
 
 
 def published(name: str) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:

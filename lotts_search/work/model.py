@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.work.masks import AttentionMask, MaskSource
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Solver
 
 
@@ -43,7 +44,7 @@ class ModelInfo:
         family: e.g. ``stable-diffusion``.
         latent: (C, H, W).
         image: (height, width) in pixels.
-        flops_per_row: floating-point operations of one network row.
+        prices: what its operations cost, except for scores.
         defaults: the model's own settings.
         embedded_guidance: the guidance weight is an input of the network, so a step takes one row at any weight;
             otherwise guidance is classifier-free.
@@ -57,7 +58,7 @@ class ModelInfo:
     family: str
     latent: tuple[int, int, int]
     image: tuple[int, int]
-    flops_per_row: float
+    prices: Prices
     defaults: Defaults
     embedded_guidance: bool = False
     patch: int = 1

@@ -403,8 +403,10 @@ class Usage:
     Attributes:
         nfe: denoising steps, see docs/architecture.md, Cost.
         rows: network rows.
-        flops: floating-point operations of the network.
+        flops: floating-point operations of network rows, decoding, encoding and scoring.
         images, decodes, scores: complete images, images decoded, and scores.
+        previews: those of the decoded images that show x0 predictions of partial candidates.
+        encodes: images encoded.
         device_s: seconds on the device; the time of a batch is shared out by rows.
         nfe_wasted: NFE of tries that were lost.
         rewrites: requests to the rewriter.
@@ -421,6 +423,8 @@ class Usage:
     nfe_wasted: float = 0.0
     rewrites: int = 0
     fallbacks: int = 0
+    previews: int = 0
+    encodes: int = 0
 
     def __iadd__(self, other: Usage) -> Self:
         for name in Usage.__dataclass_fields__:

@@ -24,9 +24,12 @@ import numpy.typing as npt
 
 from lotts_search.errors import BadInput, Failure, notice
 from lotts_search.work.model import Defaults, ModelInfo
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Floats, Fresh, Generate, Result, Rewrite, Sampling, Score, Segment, State, Usage
 
-INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))
+INFO = ModelInfo(
+    "fake", "fake", (2, 4, 4), (8, 8), Prices(row=10.0), Defaults(steps=6, guidance=1.0, t0=3, integrate=1)
+)
 
 
 @dataclass

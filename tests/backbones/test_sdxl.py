@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
-from torch import Tensor
 
 from lotts_search.backbones.sdxl import StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
@@ -16,6 +14,7 @@ from lotts_search.errors import BadInput
 from lotts_search.registry import load_backbone
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Sampling
+from tests.flops import by_hooks
 from tests.reference import pipeline_run, solver_of
 from tests.tiny import run, sample, tiny_pipeline
 from tests.tiny_xl import tiny_xl_backbone, tiny_xl_pipeline, xl_backbone_of
@@ -117,23 +116,9 @@ def test_a_folder_of_another_family_is_refused(folder: Path, tmp_path: Path) -> 
 
 
 def test_flops_are_counted_with_the_text(folder: Path) -> None:
-    pipeline: StableDiffusionXLPipeline = tiny_xl_pipeline()
-    total = 0.0
-
-    def count(module: Any, inputs: Any, kwargs: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, torch.nn.Linear):
-            total += 2 * output.numel() * module.in_features
-        elif isinstance(module, torch.nn.Conv2d):
-            total += 2 * output.numel() * module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-        else:
-            hidden, text = inputs[0], kwargs.get("encoder_hidden_states")
-            total += 4 * hidden.shape[1] * (hidden if text is None else text).shape[1] * module.inner_dim
-
-    for module in pipeline.unet.modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or type(module).__name__ == "Attention":
-            module.register_forward_hook(count, with_kwargs=True)
-    with torch.no_grad():
-        added = {"text_embeds": torch.zeros(1, 24), "time_ids": torch.zeros(1, 6)}
-        pipeline.unet(torch.zeros(1, *SHAPE), torch.zeros(1), torch.zeros(1, 16, 56), added_cond_kwargs=added)
-    assert tiny_xl_backbone().info.flops_per_row == pytest.approx(total, rel=1e-9)
+    unet = tiny_xl_pipeline().unet
+    added = {"text_embeds": torch.zeros(1, 24), "time_ids": torch.zeros(1, 6)}
+    total = by_hooks(
+        unet, lambda: unet(torch.zeros(1, *SHAPE), torch.zeros(1), torch.zeros(1, 16, 56), added_cond_kwargs=added)
+    )
+    assert tiny_xl_backbone().info.prices.row == total

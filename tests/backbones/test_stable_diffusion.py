@@ -2,23 +2,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from diffusers.models.attention_processor import Attention
+from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.masks import ErrorContrastMask
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Encode, Sampling
+from tests.flops import by_hooks
 from tests.tiny import backbone_of, run, sample, save, tiny_pipeline
 
 STEPS = 6
@@ -130,27 +132,18 @@ def test_images_are_encoded_to_the_posterior_mean() -> None:
         assert np.array_equal(result.image, image)  # type: ignore[arg-type]
 
 
-def test_flops_equal_a_count_by_hooks() -> None:
-    pipeline = tiny_pipeline()
-    total = 0.0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Linear):
-            total += 2 * output.numel() * module.in_features
-        elif isinstance(module, nn.Conv2d):
-            total += 2 * output.numel() * module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-        elif isinstance(module, Attention):
-            hidden, text = inputs[0], kwargs.get("encoder_hidden_states")
-            keys = (hidden if text is None else text).shape[1]
-            total += 2 * 2 * hidden.shape[1] * keys * module.inner_dim
-
-    for module in pipeline.unet.modules():
-        module.register_forward_hook(count, with_kwargs=True)
-    backbone = backbone_of(tiny_pipeline())
-    with torch.no_grad():
-        pipeline.unet(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 16, 32))
-    assert backbone.info.flops_per_row == pytest.approx(total, rel=1e-9)
+def test_prices_equal_a_count_by_hooks() -> None:
+    pipeline, tiny = tiny_pipeline(), AutoencoderTiny(encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    latent, image = torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 32, 32)
+    prices = backbone_of(pipeline).info.prices
+    assert prices.row == by_hooks(pipeline.unet, lambda: pipeline.unet(latent, torch.zeros(1), torch.zeros(1, 16, 32)))
+    assert prices.decode == by_hooks(pipeline.vae, lambda: pipeline.vae.decode(latent)) > 0
+    assert prices.encode == by_hooks(pipeline.vae, lambda: pipeline.vae.encode(image)) > 0
+    assert (prices.preview, prices.score) == (prices.decode, 0), "there is no tiny decoder"
+    codec = LatentCodec(pipeline.vae, tiny=tiny).prices(8, 8)
+    assert codec == replace(prices, row=0.0, preview=by_hooks(tiny, lambda: tiny.decode(latent)))
+    assert 0 < codec.preview < codec.decode
 
 
 def test_a_folder_can_override_the_defaults(folder: Path, tmp_path: Path) -> None:

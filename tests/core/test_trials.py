@@ -26,7 +26,7 @@ from tests.scripted import Scripted, run
 DESIGN_COLUMNS = (
     "run_id search_id prompt_id prompt model strategy strategy_args search_seed trial_id parent_id kind label "
     "budget_nfe budget_images steps "
-    "lineage start stop mask_ratio nfe rows flops images decodes scores nfe_cum best_so_far score image "
+    "lineage start stop mask_ratio nfe rows flops images decodes previews encodes scores nfe_cum best_so_far score image "
     "device_s rewrites fallbacks prompts queue_s started finished node actor attempts status error"
 )
 

@@ -14,6 +14,7 @@ from lotts_search.engine.cuda_graphs import RecordedNetwork, _clone, _tensors
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import Failure
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Locate, Predict, Region, Sampling, Segment, State
 from tests.tiny import backbone_of, run, sample, tiny_backbone, tiny_pipeline
 
@@ -40,7 +41,7 @@ def test_the_tensors_of_a_conditioning_are_found_and_copied() -> None:
 
 def test_a_call_that_cannot_be_recorded_is_made() -> None:
     class Plain:
-        info = replace(tiny_backbone().info, flops_per_row=1.0)
+        info = replace(tiny_backbone().info, prices=Prices(row=1.0))
 
         def predict(self, latents: Any, timesteps: Any, conditioning: Any) -> Any:
             return latents + len(conditioning[1])

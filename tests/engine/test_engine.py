@@ -15,6 +15,7 @@ from lotts_search.engine.local_pool import LocalPool
 from lotts_search.engine.prompt_stage import TEXT_BATCH
 from lotts_search.errors import BadInput, Failure
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import (
     Encode,
     Fresh,
@@ -197,10 +198,32 @@ def test_usage(finished: State) -> None:
     assert [usage.rows for usage in usages] == [12, 8, 6, 8, 4, 6, 2, 4, 3, 0]
     assert [usage.images for usage in usages] == [1, 1, 0, 1, 0, 1, 0, 0, 0, 0]
     assert [usage.decodes for usage in usages] == [1, 1, 0, 1, 0, 1, 1, 0, 0, 0]
-    flops = tiny_backbone().info.flops_per_row
-    assert all(usage.flops == pytest.approx(usage.rows * flops) for usage in usages)
+    assert [usage.previews for usage in usages] == [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert [usage.encodes for usage in usages] == [0] * 9 + [1]
+    prices = tiny_backbone().info.prices
+    assert all(usage.flops == prices.flops(vars(usage)) for usage in usages)
+    assert usages[0].flops == 12 * prices.row + prices.decode
     assert all(usage.device_s > 0 for usage in usages)
     assert sum(usage.nfe for usage in usages if usage.rows == 4 and usage.decodes == 0) == 6
+
+
+def test_previews_and_encodings_are_charged_at_their_own_prices(finished: State) -> None:
+    class Cheap(StableDiffusion):
+        def __init__(self) -> None:
+            vars(self).update(vars(tiny_backbone()))
+            self.info = replace(self.info, prices=Prices(row=1000.0, decode=100.0, preview=10.0, encode=1.0))
+
+    image = np.zeros((32, 32, 3), np.uint8)
+    start = Segment(0, RED, ("seed 0",), 2, noise=Fresh(0))
+    engine = Engine(Cheap(), 4)
+    (begun,) = run(engine, start)
+    assert begun.state is not None
+    results = run(
+        engine, Predict(begun.state, RED), Segment(0, RED, ("seed 0",), 6, state=begun.state), Encode(image, 6)
+    )
+    assert [result.usage.flops for result in results] == [2010, 8100, 1]
+    counts = [(result.usage.decodes, result.usage.previews, result.usage.encodes) for result in results]
+    assert counts == [(1, 1, 0), (1, 0, 0), (0, 0, 1)]
 
 
 def test_unguided_localization_costs_whole_steps(finished: State) -> None:

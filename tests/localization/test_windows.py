@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,6 +28,7 @@ class Range:
 
     name = "range"
     requirements: tuple[str, ...] = ()
+    flops = 11.0
 
     @classmethod
     def load(cls, *, power: float = 1.0) -> Range:
@@ -90,6 +92,8 @@ def test_heat_is_the_mean_over_the_windows_around_a_pixel(finished: State, patch
     answer = answer_of(work(finished, source))
     assert answer.located is not None and np.array_equal(answer.located.heat, direct.heat)
     assert (answer.usage.rows, answer.usage.nfe) == (0, 0)
+    windows = math.ceil((32 - patch) / stride + 1) ** 2
+    assert (answer.usage.scores, answer.usage.flops) == (windows, 11 * windows)
 
 
 def test_windows_are_scored_in_batches_for_the_prompt(finished: State) -> None:

@@ -54,6 +54,20 @@ def test_waiting_requests_share_a_call_and_each_gets_its_own_score() -> None:
     assert all(f.result(0).usage.nfe == 0 for f in futures)
 
 
+def test_each_score_is_charged_what_the_verifier_says() -> None:
+    class Heavy(RecordingVerifier):
+        flops = 7.0
+
+    images = np.stack([image(10), image(20)])
+    for verifier, price in [(Heavy(), 7.0), (RecordingVerifier(), 0.0)]:
+        batcher = ScoreBatcher(verifier, max_batch=4)  # padding is not charged
+        one = submit(batcher, "p", image(1))
+        many = batcher.submit(ScoreMosaics("recorder", "p", images, np.array([[[0]], [[1]], [[0]]])))
+        while batcher.tick():
+            pass
+        assert (one.result(0).usage.flops, many.result(0).usage.flops) == (price, 3 * price)
+
+
 def test_padding_repeats_rows_of_the_batch_and_can_be_disabled() -> None:
     for pad, prompts in [(True, ["a", "b", "a", "b"]), (False, ["a", "b"])]:
         verifier = RecordingVerifier()

@@ -9,9 +9,12 @@ import pytest
 
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Sampling
 
-INFO = ModelInfo("fake", "fake", (2, 4, 4), (8, 8), 10.0, Defaults(steps=6, guidance=1.0, t0=3, integrate=1))
+INFO = ModelInfo(
+    "fake", "fake", (2, 4, 4), (8, 8), Prices(row=10.0), Defaults(steps=6, guidance=1.0, t0=3, integrate=1)
+)
 DISTILLED = replace(INFO, embedded_guidance=True)
 
 

@@ -71,6 +71,7 @@ def main() -> None:
                     settings |= kind.rehearse(**header["rehearse"])
                 verifier = kind.load(**settings)
                 answer |= {"batch": getattr(verifier, "batch", None), "pad": bool(getattr(verifier, "pad", True))}
+                answer |= {"flops": float(getattr(verifier, "flops", 0.0))}
             else:
                 answer["rows"], scores = _score(frames, verifier, header, body)
         except Exception as error:

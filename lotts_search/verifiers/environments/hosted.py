@@ -62,6 +62,7 @@ class HostedVerifier:
     Attributes:
         batch: most images in a call, as in the verifier there; None = the pool's.
         pad: whether calls are filled up, as in the verifier there.
+        flops: of one score, as in the verifier there.
 
     Raises:
         BadInput, Failure: the verifier cannot be loaded.
@@ -83,6 +84,7 @@ class HostedVerifier:
         self.name, self.timeout = name, timeout
         self.batch: int | None = None
         self.pad = True
+        self.flops = 0.0
         self._command, self._load = command, {"load": target, "settings": dict(settings)}
         if rehearse is not None:
             self._load["rehearse"] = dict(rehearse)
@@ -152,6 +154,7 @@ class HostedVerifier:
                 raise Failure(f"verifier {self.name!r} cannot be loaded: it {error}") from error
             raise
         self.batch, self.pad = answer.get("batch"), answer.get("pad", True)
+        self.flops = float(answer.get("flops", 0.0))
 
     def _check_open(self) -> None:
         if self._closed:

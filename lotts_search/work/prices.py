@@ -1,0 +1,71 @@
+"""What the operations of a search cost in floating-point operations: on a model (:class:`Prices`), and on published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lotts_search.errors import unknown
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Floating-point operations of one operation of each kind; 0 = not known. A multiplication with an addition is two.
+
+    Attributes:
+        row: a network row.
+        decode: an image from its latent.
+        preview: an image of an x0 prediction of a partial candidate: by the tiny decoder if there is one, else ``decode``.
+        encode: a latent from an image.
+        score: a score of the verifier.
+    """
+
+    row: float = 0.0
+    decode: float = 0.0
+    preview: float = 0.0
+    encode: float = 0.0
+    score: float = 0.0
+
+    def flops(self, counts: Mapping[str, Any]) -> Any:
+        """Return the FLOPs of counted work.
+
+        Args:
+            counts: ``rows``, ``decodes``, ``previews`` (which are among the decodes), ``encodes`` and ``scores``, numbers or
+                arrays of one shape; those that are missing are 0. Others do not count.
+        """
+        rows, decodes, previews, encodes, scores = (
+            counts.get(name, 0) for name in ("rows", "decodes", "previews", "encodes", "scores")
+        )
+        return (
+            rows * self.row
+            + (decodes - previews) * self.decode
+            + previews * self.preview
+            + encodes * self.encode
+            + scores * self.score
+        )
+
+
+_SCORE = 137_781_397_536
+_WHOLE = {
+    "sd21": Prices(2_149_105_745_920, 5_754_304_364_544, 5_754_304_364_544, 2_609_118_314_496, _SCORE),
+    "sdxl": Prices(6_761_236_398_080, 10_470_392_594_432, 10_470_392_594_432, 4_878_950_727_680, _SCORE),
+    "flux": Prices(69_466_626_981_888, 10_472_204_009_472, 10_472_204_009_472, 4_882_572_509_184, _SCORE),
+}
+_TINY = {"sd21": 318_037_819_392, "sdxl": 565_400_567_808, "flux": 565_627_060_224}
+PUBLISHED: Mapping[str, Prices] = _WHOLE | {
+    f"{name}+tiny": replace(_WHOLE[name], preview=preview) for name, preview in _TINY.items()
+}
+"""Prices of SD2.1 at 768 pixels, and of SDXL and FLUX.1-schnell at 1024 pixels, with ImageReward; ``+tiny``: x0 predictions are
+decoded by diffusers' AutoencoderTiny. ``python -m lotts_search.bench.prices`` counts them again."""
+
+
+def published(name: str) -> Prices:
+    """Return the prices of a published model.
+
+    Raises:
+        BadInput: there is none of this name; the message names those that there are.
+    """
+    if name not in PUBLISHED:
+        raise unknown("price list", name, PUBLISHED)
+    return PUBLISHED[name]
