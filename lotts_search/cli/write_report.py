@@ -22,7 +22,8 @@ from lotts_search.errors import BadInput, LottsError
 from lotts_search.report.study_files import write_figures, write_tables
 from lotts_search.report.study_gallery import Again, Case, Gallery
 from lotts_search.report.study_numbers import Numbers, bases_of, numbers, whole_prompts
-from lotts_search.report.study_page import Shown, write_study_page
+from lotts_search.report.study_page import HEAD, Shown, write_study_page
+from lotts_search.work.prices import published
 
 if TYPE_CHECKING:
     from lotts_search.core.result import SearchResult
@@ -38,6 +39,8 @@ class Wanted:
     runs: list[Path]
     out: Path | None = None
     metric: str | None = None
+    cost: str = "nfe"
+    prices: str = ""
     baselines: list[str] = field(default_factory=list)
     prompts: int = 6
     trees: int | None = None
@@ -50,6 +53,8 @@ class Wanted:
         parts = ["lotts-search", "report", *map(str, self.runs)]
         parts += [] if self.out is None else ["--out", str(self.out)]
         parts += [] if self.metric is None else ["--metric", self.metric]
+        parts += [] if self.cost == "nfe" else ["--cost", self.cost]
+        parts += ["--as", self.prices] if self.prices else []
         parts += [word for label in self.baselines for word in ("--baseline", label)]
         return shlex.join(parts)
 
@@ -68,7 +73,7 @@ def run(wanted: Wanted, json: bool) -> None:
     """Write the report, and print its main results.
 
     Raises:
-        BadInput: a run that is none, or an unknown metric or label.
+        BadInput: a run that is none, or an unknown metric, label, cost or list of prices.
     """
     console = Console(stderr=True, highlight=False)
     made = write(wanted, console)
@@ -77,9 +82,10 @@ def run(wanted: Wanted, json: bool) -> None:
         said = {"report": str(made.page), "files": files, "failed_trials": asdict(made.failures)}
         print(json_module.dumps(said | {"results": _plain(made.found)}))
         return
+    cost = made.found.cost
     for a in made.found.against:
         console.print(f"{a.setup.label} on {a.setup.model}, {a.setup.budget}, compared with {a.base.label}: "
-                      f"{made.found.main} {a.difference.signed}; speed-up in NFE: {a.faster['nfe']}", soft_wrap=True)  # fmt: skip
+                      f"{made.found.main} {a.difference.signed}; speed-up in {HEAD[cost]}: {a.faster[cost]}", soft_wrap=True)  # fmt: skip
     if made.failures.count:
         console.print(str(made.failures), soft_wrap=True)
     console.print(f"report: {made.page}")
@@ -94,13 +100,14 @@ def write(wanted: Wanted, console: Console, searched: Mapping[str, SearchResult]
     Raises:
         BadInput: a run that is none, or an unknown metric or label.
     """
-    results, table = load_whole(*wanted.runs)
+    price = published(wanted.prices).flops if wanted.prices else None
+    results, table = load_whole(*wanted.runs, price=price)
     if results.about.get("seconds_limit") is not None:
         table = whole_prompts(table, results.about)
         if not len(table):
             raise BadInput("nothing to report: no prompt was finished by all strategies")
-        results = Results(from_table(table, results.about), results.about)
-    found = numbers(results, wanted.metric, wanted.baselines)
+        results = Results(from_table(table, results.about, price), results.about)
+    found = numbers(results, wanted.metric, wanted.baselines, wanted.cost, wanted.prices)
     if not found.lines:
         raise BadInput(f"nothing to report: {'; '.join(found.notes)}")
     out = wanted.out or (wanted.runs[0] if wanted.runs[0].is_dir() else wanted.runs[0].parent) / "report"

@@ -15,7 +15,7 @@ from lotts_search.curves.overoptimization import Tradeoff, tradeoff
 from lotts_search.curves.panel import Panel, best_of_n, best_so_far, common, mean_interval, searched, spent
 from lotts_search.curves.saturation import Saturation, fit
 from lotts_search.curves.speedup import SpeedUp, speed_up
-from lotts_search.curves.trials import Setup, Trials, from_table, join, load_table
+from lotts_search.curves.trials import Price, Setup, Trials, from_table, join, load_table
 from lotts_search.curves.wins import WinRate, win_rate
 from lotts_search.errors import BadInput, unknown
 
@@ -173,27 +173,31 @@ class Results:
         return fit(self.panel(setup, of, over))
 
 
-def load(*runs: Path | str) -> Results:
+def load(*runs: Path | str, price: Price | None = None) -> Results:
     """Read the results of a study from its run folder or from a ``trials.parquet``.
 
     Several runs are read as one study: all their strategies are compared with each other, and a search that two runs
     have under the same label counts once.
 
+    Args:
+        price: gives the FLOPs of counted work, such as ``flops`` of :class:`lotts_search.work.prices.Prices`, instead of
+            those in the table.
+
     Raises:
         BadInput: there is no trial table, or it is empty or lacks a column.
     """
-    return _load(runs, whole=False)[0]
+    return _load(runs, False, price)[0]
 
 
-def load_whole(*runs: Path | str) -> tuple[Results, pa.Table]:
+def load_whole(*runs: Path | str, price: Price | None = None) -> tuple[Results, pa.Table]:
     """Read the results as :func:`load` does, and return them with all columns of the trial table."""
-    return _load(runs, whole=True)
+    return _load(runs, True, price)
 
 
-def _load(runs: Sequence[Path | str], whole: bool) -> tuple[Results, pa.Table]:
+def _load(runs: Sequence[Path | str], whole: bool, price: Price | None) -> tuple[Results, pa.Table]:
     read = [load_table(run, whole=whole) for run in runs]
     about, table = _merged([about for _, about in read]), join([table for table, _ in read])
-    return Results(from_table(table, about), about), table
+    return Results(from_table(table, about, price), about), table
 
 
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,10 @@ AXES = {
     "device_s": "device seconds per prompt",
 }
 """The costs that a curve can be drawn over (columns of the trial table), and the label of each axis."""
+COUNTS = ("rows", "decodes", "previews", "encodes", "scores")
+"""The counted work that FLOPs follow from."""
+Price: TypeAlias = "Callable[[Mapping[str, Doubles]], Doubles]"
+"""Returns the FLOPs [n] of counts [n], which are named as in :data:`COUNTS`."""
 IMAGES = ("sample", "encode", "refine", "advance")
 """Kinds of trials that make candidates."""
 NEEDED = (
@@ -160,7 +164,11 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
         used = [
             n
             for n in names
-            if whole or n in NEEDED or n in ("label", "budget_nfe", "budget_images") or n.startswith("metric_")
+            if whole
+            or n in NEEDED
+            or n in COUNTS
+            or n in ("label", "budget_nfe", "budget_images")
+            or n.startswith("metric_")
         ]
         table = pq.read_table(file, columns=used)
     except (OSError, pa.ArrowInvalid) as error:
@@ -191,13 +199,14 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(kept, promote_options="permissive")
 
 
-def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trials:
+def from_table(table: pa.Table, about: Mapping[str, Any] | None = None, price: Price | None = None) -> Trials:
     """Convert a trial table to arrays.
 
     Args:
         table: a non-empty trial table (``docs/run-folder.md`` lists its columns). A search without a ``label`` takes
             the name of its strategy.
         about: the contents of ``study.json``.
+        price: gives the FLOPs of each row instead of those in the table.
     """
     # Two labels with equal settings share the ids of their searches, and the table has the rows of each.
     search, ids = _codes(table, "search_id")
@@ -216,6 +225,8 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None) -> Trial
     budgets = [_numbers(table, name)[heads] for name in ("budget_nfe", "budget_images")]
 
     columns = {name: np.nan_to_num(_numbers(table, name)[order]) for name in AXES}
+    if price is not None:
+        columns["flops"] = price({name: np.nan_to_num(_numbers(table, name)[order]) for name in COUNTS})
     for name in ["score", *(c for c in table.column_names if c.startswith("metric_"))]:
         columns[name] = _numbers(table, name)[order]
 

@@ -120,13 +120,13 @@ def write_figures(found: Numbers, folder: Path) -> list[Path]:
             figure = Figure(figsize=(6.8, 2.6 * len(values)), layout="constrained")
             axes = figure.subplots(len(values), 2, squeeze=False)
             for row, of in enumerate(values):
-                for column, over in enumerate(("images", "nfe")):
+                for column, over in enumerate(("images", found.cost)):
                     ax = axes[row][column]
                     for t in found.traces:
                         if (t.model, t.of, t.over) == (model, of, over) and t.label in colour:
                             _draw(ax, t, COLOURS[colour[t.label]])
                     ax.set_xscale("log")
-                    ax.set_xlabel(AXES[over])
+                    ax.set_xlabel(found.axes[over])
                     ax.set_ylabel(of)
             handles, names = axes[0][0].get_legend_handles_labels()
             figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)

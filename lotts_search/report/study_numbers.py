@@ -7,15 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lotts_search.curves import Curve, Interval, Results, Saturation, Setup, SpeedUp, Tradeoff, WinRate
-from lotts_search.errors import BadInput
+from lotts_search.curves import AXES, Curve, Interval, Results, Saturation, Setup, SpeedUp, Tradeoff, WinRate
+from lotts_search.errors import BadInput, unknown
 from lotts_search.report.study_tasks import METRIC, TaskLine, task_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COSTS = ("images", "nfe", "device_s")
-"""The costs in which speed-ups are reported."""
+"""The costs that tables show and in which speed-ups are reported, beside the one that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Numbers:
 
     Attributes:
         main: the value that decides; ``values``: all values, the main one first.
+        cost: the cost that decides; ``costs``: those of the tables.
+        axes: the label of each axis.
         lines, traces, against: the tables.
         held: held-out values against the guiding score, over NFE.
         fits: saturation fits over NFE, by model and label.
@@ -86,6 +88,9 @@ class Numbers:
 
     main: str
     values: list[str]
+    cost: str
+    costs: tuple[str, ...]
+    axes: Mapping[str, str]
     lines: list[Line]
     traces: list[Trace]
     against: list[Against]
@@ -95,7 +100,9 @@ class Numbers:
     notes: list[str]
 
 
-def numbers(results: Results, main: str | None = None, baselines: Sequence[str] = ()) -> Numbers:
+def numbers(
+    results: Results, main: str | None = None, baselines: Sequence[str] = (), cost: str = "nfe", prices: str = ""
+) -> Numbers:
     """Compute all numbers of a study's report.
 
     Args:
@@ -103,10 +110,16 @@ def numbers(results: Results, main: str | None = None, baselines: Sequence[str] 
         main: the metric that decides; None = the study's first.
         baselines: labels of the strategies to compare the others with; empty = those of the study, else the first that
             is a pool of independent samples, else the first.
+        cost: the cost that decides.
+        prices: name of the prices of FLOPs; "" = those of the models themselves.
 
     Raises:
-        BadInput: no such metric or label.
+        BadInput: no such metric, label or cost.
     """
+    if cost not in AXES:
+        raise unknown("cost", cost, AXES)
+    costs = COSTS if cost in COSTS else (*COSTS, cost)
+    axes = AXES | ({"flops": f"{AXES['flops']}, at the prices of {prices}"} if prices else {})
     main = main or results.main
     results.trials.values(main)
     for label in baselines:
@@ -121,14 +134,16 @@ def numbers(results: Results, main: str | None = None, baselines: Sequence[str] 
     for model in dict.fromkeys(setup.model for setup in results.setups):
         setups = [line.setup for line in lines if line.setup.model == model]
         for base in bases_of(results, setups, baselines):
-            against += [_against(results, s, base, values) for s in setups if s.label != base.label]
+            against += [_against(results, s, base, values, costs) for s in setups if s.label != base.label]
     for model, label in _labels(results):
         setup = _largest(results, model, label, usable)
         if setup is not None and (fit := _fit(results, setup, main)) is not None:
             fits[model, label] = fit
     held = [h for model, label in _labels(results) for h in _held(results, model, label, results.metrics, usable)]
     tasks = task_lines(results, [line.setup for line in lines if METRIC in line.values])
-    return Numbers(main, values, lines, traces, against, held, fits, tasks, list(dict.fromkeys(notes)))
+    return Numbers(
+        main, values, cost, costs, axes, lines, traces, against, held, fits, tasks, list(dict.fromkeys(notes))
+    )
 
 
 def whole_prompts(table: pa.Table, about: Mapping[str, Any]) -> pa.Table:
@@ -178,7 +193,7 @@ def _line(results: Results, setup: Setup, values: Sequence[str], notes: list[str
     whole = next((a for a in results.trials.setups if (a.model, a.label) == (setup.model, setup.label)), setup)
     place = results.trials.setups.index(setup if setup in results.trials.setups else whole)
     searches = int((results.trials.setup == place).sum())
-    costs = {over: results.spent(setup, over) for over in ("images", "nfe", "rows", "flops", "device_s")}
+    costs = {over: results.spent(setup, over) for over in AXES}
     return Line(setup, found, costs, searches, len(panel.prompts))
 
 
@@ -192,7 +207,7 @@ def _traces(
 ) -> list[Trace]:
     setups = _of_label(results, model, label, usable)
     found = []
-    for over in ("images", "nfe", "rows", "flops", "device_s"):
+    for over in AXES:
         for of in values:
             try:
                 if len(setups) > 1:
@@ -222,13 +237,13 @@ def _largest(results: Results, model: str, label: str, usable: set[Setup]) -> Se
     return max(setups, key=lambda setup: results.spent(setup, "nfe"), default=None)
 
 
-def _against(results: Results, setup: Setup, base: Setup, values: Sequence[str]) -> Against:
+def _against(results: Results, setup: Setup, base: Setup, values: Sequence[str], costs: Sequence[str]) -> Against:
     main, rival = values[0], _match(results, setup, base)
     differences = {main: results.difference(setup, rival, main)}
     for of in values[1:]:
         with suppress(BadInput):  # a note says what is missing
             differences[of] = results.difference(setup, rival, of)
-    faster = {over: results.speed_up(base, setup, main, over) for over in COSTS}
+    faster = {over: results.speed_up(base, setup, main, over) for over in costs}
     return Against(setup, rival, differences, results.win_rate(setup, rival, main), faster)
 
 

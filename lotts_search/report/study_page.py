@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from lotts_search.core.result import SearchResult
 
-HEAD = {"images": "images", "nfe": "NFE", "device_s": "device s"}
+HEAD = {"images": "images", "nfe": "NFE", "rows": "rows", "flops": "FLOPs", "device_s": "device s"}
+"""The names of the costs in tables."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
         ("NFE", number(total("nfe"), 0), ""),
         ("images", number(total("images"), 0), ""),
         ("device time", f"{total('device_s') / 3600:.2f}", "h"),
-        ("FLOPs", large(total("flops")), ""),
+        ("FLOPs", large(float(results.trials.columns["flops"].sum())), ""),
     ]
     if (failed := Failures.of_table(table)).count:
         facts.insert(3, ("failed trials", number(failed.count, 0), ""))
@@ -135,6 +136,8 @@ def _section(
     lines = [line for line in found.lines if line.setup.model == model]
     labels = [label for label in dict.fromkeys(line.setup.label for line in lines) if label in colour]
     setups = [line.setup for line in lines]
+    shown = list(dict.fromkeys(("images", found.cost)))
+    rest = [over for over in AXES if over not in shown]
     return SimpleNamespace(
         model=model,
         head=[*found.values],
@@ -143,10 +146,10 @@ def _section(
               for of in found.values},
         legend=[(label, colour[label]) for label in labels],
         left_out=len({line.setup.label for line in lines}) - len(labels),
-        charts=_charts(found, model, labels, colour, ("images", "nfe"), found.values[:1] + found.values[-1:]),
-        more=_charts(found, model, labels, colour, ("rows", "flops", "device_s"), found.values[:1])
-        + _charts(found, model, labels, colour, ("images", "nfe"), found.values[1:-1]),
-        costs=list(HEAD.values()),
+        charts=_charts(found, model, labels, colour, shown, found.values[:1] + found.values[-1:]),
+        more=_charts(found, model, labels, colour, rest, found.values[:1])
+        + _charts(found, model, labels, colour, shown, found.values[1:-1]),
+        costs=[HEAD[over] for over in found.costs],
         against=_comparisons(found, model, setups),
         held=_held(found, model, labels, colour),
         declines=[h for h in found.held if h.model == model and h.curve.overoptimized],
@@ -189,9 +192,13 @@ def _row(line: Line, found: Numbers, setups: Sequence[Setup]) -> SimpleNamespace
         name=setup_name(line.setup, setups),
         label=line.setup.label,
         values=[line.values.get(of) for of in found.values],
-        costs=[number(line.costs[over], 2 if over == "device_s" else 1) for over in HEAD],
+        costs=[_cost(line.costs[over], over) for over in found.costs],
         searches=line.searches,
     )
+
+
+def _cost(value: float, over: str) -> str:
+    return large(value) if over == "flops" else number(value, 2 if over == "device_s" else 1)
 
 
 def _charts(
@@ -204,9 +211,11 @@ def _charts(
             traces = [t for t in traces if t.curve.x[0] > 0]  # the axis is logarithmic
             if not traces:
                 continue
-            title = f"{value} against {AXES[over]}"
+            title = f"{value} against {found.axes[over]}"
             series = [_series(t, colour[t.label]) for t in sorted(traces, key=lambda t: labels.index(t.label))]
-            charts.append(SimpleNamespace(title=title, svg=line_chart(series, AXES[over], value, title, log=True)))
+            charts.append(
+                SimpleNamespace(title=title, svg=line_chart(series, found.axes[over], value, title, log=True))
+            )
     return charts
 
 
@@ -253,7 +262,7 @@ def _versus(a: Against, found: Numbers, setups: Sequence[Setup]) -> SimpleNamesp
             for d in differences
         ],
         wins=str(a.wins),
-        faster=[str(a.faster[over]) for over in HEAD],
+        faster=[str(a.faster[over]) for over in found.costs],
     )
 
 

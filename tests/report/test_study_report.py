@@ -27,6 +27,7 @@ from lotts_search.report.study_gallery import Again, Gallery, thumbnail
 from lotts_search.report.study_numbers import numbers, whole_prompts
 from lotts_search.report.study_page import failures
 from lotts_search.testing.studies import Simulated, simulate
+from lotts_search.work.prices import PUBLISHED
 from tests.made_up import made_up_search
 from tests.report.test_report import CHROMIUM, Page, _chromium
 
@@ -85,6 +86,46 @@ def test_the_page_shows_the_numbers_of_the_estimators(run: Path) -> None:
         assert said in html
     mean = results.value(ours)
     assert f"{mean.mean:.3f}" in html and f"[{mean.low:.3f}, {mean.high:.3f}]" in html
+
+
+def test_the_report_compares_at_the_cost_and_the_prices_that_are_asked_for(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On SDXL an image of 20 rows with 3 previews costs more than one without; its NFE are the same."""
+    table = pq.read_table(run / "trials.parquet")
+    made = np.array(table.column("images").to_pylist())
+    steered = made * (np.array(table.column("label").to_pylist()) == "ours")
+    for name, values in {"decodes": made + 3 * steered, "previews": 3 * steered}.items():
+        table = table.append_column(name, pa.array(values))
+    write_parquet(table, run / "trials.parquet")
+    said, rows = {}, {}
+    for prices in ("sdxl", "sdxl+tiny"):
+        out = _report(run, "--no-figures", "--cost", "flops", "--as", prices)
+        said[prices] = capsys.readouterr().err
+        html = (out / "index.html").read_text()
+        assert f"truth against FLOPs per prompt, at the prices of {prices}" in html and "speed-up in FLOPs" in html
+        with (out / "results.csv").open() as file:
+            rows[prices] = {row["label"]: float(row["flops"]) for row in csv.DictReader(file)}
+    sdxl, image = PUBLISHED["sdxl"], 20 * PUBLISHED["sdxl"].row + PUBLISHED["sdxl"].decode
+    assert rows["sdxl"]["ours"] == 9 * (image + 3 * sdxl.decode)
+    assert rows["sdxl+tiny"]["ours"] == 9 * (image + 3 * PUBLISHED["sdxl+tiny"].preview)
+    base = load(run).find("best-of-n", images=40)
+    faster = {name: load(run, price=PUBLISHED[name].flops).speed_up(base, _ours(run), over="flops") for name in said}
+    assert faster["sdxl"].low < faster["sdxl+tiny"].low
+    assert all(f"speed-up in FLOPs: {faster[name]}" in " ".join(said[name].split()) for name in said)
+
+
+def _ours(run: Path) -> Setup:
+    return load(run).find("ours")
+
+
+@pytest.mark.parametrize(("option", "known"), [(["--cost", "steps"], "nfe"), (["--as", "sd3"], "sdxl")])
+def test_unknown_costs_and_prices_are_refused_with_the_known_ones(
+    run: Path, option: list[str], known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(run), *option])
+    assert stop.value.code and known in capsys.readouterr().err
 
 
 def test_the_page_flags_a_strategy_that_over_optimizes(run: Path) -> None:

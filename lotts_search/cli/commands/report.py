@@ -20,6 +20,17 @@ def report(
     metric: Annotated[
         str | None, typer.Option("--metric", help="The value that decides [the study's first metric].")
     ] = None,
+    cost: Annotated[
+        str, typer.Option("--cost", help="The cost that decides: images, nfe, rows, flops or device_s.")
+    ] = "nfe",
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="Price FLOPs as on a published model with ImageReward: sd21, sdxl or flux, or with +tiny by its tiny "
+            "decoder [the model's own].",
+        ),
+    ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,8 +62,10 @@ def report(
 
         lotts-search report runs/lotts-against-best-of-n
 
+        lotts-search report runs/lotts-against-best-of-n --cost flops --as sdxl
+
         lotts-search report runs/table-01 runs/table-08 --out out/ablation --baseline LoTTS
     """  # fmt: skip
     from lotts_search.cli.write_report import Wanted, run
 
-    run(Wanted(runs, out, metric, baseline or [], prompts, trees, figures, device), json)
+    run(Wanted(runs, out, metric, cost, prices or "", baseline or [], prompts, trees, figures, device), json)
