@@ -69,7 +69,7 @@ class RayPool(Checking):
 
     Attributes:
         info: description of the model.
-        verifiers: names of the verifiers.
+        verifiers, rewriters: their names.
 
     Raises:
         BadInput, Failure: an actor cannot load its part (a broken model folder, an unknown verifier), or Ray cannot be
@@ -110,6 +110,7 @@ class RayPool(Checking):
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
         self.verifiers = names = tuple(dict.fromkeys(verifiers))
         writers = {name: dict(settings) for name, settings in (rewriters or {}).items()}
+        self.rewriters = tuple(writers)
         needs = {name: _of_verifier(name) for name in names if scorer == SCORER}
         needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
         needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
@@ -117,9 +118,8 @@ class RayPool(Checking):
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._noticed: set[str] = set()
-        self._closed = False
+        self._closed, self._lock = False, threading.Lock()
         self._closed_reason: str | None = None
-        self._lock = threading.Lock()
         scoring = {name: _gpus(name) if verifier_gpus is None else verifier_gpus for name in names}
         needed = {
             "CPU": threads * (generators + len(names) + len(writers)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -41,7 +41,7 @@ async def asearch(
     model: str = "shapes-sd",
     strategy: str | Strategy = "lotts",
     verifier: str | None = None,
-    rewriter: str = "shapes-rewriter",
+    rewriter: str | None = None,
     nfe: float | None = None,
     seconds: float | None = None,
     images: int | None = None,
@@ -72,7 +72,8 @@ async def asearch(
         verifier: the verifier that guides the search, as for :func:`~lotts_search.registry.load_verifier`; a ``pool``
             must have it under this text. None = the pool's only one, or without a pool the one that the model names in its
             ``lotts.json``, see :func:`~lotts_search.registry.default_verifier`.
-        rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it.
+        rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it. None = as for
+            the verifier.
         nfe, images, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
             Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
         seed: decides all noise and all choices: equal arguments give equal searches.
@@ -110,12 +111,15 @@ async def asearch(
     if nfe is None and images is None and seconds is None:
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
-    verifier = verifier or (registry.default_verifier(model) if pool is None else _only_verifier(pool))
+    verifier = verifier or (registry.default_verifier(model) if pool is None else _only(pool.verifiers, "verifier"))
+    registry.check_judging(verifier, [prompt], [(model, {})] if pool is None else ())
+    if not chosen.rewrites:
+        rewriter = ""
+    elif rewriter is None:
+        rewriter = registry.default_rewriter(model) if pool is None else _only(pool.rewriters, "rewriter")
     if pool is None:
         report_unknown_words(model, [prompt])
     given = image_hash(image) if image is not None else None
-    if not chosen.rewrites:
-        rewriter = ""
     with _pool(pool, model, verifier, rewriter) as where, ExitStack() as opened:
         sampling = Sampling.of(
             where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
@@ -190,13 +194,13 @@ search = _blocking(asearch)
 ``interrupted``, which may have no image yet. Failed trials are reported by a :class:`~lotts_search.errors.Notice`."""
 
 
-def _only_verifier(pool: Pool) -> str:
-    """Return the verifier of a pool that has one; raise BadInput for others."""
-    if not pool.verifiers:
-        raise BadInput("this pool has no verifier")
-    if len(pool.verifiers) > 1:
-        raise BadInput(f"this pool has several verifiers, choose one with verifier=…: {', '.join(pool.verifiers)}")
-    return pool.verifiers[0]
+def _only(names: Sequence[str], kind: str) -> str:
+    """Return the verifier or rewriter of a pool that has one; raise BadInput for others."""
+    if not names:
+        raise BadInput(f"this pool has no {kind}")
+    if len(names) > 1:
+        raise BadInput(f"this pool has several {kind}s, choose one with {kind}=…: {', '.join(names)}")
+    return names[0]
 
 
 @contextmanager

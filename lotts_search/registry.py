@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from lotts_search import fingerprint
 from lotts_search.backbones.base import Backbone
 from lotts_search.backbones.defaults import pipeline_of
+from lotts_search.backbones.image_size import image_size
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, LottsError, unknown
@@ -388,17 +390,7 @@ def default_verifier(model: str, revision: str | None = None) -> str:
         BadInput: it names none, or one that is wrong or not allowed; or the model does not exist.
         Failure: its files are missing or broken.
     """
-    folder, _ = _index_of(model, revision)
-    from lotts_search.backbones.model_folder import read_json  # slow to import
-
-    named = read_json(folder, "lotts.json", optional=True, revision=revision).get("verifier")
-    if named is None:
-        made_for_others = ("lotts_search.shapes.", "lotts_search.combinations.")
-        known = [name for name, entry in verifiers().items() if not entry.target.startswith(made_for_others)]
-        raise BadInput(
-            f"model {model} names no verifier of its own: choose one with --verifier NAME, in Python verifier=…, in a study "
-            f"verifier: NAME. For any images: {', '.join(known)}; `lotts-search verifiers` describes them"
-        )
+    folder, named = _named_by(model, "verifier", verifiers(), revision)
     try:
         spec = VerifierSpec.of(named)
         text = str(spec.within(Path(folder)) if Path(folder).is_dir() else spec)
@@ -412,6 +404,32 @@ def default_verifier(model: str, revision: str | None = None) -> str:
     except BadInput as error:
         raise BadInput(f"model {model}: verifier in its lotts.json: {error}") from error
     return text
+
+
+def default_rewriter(model: str, revision: str | None = None) -> str:
+    """Return the rewriter that the ``lotts.json`` of a model names, for a search that needs one and names none: a registered
+    name. Arguments and errors are those of :func:`default_verifier`.
+    """
+    _, named = _named_by(model, "rewriter", rewriters(), revision)
+    if not isinstance(named, str) or named not in rewriters():
+        raise BadInput(f"model {model}: rewriter in its lotts.json: {unknown('rewriter', str(named), rewriters())}")
+    return named
+
+
+def _named_by(model: str, kind: str, known: Mapping[str, Entry], revision: str | None) -> tuple[str, Any]:
+    """Return the folder or Hub id of a model, and what its ``lotts.json`` names as its verifier or rewriter."""
+    folder, _ = _index_of(model, revision)
+    from lotts_search.backbones.model_folder import read_json  # slow to import
+
+    named = read_json(folder, "lotts.json", optional=True, revision=revision).get(kind)
+    if named is None:
+        made_for_others = ("lotts_search.shapes.", "lotts_search.combinations.")
+        fit = [name for name, entry in known.items() if not entry.target.startswith(made_for_others)]
+        raise BadInput(
+            f"model {model} names no {kind} of its own: choose one with --{kind} NAME, in Python {kind}=…, in a study "
+            f"{kind}: NAME. For any images: {', '.join(fit)}; `lotts-search {kind}s` describes them"
+        )
+    return folder, named
 
 
 def verifier_contents(text: str) -> str:
@@ -464,20 +482,54 @@ def metric_class(name: str) -> type[Metric] | None:
     return None
 
 
-def check_prompts(name: str, prompts: Iterable[str]) -> None:
-    """Refuse prompts that a metric or a verifier cannot judge, by the class method ``check`` that it may have.
+def check_judging(text: str, prompts: Sequence[str], models: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> None:
+    """Refuse prompts and image sizes that a verifier, one that it combines, or a metric cannot judge, by the class methods
+    ``check(prompt)`` and ``check_size(height, width)`` that it may have; ``check`` also gets the settings that are its
+    arguments.
+
+    Args:
+        models: name and load options of each model, whose image size may be known before it is loaded.
 
     Raises:
-        ValueError: it cannot judge one of them.
+        BadInput: it cannot judge one of them.
     """
-    found: Any = metric_class(name)
-    if found is None:
+    try:
+        specs = [VerifierSpec.parse(part) for part in verifier_parts(text)]
+    except BadInput:
+        return  # an object of a pool
+    for spec in specs:
         try:
-            found = verifier_class(name)
+            found: Any = metric_class(spec.name) or verifier_class(spec.name)
         except BadInput:
-            return  # an object of a pool
-    for prompt in prompts if hasattr(found, "check") else ():
-        found.check(prompt)
+            continue  # an object of a pool, or of a package that only its actor has
+        try:
+            if hasattr(found, "check_size"):
+                for size in filter(None, (model_image_size(*model) for model in models)):
+                    found.check_size(*size)
+            if hasattr(found, "check"):
+                wanted = inspect.signature(found.check).parameters
+                given = arguments(found.load, spec.settings, spec.name) if spec.settings else {}
+                for prompt in prompts:
+                    found.check(prompt, **{name: value for name, value in given.items() if name in wanted})
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+
+
+def model_image_size(model: str, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width in pixels of a model's images as its folder tells before it is loaded; None where it does not.
+
+    Args:
+        options: load options; their ``size`` precedes.
+    """
+    if size := options.get("size"):
+        return size[0], size[1]
+    revision = options.get("revision")
+    with suppress(LottsError):  # raised when the model is loaded
+        folder, family = find_model(model, revision)
+        from lotts_search.backbones.model_folder import read_json  # slow to import
+
+        return image_size(family, lambda file: read_json(folder, file, optional=True, revision=revision))
+    return None
 
 
 def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> PromptRewriter:

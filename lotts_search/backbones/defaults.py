@@ -31,6 +31,8 @@ _OF_PIPELINE = {
 }
 
 
+_OF_SEARCHES = ("verifier", "rewriter")
+"""What a ``lotts.json`` also names, see :func:`lotts_search.registry.default_verifier`."""
 _FEW_STEPS = re.compile(r"turbo|lightning|lcm|hyper.?sd", re.IGNORECASE)
 """Names of models that were distilled to few steps."""
 
@@ -111,11 +113,11 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
     }  # fmt: skip
     values: dict[str, Any] = {}
     for name, value in settings.items():
-        if name == "verifier":  # of searches, see lotts_search.registry.default_verifier
+        if name in _OF_SEARCHES:
             continue
         try:
             if name not in kinds:
-                raise unknown("setting", name, [*(field.name for field in fields(Defaults)), "verifier"])
+                raise unknown("setting", name, [*(field.name for field in fields(Defaults)), *_OF_SEARCHES])
             values[name] = kinds[name](value)
         except (TypeError, ValueError) as error:
             raise BadInput(f"model {model}: lotts.json: bad value for {name!r}: {error}") from error

@@ -137,7 +137,7 @@ Rewriter = Annotated[
     typer.Option(
         "--rewriter",
         help="Revises prompts, for strategies that use one: a name from `lotts-search rewriters`, or package.module:Class"
-        " [shapes-rewriter].",
+        " [the model's own].",
         rich_help_panel=SEARCH,
     ),
 ]

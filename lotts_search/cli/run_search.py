@@ -28,8 +28,6 @@ from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling, Solver, check_steps
 
-REWRITER = "shapes-rewriter"
-
 
 @dataclass
 class Request:
@@ -39,7 +37,7 @@ class Request:
         image, mask: files of the initial image and of its mask.
         settings: settings of the strategy.
         verifier: its name and settings; None = the one that the model names.
-        rewriter: name of the rewriter; None = the default one, for strategies that use a rewriter.
+        rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
         writing: settings of the rewriter.
         load: options of the model, from :func:`lotts_search.cli.options.loading`.
     """
@@ -62,7 +60,7 @@ class Request:
     settings: dict[str, object] = field(default_factory=dict)
     solver: str | None = None
     eta: float | None = None
-    load: dict[str, object] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
     rewriter: str | None = None
     writing: dict[str, object] = field(default_factory=dict)
 
@@ -77,7 +75,7 @@ class Request:
         if (self.rewriter or self.writing) and not strategy.rewrites:
             raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
         if strategy.rewrites:
-            self.rewriter = self.rewriter or REWRITER
+            self.rewriter = self.rewriter or registry.default_rewriter(self.model, self.load.get("revision"))
             registry.load_rewriter(self.rewriter, self.writing)
         if self.steps is not None:
             check_steps(self.steps)
@@ -132,7 +130,7 @@ class Request:
             self.prompt,
             strategy=self.strategy,
             verifier=self.verifier,
-            rewriter=self.rewriter or REWRITER,
+            rewriter=self.rewriter,
             nfe=self.nfe,
             images=self.images,
             seconds=self.seconds,
@@ -158,6 +156,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
     verifier = request.verifier or registry.default_verifier(request.model, compute.load.get("revision"))
     request.verifier = verifier  # the recipe names it
     compute.check_verifiers([verifier])
+    registry.check_judging(verifier, [request.prompt], [(request.model, compute.load)])
     report_unknown_words(request.model, [request.prompt])
     folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}

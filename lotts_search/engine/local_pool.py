@@ -47,7 +47,7 @@ class LocalPool(Checking):
         rewriters: Mapping[str, PromptRewriter] | None = None,
     ):
         self.info = backbone.info
-        self.verifiers = tuple(verifiers)
+        self.verifiers, self.rewriters = tuple(verifiers), tuple(rewriters or ())
         self._engine = Engine(backbone, max_batch, pad)
         self._scorers = {name: ScoreBatcher(verifier, max_batch, pad) for name, verifier in verifiers.items()}
         self._rewriters = {name: RewriteRunner(rewriter) for name, rewriter in (rewriters or {}).items()}

@@ -182,7 +182,7 @@ class Again:
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
             verifier=self._verifier, nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
-            negative=model.get("negative") or "", rewriter=next(iter(rewriters), "shapes-rewriter"), workers=self.about.get("workers", 8), prompt_id=prompt_id,
+            negative=model.get("negative") or "", rewriter=next(iter(rewriters), None), workers=self.about.get("workers", 8), prompt_id=prompt_id,
             journal=journal, on_trial=on_trial,
         )  # fmt: skip
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lotts_search.shapes.world.render import SIZE
 from lotts_search.shapes.world.scene import parse_caption
 from lotts_search.verifiers.metric import Metric
 
@@ -26,6 +27,12 @@ class ShapesOracle(Metric):
 
         verdicts = judge_many(images, [parse_caption(prompt)] * len(images))
         return {"oracle": [v.quality for v in verdicts], "perfect": [float(v.perfect) for v in verdicts]}
+
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise ValueError unless images have the size of the shapes world."""
+        if (height, width) != (SIZE, SIZE):
+            raise ValueError(f"shapes-oracle judges images of {SIZE}x{SIZE} pixels alone, not {height}x{width}")
 
     @classmethod
     def check(cls, prompt: str) -> None:

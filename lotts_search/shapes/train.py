@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,7 @@ def train(
         minutes=effort.minutes, device=device, describe=describe,
     )  # fmt: skip
     model.save(out, coder)
+    shutil.copy(EMBEDDED / name / "lotts.json", out)  # settings, verifier and rewriter for models of these scenes
     return out
 
 

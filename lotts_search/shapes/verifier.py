@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lotts_search.errors import BadInput
+from lotts_search.shapes.world.render import SIZE
 from lotts_search.work.requests import Bytes, Floats
 
 if TYPE_CHECKING:
@@ -43,6 +45,14 @@ class ShapesReward:
 
         return cls(load_reward(FOLDER if weights is None else Path(weights)))
 
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise BadInput unless images have the size of the shapes world."""
+        if (height, width) != (SIZE, SIZE):
+            raise BadInput(
+                f"shapes-reward scores the embedded models' images of {SIZE}x{SIZE} pixels alone, not {height}x{width}"
+            )
+
     @cached_property
     def flops(self) -> float:
         """Those of an image with its prompt."""
@@ -50,7 +60,6 @@ class ShapesReward:
 
         from lotts_search.backbones.flops import count_flops
         from lotts_search.shapes.reward.net import MAX_WORDS, RewardNet
-        from lotts_search.shapes.world.render import SIZE
 
         # A new network is in training mode, whose layers run as single operations that can be counted.
         images = (1, 3, SIZE, SIZE)

@@ -30,7 +30,7 @@ class Meter(Checking):
 
     def __init__(self, pool: Pool, generators: int):
         self.info: ModelInfo = pool.info
-        self.verifiers = pool.verifiers
+        self.verifiers, self.rewriters = pool.verifiers, pool.rewriters
         self.generators = generators
         self.nfe = self.device_s = 0.0
         self.closed: PoolClosed | None = None

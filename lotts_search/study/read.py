@@ -58,13 +58,19 @@ def read_study(path: Path) -> Study:
             raise root.wrong(f"a study needs {needed!r}")
     sampling = {name: read(keys[name]) for name, read in SAMPLING.items() if name in keys}
     models = tuple(_models(root, keys, sampling))
-    verifier = _verifier(keys["verifier"], guiding=True) if "verifier" in keys else _default_verifier(root, models)
+    verifier = (
+        _verifier(keys["verifier"], guiding=True)
+        if "verifier" in keys
+        else _default(root, "verifier", models, registry.default_verifier)
+    )
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
-    _check_prompts(keys.get("verifier", root), verifier, prompts)
-    metrics = _metrics(keys["metrics"], verifier, prompts) if "metrics" in keys else ()
-    rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("shapes-rewriter", {})
+    _check_judging(keys.get("verifier", root), verifier, prompts, models)
+    metrics = _metrics(keys["metrics"], verifier, prompts, models) if "metrics" in keys else ()
     strategies = tuple(_strategies(keys["strategies"], limits))
+    rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("", {})
+    if not rewriter and any(entry.strategy.rewrites for entry in strategies):
+        rewriter = _default(root, "rewriter", models, registry.default_rewriter)
     seeds = tuple(_seeds(keys["seeds"])) if "seeds" in keys else (0,)
     most = len(models) * len(prompts) * len(seeds) * sum(len(entry.limits) for entry in strategies)
     if most > MOST_SEARCHES:
@@ -118,19 +124,21 @@ def _verifier(node: YamlNode, guiding: bool) -> str:
     return str(spec)
 
 
-def _default_verifier(root: YamlNode, models: Sequence[ModelEntry]) -> str:
-    """Return the verifier that the models themselves name, which must be the same for all."""
+def _default(
+    root: YamlNode, kind: str, models: Sequence[ModelEntry], named_by: Callable[[str, str | None], str]
+) -> str:
+    """Return the verifier or rewriter that the models themselves name, which must be the same for all."""
     try:
-        named = {model.label: registry.default_verifier(model.model, model.options.get("revision")) for model in models}
+        named = {model.label: named_by(model.model, model.options.get("revision")) for model in models}
     except BadInput as error:
         raise root.wrong(error) from error
     if len(set(named.values())) > 1:
-        each = ", ".join(f"{label} names {verifier}" for label, verifier in named.items())
-        raise root.wrong(f"one verifier guides all searches of a study: give 'verifier', because {each}")
+        each = ", ".join(f"{label} names {name}" for label, name in named.items())
+        raise root.wrong(f"all searches of a study have one {kind}: give {kind!r}, because {each}")
     return named[models[0].label]
 
 
-def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str, ...]:
+def _metrics(node: YamlNode, verifier: str, prompts: Sequence[Prompt], models: Sequence[ModelEntry]) -> tuple[str, ...]:
     names: list[str] = []
     filled: dict[str, str] = {}
     for item in node.items("metrics") if not (node.is_list and node.plain() == []) else []:
@@ -139,7 +147,7 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
             raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:
             raise item.wrong(f"the metric {name} is duplicated")
-        _check_prompts(item, name, prompts)
+        _check_judging(item, name, prompts, models)
         for column in columns_of([name]):
             if column in filled:
                 raise item.wrong(
@@ -150,10 +158,11 @@ def _metrics(node: YamlNode, verifier: str, prompts: list[Prompt]) -> tuple[str,
     return tuple(names)
 
 
-def _check_prompts(node: YamlNode, name: str, prompts: Sequence[Prompt]) -> None:
+def _check_judging(node: YamlNode, name: str, prompts: Sequence[Prompt], models: Sequence[ModelEntry]) -> None:
+    sizes = [(model.model, model.options) for model in models]
     try:
-        registry.check_prompts(name, (prompt.text for prompt in prompts))
-    except ValueError as error:
+        registry.check_judging(name, [prompt.text for prompt in prompts], sizes)
+    except BadInput as error:
         raise node.wrong(error) from error
 
 

@@ -107,7 +107,7 @@ class Study:
         seconds: time limit of one run, loading excluded; None = no limit.
         workers: virtual workers of each search.
         keep: which images are kept as files.
-        rewriter, writing: the prompt rewriter of strategies that use one, and its settings.
+        rewriter, writing: the prompt rewriter of strategies that use one, and its settings; "" where none does.
         at_once: searches in flight at a time; None = enough to keep all generators busy.
         renamed: notes on old spellings in the file.
     """
@@ -127,7 +127,7 @@ class Study:
     seconds: float | None = None
     workers: int = 8
     keep: Keep = "best"
-    rewriter: str = "shapes-rewriter"
+    rewriter: str = ""
     writing: Mapping[str, Any] = field(default_factory=dict)
     at_once: int | None = None
     renamed: tuple[str, ...] = ()

@@ -103,7 +103,7 @@ class Mixture:
 
 class AnalyticPool:
     """A :class:`~lotts_search.work.pool.Pool` over a closed-form model. Its rewriter numbers the original prompt, and the
-    scores are those of ``model``, whatever verifier a search names.
+    scores are those of ``model``, whatever rewriter and verifier a search names.
 
     Args:
         info: what a search must know of the model, see :func:`analytic_info`.
@@ -117,6 +117,7 @@ class AnalyticPool:
     """
 
     verifiers: tuple[str, ...] = ("shapes-reward",)
+    rewriters: tuple[str, ...] = ("shapes-rewriter",)
 
     def __init__(
         self,

@@ -25,8 +25,10 @@ class Verifier(Protocol):
         flops: floating-point operations of one score; without it they are not known, and count as 0.
         environment: recipe of an environment whose Python runs the verifier, of this package (``"hpsv2-package"``) or a
             TOML file beside the verifier's module (:mod:`lotts_search.verifiers.environments.recipe`).
-        check: a class method that raises ValueError for a prompt that the verifier cannot score; a study calls it for all
-            prompts before it starts.
+        check: a class method ``check(prompt)`` that raises ValueError for a prompt that the verifier cannot score. It is
+            called for all prompts before anything is loaded, also with those settings that are its arguments.
+        check_size: a class method ``check_size(height, width)`` that raises ValueError for a size of images, in pixels, that
+            it cannot score. It is called where a model's folder tells the size.
         close: called when the pool closes.
     """
 

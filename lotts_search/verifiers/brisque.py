@@ -80,15 +80,19 @@ class Brisque:
         table = np.array([[part.rpartition(":")[2] for part in row.split()] for row in rows.splitlines()], np.float64)
         return cls(float(settings["gamma"]), float(settings["rho"]), table[:, 0], table[:, 1:])
 
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise BadInput where a side is below :data:`SMALLEST` pixels."""
+        if min(height, width) < SMALLEST:
+            raise BadInput(f"brisque scores images with sides of {SMALLEST} pixels or more, not {height}x{width}")
+
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return the scores [B] of uint8 images [B, h, w, 3]; ``prompts`` [B] do not count.
 
         Raises:
             BadInput: an image has a side below :data:`SMALLEST` pixels.
         """
-        height, width = images.shape[1:3]
-        if min(height, width) < SMALLEST:
-            raise BadInput(f"brisque scores images with sides of {SMALLEST} pixels or more, not {height}x{width}")
+        self.check_size(*images.shape[1:3])
         return np.array([-self.brisque(image) for image in images], np.float32)
 
     def brisque(self, image: Bytes) -> float:

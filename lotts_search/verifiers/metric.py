@@ -29,3 +29,8 @@ class Metric(ABC):
     def check(cls, prompt: str) -> None:
         """Raise ValueError where the metric cannot judge images of this prompt."""
         return
+
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise ValueError where the metric cannot judge images of this size in pixels."""
+        return

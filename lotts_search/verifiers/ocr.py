@@ -49,20 +49,25 @@ class Ocr:
         """
         return cls(_reader(), unquoted)
 
+    @classmethod
+    def check(cls, prompt: str, unquoted: float | None = None) -> None:
+        """Raise BadInput where the prompt has no text in quotation marks, unless such prompts have a score."""
+        if unquoted is None and not quoted(prompt):
+            raise BadInput(
+                f"ocr looks for the text in quotation marks, and the prompt {prompt!r} has none: quote it, "
+                'e.g. a sign that says "OPEN"; or set unquoted, the score of such prompts, e.g. ocr:unquoted=0'
+            )
+
     def score(self, prompts: list[str], images: Bytes) -> Floats:
         """Return the scores [B] of uint8 images [B, h, w, 3] for ``prompts`` [B].
 
         Raises:
             BadInput: a prompt has no text in quotation marks.
         """
-        texts = [quoted(prompt) for prompt in prompts]
-        if self.unquoted is None and [] in texts:
-            raise BadInput(
-                f"ocr looks for the text in quotation marks, and the prompt {prompts[texts.index([])]!r} has none: quote it, "
-                'e.g. a sign that says "OPEN"; or set unquoted, the score of such prompts, e.g. ocr:unquoted=0'
-            )
+        for prompt in prompts:
+            self.check(prompt, self.unquoted)
         scores = []
-        for wanted, image in zip(texts, images, strict=True):
+        for wanted, image in zip(map(quoted, prompts), images, strict=True):
             lines = self.read(image) if wanted else []
             scores.append(np.mean([legibility(text, lines) for text in wanted]) if wanted else self.unquoted)
         return np.array(scores, np.float32)

@@ -22,11 +22,12 @@ class Pool(Protocol):
 
     Attributes:
         info: description of the model.
-        verifiers: names of the verifiers; a search that names none takes the only one.
+        verifiers, rewriters: their names; a search that names none takes the only one.
     """
 
     info: ModelInfo
     verifiers: tuple[str, ...]
+    rewriters: tuple[str, ...]
 
     def submit(self, work: Work) -> Future[Result]:
         """Request a piece of work."""

@@ -144,7 +144,13 @@ def test_the_folder_of_the_model_may_name_the_verifier(
         ("sdxl --size 6x40", "clip-score:weights=clip", "multiples of 4 pixels for sdxl, such as 40x8, got 40x6"),
         ("sdxl --size big", "clip-score:weights=clip", "--size takes WIDTHxHEIGHT or one number of pixels, not 'big'"),
         ("sdxl --variant fp16", "clip-score:weights=clip", "no weights of the variant 'fp16'"),
-        ("sdxl", "shapes-reward", r"shapes-reward expects \d+ uint8 images \[64, 64, 3\], not uint8 \[\d+, 32, 32, 3\]"),
+        # Images of another size, and prompts, are refused before the verifier and the model are loaded.
+        ("torn", "shapes-reward", "shapes-reward scores .* 64x64 pixels alone, not 32x32"),
+        ("torn", 'weighted:of={"shapes-reward": 1, "brisque": 1}', "shapes-reward scores .* 64x64 pixels alone, not 32x32"),
+        ("torn --size 8x32", "brisque", "brisque scores images with sides of 16 pixels or more, not 32x8"),
+        ("torn", "ocr", "ocr looks for the text in quotation marks, and the prompt .* has none"),
+        ("torn", 'weighted:of={"geneval:weights=nowhere": 1}', "GenEval"),
+        ("torn --strategy ttgen", "clip-score:weights=clip", "names no rewriter of its own: .* For any images: chat, transformers"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message_before_any_step(

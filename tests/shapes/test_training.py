@@ -13,6 +13,7 @@ from transformers import CLIPTextModel
 
 from lotts_search import registry
 from lotts_search.errors import BadInput
+from lotts_search.shapes import train
 from lotts_search.shapes.denoisers import sdxl, store
 from lotts_search.shapes.denoisers.base import Denoiser
 from lotts_search.shapes.denoisers.flux import ShapesFlux
@@ -142,6 +143,20 @@ def test_sdxl_folder_loads_in_plain_diffusers_and_wants_zeros_for_an_empty_promp
         expected = model.text_2(ids, output_hidden_states=True)
     assert torch.allclose(found[0][..., -WIDTH_2:], expected.hidden_states[-2], atol=2e-2)
     assert torch.allclose(found[2], expected.text_embeds, atol=2e-2)
+
+
+def test_a_trained_model_names_settings_verifier_and_rewriter(
+    vae: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the embedded one does; the training itself is left out."""
+    monkeypatch.setattr(train, "render_store", lambda *arguments: (None, []))
+    monkeypatch.setattr(train, "encode_store", lambda *arguments: None)
+    monkeypatch.setattr(train, "train_denoiser", lambda *arguments, **options: None)
+    monkeypatch.setattr(train, "_vae", lambda *arguments: vae)
+    out = train.train("shapes-sd", tmp_path, start=train.EMBEDDED / "shapes-sd", describe=lambda line: None)
+    assert registry.default_verifier(str(out)) == "shapes-reward"
+    assert registry.default_rewriter(str(out)) == "shapes-rewriter"
+    assert registry.load_backbone(str(out)).info.defaults == registry.load_backbone("shapes-sd").info.defaults
 
 
 def test_training_for_minutes_follows_the_clock(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lotts_search.backbones.defaults import STABLE_DIFFUSION_XL, merged
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput
-from lotts_search.registry import default_verifier
+from lotts_search.registry import default_rewriter, default_verifier
 from lotts_search.study.read import read_study
 from lotts_search.testing import AnalyticPool
 
@@ -41,6 +41,7 @@ def study(folder: Path, text: str) -> Any:
 @pytest.mark.parametrize("name", ["shapes-sd", "shapes-sdxl", "shapes-flux"])
 def test_embedded_models_name_shapes_reward(name: str) -> None:
     assert default_verifier(name) == "shapes-reward"
+    assert default_rewriter(name) == "shapes-rewriter"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,10 @@ def test_an_explicit_verifier_precedes_the_model_s(tmp_path: Path, monkeypatch: 
 
 def test_one_verifier_guides_all_models_of_a_study(tmp_path: Path) -> None:
     one, other = (model(tmp_path / name, name) for name in ("clip-score", "aesthetic"))
-    with pytest.raises(BadInput, match="give 'verifier', because shapes-sd names shapes-reward, clip-score names clip"):
+    with pytest.raises(
+        BadInput,
+        match="have one verifier: give 'verifier', because shapes-sd names shapes-reward, clip-score names clip",
+    ):
         study(tmp_path, STUDY + f"models: [shapes-sd, {one}]\n")
     text = STUDY + f"models: [{one}, {{model: {one}, label: again}}]\n"
     assert study(tmp_path, text).verifier == "clip-score"
@@ -156,3 +160,36 @@ def test_a_search_takes_the_only_verifier_of_its_pool() -> None:
         with pytest.raises(BadInput, match="this pool has no verifier"):
             search("red star", pool=pool)
         assert len(pool.asked) == asked
+
+
+def test_a_search_that_revises_prompts_takes_the_only_rewriter_of_its_pool() -> None:
+    with AnalyticPool() as pool:
+        pool.rewriters = ("mine",)
+        assert search("red star", pool=pool, images=1, strategy="ttgen").rewriter == "mine"
+        assert search("red star", pool=pool, images=1, strategy="best-of-n").rewriter == ""
+        asked = len(pool.asked)
+        pool.rewriters = ("mine", "yours")
+        with pytest.raises(BadInput, match=r"several rewriters, choose one with rewriter=…: mine, yours"):
+            search("red star", pool=pool, images=1, strategy="ttgen")
+        pool.rewriters = ()
+        with pytest.raises(BadInput, match="this pool has no rewriter"):
+            search("red star", pool=pool, images=1, strategy="ttgen")
+        assert len(pool.asked) == asked
+
+
+def test_a_model_names_its_rewriter_for_strategies_that_use_one(tmp_path: Path) -> None:
+    folder = model(tmp_path / "model", "aesthetic")
+    refused = r"names no rewriter of its own: .* in a study rewriter: NAME\. For any images: chat, transformers;"
+    revised = STUDY.replace("best-of-n", "ttgen") + f"model: {folder}\n"
+    for refuses in (lambda: search("a fox", model=folder, strategy="ttgen"), lambda: study(tmp_path, revised)):
+        with pytest.raises(BadInput, match=refused):
+            refuses()
+    assert study(tmp_path, STUDY + f"model: {folder}\n").rewriter == ""
+    assert study(tmp_path, revised + "rewriter: chat\n").rewriter == "chat"
+    settings = Path(folder, "lotts.json")
+    for named, message in (("chatt", "unknown rewriter 'chatt'; did you mean 'chat'"), (["chat"], "unknown rewriter")):
+        settings.write_text(json.dumps({"rewriter": named, "verifier": "aesthetic"}))
+        with pytest.raises(BadInput, match=rf"rewriter in its lotts\.json: {message}"):
+            study(tmp_path, revised)
+    settings.write_text(json.dumps({"rewriter": "transformers", "verifier": "aesthetic"}))
+    assert study(tmp_path, revised).rewriter == default_rewriter(folder) == "transformers"

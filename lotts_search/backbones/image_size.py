@@ -1,0 +1,34 @@
+"""The size of a model's images, from the configs in its folder; read before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_NETWORKS = {
+    "StableDiffusionPipeline": "unet",
+    "StableDiffusionXLPipeline": "unet",
+    "StableDiffusion3Pipeline": "transformer",
+}
+"""The component whose ``sample_size`` is that of the latents, by pipeline."""
+
+
+def image_size(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Return height and width in pixels of the images of a model in diffusers format, unless load options change them; None
+    where its configs do not tell.
+
+    Args:
+        pipeline: name of its pipeline.
+        read: returns the content of a JSON file of the folder, {} if the folder does not have the file.
+    """
+    vae = read("vae/config.json")
+    factor = 2 ** (len(vae.get("block_out_channels", ())) - 1)  # pixels per latent pixel and side
+    if pipeline == "FluxPipeline":
+        side = vae.get("sample_size")
+        latent = 2 * (side // (2 * int(factor))) if isinstance(side, int) and factor >= 1 else None
+    else:
+        latent = read(f"{_NETWORKS[pipeline]}/config.json").get("sample_size") if pipeline in _NETWORKS else None
+    sides = [latent, latent] if isinstance(latent, int) else latent
+    if not sides or factor < 1:
+        return None
+    return int(sides[0] * factor), int(sides[1] * factor)
