@@ -20,11 +20,13 @@ from lotts_search.core.strategy import (
     ModelInfo,
     Plan,
     Search,
+    Span,
     notice,
     repeat,
     score_of,
     scored,
     staged,
+    tunable,
 )
 
 
@@ -45,6 +47,7 @@ class BeamInMask(Localized):
 
     source = "Beam search in the mask, named as future work by LoTTS (Algorithm 2 is the refinement)"
     formula = "initial · (T + L + beams · children · (T - t0))"
+    space = tunable(ratio=Span(0.2, 0.7), beams=(1, 2, 3), children=(2, 3, 4), interval=(0.2, 0.3, 0.4))
 
     initial: int | None = None
     beams: int = 2

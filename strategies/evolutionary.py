@@ -9,7 +9,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Noise, Plan, Search, Strategy, gather_completed, score_of
+from lotts_search.core.strategy import (
+    Budget,
+    Costs,
+    Noise,
+    Plan,
+    Search,
+    Span,
+    Strategy,
+    gather_completed,
+    score_of,
+    tunable,
+)
 from lotts_search.errors import BadInput
 
 
@@ -31,6 +42,13 @@ class Evolutionary(Strategy):
 
     source = "He et al. 2025, Scaling image and video generation via test-time evolutionary search (EvoSearch)"
     formula = "T · (population + generations · (population - elites))"
+    space = tunable(
+        population=(3, 4, 6, 8),
+        elites=(1, 2),
+        tournament=(1, 2, 3),
+        beta=Span(0.1, 0.8),
+        eta=(None, 0.0),
+    )
 
     population: int = 4
     elites: int = 1

@@ -10,7 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Cost, Costs, Mask, Plan, Search, repeat, score_of
+from lotts_search.core.strategy import (
+    Budget,
+    Candidate,
+    Cost,
+    Costs,
+    Mask,
+    Plan,
+    Search,
+    Span,
+    repeat,
+    score_of,
+    tunable,
+)
 from lotts_search.errors import BadInput
 
 
@@ -28,6 +40,7 @@ class LoTTS(Localized):
 
     source = "LoTTS: Scale where it matters, training-free localized scaling for diffusion models, Algorithm 3"
     formula = "initial · (T + L + refinements · (T - t0)) at depth 1"
+    space = tunable(ratio=Span(0.2, 0.7), refinements=(1, 2, 3, 4, 6), depth=(1, 2))
 
     initial: int | None = None
     refinements: int = 2

@@ -26,6 +26,7 @@ from lotts_search.core.strategy import (
     Search,
     gather_completed,
     repeat,
+    tunable,
 )
 from lotts_search.errors import BadInput
 
@@ -52,6 +53,7 @@ class Mosaic(Chains, Localized):
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region"
     formula = "chains · (1 + children · (T - 1)); exact: at most chains · (1 + (children + 1) · (T - 1))"
+    space = tunable(children=(2, 4, 8), regions=(2, 4, 6), exact=(False, True))
 
     children: int = 4
     regions: int = 4

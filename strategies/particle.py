@@ -25,10 +25,12 @@ from lotts_search.core.strategy import (
     ModelInfo,
     Plan,
     Search,
+    Span,
     Trial,
     notice,
     scored,
     staged,
+    tunable,
 )
 from lotts_search.errors import BadInput
 
@@ -61,6 +63,12 @@ class Particle(Localized):
 
     source = "Singhal et al. 2025, A general framework for inference-time scaling and steering of diffusion models"
     formula = "particles · T; local: T + L + particles · (T - t0)"
+    space = tunable(
+        interval=(0.1, 0.2, 0.3),
+        strength=Span(1.0, 30.0, log=True),
+        potential=("max", "diff", "add", "rt"),
+        adaptive=(True, False),
+    )
 
     particles: int | None = None
     interval: float = 0.2

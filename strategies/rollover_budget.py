@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Scored, Search, Strategy, scored
+from lotts_search.core.strategy import Budget, Costs, Plan, Scored, Search, Strategy, scored, tunable
 
 EPSILON = 1e-9
 """Quotas may be fractions, which add up to whole children except for rounding."""
@@ -35,6 +35,7 @@ class RolloverBudget(Strategy):
         "Kim et al. 2025, Inference-time scaling for flow models via stochastic generation and rollover budget forcing"
     )
     formula = "at most initial + quota · (T - 1)"
+    space = tunable(initial=(1, 2, 4, 8), quota=(1, 2, 4, 8))
 
     initial: int | None = None
     quota: int | None = None

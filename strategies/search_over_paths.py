@@ -23,6 +23,7 @@ from lotts_search.core.strategy import (
     WholeMask,
     gather_completed,
     score_of,
+    tunable,
 )
 from lotts_search.errors import BadInput
 
@@ -43,6 +44,7 @@ class SearchOverPaths(Strategy):
 
     source = "Ma et al. 2025, Inference-time scaling for diffusion models beyond scaling denoising steps (paths)"
     formula = "width · T + width · paths · Σ (T - start of the round), over and over"
+    space = tunable(width=(1, 2, 3), paths=(1, 2, 4), rounds=(1, 2, 3))
 
     width: int = 2
     paths: int = 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from lotts_search.arithmetic.smc import spread
 from lotts_search.core.chains import Chains
-from lotts_search.core.strategy import Candidate, Scored, Search
+from lotts_search.core.strategy import Candidate, Scored, Search, tunable
 
 
 @dataclass
@@ -34,6 +34,7 @@ class SVDD(Chains):
         "decoding (SVDD-PM: M = 20, alpha = 0)"
     )
     formula = "chains · (1 + children · (T - 1))"
+    space = tunable(children=(2, 4, 8, 20), alpha=(0.0, 0.25, 0.5, 1.0))
 
     alpha: float = 0.0
 

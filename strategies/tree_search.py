@@ -22,11 +22,13 @@ from lotts_search.core.strategy import (
     ModelInfo,
     Plan,
     Search,
+    Span,
     Strategy,
     gather_completed,
     notice,
     repeat,
     score_of,
+    tunable,
 )
 from lotts_search.errors import BadInput
 
@@ -53,6 +55,13 @@ class DiffusionTreeSearch(Strategy):
 
     source = "Jain et al. 2025, Diffusion tree sampling: scalable inference-time alignment of diffusion models (DTS*)"
     formula = "the sum over descents of T - step of the branch"
+    space = tunable(
+        interval=(0.1, 0.2, 0.3, 0.5),
+        strength=Span(0.5, 20.0, log=True),
+        exploration=Span(0.05, 2.0, log=True),
+        widening=(1.0, 2.0, 4.0),
+        growth=(0.3, 0.5, 0.7),
+    )
 
     interval: float = 0.2
     strength: float = 2.0

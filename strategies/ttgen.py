@@ -19,9 +19,11 @@ from lotts_search.core.strategy import (
     Costs,
     Plan,
     Search,
+    Span,
     Strategy,
     gather_completed,
     repeat,
+    tunable,
 )
 from lotts_search.errors import BadInput
 
@@ -45,6 +47,7 @@ class TTGen(Strategy):
     rewrites = True
     source = "Qiao et al. 2025, TTGen: Incorporating Test-time Scaling to Diffusion Models"
     formula = "at most n · (T + injection · T · (prompts − 1))"
+    space = tunable(prompts=(2, 3, 4), injection=Span(0.2, 0.7), original=(False, True))
 
     prompts: int = 3
     injection: float = 0.5

@@ -12,7 +12,18 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Noise, Plan, Search, Strategy, gather_completed, score_of
+from lotts_search.core.strategy import (
+    Budget,
+    Costs,
+    Noise,
+    Plan,
+    Search,
+    Span,
+    Strategy,
+    gather_completed,
+    score_of,
+    tunable,
+)
 
 
 @dataclass
@@ -32,6 +43,7 @@ class ZeroOrder(Strategy):
 
     source = "Ma et al. 2025, Inference-time scaling for diffusion models beyond scaling denoising steps (zero-order)"
     formula = "T · (1 + neighbours · iterations)"
+    space = tunable(neighbours=(1, 2, 4, 8), tau=Span(0.5, 0.99), climb=(False, True), eta=(None, 0.0))
 
     neighbours: int = 4
     tau: float = 0.95

@@ -28,6 +28,7 @@ from lotts_search.cli.commands.set_metrics import set_metrics
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
+from lotts_search.cli.commands.tune import tune
 from lotts_search.cli.commands.verifier_env import verifier_env
 from lotts_search.errors import BadInput, LottsError, Notice
 
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, demo),
-    "Study": (study, report, export, set_metrics, theory),
+    "Study": (study, tune, report, export, set_metrics, theory),
     "Models and plug-ins": (models, strategies, verifiers, verifier_env, metrics, rewriters, masks),
     "Development": (train,),
 }

@@ -27,6 +27,7 @@ from typing import ClassVar, NamedTuple
 from lotts_search.core.budget import Budget, Cost, Costs
 from lotts_search.core.candidate import Candidate, Mask, score_of
 from lotts_search.core.handle import Search
+from lotts_search.core.space import Space, Span, tunable
 from lotts_search.core.virtual_time import Trial, gather_completed, repeat
 from lotts_search.errors import BadInput, notice
 from lotts_search.work.masks import (
@@ -47,8 +48,8 @@ from lotts_search.work.requests import Background, Blank, Noise
 __all__ = [
     "AttentionMask", "Background", "BadInput", "Blank", "Budget", "Candidate", "ConceptMask", "Cost", "Costs",
     "DisagreementMask", "ErrorContrastMask", "FusionMask", "GivenMask", "Mask", "MaskSource", "ModelInfo", "Noise",
-    "Plan", "QualityMask", "RandomMask", "Scored", "Search", "Strategy", "Trial", "WholeMask", "gather_completed",
-    "notice", "repeat", "score_of", "scored", "staged",
+    "Plan", "QualityMask", "RandomMask", "Scored", "Search", "Space", "Span", "Strategy", "Trial", "WholeMask", "gather_completed",
+    "notice", "repeat", "score_of", "scored", "staged", "tunable",
 ]  # fmt: skip
 
 
@@ -89,6 +90,7 @@ class Strategy(ABC):
         source: where it comes from: authors, year, title, algorithm; "" where it has no source.
         formula: its cost in NFE, in terms of its settings, T (steps), t0 (start of a refinement) and L (NFE of a
             localization). For readers only; :meth:`plan` is what counts.
+        space: settings worth tuning, each with the numbers or choices that ``lotts-search tune`` tries.
     """
 
     takes_image: ClassVar[bool] = False
@@ -96,6 +98,7 @@ class Strategy(ABC):
     rewrites: ClassVar[bool] = False
     source: ClassVar[str] = ""
     formula: ClassVar[str] = ""
+    space: ClassVar[Space] = tunable()
 
     @abstractmethod
     async def run(self, search: Search) -> None:
