@@ -4,13 +4,13 @@
 
 The table has two strategies, a hundred prompts and as many seeds as the number of rows needs. Timed are reading, the
 mean curves with bootstrap intervals of the verifier's score and of the held-out metric over every cost (from pools for
-Best-of-N), the speed-up, the win rate and the saturation fit. The exit code is 1 if this takes longer than the limit.
+Best-of-N), the speed-up, the win rate and the saturation fit. Demand: 10 seconds or less
+for a million rows.
 """  # fmt: skip
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +22,10 @@ from lotts_search.curves import AXES, load
 from lotts_search.testing.studies import Simulated, simulate
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table, about")
     parser.add_argument("--prompts", type=int, default=100, help="prompts of the table")
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds that the whole analysis may take")
     options = parser.parse_args()
 
     strategies = {"base": Simulated(images=64), "ours": Simulated("lotts", 16, speed=3)}
@@ -52,9 +51,8 @@ def main() -> int:
     print(f"{len(table):,} rows, {len(results.trials.ids):,} searches")
     print(f"read {read - began:.2f} s, {curves} curves {drawn - read:.2f} s, comparisons {ended - drawn:.2f} s")
     print(f"speed-up {faster} (planted 3), win rate {wins}, quality at unlimited cost {saturation.limit}")
-    print(f"total {ended - began:.2f} s, CPU time {used:.2f} s; limit: {options.limit:g} s")
-    return 0 if ended - began < options.limit else 1
+    print(f"total {ended - began:.2f} s (demand 10 for a million rows), CPU time {used:.2f} s")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

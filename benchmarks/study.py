@@ -8,14 +8,13 @@ A study of that many searches, half Best-of-N and half LoTTS, runs on Ray actors
   (demand: 0.9 or more),
 - writing: seconds in which the driver wrote journals, images, rows and tables, over the wall time (demand: at most 0.02),
 
-and with ``--rows`` how long it takes to bring a table of that many rows up to date. Exit code 1 when a demand is missed.
+and with ``--rows`` how long it takes to bring a table of that many rows up to date.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +112,7 @@ def table(rows: int, folder: Path) -> None:
     run.close()
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes-sd", help="registered name, folder or hub id")
     parser.add_argument("--searches", type=int, default=200)
@@ -134,8 +133,7 @@ def main() -> int:
     print(f"writing  {share:.4f}  (demand 0.02; {parts})")
     if options.json:
         print(json.dumps({"busy": busy, "writing": share, "seconds": seconds}))
-    return int(busy < 0.9 or share > 0.02)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
