@@ -29,6 +29,9 @@ SYSTEM = {
     "prestart_worker_first_driver": False,
     # By default Ray lowers the priority of its workers (niceness 15); ours are the main program.
     "worker_niceness": 0,
+    # On a busy machine a process takes minutes to start. Ray would end it after one, five times, and give the actor up; how long
+    # a start may take is for the pool to say (Limits.start_s).
+    "worker_register_timeout_seconds": 600,
     # Notice a lost node within seconds, but do not mistake a busy one for lost.
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,

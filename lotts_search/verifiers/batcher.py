@@ -129,7 +129,8 @@ class ScoreBatcher:
         except Exception as error:
             if len(batch) > 1:  # score them one by one: only the faulty one fails
                 for row in batch:
-                    self._finish([row])
+                    if row.request.future.running():  # one of its images failed already
+                        self._finish([row])
                 return
             _fail(batch[0], _as_failure(self.name, error))
             return

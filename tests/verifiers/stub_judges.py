@@ -1,7 +1,7 @@
 """Verifiers for a process of their own that misbehave as the prompt of an image says.
 
 ``die``, ``exit``, ``raise``, ``hang``, ``nan``, ``few``, ``refuse``, ``print``; any other prompt gives the brightness.
-``once PATH`` dies unless the file PATH exists, and creates it.
+``once PATH`` dies unless the file PATH exists, and creates it. ``moody`` dies of every third image, by the sum of its pixels.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Brightness:
                 sys.exit(3)
             elif verb == "once" and not Path(rest).exists():
                 Path(rest).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif verb == "moody" and int(images[row].sum()) % 3 == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             elif verb == "hang":
                 time.sleep(1000)

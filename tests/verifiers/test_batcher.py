@@ -143,7 +143,9 @@ def test_mosaics_share_calls_with_other_images_and_come_back_in_order() -> None:
 
 @pytest.mark.parametrize("prompt", ["explode", "nan"])
 def test_a_mosaic_that_fails_fails_its_request_alone(prompt: str) -> None:
-    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    """After a mosaic that fails the others of its request are not tried: a judge that dies of them would be given up."""
+    verifier = RecordingVerifier()
+    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
     layers, choices = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((6, 1, 1), np.uint8)
     bad = batcher.submit(ScoreMosaics("recorder", prompt, layers, choices))
     good = submit(batcher, "fine", image(5))
@@ -152,6 +154,7 @@ def test_a_mosaic_that_fails_fails_its_request_alone(prompt: str) -> None:
     assert good.result(0).score == 9
     with pytest.raises(Failure):
         bad.result(0)
+    assert [len(prompts) for prompts, _ in verifier.calls] == ([4, 1, 1] if prompt == "explode" else [4, 1])
 
 
 def test_a_cancelled_request_of_mosaics_is_dropped() -> None:

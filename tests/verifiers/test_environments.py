@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lotts_search import registry
+from lotts_search import registry, search
+from lotts_search.actors.ray_pool import RayPool
 from lotts_search.cli import main
 from lotts_search.engine.local_pool import LocalPool
-from lotts_search.errors import BadInput, Failure, PoolClosed
+from lotts_search.errors import BadInput, Failure, Notice, PoolClosed
 from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.verifiers.environments import frames, hosted
 from lotts_search.verifiers.environments.check import check_verifier_there
 from lotts_search.verifiers.environments.hosted import HostedVerifier, load_hosted
 from lotts_search.verifiers.environments.prepare import VARIABLE, Environment, prepare
 from lotts_search.verifiers.environments.recipe import Recipe, find_recipe, names, read_recipe
-from lotts_search.work.requests import Bytes, Score
+from lotts_search.work.requests import Bytes, Judge, Result, Score, ScoreMosaics
 from tests.study.worlds import lasting
 from tests.tiny import tiny_backbone
 from tests.verifiers.foreign import ROGUE, prepare_for, write_judges
@@ -95,25 +98,93 @@ def test_scores_are_those_of_the_class_in_another_process(load: Load) -> None:
     assert np.array_equal(there, Brightness.load(bias=2.5).score(["a", "b", "c"], images))
 
 
+def request(verifier: str, prompt: str, rng: np.random.Generator) -> tuple[Judge, list[float]]:
+    """Return a request of one image or of one to five mosaics, and the brightness of each image."""
+    levels = rng.integers(0, 256, 3)
+    if rng.random() < 0.5:
+        return Score(verifier, prompt, images_of(*levels)[0]), [float(levels[0])]
+    choices = rng.integers(0, 3, (rng.integers(1, 6), 1, 2))
+    expected = [(3 * levels[left] + 2 * levels[right]) / 5 for left, right in choices[:, 0]]  # of five columns
+    return ScoreMosaics(verifier, prompt, images_of(*levels), choices), expected
+
+
+def check_answer(prompt: str, expected: list[float], answer: Future[Result], seconds: float = 0) -> None:
+    """Assert that a request has the scores of its own images, or an error where its prompt causes one."""
+    error = answer.exception(seconds)
+    if prompt in ("a", "print") or prompt.startswith("once"):
+        result = answer.result(seconds)
+        scores = result.scores if result.score is None else (result.score,)
+        assert scores == pytest.approx(expected, abs=1e-4)
+    else:
+        assert isinstance(error, BadInput if prompt == "refuse" else Failure), prompt
+
+
 @settings(max_examples=60, deadline=None)
-@given(calls=st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=6), min_size=1, max_size=4), data=st.data())
-def test_no_score_meets_another_image(shared: HostedVerifier, calls: list[list[int]], data: st.DataObject) -> None:
-    """Among deaths, errors, missing scores and NaN, each image has its own score or an error."""
-    batcher = ScoreBatcher(shared, max_batch=4, pad=data.draw(st.booleans()))
-    verbs = st.sampled_from(["a", "a", "a", "nan", "few", "raise", "refuse", "print"])
-    for levels in calls:
-        prompts = [data.draw(verbs) for _ in levels]
-        futures = [
-            batcher.submit(Score("stub", prompt, image))
-            for prompt, image in zip(prompts, images_of(*levels), strict=True)
-        ]
-        while batcher.tick():
-            pass
-        for prompt, level, future in zip(prompts, levels, futures, strict=True):
-            if prompt in ("a", "print"):
-                assert future.result(0).score == level
-            else:
-                assert isinstance(future.exception(0), BadInput if prompt == "refuse" else Failure)
+@given(
+    prompts=st.lists(st.sampled_from(["a", "a", "a", "nan", "few", "raise", "refuse", "print", "once"]), max_size=12),
+    pad=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_score_meets_another_image(
+    shared: HostedVerifier, tmp_path_factory: pytest.TempPathFactory, prompts: list[str], pad: bool, seed: int
+) -> None:
+    """Among a death, errors, missing scores and NaN, each image and each mosaic has its own score or an error."""
+    batcher, rng = ScoreBatcher(shared, max_batch=4, pad=pad), np.random.default_rng(seed)
+    died = tmp_path_factory.mktemp("once") / "died"
+    asked = []
+    for prompt in (f"once {died}" if prompt == "once" else prompt for prompt in prompts):
+        work, expected = request("stub", prompt, rng)
+        asked.append((prompt, expected, batcher.submit(work)))
+        if rng.random() < 0.3:
+            batcher.tick()
+    while batcher.tick():
+        pass
+    for each in asked:
+        check_answer(*each)
+
+
+@pytest.mark.parametrize("where", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_each_request_of_a_pool_has_the_scores_of_its_images_or_an_error(
+    where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the judge's process dies or hangs."""
+    monkeypatch.setenv(VARIABLE, str(folder))
+    text, rng = f"{STUB}:batch=3,timeout=2", np.random.default_rng(0)
+    prompts = ["a"] * 16 + ["nan", "few", "raise", "refuse", "print", "print", "die", "die", "hang"]
+    with pool_of(where, text) as pool:
+        asked = []
+        for prompt in rng.permutation(prompts):
+            work, expected = request(text, str(prompt), rng)
+            asked.append((str(prompt), expected, pool.submit(work)))
+        for each in asked:
+            check_answer(*each, seconds=240)
+
+
+def pool_of(where: str, verifier: str) -> LocalPool | RayPool:
+    """Return a pool with a verifier; on Ray without a model."""
+    if where == "ray":
+        return RayPool("fake", [verifier], engine="tests.actors.fakes:make_engine")
+    return LocalPool(tiny_backbone(), {verifier: registry.load_verifier(verifier)})
+
+
+def test_a_search_goes_on_where_its_judge_dies_of_some_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(folder))
+    with pool_of("local", STUB) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        result = search("moody", strategy="best-of-n", pool=pool, images=5, steps=1, seed=3)
+    images = [result.images[row.trial_id] for row in result.trials if row.kind == "sample"]
+    fatal = sum(int(image.sum()) % 3 == 0 for image in images)
+    assert len(images) == 5 and 0 < fatal < 5
+    assert result.failures.count == fatal and "died of signal SIGKILL" in str(result.failures)
+    for row in result.trials:
+        if row.kind == "sample" and row.score is not None:
+            assert row.score == pytest.approx(result.images[row.trial_id].mean(), rel=1e-5)
+
+
+def test_a_search_whose_judge_always_dies_ends_with_one_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(folder))
+    with pool_of("local", STUB) as pool, pytest.raises(Failure, match=r"^verifier '.*' died of signal SIGKILL$"):
+        search("die", strategy="best-of-n", pool=pool, images=4, steps=2)
 
 
 @settings(max_examples=200, deadline=None)
