@@ -121,6 +121,11 @@ _STRATEGIES = [
         "lotts_search.strategies.rollover_budget:RolloverBudget",
         "Draw children one by one at each step; unused quotas roll over.",
     ),
+    Entry(
+        "verifier-threshold",
+        "lotts_search.strategies.verifier_threshold:VerifierThreshold",
+        "Draw children at each step until one scores above a threshold.",
+    ),
     Entry("ttgen", "lotts_search.strategies.ttgen:TTGen", "Try revised prompts in the early steps and keep the best."),
 ]
 _VERIFIERS = [

@@ -54,7 +54,8 @@ class Particle(Localized):
             itself (rt) or its growth (diff).
         strength: λ; more is greedier. 0 selects nothing.
         unit: of λ: per standard deviation of the particles' scores at the first checkpoint (spread), or per score (score).
-        resampling: how particles are drawn by weight.
+        resampling: how particles are drawn by weight; fleming-viot replaces single particles and keeps more of the different
+            lineages alive (Shekhar et al. 2026).
         adaptive: resample only where the effective sample size is below half of the particles.
         temper: γ, lets λ grow to its value as (1 + γ)^(percent done) - 1 (DAS: 0.008); 0 = no tempering.
         local: steer refinements of a first image inside its mask, as always with a given image. The settings of masks
@@ -67,6 +68,7 @@ class Particle(Localized):
         interval=(0.1, 0.2, 0.3),
         strength=Span(1.0, 30.0, log=True),
         potential=("max", "diff", "add", "rt"),
+        resampling=("systematic", "fleming-viot"),
         adaptive=(True, False),
     )
 

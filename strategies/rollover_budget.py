@@ -78,7 +78,7 @@ class RolloverBudget(Strategy):
             while drawn < int(available + EPSILON):
                 children += await scored(search, [search.child(state.candidate, step + 1, drawn)])
                 drawn += 1
-                if children and children[-1].score > record:
+                if children and children[-1].score > self.bar(starts, record):
                     break
             if not children:
                 return count
@@ -87,6 +87,15 @@ class RolloverBudget(Strategy):
             rolled_over = available - drawn
         await search.advance(state.candidate)  # the last step has no noise
         return count
+
+    def bar(self, starts: list[Scored], record: float) -> float:
+        """Return the score above which a child continues at once.
+
+        Args:
+            starts: the start noises of the trajectory.
+            record: the greatest score of the trajectory so far.
+        """
+        return record
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         return Plan({}, budget.allowance(costs.sample), exact=False)

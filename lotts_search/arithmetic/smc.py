@@ -28,7 +28,7 @@ import numpy.typing as npt
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
 Potential: TypeAlias = Literal["diff", "max", "add", "rt"]
-Scheme: TypeAlias = Literal["systematic", "multinomial", "residual"]
+Scheme: TypeAlias = Literal["systematic", "multinomial", "residual", "fleming-viot"]
 
 
 class Weights:
@@ -59,6 +59,7 @@ class Weights:
         self.log_evidence = 0.0
         self._product = np.zeros(count)  # logarithms of the products of all potentials so far, along each ancestry
         self._highest, self._sum = np.full(count, -np.inf), np.zeros(count)
+        self._ancestors = np.arange(count)
 
     def weigh(self, scores: Sequence[float], share: float) -> None:
         """Multiply by the potentials of a checkpoint at this ``share`` of the schedule, 0..1; scores [K]."""
@@ -106,6 +107,11 @@ class Weights:
         return float(1 / np.sum(self.normalised**2))
 
     @property
+    def lineages(self) -> int:
+        """Number of the first particles that have descendants left, 1..K: how far selection has collapsed them."""
+        return len(np.unique(self._ancestors))
+
+    @property
     def evidence(self) -> float:
         """Logarithm of the estimated mean of ``exp λ·r``; unbiased before the logarithm."""
         top = self.log.max()
@@ -132,6 +138,7 @@ class Weights:
         chosen = np.asarray(chosen, dtype=np.intp)
         self.log, self._product = self.log[chosen], self._product[chosen]
         self._highest, self._sum = self._highest[chosen], self._sum[chosen]
+        self._ancestors = self._ancestors[chosen]
 
 
 def spread(scores: Sequence[float] | Doubles) -> float:
@@ -176,12 +183,27 @@ def residual(weights: Doubles, rng: np.random.Generator) -> Indices:
     return np.repeat(np.arange(count), copies)
 
 
+def fleming_viot(weights: Doubles, rng: np.random.Generator) -> Indices:
+    """Let each particle survive independently, with probability w_i / max w, and replace those that do not by survivors
+    drawn evenly.
+
+    Source: Shekhar et al. 2026, "FVD: Inference-time alignment of diffusion models via Fleming-Viot resampling" (arXiv
+    2604.06779), whose survival is an independent decision by the reward. The probability is ours: with it, an index i comes
+    K·w_i times on average in the limit of many particles, and nobody is replaced where all weights are the same.
+    """
+    alive = np.flatnonzero(rng.random(len(weights)) < weights / weights.max())
+    reborn = rng.choice(alive, len(weights) - len(alive))
+    return np.sort(np.concatenate([alive, reborn]))
+
+
 SCHEMES: dict[Scheme, Callable[[Doubles, np.random.Generator], Indices]] = {
     "systematic": systematic,
     "multinomial": multinomial,
     "residual": residual,
+    "fleming-viot": fleming_viot,
 }
-"""Resampling schemes: normalised weights [K] to ascending indices [K]; each index i comes K·w_i times on average."""
+"""Resampling schemes: normalised weights [K] to ascending indices [K]; each index i comes K·w_i times on average, with
+fleming-viot for many particles."""
 
 
 def _invert(weights: Doubles, points: Doubles) -> Indices:

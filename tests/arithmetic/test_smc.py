@@ -137,7 +137,7 @@ def test_particles_that_fail_leave_the_others_as_they_are():
     assert weights.log.tolist() == [2 + 4, 6 + 8]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"fleming-viot"}))
 def test_resampling_is_unbiased_and_ordered(scheme):
     rng = np.random.default_rng(0)
     weights = np.array([0.02, 0.3, 0.0, 0.18, 0.5])
@@ -154,6 +154,27 @@ def test_resampling_is_unbiased_and_ordered(scheme):
     assert SCHEMES[scheme](np.array([0.0, 1.0, 0.0]), rng).tolist() == [1, 1, 1]
     if scheme != "multinomial":
         assert SCHEMES[scheme](np.full(7, 1 / 7), rng).tolist() == list(range(7))
+
+
+def test_fleming_viot_replaces_single_particles_and_is_unbiased_for_many():
+    resample, rng = SCHEMES["fleming-viot"], np.random.default_rng(0)
+    weights = np.tile([0.1, 0.2, 0.3, 0.4], 2000) / 2000
+    share = np.bincount(resample(weights, rng) % 4, minlength=4) / 8000
+    assert share == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.02)
+    assert resample(np.full(7, 1 / 7), rng).tolist() == list(range(7))
+    assert resample(np.array([0.0, 1.0, 0.0]), rng).tolist() == [1, 1, 1]
+    alive = [np.isin([0, 3], resample(np.array([0.1, 0.2, 0.3, 0.4]), rng)) for _ in range(4000)]
+    first, best = np.mean(alive, axis=0)
+    assert best == 1 and first == pytest.approx(0.1 / 0.4, abs=0.03)
+
+
+def test_lineages_are_the_first_particles_with_descendants():
+    weights = Weights(5)
+    assert weights.lineages == 5
+    weights.keep([0, 0, 2, 3, 3])
+    assert weights.lineages == 3
+    weights.keep([0, 1, 2])  # two children of one, and one of another
+    assert weights.lineages == 2
 
 
 def test_checkpoints_are_the_same_shares_of_any_trajectory():

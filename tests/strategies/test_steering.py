@@ -21,6 +21,7 @@ from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.rollover_budget import RolloverBudget
 from lotts_search.strategies.svdd import SVDD
 from lotts_search.strategies.tree_search import DiffusionTreeSearch
+from lotts_search.strategies.verifier_threshold import VerifierThreshold
 from lotts_search.testing import AnalyticPool, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.testing.gaussian import Gaussian
@@ -46,6 +47,11 @@ class TestParticle(StrategyConformance):
 class TestParticleOften(FewBudgets):
     def strategy(self) -> Strategy:
         return Particle(interval=0.01, adaptive=False, potential="diff", resampling="residual", first=0, last=1)
+
+
+class TestParticleByFlemingViot(FewBudgets):
+    def strategy(self) -> Strategy:
+        return Particle(interval=0.01, resampling="fleming-viot", adaptive=False)
 
 
 class TestParticleInMask(StrategyConformance):
@@ -104,6 +110,11 @@ class TestRolloverBudget(StrategyConformance):
 
     def strategy(self) -> Strategy:
         return RolloverBudget()
+
+
+class TestVerifierThreshold(FewBudgets, TestRolloverBudget):
+    def strategy(self) -> Strategy:
+        return VerifierThreshold()
 
 
 class TestSmallQuotas(FewBudgets, TestRolloverBudget):
@@ -258,6 +269,31 @@ def test_unused_quotas_roll_over() -> None:
             one, record = best.trial_id, max(record, best.score or 0.0)
         assert [t.stop for t in grown[one]] == [8]
     assert found > 3, "no quota was left over"
+
+
+def test_a_step_ends_with_the_first_child_above_the_threshold() -> None:
+    """The rule, applied again to the scores of the trial table; the threshold is the same at all steps."""
+    ended = exhausted = 0
+    for seed in range(4):
+        with AnalyticPool(MODEL.info(8), model=MODEL) as pool:
+            strategy = VerifierThreshold(initial=4, quota=3, threshold=1.0)
+            result = search("x", strategy=strategy, pool=pool, nfe=4 + 3 * 7, seed=seed)
+        grown = families(result)
+        scores = {t.parent_id: t.score or 0.0 for t in result.trials if t.kind == "score"}
+        starts = [t.trial_id for t in result.trials if t.kind == "sample"][:4]
+        first = [scores[key] for key in starts]
+        pairs = [abs(a - b) for a in first for b in first]
+        bar = np.mean(first) + np.sqrt(np.pi) / 2 * sum(pairs) / 12
+        one, left = max(starts, key=lambda key: scores[key]), 0
+        for _ in range(7):
+            children, quota = grown[one], left + 3
+            above = [i for i, t in enumerate(children) if (t.score or 0.0) > bar]
+            assert len(children) == (above[0] + 1 if above else quota)
+            left = quota - len(children)
+            ended, exhausted = ended + bool(above), exhausted + (not above)
+            one = max(children, key=lambda t: t.score or 0.0).trial_id
+        assert [t.stop for t in grown[one]] == [8]
+    assert ended > 5 and exhausted > 0
 
 
 def test_what_remains_starts_another_image() -> None:

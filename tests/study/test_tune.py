@@ -45,6 +45,7 @@ def test_the_space_can_be_fixed_and_extended() -> None:
     assert list(space_of("particle", {"temper": [0, 0.008]}, fixed=["interval", "adaptive"])) == [
         "strength",
         "potential",
+        "resampling",
         "temper",
     ]
     with pytest.raises(BadInput, match=r"unknown setting of strategy 'svdd': 'kids'.*children"):
