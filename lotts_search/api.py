@@ -111,6 +111,11 @@ async def asearch(
     if nfe is None and images is None and seconds is None:
         images = DEFAULT_IMAGES
     budget = Budget(nfe, images, seconds, target)
+    if verifier is not None and not isinstance(verifier, str):
+        raise BadInput(
+            f"verifier must be a text, a name or package.module:Class, not {verifier!r}; an object goes to a pool, "
+            'as in pool=LocalPool(backbone, {"mine": object})'
+        )
     verifier = verifier or (registry.default_verifier(model) if pool is None else _only(pool.verifiers, "verifier"))
     registry.check_judging(verifier, [prompt], [(model, {})] if pool is None else ())
     if not chosen.rewrites:

@@ -45,13 +45,17 @@ def notice(text: str) -> None:
 
 def described(error: BaseException) -> str:
     """Return type and text of an exception, and the line of a plug-in's code that raised it."""
+    return f"{type(error).__name__}: {error}{place_of(error)}"
+
+
+def place_of(error: BaseException) -> str:
+    """Return `` (my_masks.py, line 34)``, the last line of a plug-in's code that an exception passed; "" if it passed none."""
     others = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
-    text = f"{type(error).__name__}: {error}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(path.is_relative_to(other) for other in others):
-            return f"{text} ({path.name}, line {frame.lineno})"
-    return text
+            return f" ({path.name}, line {frame.lineno})"
+    return ""
 
 
 def check_text(text: str, what: str) -> str:

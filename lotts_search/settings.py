@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lotts_search.errors import BadInput, unknown
-from lotts_search.work.masks import GivenMask, MaskSource, kind_of, mask_from_dict, mask_kinds
+from lotts_search.work.masks import GivenMask, MaskSource, kind_of, mask_from_dict, mask_kind, mask_kinds
 
 T = TypeVar("T")
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "none"}
@@ -142,6 +142,8 @@ def _value(value: object, hint: Any) -> object:
     for alternative in alternatives:
         try:
             return _parsed(value, alternative) if isinstance(value, str) else _checked(value, alternative)
+        except BadInput:
+            raise
         except ValueError:
             continue
     raise ValueError
@@ -159,6 +161,8 @@ def _parsed(text: str, hint: Any) -> object:
         return _BOOLS[text.lower()]
     if hint in (int, float, str):
         return hint(text)
+    if hint is bytes:
+        return _checked(text, hint)
     raise ValueError
 
 
@@ -175,6 +179,10 @@ def _checked(value: object, hint: Any) -> object:
             raise ValueError
         keys, values = typing.get_args(hint)
         return {_checked(key, keys): _checked(one, values) for key, one in value.items()}
+    elif hint is MaskSource and isinstance(value, str | Mapping):
+        return _mask(value)
+    elif hint is bytes:  # base64 in JSON
+        good = isinstance(value, bytes | str)
     elif hint is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
     else:
@@ -185,10 +193,11 @@ def _checked(value: object, hint: Any) -> object:
 
 
 def _mask(value: str | Mapping[str, object]) -> MaskSource:
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
     if isinstance(value, Mapping):
-        return mask_from_dict(value)
-    if value.startswith("{"):
-        return mask_from_dict(json.loads(value))
+        kind, settings = str(value.get("kind")), {name: one for name, one in value.items() if name != "kind"}
+        return mask_from_dict({"kind": kind} | _read(settings, _hints(mask_kind(kind)), f"mask {kind!r}"))
     if value.lower().endswith(".png"):
         try:
             return GivenMask(Path(value).read_bytes())

@@ -16,7 +16,7 @@ import pytest
 from lotts_search import LocalPool, plugins, registry, search
 from lotts_search.core.strategy import Budget, Costs, Plan, Search, Strategy
 from lotts_search.engine.engine import Engine
-from lotts_search.errors import BadInput, Notice
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.localization.locate import locate
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
@@ -26,6 +26,7 @@ from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.masks import mask_from_dict, mask_kinds
 from lotts_search.work.requests import Segment
 from tests.cli.test_cli import PROMPT, call, unused
+from tests.cli.test_cli import use as use_in_generate
 from tests.engine.test_before_the_search import Recorder
 from tests.localization.test_mask_sources import SAMPLING, LargestErrorMask, work
 from tests.study.test_command import use
@@ -151,6 +152,43 @@ class LostMask(BrightMask):
     method: ClassVar[str] = "mine:lokate"
 
 
+@dataclass(frozen=True)
+class ModeMask(BrightMask):
+    mode: Literal["pale", "dark"] = "pale"
+
+
+@dataclass(frozen=True)
+class OpenMask(MaskSource):
+    ratio: float
+    method: ClassVar[str] = "mine:locate"
+
+    def rows(self):
+        return 0
+
+
+@dataclass(frozen=True)
+class RatiolessMask(MaskSource):
+    method: ClassVar[str] = "mine:locate"
+
+    def rows(self):
+        return 0
+
+
+@dataclass
+class Crooked(Careful):
+    async def run(self, search):
+        await search.smaple(0)
+
+
+@dataclass(frozen=True)
+class BlindMask(BrightMask):
+    method: ClassVar[str] = "mine:look"
+
+
+def look(backbone, work, source):
+    return locate(backbone, work, source) if work.image.any() else None
+
+
 def locate(backbone, work, source):
     return from_heat(work.state.latent[0], source.ratio, work.state.latent.shape[1:], {})
 '''
@@ -243,6 +281,14 @@ def test_masks_explains_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["--set", "mask=mine:BareMask"], "the method of BareMask must be package.module:function, not ''"),
         (["--set", "mask=mine:LostMask"], "module 'mine' has no attribute 'lokate'; did you mean 'locate'?"),
         (["--set", 'mask={"kind": "mine:BrightMask", "levle": 3}'], "did you mean 'level'?"),
+        (["--set", 'mask={"kind": "mine:BrightMask", "level": "high"}'], "must be an integer, not 'high'"),
+        (["--set", 'mask={"kind": "mine:ModeMask", "mode": "plae"}'], "must be pale or dark, not 'plae'"),
+        (
+            ["--set", 'mask={"kind": "fusion", "sources": [{"kind": "random", "block": "big"}]}'],
+            "an integer, not 'big'",
+        ),
+        (["--set", "mask=mine:OpenMask"], "its setting ratio needs a default"),
+        (["--set", "mask=mine:RatiolessMask"], "it lacks the setting ratio"),
     ],
 )
 def test_a_slip_is_one_message_before_anything_starts(
@@ -252,6 +298,27 @@ def test_a_slip_is_one_message_before_anything_starts(
     assert call("generate", PROMPT, "--images", "2", *words) == 2
     said = capsys.readouterr().err
     assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_an_error_of_a_strategy_names_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_in_generate(monkeypatch, AnalyticPool())
+    assert call("generate", PROMPT, "--images", "2", "--strategy", "mine:Crooked", "--out", str(tmp_path / "out")) == 1
+    line = next(n for n, text in enumerate((tmp_path / "mine.py").read_text().splitlines(), 1) if "smaple" in text)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"error: AttributeError: 'Search' object has no attribute 'smaple' (mine.py, line {line})"
+
+
+def test_a_mask_that_forgets_needs_decoded_is_refused_before_the_first_image() -> None:
+    recorder = Recorder()
+    with LocalPool(tiny_backbone(), {"recorder": recorder}) as pool, pytest.raises(Failure, match=r"'any' .mine.py"):
+        search("a star", strategy=LoTTS(mask=mask_from_dict("mine:BlindMask")), pool=pool, images=3, steps=4)
+
+
+def test_a_verifier_that_is_an_object_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"verifier must be a text, .* an object goes to a pool"):
+        search(PROMPT, verifier=object())  # type: ignore[arg-type]
 
 
 def test_settings_without_the_decorator_are_refused() -> None:

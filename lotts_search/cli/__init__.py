@@ -30,7 +30,7 @@ from lotts_search.cli.commands.theory import theory
 from lotts_search.cli.commands.train import train
 from lotts_search.cli.commands.tune import tune
 from lotts_search.cli.commands.verifier_env import verifier_env
-from lotts_search.errors import BadInput, LottsError, Notice
+from lotts_search.errors import BadInput, LottsError, Notice, place_of
 
 DISK = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS)
 """Errors of files that are no fault of the program."""
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in DISK:
             _say(f"error: {error}", debug)
         else:
-            _say(f"error: {what} (unexpected; --debug shows where)", debug)
+            _say(f"error: {what}{place_of(error) or ' (unexpected; --debug shows where)'}", debug)
         sys.exit(1)
 
 

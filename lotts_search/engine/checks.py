@@ -102,7 +102,7 @@ def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> None:
     state = State(np.zeros(backbone.info.latent, np.float32), steps, steps)
     image = np.random.default_rng(0).integers(0, 256, (*backbone.info.image, 3), np.uint8)
     try:
-        plan = plan_of(backbone, Locate(0, (), state, work.sampling, source, image))
+        plan = plan_of(backbone, Locate(0, (), state, work.sampling, source, image if source.needs_image else None))
     except Failure:
         return  # of this image, perhaps not of others
     for part in plan.parts if isinstance(plan, FusionPlan) else ():

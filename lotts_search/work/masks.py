@@ -14,7 +14,7 @@ import base64
 import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from lotts_search.errors import BadInput, refuse_renamed, unknown
@@ -385,6 +385,12 @@ def mask_kind(name: str) -> type[MaskSource]:
         raise BadInput(
             f"{name} is not a mask kind: it must be a dataclass derived from lotts_search.work.masks.MaskSource"
         )
+    settings = {field.name: field for field in fields(found)}
+    if "ratio" not in settings:
+        raise BadInput(f"{name} is not a mask kind: it lacks the setting ratio")
+    for field in settings.values():
+        if field.init and field.default is MISSING and field.default_factory is MISSING:
+            raise BadInput(f"{name} is not a mask kind: its setting {field.name} needs a default")
     refuse_lacking(found, "mask source", "rows()")
     if not found.__module__.startswith("lotts_search."):  # ours need torch, and are tested
         method_of(found)
