@@ -148,7 +148,11 @@ def _metrics(node: YamlNode, verifier: str, prompts: Sequence[Prompt], models: S
         if name in names:
             raise item.wrong(f"the metric {name} is duplicated")
         _check_judging(item, name, prompts, models)
-        for column in columns_of([name]):
+        try:
+            columns = columns_of([name])
+        except BadInput as error:
+            raise item.wrong(error) from error
+        for column in columns:
             if column in filled:
                 raise item.wrong(
                     f"{name} and {filled[column]} both fill the column metric_{column}: rename one of them"
