@@ -43,7 +43,8 @@ class Aesthetic:
         """Load the verifier.
 
         Args:
-            weights: the head: a .pth or .safetensors file, or a folder or Hub id with sac+logos+ava1-l14-linearMSE.pth.
+            weights: the head: a .pth or .safetensors file, or a folder or Hub id with sac+logos+ava1-l14-linearMSE.pth. The
+                default is a copy of that file from the repository christophschuhmann/improved-aesthetic-predictor on GitHub.
             clip: CLIP ViT-L/14 in transformers' format, with safetensors: a folder or Hub id.
             device: torch device, e.g. cpu or cuda.
             dtype: precision of CLIP; the head computes in float32.

@@ -12,7 +12,7 @@ from lotts_search.backbones.model_folder import read_json
 from lotts_search.verifiers.clip import OPENAI, Clip, CosineVerifier
 from lotts_search.verifiers.networks import Dtype, Tokens, place
 from lotts_search.verifiers.pixels import normalized, padded
-from lotts_search.verifiers.weights import fill, find_file
+from lotts_search.verifiers.weights import fill, find_file, read_weights
 from lotts_search.work.requests import Bytes, Floats
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class HPSv2(CosineVerifier):
         file = find_file(cls.name, weights, "HPS_v2.1_compressed.pt")
         where, precision = place(cls.name, device, dtype)
         sizes = _sizes(file.parent)
+        found = read_weights(file)  # first: a broken file is named, whether there is a tokenizer or not
         limit = sizes["text_cfg"]["context_length"]
         tokens = Tokens(cls.name, "CLIPTokenizer", file.parent, tokenizer, OPENAI, limit)
         from accelerate import init_empty_weights
@@ -86,7 +87,7 @@ class HPSv2(CosineVerifier):
 
         with init_empty_weights(include_buffers=False):
             model = CLIPModel(_config(sizes, tokens.tokenizer))
-        fill(model, file, published)
+        fill(model, file, published, found)
         model = model.to(where, precision)
         side = sizes["vision_cfg"]["image_size"]
         return cls(Clip(model, tokens, lambda images: normalized(padded(images, side)), batch))

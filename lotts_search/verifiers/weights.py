@@ -126,6 +126,7 @@ def fill(
     network: torch.nn.Module,
     file: Path,
     published: Callable[[str], tuple[str, Callable[[torch.Tensor], torch.Tensor]]],
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Give a network that was built without memory the weights of a file, in evaluation mode. Other weights of the file are
     ignored.
@@ -133,12 +134,13 @@ def fill(
     Args:
         network: built under ``accelerate.init_empty_weights(include_buffers=False)``.
         published: returns the name in the file of one of the network's weights, and what makes the weight from it.
+        weights: what :func:`read_weights` returned for the file; None = it is read here.
 
     Raises:
         BadInput: weights are missing from the file, or have other shapes.
         Failure: the file is broken.
     """
-    weights = read_weights(file)
+    weights = read_weights(file) if weights is None else weights
     wanted: Mapping[str, Any] = {name: (value, *published(name)) for name, value in network.state_dict().items()}
     if missing := sorted({key for _, key, _ in wanted.values()} - weights.keys()):
         raise BadInput(f"{file} has other weights: {len(missing)} are missing, {_some(missing)}")

@@ -130,6 +130,7 @@ def test_the_folder_of_the_model_may_name_the_verifier(
         ("sdxl", "clip-score:weights=text", "verifier clip-score: model text: cannot load its weights: .*header"),
         ("sdxl", "clip-score:weights=clip,tokenizer=image-reward", "tokenizer must be a CLIPTokenizer, and image-reward holds a Bert"),
         ("sdxl", "image-reward:weights=text.safetensors", "text.safetensors cannot be read as a file of weights"),
+        ("sdxl", "hpsv2:weights=text.safetensors", "text.safetensors cannot be read as a file of weights"),
         ("sdxl", "image-reward:weights=clip/model.safetensors", "other weights: 96 are missing, blip.text_encoder"),
         ("sdxl", "aesthetic:clip=clip,weights=image-reward/ImageReward.pt", "other weights: 10 are missing, layers.0.bias"),
         ("sdxl", "pickscore", "config.json of yuvalkirstain/PickScore_v1 was never downloaded, and the Hub cannot be reached"),
