@@ -99,7 +99,8 @@ def unread(backbone: Backbone, text: str) -> str:
 def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> None:
     """Plan a localization of an image of noise, which refuses settings that do not fit the model."""
     steps = work.sampling.steps
-    state = State(np.zeros(backbone.info.latent, np.float32), steps, steps)
+    latent = np.zeros(backbone.info.latent, np.float32)
+    state = State(latent, steps, steps, change=latent[0])
     image = np.random.default_rng(0).integers(0, 256, (*backbone.info.image, 3), np.uint8)
     try:
         plan = plan_of(backbone, Locate(0, (), state, work.sampling, source, image if source.needs_image else None))

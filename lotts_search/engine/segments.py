@@ -9,6 +9,7 @@ import numpy as np
 
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine.jobs import Job
+from lotts_search.work.change_maps import at_refinement, unchanged
 from lotts_search.work.model import Schedule
 from lotts_search.work.noise import draw, start_noise
 from lotts_search.work.requests import Floats, Lineage, Predict, Region, Segment, State
@@ -67,7 +68,8 @@ def start_state(backbone: Backbone, work: Segment) -> State:
     steps = work.sampling.steps
     if work.noise is not None:
         noise = start_noise(work.search_seed, work.noise, backbone.info.latent)
-        return State(noise * np.float32(backbone.schedule(steps).start), 0, steps)
+        still = unchanged(noise.shape[1:], steps)
+        return State(noise * np.float32(backbone.schedule(steps).start), 0, steps, change=still)
     assert work.state is not None
     if work.renoise is None:
         return work.state
@@ -79,7 +81,8 @@ def start_state(backbone: Backbone, work: Segment) -> State:
         if region.spatial:
             kept = _noised(schedule, start, kept, background_noise(work.search_seed, region, start))
         latent = np.where(region.mask, latent, kept)
-    return State(latent, start, steps, region=region)
+    change = at_refinement(work.state.change, None if region is None else region.mask, start, steps)
+    return State(latent, start, steps, region=region, change=change)
 
 
 def background_noise(search_seed: int, region: Region, at: int) -> Floats:

@@ -23,6 +23,8 @@ schedule it is Euler's step. DDIM has no history and is finite at ``a_i = 0``, w
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,3 +108,15 @@ def step(x0: Tensor, previous: Tensor, latents: Tensor, rows: Tensor, noise: Ten
     moved += c[:, PREVIOUS] * previous
     moved += c[:, NOISE] * noise
     return moved
+
+
+def compare(x0: Tensor, previous: Tensor, compared: Tensor) -> Tensor:
+    """Return what one step adds to the change maps [B, H, W], see :mod:`lotts_search.work.change_maps`.
+
+    Args:
+        x0, previous: [B, C, H, W] x0 predictions of this step and of the previous one.
+        compared: [B], 1 or 0.
+    """
+    squares = (x0 - previous).square().unbind(1)
+    # One channel after another: in a reduction the order of the sums may depend on the size of the batch.
+    return reduce(add, squares) / len(squares) * compared[:, None, None]

@@ -12,7 +12,9 @@ from lotts_search.work.requests import Floats, Sampling, Solver
 TIMESTEP, ALPHA, SIGMA, SOLVER, NEXT_ALPHA, NEXT_SIGMA = 0, 1, 2, slice(3, 7), 7, 8
 MASKED = 9
 """A column for the caller: whether the background is restored from the parent after the step."""
-COLUMNS = 10
+COMPARED = 10
+"""A column for the caller: 1 where the step's x0 prediction is compared with the previous one, else 0."""
+COLUMNS = 11
 FIRST_ORDER, SECOND_ORDER, PREVIEW = range(3)
 """Sections of a schedule in the table: steps without and with solver history, and network calls that move nothing."""
 

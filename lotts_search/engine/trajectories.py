@@ -20,9 +20,10 @@ from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.engine import step_table
 from lotts_search.engine.noise_rows import NoiseKey, NoiseRows
 from lotts_search.engine.segments import Trajectory, background_noise
-from lotts_search.engine.solver import NOISE, step
+from lotts_search.engine.solver import NOISE, compare, step
 from lotts_search.engine.step_table import FIRST_ORDER, PREVIEW, SECOND_ORDER, StepTable
 from lotts_search.engine.transfer import Download, upload
+from lotts_search.work.change_maps import first_compared
 from lotts_search.work.requests import Floats, State
 
 _SLOT = np.dtype(
@@ -34,6 +35,7 @@ _SLOT = np.dtype(
         ("section", np.int64),  # of the step table
         ("calls", np.int64),  # network calls so far
         ("unmask", np.int64),  # the first step that is not masked
+        ("first", np.int64),  # the first step whose x0 prediction is compared with the previous one
         ("fresh", np.bool_),  # background noise is new at each step
         ("clean", np.bool_),  # the background stays clean
         ("preview", np.bool_),
@@ -81,16 +83,18 @@ class Arrived:
     def states(self) -> list[State]:
         """Return the state that each has reached: with only the latent when complete, with the prediction filled in
         for a preview. Call it when the numbers have landed."""
-        latents, *rest = self._host.arrays()
+        latents, changes, *rest = self._host.arrays()
         states = []
         for index, member in enumerate(self.members):
             state, latent = member.state, latents[index].copy()
+            change = None if state.change is None else changes[index].copy()
             if member.preview:
                 states.append(replace(state, predicted=latent))
             elif member.stop == state.steps:
-                states.append(State(latent, member.stop, state.steps))
+                states.append(State(latent, member.stop, state.steps, change=change))
             else:
-                states.append(State(latent, member.stop, state.steps, rest[0][index].copy(), region=state.region))
+                previous = rest[0][index].copy()
+                states.append(State(latent, member.stop, state.steps, previous, region=state.region, change=change))
         return states
 
 
@@ -109,6 +113,7 @@ class Trajectories:
         self._slots = np.zeros(capacity, _SLOT)
         self._table = StepTable(backbone)
         self._latents, self._previous = self._buffer(), self._buffer()
+        self._changes = self._buffer()[:, 0].clone()
         self._loaded = 0  # the first slot whose latent is not on the device yet
         # Backgrounds of refinements; allocated for the first refinement.
         self._origin = torch.empty(0)
@@ -117,6 +122,7 @@ class Trajectories:
         self._noise = NoiseRows(backbone.info.latent, self._device)
         self._fresh: list[int] = []  # slots whose background noise changes in the step under way
         self._masked = False  # whether any slot is masked in the step under way
+        self._compared = False  # whether any x0 prediction is compared with the previous one
         self._values = torch.empty(0)  # of the step under way
         # Of the membership:
         self._stale = True
@@ -139,6 +145,7 @@ class Trajectories:
         slot["section"] = PREVIEW if member.preview else moving
         slot["calls"] = 0
         slot["unmask"] = 0 if region is None or member.preview else state.steps - region.integrate
+        slot["first"] = first_compared(state.steps)
         slot["fresh"] = region is not None and region.background == "fresh"
         slot["clean"] = region is not None and not region.spatial
         slot["preview"] = member.preview
@@ -158,7 +165,7 @@ class Trajectories:
         if holes:
             self._slots[holes] = self._slots[movers]
             to, source = upload(np.array([holes, movers]), self._device)
-            for buffer in (self._latents, self._previous, self._origin, self._outside, self._keep):
+            for buffer in (self._latents, self._previous, self._changes, self._origin, self._outside, self._keep):
                 if len(buffer):
                     buffer[to] = buffer[source]
         self.rows -= sum(self.members[slot].rows for slot in gone)
@@ -189,8 +196,11 @@ class Trajectories:
         self._latents[first:end] = self._upload([state.latent for state in states])
         # Zero rather than stale: a factor of 0 does not silence a NaN.
         self._previous[first:end] = self._upload([state.previous for state in states])
+        self._changes[first:end] = self._upload([state.change for state in states], self._changes.shape[1:])
         regions = [state.region for state in states]
         if all(region is None for region in regions):
+            if len(self._keep):
+                self._keep[first:end] = False
             return
         if not len(self._keep):
             self._origin, self._outside = self._buffer(), self._buffer()
@@ -206,12 +216,12 @@ class Trajectories:
             ]
         )
 
-    def _upload(self, latents: list[Floats | None]) -> Tensor | float:
-        """Return [len(latents), C, H, W] on the device, with zeros for None."""
-        if all(latent is None for latent in latents):
+    def _upload(self, arrays: list[Floats | None], shape: Sequence[int] = ()) -> Tensor | float:
+        """Return [len(arrays), *shape], by default [len(arrays), C, H, W], on the device, with zeros for None."""
+        if all(array is None for array in arrays):
             return 0.0
-        zero = np.zeros(self._backbone.info.latent, np.float32)
-        return upload(np.stack([zero if latent is None else latent for latent in latents]), self._device)
+        zero = np.zeros(shape or self._backbone.info.latent, np.float32)
+        return upload(np.stack([zero if array is None else array for array in arrays]), self._device)
 
     def conditionings(self) -> list[Any]:
         """Return the conditionings of the network rows: one per trajectory, then the negative ones of the guided
@@ -277,6 +287,8 @@ class Trajectories:
         values[slots["clean"], step_table.NEXT_SIGMA] = 0
         masked = slots["step"] < slots["unmask"]
         values[:, step_table.MASKED] = masked
+        compared = (slots["section"] == SECOND_ORDER) & (slots["step"] >= slots["first"])
+        values[:, step_table.COMPARED] = compared
         noisy = (values[:, step_table.SOLVER][:, NOISE] > 0) & ~slots["preview"]
         wanted: list[NoiseKey | None] = [None] * (end - first)
         steps = slots["step"].tolist()
@@ -290,7 +302,7 @@ class Trajectories:
             assert region is not None
             wanted.append((member.search_seed, region.lineage, "outside", steps[slot - first] + 1))
         self._noise.begin(wanted)
-        self._masked = bool(masked.any())
+        self._masked, self._compared = bool(masked.any()), bool(compared.any())
         return upload(values, self._device)
 
     def _move(self, first: int, x0: Tensor, values: Tensor) -> Moved:
@@ -298,6 +310,10 @@ class Trajectories:
         drawn, rows = self._noise.finish(), values[:, step_table.SOLVER]
         moved = step(x0, self._previous[first:end], self._latents[first:end], rows, drawn[: end - first])
         sums = moved.flatten(1).sum(1)
+        if self._compared:
+            change = compare(x0, self._previous[first:end], values[:, step_table.COMPARED])
+            # Outside the mask of a refinement the map stays its parent's.
+            self._changes[first:end] += change.masked_fill(self._keep[first:end, 0], 0) if len(self._keep) else change
         if self._masked:
             if self._fresh:
                 self._outside[upload(np.array(self._fresh), self._device)] = drawn[end - first :]
@@ -329,6 +345,6 @@ class Trajectories:
             latents[upload(previews, self._device)] = self._previous[upload(done[previews], self._device)]
         if any(member.stop < member.state.steps and not member.preview for member in members):
             host.append(self._previous[places])
-        arrived = Arrived(members, latents, slots["calls"][done], Download(latents, *host))
+        arrived = Arrived(members, latents, slots["calls"][done], Download(latents, self._changes[places], *host))
         self.remove(done.tolist())
         return arrived

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.errors import BadInput, Failure
 from lotts_search.testing.mixture import posterior, schedule
+from lotts_search.work.change_maps import at_refinement, first_compared, unchanged
 from lotts_search.work.masks import ErrorContrastMask, GivenMask, RandomMask, WholeMask
 from lotts_search.work.model import Defaults, ModelInfo, Schedule
 from lotts_search.work.mosaics import mosaic
@@ -239,7 +240,7 @@ def _segment(work: Segment, model: Model) -> Result:
     shape = model.shape
     times, table = schedule(steps), _table(steps, work.sampling.eta, work.sampling.solver)
     if work.noise is not None:
-        state = State(start_noise(seed, work.noise, shape), 0, steps)
+        state = State(start_noise(seed, work.noise, shape), 0, steps, change=unchanged(shape[1:], steps))
     else:
         assert work.state is not None
         state = work.state
@@ -248,7 +249,8 @@ def _segment(work: Segment, model: Model) -> Result:
         latent = times.alpha[t0] * state.latent + times.sigma[t0] * draw(seed, lineage, "inside", t0, shape)
         if region is not None:
             latent = np.where(region.mask, latent, _background(seed, region, t0, times))
-        state = State(latent.astype(np.float32), t0, steps, region=region)
+        change = at_refinement(state.change, None if region is None else region.mask, t0, steps)
+        state = State(latent.astype(np.float32), t0, steps, region=region, change=change)
     while state.step < work.stop:
         i, region = state.step, state.region
         x0 = _predict(state, model) if state.predicted is None else state.predicted
@@ -258,7 +260,11 @@ def _segment(work: Segment, model: Model) -> Result:
         latent = c[LATENT] * state.latent + c[X0] * x0 + c[PREVIOUS] * previous + c[NOISE] * noise
         if region is not None and i < steps - region.integrate:
             latent = np.where(region.mask, latent, _background(seed, region, i + 1, times))
-        state = State(latent.astype(np.float32), i + 1, steps, previous=x0, region=region)
+        change = state.change
+        if change is not None and state.previous is not None and i >= first_compared(steps):
+            grown = change + ((x0 - previous) ** 2).mean(0)
+            change = grown if region is None else np.where(region.mask, grown, change)
+        state = State(latent.astype(np.float32), i + 1, steps, previous=x0, region=region, change=change)
     image = model.image(state.latent) if state.complete else None
     made = int(state.complete)
     return Result(_used(work.nfe, work.sampling, images=made, decodes=made), state, image=image)

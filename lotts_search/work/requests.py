@@ -205,6 +205,8 @@ class State:
         previous: x0 prediction of the previous step (the solver's history), None at the start of a trajectory.
         predicted: x0 prediction at this step if scoring has already paid for it; the next step uses it.
         region: of the refinement in progress, None outside of one.
+        change: [H, W] how much the x0 prediction has changed so far, see :mod:`lotts_search.work.change_maps`; None where no
+            trajectory from pure noise led here, as for an encoded image and its refinements.
     """
 
     latent: Floats
@@ -213,6 +215,7 @@ class State:
     previous: Floats | None = None
     predicted: Floats | None = None
     region: Region | None = None
+    change: Floats | None = None
 
     @property
     def complete(self) -> bool:

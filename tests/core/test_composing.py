@@ -57,6 +57,8 @@ def test_a_composed_candidate_has_the_latents_and_the_predictions_of_the_chosen_
         parts = np.stack([getattr(one, name) for one in states])
         assert np.array_equal(getattr(state, name), mosaic(parts, CHOICE, axis=2)), name
     assert np.array_equal(state.previous, states[0].previous)
+    # Children compare their parent's prediction with the one before, so their change maps are the same.
+    assert all(np.array_equal(state.change, one.change) for one in states)
     assert (composed.step, composed.parent, composed.kind) == (4, kept["parent"], "compose")
     assert composed.lineage[:-1] == kept["parent"].lineage and composed.lineage[-1].startswith("compose@4 ")
     # The parent's four NFE once, and those of three children.

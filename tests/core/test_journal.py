@@ -37,7 +37,7 @@ def full_result(rng):
     latent, origin = (rng.standard_normal((2, 4, 4)).astype(np.float32) for _ in range(2))
     latent[0, 0, 0], latent[0, 0, 1] = -0.0, 1e-42
     region = Region(rng.random((4, 4)) > 0.5, origin, ("seed 1", "refine@2 0"), 1, "fresh", False)
-    state = State(latent, 3, 8, latent * 2, origin, region)
+    state = State(latent, 3, 8, latent * 2, origin, region, latent[1])
     located = Located(region.mask, latent[0], {"pos": latent[0], "neg": latent[1]}, 0.25)
     image = rng.integers(0, 255, (8, 8, 3), np.uint8)
     return Result(Usage(1.5, 3, 1e12, 1, 1, 0, 0.1, 2.0), state, image, located, 0.5, 0.1, 1.0, 2.0, "node", "actor", 2)

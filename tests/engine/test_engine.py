@@ -107,7 +107,7 @@ def arrays(result: Result) -> list[npt.NDArray[Any]]:
     if result.image is not None:
         found.append(result.image)
     if result.state is not None:
-        parts = result.state.latent, result.state.previous, result.state.predicted
+        parts = result.state.latent, result.state.previous, result.state.predicted, result.state.change
         found += [part for part in parts if part is not None]
     if result.located is not None:
         found += [result.located.heat, result.located.mask, *result.located.stages.values()]

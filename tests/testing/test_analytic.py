@@ -80,6 +80,11 @@ def test_the_pool_in_closed_form_does_what_the_engine_does(model: Model, info: M
         expected = pool.submit(work).result()
         assert result.state is not None and expected.state is not None
         assert np.allclose(result.state.latent, expected.state.latent, atol=2e-5), work
+        if work.noise is None:  # a re-noised image that no trajectory made
+            assert result.state.change is None and expected.state.change is None
+        else:
+            assert result.state.change is not None and expected.state.change is not None
+            assert np.allclose(result.state.change, expected.state.change, atol=2e-5), work
         assert (
             (result.usage.nfe, result.usage.images)
             == (expected.usage.nfe, expected.usage.images)
