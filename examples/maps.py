@@ -35,6 +35,7 @@ from lotts_search.work.masks import (
     ErrorContrastMask,
     MaskSource,
     QualityMask,
+    TrajectoryMask,
     WindowMask,
     mask_from_dict,
     mask_to_dict,
@@ -89,6 +90,7 @@ def defaults(info: ModelInfo) -> dict[str, MaskSource]:
         "error contrast\np+ against p−": ErrorContrastMask(levels=(700,), draws=2),
         "the model's default\n" + mask_to_dict(info.defaults.mask)["kind"]: info.defaults.mask,
         "disagreement\nof trajectories": DisagreementMask(smooth=2.0),
+        "trajectory\nlate changes": TrajectoryMask(),
         "quality\nmscn": QualityMask(smooth=2.0),
     }
     if find_spec("brisque"):

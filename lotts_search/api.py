@@ -129,7 +129,7 @@ async def asearch(
         sampling = Sampling.of(
             where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
         )
-        costs = Costs.of(where.info, sampling)
+        costs = Costs.of(where.info, sampling, image=image is not None)
         check(chosen, name, budget, costs, where.info, image)
         await probe(where, verifier, sampling, chosen, costs)
         arguments = plain_settings(chosen)

@@ -234,9 +234,9 @@ def _probe(model: ModelEntry, tasks: Sequence[Task], compute: Compute, console: 
     try:
         with Compute(local=True, device=compute.device).pool(model.model, **_options(model)) as pool:
             sampling = Sampling.of(pool.info, "an image", **model.sampling)
-            costs = Costs.of(pool.info, sampling)
             for task in {(task.entry.label, task.limit, task.image): task for task in tasks}.values():
                 image = task.prompt.image if task.image else None
+                costs = Costs.of(pool.info, sampling, image=task.image)
                 check(task.entry.strategy, task.entry.name, task.limit.budget, costs, pool.info, image)
             sampling = replace(sampling, steps=max(PROBE_STEPS + 1, sampling.steps))
             count, taken = BATCH // (2 if sampling.guided else 1), 0.0

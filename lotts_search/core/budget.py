@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 from lotts_search.errors import BadInput, BudgetExhausted
-from lotts_search.work.masks import MaskSource
+from lotts_search.work.masks import MaskSource, kind_of, with_settings
 from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.requests import Sampling, Usage
 
@@ -48,16 +48,19 @@ class Costs:
         steps: T of the search.
         guided: whether a denoising step takes two network rows.
         defaults: the model's default settings on T steps.
+        traced: whether localized images come from pure noise in two steps or more, so that their trajectory is known.
     """
 
     steps: int
     guided: bool
     defaults: Defaults
+    traced: bool = True
 
     @classmethod
-    def of(cls, info: ModelInfo, sampling: Sampling) -> Costs:
-        """Return the costs on a model with these settings."""
-        return cls(sampling.steps, sampling.guided, scaled(info.defaults, sampling.steps))
+    def of(cls, info: ModelInfo, sampling: Sampling, *, image: bool = False) -> Costs:
+        """Return the costs on a model with these settings, for searches from pure noise or from a given image."""
+        traced = sampling.steps > 1 and not image
+        return cls(sampling.steps, sampling.guided, scaled(info.defaults, sampling.steps), traced)
 
     @property
     def sample(self) -> Cost:
@@ -81,9 +84,25 @@ class Costs:
         """Return the cost of a refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
         return Cost(self.steps - (self.defaults.t0 if start is None else start), 1)
 
+    def mask_source(self, source: MaskSource | None = None) -> MaskSource:
+        """Return the source that a localization uses: the given one or the model's default, or what replaces it where
+        trajectories are not known.
+
+        Raises:
+            BadInput: nothing replaces it.
+        """
+        source = source or self.defaults.mask
+        if self.traced:
+            return source
+        if (found := source.untraced()) is not None:
+            return found
+        if (found := self.defaults.mask.untraced()) is not None:
+            return with_settings(found, {"ratio": source.ratio})
+        raise BadInput(f"{kind_of(source)} needs the image's trajectory, which is not known: give it a fallback")
+
     def localize(self, source: MaskSource | None = None) -> Cost:
         """Return the cost of a localization: its network rows pro rata, half an NFE per row where a step takes two."""
-        rows = (source or self.defaults.mask).rows()
+        rows = self.mask_source(source).rows()
         return Cost(rows / 2 if self.guided else rows)
 
 

@@ -122,8 +122,8 @@ class Calls:
 
         return self._dispatch.call(key, draft.cost, work, settle, self._score if draft.complete else None)
 
-    def locate(self, work: Locate, candidate: Candidate, cost: Cost) -> Trial[Mask]:
-        """Locate a region of a complete candidate."""
+    def locate(self, work: Locate, candidate: Candidate, cost: Cost, note: str = "") -> Trial[Mask]:
+        """Locate a region of a complete candidate; the trial's row has the note."""
         key = self._dispatch.key(candidate.key, "localize", (work.source,))
 
         def settle(results: list[Result], error: LottsError | None) -> Mask:
@@ -132,7 +132,8 @@ class Calls:
             assert located is not None
             mask = Mask(key, work.source, float(located.mask.mean()), located.confidence)
             self._book.located[key] = located
-            self._enter(key, candidate, "localize", results, mask_ratio=mask.ratio)
+            notes = "; ".join(part for part in (note, results[0].note) if part)
+            self._enter(key, candidate, "localize", [replace(results[0], note=notes)], mask_ratio=mask.ratio)
             return mask
 
         return self._dispatch.call(key, cost, work, settle)

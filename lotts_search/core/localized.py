@@ -10,8 +10,8 @@ from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.virtual_time import Trial
-from lotts_search.errors import BadInput
-from lotts_search.work.masks import MaskSource, with_settings
+from lotts_search.errors import BadInput, notice
+from lotts_search.work.masks import MaskSource, kind_of, with_settings
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Background, Blank
 
@@ -62,7 +62,9 @@ class Localized(Strategy):
     blank: Blank = "fail"
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
-        self.mask_source(costs)
+        source = self.mask_source(costs)
+        if (used := costs.mask_source(source)) is not source:
+            notice(f"no trajectory made the given image, so the mask source is {kind_of(used)}, not {kind_of(source)}")
         steps, begin = costs.steps, self.begin(costs)
         if self.temporal:
             self.check_range("start", 0, steps - 1)
@@ -108,7 +110,10 @@ class Localized(Strategy):
 
     def mask_sources(self, costs: Costs) -> list[MaskSource]:
         """Return the mask source with the settings of this strategy, and others among its settings."""
-        return [self.mask_source(costs), *(one for one in super().mask_sources(costs) if one is not self.mask)]
+        return [
+            costs.mask_source(self.mask_source(costs)),
+            *(one for one in super().mask_sources(costs) if one is not self.mask),
+        ]
 
     def begin(self, costs: Costs) -> int:
         """Return the step that refinements start from."""

@@ -203,7 +203,8 @@ class Runner:
     def _price(self, tasks: Sequence[Task], info: ModelInfo) -> None:
         """Replace the estimated costs by those of the loaded model."""
         for task in tasks:
-            costs = Costs.of(info, Sampling.of(info, task.prompt.text, **task.model.sampling))
+            sampling = Sampling.of(info, task.prompt.text, **task.model.sampling)
+            costs = Costs.of(info, sampling, image=task.image)
             price = estimate(task.entry, task.limit, costs)[0] or 0.0
             self.progress.planned += price - (task.nfe or 0.0)
             self._prices[task.search_id] = price

@@ -55,6 +55,11 @@ class MaskSource(ABC):
     def rows(self) -> int:
         """Return the number of network rows of one localization, which is its cost."""
 
+    def untraced(self) -> MaskSource | None:
+        """Return the source for an image without a known trajectory, such as an encoded one: this one, what replaces it, or
+        None where it says nothing."""
+        return self
+
 
 @dataclass(frozen=True)
 class AttentionMask(MaskSource):
@@ -297,6 +302,34 @@ class DisagreementMask(MaskSource):
 
 
 @dataclass(frozen=True)
+class TrajectoryMask(MaskSource):
+    """Where the trajectory that made the image kept changing its x0 prediction in the second half of its steps.
+
+    The network is not called: the map is a by-product of sampling (:mod:`lotts_search.work.change_maps`). The idea is that
+    of ASCED (arXiv 2503.16218). An encoded image and its refinements have no such map.
+
+    Attributes:
+        ratio: r, share of the latent grid.
+        smooth: standard deviation, in grid cells, of the Gaussian that smooths the map.
+        fallback: the source for images without a map, at this source's ratio; None = the model's default. As a part of a
+            fusion, None = the other parts alone.
+    """
+
+    ratio: float = 0.5
+    smooth: float = 1.0
+    fallback: MaskSource | None = None
+
+    method: ClassVar[str] = "lotts_search.localization.trajectory:locate_trajectory"
+
+    def rows(self) -> int:
+        return 0
+
+    def untraced(self) -> MaskSource | None:
+        found = None if self.fallback is None else self.fallback.untraced()
+        return None if found is None else with_settings(found, {"ratio": self.ratio})
+
+
+@dataclass(frozen=True)
 class FusionMask(MaskSource):
     """Several sources at once: the weighted mean of their heat, each rescaled first. Their costs add up.
 
@@ -331,6 +364,16 @@ class FusionMask(MaskSource):
     def rows(self) -> int:
         return sum(source.rows() for source in self.sources)
 
+    def untraced(self) -> MaskSource | None:
+        weights = self.weights or (1.0,) * len(self.sources)
+        parts = [(part.untraced(), weight) for part, weight in zip(self.sources, weights, strict=True)]
+        left = [(part, weight) for part, weight in parts if part is not None]
+        if [part for part, _ in left] == list(self.sources):
+            return self
+        if not sum(weight for _, weight in left):
+            return None
+        return replace(self, sources=tuple(part for part, _ in left), weights=tuple(weight for _, weight in left))
+
 
 @dataclass(frozen=True)
 class GivenMask(MaskSource):
@@ -362,6 +405,11 @@ _KINDS = [
     Entry("windows", "lotts_search.work.masks:WindowMask", "Sliding windows that a verifier scores lowest (LoTTS)."),
     Entry("judged", "lotts_search.work.masks:JudgedMask", "Boxes in which a vision-language model finds defects."),
     Entry("disagreement", "lotts_search.work.masks:DisagreementMask", "Variance of x0 predictions over noise draws."),
+    Entry(
+        "trajectory",
+        "lotts_search.work.masks:TrajectoryMask",
+        "Late changes of the x0 prediction while sampling; free.",
+    ),
     Entry("fusion", "lotts_search.work.masks:FusionMask", "Weighted mean of several sources."),
     Entry("random", "lotts_search.work.masks:RandomMask", "A random choice of cells or blocks (ablation)."),
     Entry("whole", "lotts_search.work.masks:WholeMask", "Everything: image-to-image without a mask (ablation)."),
@@ -417,6 +465,8 @@ def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
     Raises:
         BadInput: an unknown kind or field, listed with the known ones.
     """
+    if not isinstance(values, str | Mapping):
+        raise BadInput(f"a mask source is described by its kind, or by its kind and settings, not by {values!r}")
     settings: dict[str, Any] = {"kind": values} if isinstance(values, str) else dict(values)
     kind = str(settings.pop("kind", None))
     source = mask_kind(kind)
@@ -436,6 +486,8 @@ def mask_from_dict(values: Mapping[str, Any] | str) -> MaskSource:
 def _from_plain(name: str, value: Any) -> Any:
     if name == "sources":
         return tuple(part if isinstance(part, MaskSource) else mask_from_dict(part) for part in value)
+    if name == "fallback" and value is not None and not isinstance(value, MaskSource):
+        return mask_from_dict(value)
     if name == "png" and isinstance(value, str):
         try:
             return base64.b64decode(value, validate=True)

@@ -20,6 +20,7 @@ from lotts_search.work.masks import (
     MaskSource,
     QualityMask,
     RandomMask,
+    TrajectoryMask,
 )
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Encode
@@ -81,6 +82,8 @@ def candidates(family: str) -> dict[str, MaskSource]:
     for kind in ("mscn", "sharpness", "grain"):
         for smooth in (1.0, 2.0):
             found[f"quality {kind}, smooth {smooth}"] = QualityMask(map=kind, smooth=smooth)
+    for smooth in (0.0, 1.0, 2.0):
+        found[f"trajectory, smooth {smooth}"] = TrajectoryMask(smooth=smooth)
     for level in (200, 400, 500, 600, 800):
         found[f"disagreement, level {level}, 4 draws"] = DisagreementMask(levels=(level,), smooth=2.0)
     found["disagreement, level 500, 8 draws"] = DisagreementMask(draws=8, smooth=2.0)
@@ -101,7 +104,14 @@ def fusions() -> dict[str, MaskSource]:
         "fusion: error contrast, disagreement, by range": FusionMask(sources=(LIFT, apart), scale="range"),
         "fusion: error contrast, quality, disagreement": FusionMask(sources=(LIFT, quality, apart), weights=(2, 1, 1)),
         "fusion: quality, disagreement": FusionMask(sources=(quality, apart)),
+        "fusion: error contrast, trajectory": with_trajectory(LIFT),
+        "fusion: error contrast of one draw, trajectory": with_trajectory(replace(LIFT, draws=1)),
     }
+
+
+def with_trajectory(source: MaskSource) -> FusionMask:
+    """Return a source fused with the trajectory's map, which costs nothing."""
+    return FusionMask(sources=(source, TrajectoryMask()), weights=(2, 1))
 
 
 def tune(pool: Pool, *, images: int = 64, only: str = "") -> dict[str, object]:
@@ -115,11 +125,12 @@ def tune(pool: Pool, *, images: int = 64, only: str = "") -> dict[str, object]:
 def _areas(
     pool: Pool, renders: list[JudgedImage], generated: list[JudgedImage], sources: dict[str, MaskSource]
 ) -> dict[str, dict[str, float]]:
-    """Return ROC areas by name; a source under several names, such as a model's default, is measured once."""
-    areas = {
-        source: {"renders": roc(pool, renders, source), "generated": roc(pool, generated, source)}
-        for source in dict.fromkeys(sources.values())
-    }
+    """Return ROC areas by name; a source under several names, such as a model's default, is measured once. No trajectory
+    made a render, so sources that need one are measured on samples alone."""
+    areas = {}
+    for source in dict.fromkeys(sources.values()):
+        areas[source] = {"renders": roc(pool, renders, source)} if source.untraced() is source else {}
+        areas[source]["generated"] = roc(pool, generated, source)
     return {name: areas[source] for name, source in sources.items()}
 
 
@@ -149,6 +160,7 @@ def ablations(attention: AttentionMask | ConceptMask) -> dict[str, MaskSource]:
         "quality, sharpness": QualityMask(map="sharpness", smooth=2.0),
         "quality, grain": QualityMask(map="grain", smooth=2.0),
         "disagreement, level 500, 4 draws": DisagreementMask(smooth=2.0),
+        "trajectory": TrajectoryMask(),
         **fusions(),
         "random": RandomMask(),
     }
