@@ -19,6 +19,7 @@ from lotts_search.core.dispatch import Dispatch
 from lotts_search.core.journal import Journal
 from lotts_search.core.virtual_time import Scheduler, Trial
 from lotts_search.errors import BadInput, Failure, LottsError, PoolClosed
+from lotts_search.work.masks import MaskSource, replaced
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import (
@@ -122,8 +123,8 @@ class Calls:
 
         return self._dispatch.call(key, draft.cost, work, settle, self._score if draft.complete else None)
 
-    def locate(self, work: Locate, candidate: Candidate, cost: Cost, note: str = "") -> Trial[Mask]:
-        """Locate a region of a complete candidate; the trial's row has the note."""
+    def locate(self, work: Locate, candidate: Candidate, cost: Cost, wanted: MaskSource) -> Trial[Mask]:
+        """Locate a region of a complete candidate. The trial's row says where another source replaces the wanted one."""
         key = self._dispatch.key(candidate.key, "localize", (work.source,))
 
         def settle(results: list[Result], error: LottsError | None) -> Mask:
@@ -132,7 +133,7 @@ class Calls:
             assert located is not None
             mask = Mask(key, work.source, float(located.mask.mean()), located.confidence)
             self._book.located[key] = located
-            notes = "; ".join(part for part in (note, results[0].note) if part)
+            notes = "; ".join(filter(None, (replaced(wanted, work.source), results[0].note)))
             self._enter(key, candidate, "localize", [replace(results[0], note=notes)], mask_ratio=mask.ratio)
             return mask
 

@@ -17,7 +17,7 @@ from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.trial_table import image_hash
 from lotts_search.core.virtual_time import Trial
 from lotts_search.errors import BadInput
-from lotts_search.work.masks import MaskSource, kind_of
+from lotts_search.work.masks import MaskSource
 from lotts_search.work.model import Defaults
 from lotts_search.work.requests import (
     Background,
@@ -243,24 +243,17 @@ class Search:
         """Locate the region of a complete candidate to resample. Costs its network rows pro rata.
 
         Args:
-            source: how the region is found; the model's default. What replaces a source that needs the trajectory of an
-                image, where that is not known, is charged instead.
+            source: how the region is found; the model's default. Where it needs a trajectory that is not known, its fallback.
             blank: what follows where the source's map is the same everywhere: the trial fails, or the mask is the whole
                 image or random cells.
         """
-        state = self._complete(candidate, "localize")
-        wanted = source if source is not None else self.defaults.mask
-        sampling = self._book.samplings[candidate.key]
+        state, sampling = self._complete(candidate, "localize"), self._book.samplings[candidate.key]
+        wanted = source or self.defaults.mask
         costs = replace(self.costs, guided=sampling.guided, traced=state.change is not None)
         source = costs.mask_source(wanted)
-        note = (
-            ""
-            if source is wanted
-            else f"the image's trajectory is not known; instead of {kind_of(wanted)}: {kind_of(source)}"
-        )
         image = self._book.images[candidate.key] if source.needs_image else None
         work = Locate(self.seed, candidate.lineage, state, sampling, source, image, blank)
-        return self._calls.locate(work, candidate, costs.localize(source), note)
+        return self._calls.locate(work, candidate, costs.localize(source), wanted)
 
     def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
         """Return the guiding score. For a partial candidate it is the score of its x0 prediction; it costs the NFE of

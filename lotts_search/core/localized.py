@@ -11,7 +11,7 @@ from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.virtual_time import Trial
 from lotts_search.errors import BadInput, notice
-from lotts_search.work.masks import MaskSource, kind_of, with_settings
+from lotts_search.work.masks import MaskSource, replaced, with_settings
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Background, Blank
 
@@ -63,8 +63,8 @@ class Localized(Strategy):
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         source = self.mask_source(costs)
-        if (used := costs.mask_source(source)) is not source:
-            notice(f"no trajectory made the given image, so the mask source is {kind_of(used)}, not {kind_of(source)}")
+        if note := replaced(source, costs.mask_source(source)):
+            notice(note)
         steps, begin = costs.steps, self.begin(costs)
         if self.temporal:
             self.check_range("start", 0, steps - 1)

@@ -524,6 +524,18 @@ def kind_of(source: MaskSource) -> str:
     return next((entry.name for entry in mask_kinds().values() if entry.target == path), path)
 
 
+def replaced(wanted: MaskSource, used: MaskSource) -> str:
+    """Return the notice that another source replaces one whose trajectory is not known; "" for the same source."""
+    if used is wanted:
+        return ""
+    return f"the trajectory of the image is not known: {_title(used)} replaces {_title(wanted)}"
+
+
+def _title(source: MaskSource) -> str:
+    parts = f" of {', '.join(map(_title, source.sources))}" if isinstance(source, FusionMask) else ""
+    return kind_of(source) + parts
+
+
 def mask_to_dict(source: MaskSource) -> dict[str, Any]:
     """Return the description of a source for JSON; :func:`mask_from_dict` reads it."""
     values = {field.name: getattr(source, field.name) for field in fields(source)}  # type: ignore[arg-type]

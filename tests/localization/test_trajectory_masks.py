@@ -147,15 +147,13 @@ def test_the_search_is_free_of_localization_costs_and_resumes(tmp_path: Path) ->
 def test_a_given_image_is_located_by_the_fallback_which_is_charged_and_reported() -> None:
     pool = AnalyticPool()
     strategy = LoTTS(mask=TrajectoryMask(ratio=0.3, fallback=ErrorContrastMask(levels=(200, 400))), depth=2)
-    with pytest.warns(
-        Notice, match="no trajectory made the given image, so the mask source is error-contrast, not traj"
-    ):
+    with pytest.warns(Notice, match="trajectory of the image is not known: error-contrast replaces trajectory"):
         result = search("a", strategy=strategy, pool=pool, nfe=40, image=IMAGE)
     located = [trial for trial in result.trials if trial.kind == "localize"]
     assert len(located) > 1  # the refinements of a given image have no trajectory either
     assert all((trial.nfe, trial.rows) == (2, 4) for trial in located)
     assert {trial.error for trial in located} == {
-        "the image's trajectory is not known; instead of trajectory: error-contrast"
+        "the trajectory of the image is not known: error-contrast replaces trajectory"
     }
     used = ErrorContrastMask(0.3, (200, 400))
     assert all(asked.source == used for asked in pool.asked if isinstance(asked, Locate))
@@ -172,6 +170,7 @@ def test_samples_beside_a_given_image_have_their_trajectory() -> None:
     trials = [trial for trial in search_by(script).trials if trial.kind == "localize"]
     assert [trial.rows for trial in trials] == [2, 2, 2, 0]
     assert [bool(trial.error) for trial in trials] == [True, True, False, False]
+    assert trials[0].error.endswith(": fusion of error-contrast replaces fusion of error-contrast, trajectory")
 
 
 def test_a_fallback_survives_json_and_its_mistakes_are_named() -> None:
