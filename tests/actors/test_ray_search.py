@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ray")
@@ -97,6 +98,17 @@ def test_one_actor_gives_the_same_search_as_this_process(local: lotts_search.Sea
     assert local.ledger.nfe == 39
     assert tree(found) == tree(local)
     assert found.score == local.score
+
+
+def test_the_map_of_a_trajectory_comes_back_bitwise(one_actor: RayPool, folder: Path) -> None:
+    settings = {"mask": "trajectory", "depth": 2}
+    asked = {"strategy": "lotts", "settings": settings, "verifier": VERIFIER, "images": 4, "seed": 3}
+    with LocalPool(load_backbone(str(folder)), {VERIFIER: Brightness()}, BATCH, threads=1) as pool:
+        here = lotts_search.search("a red circle", pool=pool, **asked)  # type: ignore[arg-type]
+    there = lotts_search.search("a red circle", pool=one_actor, **asked)  # type: ignore[arg-type]
+    assert tree(here) == tree(there) and here.located
+    for key, located in here.located.items():
+        assert np.array_equal(located.stages["change"], there.located[key].stages["change"])
 
 
 def test_a_search_survives_the_death_of_its_actor(local: lotts_search.SearchResult, one_actor: RayPool) -> None:
