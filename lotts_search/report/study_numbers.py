@@ -78,7 +78,7 @@ class Numbers:
     Attributes:
         main: the value that decides; ``values``: all values, the main one first.
         cost: the cost that decides; ``costs``: those of the tables.
-        axes: the label of each axis.
+        prices: name of the prices of FLOPs; "" = those of the models themselves.
         lines, traces, against: the tables.
         held: held-out values against the guiding score, over NFE.
         fits: saturation fits over NFE, by model and label.
@@ -90,7 +90,7 @@ class Numbers:
     values: list[str]
     cost: str
     costs: tuple[str, ...]
-    axes: Mapping[str, str]
+    prices: str
     lines: list[Line]
     traces: list[Trace]
     against: list[Against]
@@ -98,6 +98,11 @@ class Numbers:
     fits: dict[tuple[str, str], Saturation]
     tasks: list[TaskLine]
     notes: list[str]
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """Return the label of each cost."""
+        return AXES | ({"flops": f"{AXES['flops']}, at the prices of {self.prices}"} if self.prices else {})
 
 
 def numbers(
@@ -119,7 +124,6 @@ def numbers(
     if cost not in AXES:
         raise unknown("cost", cost, AXES)
     costs = COSTS if cost in COSTS else (*COSTS, cost)
-    axes = AXES | ({"flops": f"{AXES['flops']}, at the prices of {prices}"} if prices else {})
     main = main or results.main
     results.trials.values(main)
     for label in baselines:
@@ -142,7 +146,7 @@ def numbers(
     held = [h for model, label in _labels(results) for h in _held(results, model, label, results.metrics, usable)]
     tasks = task_lines(results, [line.setup for line in lines if METRIC in line.values])
     return Numbers(
-        main, values, cost, costs, axes, lines, traces, against, held, fits, tasks, list(dict.fromkeys(notes))
+        main, values, cost, costs, prices, lines, traces, against, held, fits, tasks, list(dict.fromkeys(notes))
     )
 
 

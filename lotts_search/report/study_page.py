@@ -65,7 +65,7 @@ def write_study_page(
     colour = {label: css(place) for label, place in label_colours(found).items()}
     view = SimpleNamespace(
         title=str(results.about.get("name") or Path(path).resolve().parent.name),
-        facts=_facts(results, table),
+        facts=_facts(results, table, found.prices),
         main=found.main,
         verifier=results.about.get("verifier") or results.about.get("guide", "the verifier"),
         timed=results.about.get("seconds_limit"),
@@ -90,7 +90,7 @@ def setup_name(setup: Setup, setups: Iterable[Setup]) -> str:
     return f"{setup.label}, {setup.budget}" if several else setup.label
 
 
-def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
+def _facts(results: Results, table: pa.Table, prices: str) -> list[tuple[str, str, str]]:
     import pyarrow.compute as pc
 
     about = results.about
@@ -107,7 +107,7 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
         ("NFE", number(total("nfe"), 0), ""),
         ("images", number(total("images"), 0), ""),
         ("device time", f"{total('device_s') / 3600:.2f}", "h"),
-        ("FLOPs", large(float(results.trials.columns["flops"].sum())), ""),
+        ("FLOPs", large(float(results.trials.columns["flops"].sum())), f"as {prices}" if prices else unpriced(table)),
     ]
     if (failed := Failures.of_table(table)).count:
         facts.insert(3, ("failed trials", number(failed.count, 0), ""))
@@ -116,6 +116,22 @@ def _facts(results: Results, table: pa.Table) -> list[tuple[str, str, str]]:
     if about.get("busy"):
         facts.append(("generators busy", f"{100 * about['busy']:.0f}", "%"))
     return facts
+
+
+def unpriced(table: pa.Table) -> str:
+    """Return what FLOPs leave out, because the verifier does not know what its scores cost; "" where it does."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "scores" not in table.column_names:
+        return ""
+    judged = pc.is_in(table.column("kind"), pa.array(["score", "compare"]))
+    scored = table.filter(pc.and_(judged, pc.equal(table.column("decodes"), 0)))
+    return (
+        "without scores"
+        if pc.sum(scored.column("scores")).as_py() and not pc.sum(scored.column("flops")).as_py()
+        else ""
+    )
 
 
 def machine(about: Mapping[str, Any]) -> str:

@@ -18,14 +18,15 @@ from lotts_search import search
 from lotts_search.cli import main
 from lotts_search.cli.outputs import save_png
 from lotts_search.core.result import SearchResult
-from lotts_search.core.trial_table import write_parquet
+from lotts_search.core.trial_table import to_table, write_parquet
 from lotts_search.curves import Setup, load
 from lotts_search.curves.results import load_whole
 from lotts_search.errors import BadInput, Notice
 from lotts_search.report.plot import Series, line_chart, log_ticks
 from lotts_search.report.study_gallery import Again, Gallery, thumbnail
 from lotts_search.report.study_numbers import numbers, whole_prompts
-from lotts_search.report.study_page import failures
+from lotts_search.report.study_page import failures, unpriced
+from lotts_search.testing.analytic import AnalyticPool
 from lotts_search.testing.studies import Simulated, simulate
 from lotts_search.work.prices import PUBLISHED
 from tests.made_up import made_up_search
@@ -113,6 +114,14 @@ def test_the_report_compares_at_the_cost_and_the_prices_that_are_asked_for(
     faster = {name: load(run, price=PUBLISHED[name].flops).speed_up(base, _ours(run), over="flops") for name in said}
     assert faster["sdxl"].low < faster["sdxl+tiny"].low
     assert all(f"speed-up in FLOPs: {faster[name]}" in " ".join(said[name].split()) for name in said)
+
+
+def test_the_page_says_that_the_verifier_does_not_know_what_its_scores_cost() -> None:
+    with AnalyticPool() as pool:
+        table = to_table(search("red star", pool=pool, strategy="svdd", nfe=60).trials)
+    assert unpriced(table) == ""
+    flops = np.where(np.array(table.column("decodes").to_pylist()) > 0, table.column("flops").to_pylist(), 0.0)
+    assert unpriced(table.set_column(table.column_names.index("flops"), "flops", pa.array(flops))) == "without scores"
 
 
 def _ours(run: Path) -> Setup:
