@@ -103,10 +103,11 @@ class BeamInMask(Localized):
         left = budget.minus(count * costs.sample)
         masks = count if left.pays(localize + refine) else 0
         refined = left.minus(masks * localize).paid(refine) if masks else 0
+        stops = self._stops(costs)
         return Plan.of(
             ("sample", count, costs.sample),
             ("localize", masks, localize),
-            *staged(costs, "refine", refined, self.begin(costs), self._stops(costs)),
+            *staged(costs, "refine", [refined] * len(stops), self.begin(costs), stops),
         )
 
     def _trees(self, budget: Budget, costs: Costs, image: bool = False) -> int | None:

@@ -64,8 +64,8 @@ class DiffusionTreeSearch(Strategy):
     )
 
     interval: float = 0.2
-    strength: float = 2.0
-    exploration: float = 0.5
+    strength: float = 5.0
+    exploration: float = 0.2
     widening: float = 1.0
     growth: float = 0.5
     greedy: bool = True

@@ -117,20 +117,28 @@ class Weights:
         top = self.log.max()
         return float(self.log_evidence + top + np.log(np.mean(np.exp(self.log - top))))
 
-    def resample(self, rng: np.random.Generator, scheme: Scheme = "systematic", below: float | None = None) -> Indices:
+    def resample(
+        self,
+        rng: np.random.Generator,
+        scheme: Scheme = "systematic",
+        below: float | None = None,
+        fewer: int | None = None,
+    ) -> Indices:
         """Resample particles by weight and return the indices [K] of the survivors, ascending.
 
         Args:
+            fewer: keep only so many, in any case; None = K.
             below: resample only when the effective sample size is below this share of K; otherwise all particles survive
                 with their weights. None = always.
         """
         count = len(self.log)
-        if below is not None and self.ess >= below * count:
+        size = min(fewer or count, count)
+        if size == count and below is not None and self.ess >= below * count:
             return np.arange(count)
-        chosen = SCHEMES[scheme](self.normalised, rng)
+        chosen = SCHEMES[scheme](self.normalised, rng, size)
         self.log_evidence = self.evidence
         self.keep(chosen)
-        self.log = np.zeros(count)
+        self.log = np.zeros(size)
         return chosen
 
     def keep(self, chosen: Sequence[int] | Indices) -> None:
@@ -161,29 +169,27 @@ def temperature(share: float, gamma: float) -> float:
     return float(min(1.0, (1 + gamma) ** (100 * share) - 1)) if gamma else 1.0
 
 
-def systematic(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """Choose by K equidistant points with one random offset: particle i is chosen ⌊K·w_i⌋ or ⌈K·w_i⌉ times."""
-    count = len(weights)
+def systematic(weights: Doubles, rng: np.random.Generator, count: int) -> Indices:
+    """Choose by equidistant points with one random offset: particle i is chosen ⌊n·w_i⌋ or ⌈n·w_i⌉ times."""
     return _invert(weights, (rng.random() + np.arange(count)) / count)
 
 
-def multinomial(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """Choose K times independently."""
-    return _invert(weights, np.sort(rng.random(len(weights))))
+def multinomial(weights: Doubles, rng: np.random.Generator, count: int) -> Indices:
+    """Choose n times independently."""
+    return _invert(weights, np.sort(rng.random(count)))
 
 
-def residual(weights: Doubles, rng: np.random.Generator) -> Indices:
-    """Choose particle i ⌊K·w_i⌋ times, and the rest independently by the remaining weights."""
-    count = len(weights)
+def residual(weights: Doubles, rng: np.random.Generator, count: int) -> Indices:
+    """Choose particle i ⌊n·w_i⌋ times, and the rest independently by the remaining weights."""
     copies = np.floor(count * weights + 1e-9).astype(np.intp)
     rest = count - int(copies.sum())
     if rest:
         left = np.maximum(count * weights - copies, 0)
-        copies += np.bincount(_invert(left / left.sum(), np.sort(rng.random(rest))), minlength=count)
-    return np.repeat(np.arange(count), copies)
+        copies += np.bincount(_invert(left / left.sum(), np.sort(rng.random(rest))), minlength=len(weights))
+    return np.repeat(np.arange(len(weights)), copies)
 
 
-def fleming_viot(weights: Doubles, rng: np.random.Generator) -> Indices:
+def fleming_viot(weights: Doubles, rng: np.random.Generator, count: int) -> Indices:
     """Let each particle survive independently, with probability w_i / max w, and replace those that do not by survivors
     drawn evenly.
 
@@ -193,17 +199,17 @@ def fleming_viot(weights: Doubles, rng: np.random.Generator) -> Indices:
     """
     alive = np.flatnonzero(rng.random(len(weights)) < weights / weights.max())
     reborn = rng.choice(alive, len(weights) - len(alive))
-    return np.sort(np.concatenate([alive, reborn]))
+    return np.sort(rng.permutation(np.concatenate([alive, reborn]))[:count])
 
 
-SCHEMES: dict[Scheme, Callable[[Doubles, np.random.Generator], Indices]] = {
+SCHEMES: dict[Scheme, Callable[[Doubles, np.random.Generator, int], Indices]] = {
     "systematic": systematic,
     "multinomial": multinomial,
     "residual": residual,
     "fleming-viot": fleming_viot,
 }
-"""Resampling schemes: normalised weights [K] to ascending indices [K]; each index i comes K·w_i times on average, with
-fleming-viot for many particles."""
+"""Resampling schemes: normalised weights [K] to n ascending indices, n at most K; each index i comes n·w_i times on average,
+with fleming-viot for many particles."""
 
 
 def _invert(weights: Doubles, points: Doubles) -> Indices:

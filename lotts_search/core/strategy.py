@@ -212,11 +212,12 @@ async def scored(search: Search, trials: Iterable[Trial[Candidate]]) -> list[Sco
     return await gather_completed(*(one(place, trial) for place, trial in enumerate(trials)))
 
 
-def staged(costs: Costs, kind: str, count: int, start: int, stops: Sequence[int]) -> Iterator[tuple[str, int, Cost]]:
-    """Yield plan lines for ``count`` candidates that trials of this ``kind`` start at step ``start`` and that are scored
-    at each of the ``stops``, the last being T. The cost, ``count · (T − start)`` NFE, is the same whichever candidates
-    survive."""
-    yield kind, count, costs.segment(start, stops[0])
-    for at, stop in pairwise(stops):
-        yield "score", count, costs.score
-        yield "advance", count, costs.segment(at, stop, scored=True)
+def staged(
+    costs: Costs, kind: str, counts: Sequence[int], start: int, stops: Sequence[int]
+) -> Iterator[tuple[str, int, Cost]]:
+    """Yield plan lines for candidates that trials of this ``kind`` start at step ``start`` and that are scored at each of the
+    ``stops``, the last being T. ``counts`` has their number up to each stop. The cost is the same whichever survive."""
+    yield kind, counts[0], costs.segment(start, stops[0])
+    for (at, stop), (scored_, left) in zip(pairwise(stops), pairwise(counts), strict=True):
+        yield "score", scored_, costs.score
+        yield "advance", left, costs.segment(at, stop, scored=True)

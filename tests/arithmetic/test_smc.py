@@ -141,7 +141,7 @@ def test_particles_that_fail_leave_the_others_as_they_are():
 def test_resampling_is_unbiased_and_ordered(scheme):
     rng = np.random.default_rng(0)
     weights = np.array([0.02, 0.3, 0.0, 0.18, 0.5])
-    counts = np.array([np.bincount(SCHEMES[scheme](weights, rng), minlength=5) for _ in range(4000)])
+    counts = np.array([np.bincount(SCHEMES[scheme](weights, rng, 5), minlength=5) for _ in range(4000)])
     assert (counts.sum(axis=1) == 5).all() and (counts[:, 2] == 0).all()
     error = counts.std(axis=0, ddof=1) / np.sqrt(len(counts)) + 1e-12
     assert (np.abs(counts.mean(axis=0) - 5 * weights) <= 5 * error + 1e-9).all()
@@ -149,23 +149,36 @@ def test_resampling_is_unbiased_and_ordered(scheme):
         assert (counts >= np.floor(5 * weights)).all()
     if scheme == "systematic":
         assert (counts <= np.ceil(5 * weights)).all()
-    chosen = SCHEMES[scheme](weights, rng)
+    chosen = SCHEMES[scheme](weights, rng, 5)
     assert (np.diff(chosen) >= 0).all()
-    assert SCHEMES[scheme](np.array([0.0, 1.0, 0.0]), rng).tolist() == [1, 1, 1]
+    assert SCHEMES[scheme](np.array([0.0, 1.0, 0.0]), rng, 3).tolist() == [1, 1, 1]
     if scheme != "multinomial":
-        assert SCHEMES[scheme](np.full(7, 1 / 7), rng).tolist() == list(range(7))
+        assert SCHEMES[scheme](np.full(7, 1 / 7), rng, 7).tolist() == list(range(7))
 
 
 def test_fleming_viot_replaces_single_particles_and_is_unbiased_for_many():
     resample, rng = SCHEMES["fleming-viot"], np.random.default_rng(0)
     weights = np.tile([0.1, 0.2, 0.3, 0.4], 2000) / 2000
-    share = np.bincount(resample(weights, rng) % 4, minlength=4) / 8000
+    share = np.bincount(resample(weights, rng, 8000) % 4, minlength=4) / 8000
     assert share == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.02)
-    assert resample(np.full(7, 1 / 7), rng).tolist() == list(range(7))
-    assert resample(np.array([0.0, 1.0, 0.0]), rng).tolist() == [1, 1, 1]
-    alive = [np.isin([0, 3], resample(np.array([0.1, 0.2, 0.3, 0.4]), rng)) for _ in range(4000)]
+    assert resample(np.full(7, 1 / 7), rng, 7).tolist() == list(range(7))
+    assert resample(np.array([0.0, 1.0, 0.0]), rng, 3).tolist() == [1, 1, 1]
+    alive = [np.isin([0, 3], resample(np.array([0.1, 0.2, 0.3, 0.4]), rng, 4)) for _ in range(4000)]
     first, best = np.mean(alive, axis=0)
     assert best == 1 and first == pytest.approx(0.1 / 0.4, abs=0.03)
+
+
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"fleming-viot"}))
+def test_fewer_particles_are_drawn_without_bias(scheme):
+    rng, weights = np.random.default_rng(0), np.array([0.05, 0.35, 0.1, 0.5])
+    counts = np.array([np.bincount(SCHEMES[scheme](weights, rng, 2), minlength=4) for _ in range(6000)])
+    assert (counts.sum(axis=1) == 2).all()
+    assert counts.mean(axis=0) == pytest.approx(2 * weights, abs=0.03)
+    funnel = Weights(4, "rt", 1.0)
+    funnel.weigh(np.log(weights), 0.5)
+    chosen = funnel.resample(rng, scheme, below=0.0, fewer=2)
+    assert len(chosen) == len(funnel.log) == 2 and funnel.log.tolist() == [0, 0]
+    assert funnel.evidence == pytest.approx(np.log(0.25))
 
 
 def test_lineages_are_the_first_particles_with_descendants():

@@ -54,6 +54,23 @@ class TestParticleByFlemingViot(FewBudgets):
         return Particle(interval=0.01, resampling="fleming-viot", adaptive=False)
 
 
+class TestParticleFunnel(FewBudgets):
+    def strategy(self) -> Strategy:
+        return Particle(funnel=0.25)
+
+    def test_what_is_left_pays_for_nothing_more(self) -> None:
+        """One particle more, with its share of all stages."""
+        for limits in (Budget(nfe=64), Budget(nfe=100), Budget(images=3)):
+            counts = [Particle(funnel=0.25, particles=n).plan(Budget(images=99), self.costs) for n in range(1, 60)]
+            paid = [p for p in counts if limits.pays(Cost(p.nfe, 0 if limits.images is None else _images(p)))]
+            assert Particle(funnel=0.25).plan(limits, self.costs) == paid[-1]
+
+
+def _images(plan: Plan) -> int:
+    """At T = 8 with stops 2, 3, 5, 6, 8: n particles end in round(n / 4) images."""
+    return max(1, round(plan.trials["sample"] / 4))
+
+
 class TestParticleInMask(StrategyConformance):
     def strategy(self) -> Strategy:
         return Particle(local=True, interval=0.01)

@@ -46,6 +46,7 @@ def test_the_space_can_be_fixed_and_extended() -> None:
         "strength",
         "potential",
         "resampling",
+        "funnel",
         "temper",
     ]
     with pytest.raises(BadInput, match=r"unknown setting of strategy 'svdd': 'kids'.*children"):
