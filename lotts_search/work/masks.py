@@ -305,8 +305,8 @@ class DisagreementMask(MaskSource):
 class TrajectoryMask(MaskSource):
     """Where the trajectory that made the image kept changing its x0 prediction in the second half of its steps.
 
-    The network is not called: the map is a by-product of sampling (:mod:`lotts_search.work.change_maps`). The idea is that
-    of ASCED (arXiv 2503.16218). An encoded image and its refinements have no such map.
+    The network is not called: the map is a by-product of sampling. The idea is that of ASCED (arXiv 2503.16218). An encoded
+    image and its refinements have no such map.
 
     Attributes:
         ratio: r, share of the latent grid.
