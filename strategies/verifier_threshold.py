@@ -29,7 +29,7 @@ class VerifierThreshold(RolloverBudget):
     """
 
     source = "Sundaresha et al. 2025, Verifier Threshold: an efficient test-time scaling approach for image generation"
-    space = tunable(initial=(2, 4, 8), quota=(1, 2, 4, 8), threshold=Span(0.0, 6.0))
+    space = tunable(initial=(2, 4, 8), quota=(1, 2, 4, 8), threshold=Span(1.0, 30.0, log=True))
 
     threshold: float = 2.0
 

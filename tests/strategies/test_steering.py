@@ -290,17 +290,17 @@ def test_unused_quotas_roll_over() -> None:
 
 def test_a_step_ends_with_the_first_child_above_the_threshold() -> None:
     """The rule, applied again to the scores of the trial table; the threshold is the same at all steps."""
-    ended = exhausted = 0
-    for seed in range(4):
+    ended = exhausted = between = 0
+    for seed in range(8):
         with AnalyticPool(MODEL.info(8), model=MODEL) as pool:
-            strategy = VerifierThreshold(initial=4, quota=3, threshold=1.0)
+            strategy = VerifierThreshold(initial=4, quota=3, threshold=20.0)
             result = search("x", strategy=strategy, pool=pool, nfe=4 + 3 * 7, seed=seed)
         grown = families(result)
         scores = {t.parent_id: t.score or 0.0 for t in result.trials if t.kind == "score"}
         starts = [t.trial_id for t in result.trials if t.kind == "sample"][:4]
         first = [scores[key] for key in starts]
         pairs = [abs(a - b) for a in first for b in first]
-        bar = np.mean(first) + np.sqrt(np.pi) / 2 * sum(pairs) / 12
+        bar = np.mean(first) + 20 * np.sqrt(np.pi) / 2 * sum(pairs) / 12
         one, left = max(starts, key=lambda key: scores[key]), 0
         for _ in range(7):
             children, quota = grown[one], left + 3
@@ -308,9 +308,10 @@ def test_a_step_ends_with_the_first_child_above_the_threshold() -> None:
             assert len(children) == (above[0] + 1 if above else quota)
             left = quota - len(children)
             ended, exhausted = ended + bool(above), exhausted + (not above)
+            between += any(np.mean(first) < (t.score or 0.0) <= bar for t in children[:-1])
             one = max(children, key=lambda t: t.score or 0.0).trial_id
         assert [t.stop for t in grown[one]] == [8]
-    assert ended > 5 and exhausted > 0
+    assert ended > 5 and exhausted > 5 and between > 5
 
 
 def test_what_remains_starts_another_image() -> None:
