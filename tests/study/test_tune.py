@@ -81,6 +81,17 @@ def test_trials_are_ranked_by_their_means_on_common_prompts() -> None:
     assert ranked([*trials, {"a": 3}], searches, None) == []
 
 
+def test_another_model_needs_tuning_prompts_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = AnalyticPool()
+    use(monkeypatch, pool)
+    world(tmp_path)
+    assert call("tune", "svdd", "--model", tmp_path / "analytic", "--nfe", 40, "--out", tmp_path / "tuned") == 2
+    assert "analytic has no tuning prompts of its own: name a file, --prompts FILE" in capsys.readouterr().err
+    assert not pool.asked and not (tmp_path / "tuned").exists()
+
+
 def test_tuning_runs_resumes_and_prints_settings_to_paste(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,9 +36,13 @@ def tune(
         int, typer.Option("--trials", min=2, help="Settings to try; the defaults are one.", rich_help_panel=o.SEARCH)
     ] = 16,
     prompts: Annotated[
-        str,
-        typer.Option("--prompts", help="A file of prompts for tuning, or shapes-tune.", rich_help_panel=o.SEARCH),
-    ] = "shapes-tune",
+        str | None,
+        typer.Option(
+            "--prompts",
+            help="A file of prompts for tuning; the embedded models have shapes-tune.",
+            rich_help_panel=o.SEARCH,
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("--count", min=2, help="Number of prompts.", rich_help_panel=o.SEARCH)] = 32,
     metric: Annotated[
         str | None,
@@ -81,13 +85,18 @@ def tune(
     import yaml
     from rich.console import Console
 
+    from lotts_search import registry
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import WIDTH, carry_out
-    from lotts_search.errors import Failure
+    from lotts_search.errors import BadInput, Failure
     from lotts_search.study.metrics import columns_of
     from lotts_search.study.read import read_study
     from lotts_search.study.tune import points, ranked, space_of, study_of
 
+    if prompts is None:
+        if model not in registry.models():
+            raise BadInput(f"{model} has no tuning prompts of its own: name a file, --prompts FILE")
+        prompts = "shapes-tune"
     fixed = o.settings(set_)
     choices = {key: str(values).split(",") for key, values in o.settings(vary, "--vary").items()}
     space = space_of(
