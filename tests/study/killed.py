@@ -23,6 +23,7 @@ from tests.study.worlds import files, lasting, run, world
 
 YAML = """\
 model: ./analytic
+rewriter: shapes-rewriter
 strategies:
   - best-of-n
   - strategy: lotts
