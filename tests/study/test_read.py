@@ -169,6 +169,9 @@ def test_the_comparisons_of_the_package_are_studies() -> None:
     assert study.strategies[2].strategy.settings()["template"] == "A high-quality image of {}"
     costs = {task.entry.label: (task.nfe, task.images) for task in tasks_of(study) if task.model.label == "shapes-sd"}
     assert costs == {"LoTTS": (90, 9), "Best-of-N": (90, 9), "Best-of-N with p+": (90, 9), "MoreSteps": (90, 1)}
+    study = read_study(examples / "mosaic.yaml")
+    assert {t.limit.nfe for t in tasks_of(study) if t.entry.label == "mosaic"} == {42.5, 85}
+    assert study.baselines == ("svdd", "rollover-budget")
     study = read_study(examples / "strategies.yaml")
     ours = [e.name for e in registry.strategies().values() if e.target.startswith("lotts_search.")]
     assert {entry.name for entry in study.strategies} == set(ours) - {"random-search"}
