@@ -79,10 +79,10 @@ class Mosaic(Chains, Localized):
             await super().run(search)
             return
         search.check_noise()
-        parent = await self.root(search)
-        if not search.budget.left.pays(self.located_refinement(search.costs)):
+        located = await self.located_root(search)
+        if located is None:
             return
-        mask = await self.locate(search, parent)
+        parent, mask = located
         image = self.refinement(search.costs)
 
         async def refine(seed: int, nfe: int) -> None:
@@ -102,10 +102,10 @@ class Mosaic(Chains, Localized):
         left = budget.minus(costs.sample)
         if not left.pays(self.located_refinement(costs)):
             return Plan.of(("sample", 1, costs.sample))
-        chains = self.shares(left.minus(self.localization(costs)), self.refinement(costs), first=1)
-        nfe = costs.sample.nfe + self.localization(costs).nfe + len(chains) + sum(chains)
-        trials = {"sample": 1, "localize": 1, "refine": len(chains), "score": sum(chains), "advance": sum(chains)}
-        return Plan(trials, nfe) if not self.exact else Plan({"sample": 1, "localize": 1}, nfe, exact=False)
+        localization = self.localization(costs)
+        chains = self.shares(left.minus(localization), self.refinement(costs), first=1)
+        before = ("sample", 1, costs.sample), ("localize", 1, localization), ("refine", len(chains), Cost(1))
+        return self.planned(chains, costs, *before)
 
     def located_refinement(self, costs: Costs) -> Cost:
         return self.localization(costs) + Cost(1 + self.narrowest(self.refinement(costs).nfe - 1), 1)

@@ -116,10 +116,10 @@ class Particle(Localized):
         await self._rounds(search, sample, 0)
 
     async def _steer_refinements(self, search: Search) -> None:
-        parent = await self.root(search)
-        if not search.budget.left.pays(self.located_refinement(search.costs)):
+        located = await self.located_root(search)
+        if located is None:
             return
-        mask = await self.locate(search, parent)
+        parent, mask = located
 
         def refine(seed: int, stop: int) -> Trial[Candidate]:
             return self.refine(search, parent, mask, seed, stop)

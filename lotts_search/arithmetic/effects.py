@@ -65,7 +65,9 @@ def estimate(
     _, rows, columns = choices.shape
     shown = (choices.reshape(len(choices), -1)[:, :, None] == np.arange(count)).astype(np.float64)  # [n, R, M]
     y = np.asarray(scores, np.float64)
-    fits = [_fit(shown, y, _alike(rows, columns, length)) for length in lengths]
+    # Orthonormal contrasts [n, n-1] of the scores: the mean score drops out.
+    contrasts = np.linalg.qr(np.column_stack([np.ones(len(y)), np.eye(len(y))[:, 1:]]))[0][:, 1:]
+    fits = [_fit(shown, y, contrasts, _alike(rows, columns, length)) for length in lengths]
     likelihood = np.array([fit.likelihood for fit in fits])  # [lengths, ratios]
     weights = np.exp(likelihood - likelihood.max())
     weights /= weights.sum()
@@ -109,13 +111,9 @@ class _Fit(NamedTuple):
         return mean
 
 
-def _fit(shown: Array, y: Array, alike: Array) -> _Fit:
+def _fit(shown: Array, y: Array, contrasts: Array, alike: Array) -> _Fit:
     weighted = np.einsum("nrm,rs->nsm", shown, alike)
     covariance = np.einsum("nsm,ksm->nk", weighted, shown)
-    count = len(y)
-    contrasts = np.linalg.qr(np.column_stack([np.ones(count), np.eye(count)[:, 1:]]))[0][
-        :, 1:
-    ]  # without the mean score
     sizes, axes = np.linalg.eigh(contrasts.T @ covariance @ contrasts)
     axes = contrasts @ axes
     parts = axes.T @ y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lotts_search.core.budget import Budget, Cost, Costs
@@ -64,13 +65,13 @@ class Chains(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         chains = self.shares(budget, costs.sample)
-        if self.beside:
-            return Plan({"sample": len(chains)}, float(sum(chains)), exact=False)
-        return Plan.of(
-            ("sample", len(chains), Cost()),
-            ("score", sum(chains), costs.score),
-            ("advance", sum(chains), Cost()),
-        )
+        return self.planned(chains, costs, ("sample", len(chains), Cost()))
+
+    def planned(self, chains: Sequence[int], costs: Costs, *before: tuple[str, int, Cost]) -> Plan:
+        """Return the plan of chains of these NFE after the trials ``before`` (kind, number, cost of one); it is exact where
+        only children cost NFE."""
+        plan = Plan.of(*before, ("score", sum(chains), costs.score), ("advance", sum(chains), Cost()))
+        return Plan(Plan.of(*before).trials, plan.nfe, exact=False) if self.beside else plan
 
     def whole(self, steps: float) -> int:
         """Return the NFE of a chain of this many steps with all of its children."""

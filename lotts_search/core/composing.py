@@ -42,8 +42,8 @@ def check_siblings(candidates: Sequence[Candidate], samplings: Sequence[Sampling
     """
     first = candidates[0]
     parent = first.parent
+    step = 0 if parent is None else parent.step + 1
     for one, sampling in zip(candidates, samplings, strict=True):
-        step = 0 if parent is None else parent.step + 1
         if one.parent is not parent or one.step != step or one.complete or one.kind == "refine":
             raise BadInput(
                 f"candidate {one.key} cannot be composed with {first.key}: both must be one step after the same parent, or "

@@ -78,6 +78,13 @@ class Localized(Strategy):
         """Return a complete candidate to start from: the given image, or a sample."""
         return search.sample(seed) if search.image is None else search.encode(search.image)
 
+    async def located_root(self, search: Search) -> tuple[Candidate, Mask] | None:
+        """Return the :meth:`root` with its mask; None where the rest of the budget does not pay for its first refinement."""
+        parent = await self.root(search)
+        if not search.budget.left.pays(self.located_refinement(search.costs)):
+            return None
+        return parent, await self.locate(search, parent)
+
     def locate(self, search: Search, candidate: Candidate) -> Trial[Mask]:
         """Locate the region of a complete candidate to resample (Algorithm 1)."""
         return search.localize(candidate, self.mask_source(search.costs), blank=self.blank)

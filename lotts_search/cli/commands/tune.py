@@ -98,10 +98,9 @@ def tune(
             raise BadInput(f"{model} has no tuning prompts of its own: name a file, --prompts FILE")
         prompts = "shapes-tune"
     fixed = o.settings(set_)
-    choices = {key: str(values).split(",") for key, values in o.settings(vary, "--vary").items()}
-    space = space_of(
-        strategy, {key: [yaml.safe_load(value) for value in values] for key, values in choices.items()}, fixed
-    )
+    varied = o.settings(vary, "--vary").items()
+    choices = {key: [yaml.safe_load(value) for value in str(values).split(",")] for key, values in varied}
+    space = space_of(strategy, choices, fixed)
     settings = points(space, trials, seed)
     load = o.loading(dtype)
     said = study_of(
