@@ -31,17 +31,10 @@ from lotts_search.work.masks import (
 from lotts_search.work.mosaics import upsample
 from lotts_search.work.noise import draw
 from lotts_search.work.requests import Floats, Locate, Located, Sampling, State
-from tests.tiny import run, sample, tiny_backbone
+from tests.tiny import run, tiny_backbone
 
 SAMPLING = Sampling("a red circle", 4, 3.0)
 LINEAGE = ("seed 0",)
-
-
-@pytest.fixture(scope="module")
-def finished() -> State:
-    (result,) = run(Engine(tiny_backbone(), 2), sample(0, SAMPLING))
-    assert result.state is not None
-    return result.state
 
 
 def work(state: State, source: MaskSource) -> Locate:

@@ -33,20 +33,13 @@ from lotts_search.work.masks import (
 )
 from lotts_search.work.requests import Bytes, Check, Locate, Sampling, State
 from tests.scripted import run as search_by
-from tests.tiny import run, sample, tiny_backbone
+from tests.tiny import run, tiny_backbone
 
 SAMPLING = Sampling("a red circle", 4, 3.0)
 TWO_ROWS = ErrorContrastMask(levels=(400,))
 FUSED = FusionMask(sources=(TWO_ROWS, TrajectoryMask()), weights=(2, 1))
 COSTS = Costs.of(analytic_info(), Sampling.of(analytic_info(), "a"))
 IMAGE: Bytes = np.full((6, 6, 3), 90, np.uint8)
-
-
-@pytest.fixture(scope="module")
-def finished() -> State:
-    (result,) = run(Engine(tiny_backbone(), 2), sample(0, SAMPLING))
-    assert result.state is not None
-    return result.state
 
 
 def work(state: State, source: MaskSource) -> Locate:
