@@ -32,8 +32,8 @@ from lotts_search.errors import BadInput
 
 
 @dataclass
-class Mosaic(Chains, Localized):
-    """At every step draw M children by new noise; each region continues with the noise of the child that is best there.
+class MosaicChains(Chains):
+    """Chains that at every step choose among their children region by region.
 
     All children are scored whole. Then mosaics are scored that show in every region a random child, which costs no network
     row and no decoding, and the effects of all regions and children on the score are estimated together. The noisier the
@@ -47,6 +47,50 @@ class Mosaic(Chains, Localized):
             children's predictions.
         first, last: shares of the trajectory between which regions are selected, 0..1; at other steps the best child
             continues.
+    """
+
+    children: int = 4
+    regions: int = 4
+    mosaics: int | None = None
+    exact: bool = False
+    first: float = 0.0
+    last: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_minimum(regions=1, mosaics=1)
+        self.check_range("first", 0, self.last)
+        self.check_range("last", self.first, 1)
+
+    @property
+    def beside(self) -> int:
+        return int(self.exact)
+
+    async def choose(self, search: Search, children: list[Scored]) -> Candidate:
+        best = max(children, key=lambda child: child.score).candidate
+        if len(children) == 1 or self.regions == 1 or not self.first <= best.step / search.steps <= self.last:
+            return best
+        count, shape = len(children), (self.regions, self.regions)
+        candidates = [child.candidate for child in children]
+        mosaics = design(count, shape, self.mosaics or 2 * self.regions**2, search.rng)
+        scores = [child.score for child in children] + await search.compare(candidates, mosaics)
+        alone = np.stack([np.full(shape, number) for number in range(count)])
+        effects = estimate(np.concatenate([alone, mosaics]), scores, count)
+        composed = await search.compose(candidates, effects.best, exact=self.exact)
+        if self.exact:
+            await search.score(composed)
+        return composed
+
+
+@dataclass
+class Mosaic(MosaicChains, Localized):
+    """At every step draw M children by new noise; each region continues with the noise of the child that is best there.
+
+    All children are scored whole. Then mosaics are scored that show in every region a random child, which costs no network
+    row and no decoding, and the effects of all regions and children on the score are estimated together. The noisier the
+    verifier, the smaller are the estimates, and the more alike in neighbouring regions.
+
+    Attributes:
         local: select refinements of a first image inside its mask, as always with a given image. The settings of masks and
             refinements apply to it.
     """
@@ -55,19 +99,7 @@ class Mosaic(Chains, Localized):
     formula = "chains · (1 + children · (T - 1)); exact: at most chains · (1 + (children + 1) · (T - 1))"
     space = tunable(children=(2, 4, 8), regions=(2, 4, 6), exact=(False, True))
 
-    children: int = 4
-    regions: int = 4
-    mosaics: int | None = None
-    exact: bool = False
-    first: float = 0.0
-    last: float = 1.0
     local: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_minimum(regions=1, mosaics=1)
-        self.check_range("first", 0, self.last)
-        self.check_range("last", self.first, 1)
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         super().check(costs, info)
@@ -114,22 +146,3 @@ class Mosaic(Chains, Localized):
         if image:
             return self.located_refinement(costs)
         return costs.sample if self.local else Chains.least(self, costs)
-
-    @property
-    def beside(self) -> int:
-        return int(self.exact)
-
-    async def choose(self, search: Search, children: list[Scored]) -> Candidate:
-        best = max(children, key=lambda child: child.score).candidate
-        if len(children) == 1 or self.regions == 1 or not self.first <= best.step / search.steps <= self.last:
-            return best
-        count, shape = len(children), (self.regions, self.regions)
-        candidates = [child.candidate for child in children]
-        mosaics = design(count, shape, self.mosaics or 2 * self.regions**2, search.rng)
-        scores = [child.score for child in children] + await search.compare(candidates, mosaics)
-        alone = np.stack([np.full(shape, number) for number in range(count)])
-        effects = estimate(np.concatenate([alone, mosaics]), scores, count)
-        composed = await search.compose(candidates, effects.best, exact=self.exact)
-        if self.exact:
-            await search.score(composed)
-        return composed
