@@ -21,6 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from lotts_search import LocalPool, search
+from lotts_search.core.events import Event, TrialFinished
 from lotts_search.core.trial_table import write_parquet
 from lotts_search.errors import LottsError
 from lotts_search.registry import load_backbone, load_verifier
@@ -50,6 +51,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def show(event: Event) -> None:
+    if isinstance(event, TrialFinished):
+        trial = event.record
+        print(f"{trial.kind:8} {trial.nfe:5g} NFE  {trial.score or ''}", flush=True)
+
+
 def main() -> None:
     options = arguments()
     verifier = load_verifier(options.verifier)  # the smaller download first: a mistake shows before the larger one
@@ -68,7 +75,7 @@ def main() -> None:
             images=options.images,
             steps=options.steps,
             seed=options.seed,
-            on_trial=lambda trial: print(f"{trial.kind:8} {trial.nfe:5g} NFE  {trial.score or ''}", flush=True),
+            on_event=show,
         )
     assert result.image is not None  # a search without an image raises an error
     options.out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lotts_search.api import asearch, search
+    from lotts_search.api import asearch, search, stream
     from lotts_search.core.budget import Budget
     from lotts_search.core.candidate import Candidate, Mask
     from lotts_search.core.handle import Search
@@ -27,6 +27,7 @@ _HOME = {
     "SearchResult": "core.result",
     "asearch": "api",
     "search": "api",
+    "stream": "api",
     "Budget": "core.budget",
     "Candidate": "core.candidate",
     "Mask": "core.candidate",
@@ -64,6 +65,7 @@ __all__ = [
     "gather_completed",
     "repeat",
     "search",
+    "stream",
 ]
 
 

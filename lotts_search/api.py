@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -16,12 +16,14 @@ from lotts_search import fingerprint, registry
 from lotts_search.core.book import Book, Labels
 from lotts_search.core.budget import Budget, Costs, Ledger
 from lotts_search.core.calls import Calls
+from lotts_search.core.events import Event, SearchEnded, SearchStarted
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
+from lotts_search.core.previews import Previewing
 from lotts_search.core.result import Interrupted, SearchFailed, SearchResult
 from lotts_search.core.run import check, check_arguments, probe, run, why_no_image
 from lotts_search.core.strategy import Strategy
-from lotts_search.core.trial_table import TrialRecord, image_hash
+from lotts_search.core.trial_table import image_hash
 from lotts_search.core.virtual_time import Scheduler
 from lotts_search.errors import BadInput, notice
 from lotts_search.shapes.world.vocabulary import report_unknown_words
@@ -56,7 +58,8 @@ async def asearch(
     solver: Solver | None = None,
     image: Bytes | None = None,
     workers: int = 8,
-    on_trial: Callable[[TrialRecord], None] | None = None,
+    on_event: Callable[[Event], object] | None = None,
+    preview: bool = False,
     run_id: str = "",
     prompt_id: str | None = None,
     label: str = "",
@@ -84,7 +87,8 @@ async def asearch(
         negative: negative prompt.
         image: an image [h, w, 3] uint8 of the model's size to start from, for strategies that accept one.
         workers: number of virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
-        on_trial: called with each finished trial, in virtual order.
+        on_event: called with what happens, see :mod:`lotts_search.core.events`. An exception of it ends the search.
+        preview: let the events include an unfinished image; it costs up to one decoding.
         run_id, prompt_id, label, search_id: columns of the trial table. The last three default to the hash of the prompt,
             the strategy's name, and the hash of everything that decides the search.
         journal: file that records what finished trials return. If it exists, the search is replayed: recorded trials take
@@ -142,9 +146,12 @@ async def asearch(
         if journal is not None and not isinstance(journal, Journal):
             decided = _contents(where.info, chosen, verifier, rewriter)
             journal = opened.enter_context(Journal(journal, search_id, contents=fingerprint.combined(decided)))
-        book = Book(labels, Ledger(limits=budget, costs=costs), on_trial)
+        book = Book(labels, Ledger(limits=budget, costs=costs), on_event)
         scheduler = Scheduler(workers)
-        handle = Search(Calls(where, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
+        works = Previewing(where, on_event) if preview and on_event is not None else where
+        handle = Search(Calls(works, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
+        if on_event is not None:
+            on_event(SearchStarted(search_id, budget, sampling))
         status = await run(scheduler, book, chosen.run(handle), budget)
     result = SearchResult(
         prompt=prompt,
@@ -164,11 +171,35 @@ async def asearch(
         best_refined=book.find(book.best_refined),
         rewriter=rewriter,
     )
+    if on_event is not None:
+        on_event(SearchEnded(result))
     if status == "interrupted":
         raise Interrupted(result)
     if result.best is None:
         raise SearchFailed(why_no_image(result.failures), result)
     return result
+
+
+async def stream(prompt: str, **options: Any) -> AsyncIterator[Event]:
+    """Iterate over the events of a search, of which the last, :class:`~lotts_search.core.events.SearchEnded`, has its result.
+    Closing the iterator cancels the search.
+
+    Args:
+        options: those of :func:`asearch` but ``on_event``.
+
+    Raises:
+        LottsError: as :func:`asearch`.
+    """
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    search = asyncio.ensure_future(asearch(prompt, **options, on_event=events.put_nowait))
+    search.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        search.result()
+    finally:
+        search.cancel()
+        await asyncio.wait({search})
 
 
 def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Callable[P, SearchResult]:

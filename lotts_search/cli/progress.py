@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from lotts_search.core.budget import Budget
-from lotts_search.core.trial_table import TrialRecord
+from lotts_search.core.events import Event, TrialFinished
 
 EVERY_S = 5.0
 """Seconds between lines without a terminal."""
@@ -80,20 +80,18 @@ class Live:
 
 
 class SearchProgress:
-    """Show the trials of one search as they arrive; pass it as ``on_trial``."""
+    """Show the trials of one search as they arrive; pass it as ``on_event``."""
 
     def __init__(self, live: Live, budget: Budget) -> None:
         self.live, self.budget = live, budget
         self.images = 0
         self._begun = live.elapsed
 
-    def __call__(self, trial: TrialRecord) -> None:
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, TrialFinished):
+            return
+        trial, seconds = event.record, self.budget.seconds
         self.images += trial.images
-        budget = self.budget
-        shares = [
-            trial.nfe_cum / budget.nfe if budget.nfe else 0.0,
-            self.images / budget.images if budget.images else 0.0,
-            (self.live.elapsed - self._begun) / budget.seconds if budget.seconds else 0.0,
-        ]
+        passed = (self.live.elapsed - self._begun) / seconds if seconds else 0.0
         best = "" if trial.best_so_far is None else f"best {trial.best_so_far:.3f}  "
-        self.live.update(max(shares), f"{best}{trial.nfe_cum:g} NFE  {self.images} images")
+        self.live.update(max(event.spent, passed), f"{best}{trial.nfe_cum:g} NFE  {self.images} images")

@@ -140,7 +140,7 @@ class Request:
             pool=pool,
             **self.sampling(),
             image=image,
-            on_trial=SearchProgress(live, budget),
+            on_event=SearchProgress(live, budget),
         )
 
 

@@ -218,7 +218,7 @@ def _trees(
                 try:
                     result = again.search(
                         tree.setup, tree.case.text, trials.prompts[tree.case.prompt], int(trials.seed[tree.search]),
-                        journal=journal_of(out, search_id), on_trial=SearchProgress(live, budget),
+                        journal=journal_of(out, search_id), on_event=SearchProgress(live, budget),
                     )  # fmt: skip
                 except LottsError as error:  # a report without trees is still a report
                     console.print(f"no trees: {error}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from lotts_search.core.budget import Cost, Ledger
 from lotts_search.core.candidate import Candidate, score_of
+from lotts_search.core.events import Event, MaskFound, NewBest, TrialFinished
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Stopped
 from lotts_search.errors import LottsError
@@ -39,7 +40,7 @@ class Book:
     Attributes:
         labels: columns shared by all rows.
         ledger: what may be spent and what was.
-        on_trial: called with each row as it is entered.
+        on_event: called with each row as it is entered, and with what follows from it.
         trials: the rows.
         states, samplings: state and settings of each candidate, by its key.
         images: images [h, w, 3] by the id of the trial that made them.
@@ -50,7 +51,7 @@ class Book:
 
     labels: Labels
     ledger: Ledger
-    on_trial: Callable[[TrialRecord], None] | None = None
+    on_event: Callable[[Event], object] | None = None
     trials: list[TrialRecord] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
     samplings: dict[str, Sampling] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Book:
     located: dict[str, Located] = field(default_factory=dict)
     best: Candidate | None = None
     best_refined: Candidate | None = None
+    _told: Candidate | None = None
 
     def row(self, key: str, parent: str | None, kind: str, *results: Result, **columns: Any) -> None:
         """Enter a finished trial, which took one result or several in a row."""
@@ -121,5 +123,15 @@ class Book:
             best_so_far=self.best.score if self.best is not None else None,
         )
         self.trials.append(row)
-        if self.on_trial is not None:
-            self.on_trial(row)
+        if self.on_event is not None:
+            self._tell(self.on_event, row)
+
+    def _tell(self, on_event: Callable[[Event], object], row: TrialRecord) -> None:
+        spent = self.ledger.spent
+        on_event(TrialFinished(row, self.images.get(row.trial_id), spent))
+        if (located := self.located.get(row.trial_id)) is not None:
+            on_event(MaskFound(row.trial_id, row.parent_id, located))
+        best = self.best
+        if best is not None and best is not self._told:
+            self._told = best
+            on_event(NewBest(best.key, score_of(best), self.images[best.key], spent))

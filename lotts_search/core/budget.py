@@ -230,6 +230,11 @@ class Ledger(Usage):
         return self.limits.minus(self.reserved)
 
     @property
+    def spent(self) -> float:
+        """The share of the budget in NFE or images that delivered trials have used, 0..1; 0 where neither is limited."""
+        return self.limits.minus(Cost(self.nfe, self.images)).spent_of(self.limits)
+
+    @property
     def remaining(self) -> float:
         """NFE that are not reserved yet; infinite without a limit."""
         left = self.left.nfe

@@ -89,7 +89,7 @@ class Calls:
         journal: Journal | None = None,
         rewriter: str = "",
     ):
-        self._dispatch = Dispatch(pool, scheduler, book.ledger, journal)
+        self._dispatch = Dispatch(pool, scheduler, book.ledger, journal, book.on_event)
         self._book = book
         self._verifier = verifier
         self._prompt = prompt
@@ -121,7 +121,9 @@ class Calls:
                 raise error
             return candidate
 
-        return self._dispatch.call(key, draft.cost, work, settle, self._score if draft.complete else None)
+        return self._dispatch.call(
+            key, parent, draft.kind, draft.cost, work, settle, self._score if draft.complete else None
+        )
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost, wanted: MaskSource) -> Trial[Mask]:
         """Locate a region of a complete candidate. The trial's row says where another source replaces the wanted one."""
@@ -137,7 +139,7 @@ class Calls:
             self._enter(key, candidate, "localize", [replace(results[0], note=notes)], mask_ratio=mask.ratio)
             return mask
 
-        return self._dispatch.call(key, cost, work, settle)
+        return self._dispatch.call(key, candidate.key, "localize", cost, work, settle)
 
     def score(self, candidate: Candidate, last: bool = False) -> Trial[float]:
         """Score the x0 prediction of a partial candidate, which its next step then need not compute again, or with
@@ -158,7 +160,7 @@ class Calls:
             self._enter(key, candidate, "score", results, score=score)
             return score
 
-        trial = self._dispatch.call(key, cost, work, settle, self._score)
+        trial = self._dispatch.call(key, candidate.key, "score", cost, work, settle, self._score)
         if not trial.refused:
             self._scored[candidate.key, last] = trial
         return trial
@@ -189,7 +191,9 @@ class Calls:
             self._enter(key, candidate, "rewrite", results)
             return list(results[-1].prompts)
 
-        return self._dispatch.call(key, cost, work, settle, request if shown is None else None)
+        return self._dispatch.call(
+            key, candidate.key, "rewrite", cost, work, settle, request if shown is None else None
+        )
 
     def compare(self, candidates: Sequence[Candidate], choices: npt.ArrayLike) -> Trial[list[float]]:
         """Score mosaics of candidates' images; the trial is a child of the first candidate."""
@@ -202,7 +206,8 @@ class Calls:
             self._enter(key, candidates[0], "compare", results)
             return list(results[-1].scores)
 
-        return self._dispatch.call(key, Cost(), ScoreMosaics(self._verifier, self._prompt, images, choices), settle)
+        work = ScoreMosaics(self._verifier, self._prompt, images, choices)
+        return self._dispatch.call(key, candidates[0].key, "compare", Cost(), work, settle)
 
     def compose(self, candidates: Sequence[Candidate], choice: npt.ArrayLike, exact: bool) -> Trial[Candidate]:
         """Compose candidates by region. That is arithmetic on what is known: no pool works, and no journal records it."""

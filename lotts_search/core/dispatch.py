@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from lotts_search.core.budget import Cost, Ledger
 from lotts_search.core.candidate import trial_key
+from lotts_search.core.events import Event, TrialStarted
 from lotts_search.core.journal import Journal
 from lotts_search.core.virtual_time import Scheduler, Settle, Trial
 from lotts_search.errors import BudgetExhausted, Failure, LottsError
@@ -26,10 +27,19 @@ class Dispatch:
 
     Args:
         journal: answers what it knows instead of the pool, and records what the pool returns.
+        on_event: called with each trial whose cost is reserved.
     """
 
-    def __init__(self, pool: Pool, scheduler: Scheduler, ledger: Ledger, journal: Journal | None):
+    def __init__(
+        self,
+        pool: Pool,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        journal: Journal | None,
+        on_event: Callable[[Event], object] | None,
+    ):
         self._pool = pool
+        self._on_event = on_event
         self._scheduler = scheduler
         self._ledger = ledger
         self._journal = journal
@@ -42,12 +52,23 @@ class Dispatch:
         self._occurrences[first] += 1
         return trial_key(parent or "", kind, arguments, occurrence)
 
-    def call(self, key: str, cost: Cost, work: Work, settle: Settle[T], then: Next | None = None) -> Trial[T]:
+    def call(
+        self,
+        key: str,
+        parent: str | None,
+        kind: str,
+        cost: Cost,
+        work: Work,
+        settle: Settle[T],
+        then: Next | None = None,
+    ) -> Trial[T]:
         """Reserve the cost of a trial and start its work; where the budget does not cover it, the trial is refused."""
         try:
             self._ledger.reserve(cost)
         except BudgetExhausted as refusal:
             return Trial.settled(error=refusal)
+        if self._on_event is not None:
+            self._on_event(TrialStarted(key, parent, kind, cost.nfe))
         results: list[Result] = []
         real = asyncio.get_running_loop().create_task(self._work(key, self._submit(key, work), then, results))
         return self._scheduler.call(cost.nfe, real, results, settle)

@@ -20,8 +20,8 @@ from lotts_search.errors import BadInput, notice
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lotts_search.core.events import Event
     from lotts_search.core.result import SearchResult
-    from lotts_search.core.trial_table import TrialRecord
 
 SIDE = 256
 """Greatest side of an image on a page; larger ones are scaled down."""
@@ -158,13 +158,13 @@ class Again:
 
     def search(
         self, setup: Setup, prompt: str, prompt_id: str, seed: int, *,
-        journal: Path | None = None, on_trial: Callable[[TrialRecord], None] | None = None,
+        journal: Path | None = None, on_event: Callable[[Event], object] | None = None,
     ) -> SearchResult:  # fmt: skip
         """Repeat the search of ``setup`` for a prompt with the search seed ``seed``.
 
         Args:
             journal: of an earlier repetition, which is replayed; a stale one is replaced.
-            on_trial: called with each trial.
+            on_event: called with the events of the search.
 
         Raises:
             BadInput: ``study.json`` does not describe the search.
@@ -183,7 +183,7 @@ class Again:
             verifier=self._verifier, nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
             negative=model.get("negative") or "", rewriter=next(iter(rewriters), None), workers=self.about.get("workers", 8), prompt_id=prompt_id,
-            journal=journal, on_trial=on_trial,
+            journal=journal, on_event=on_event,
         )  # fmt: skip
         try:
             return again()

@@ -15,9 +15,9 @@ from typing import Any
 from lotts_search import registry
 from lotts_search.api import asearch
 from lotts_search.core.budget import Costs
+from lotts_search.core.events import Event, TrialFinished
 from lotts_search.core.journal import Journal, JournalError
 from lotts_search.core.result import SearchFailed, SearchResult
-from lotts_search.core.trial_table import TrialRecord
 from lotts_search.errors import PoolClosed
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.keep import keep
@@ -251,7 +251,7 @@ class Runner:
                 **task.model.sampling,
                 image=task.prompt.image if task.image else None,
                 workers=study.workers,
-                on_trial=self._count,
+                on_event=self._count,
                 run_id=study.name,
                 prompt_id=task.prompt.id,
                 label=task.entry.label,
@@ -262,8 +262,9 @@ class Runner:
             return failure.result, failure
         return result, None
 
-    def _count(self, trial: TrialRecord) -> None:
-        self.progress.nfe += trial.nfe
+    def _count(self, event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            self.progress.nfe += event.record.nfe
 
     async def _write(self, action: Callable[[], object]) -> None:
         """Run ``action`` in the one thread that writes to the folder, and update its files from time to time."""

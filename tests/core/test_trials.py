@@ -322,13 +322,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert file.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_on_trial_sees_every_row_in_order():
-    seen = []
-    with AnalyticPool(shuffle=1) as pool:
-        result = search("red star", pool=pool, images=5, on_trial=seen.append)
-    assert seen == result.trials
-
-
 def test_the_analytic_model_is_what_it_says():
     """Its prediction is the mean of the posterior, computed here by numerical integration; samples have its share."""
     grid = np.linspace(-4, 4, 200001)
