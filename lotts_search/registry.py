@@ -126,6 +126,11 @@ _STRATEGIES = [
         "lotts_search.strategies.verifier_threshold:VerifierThreshold",
         "Draw children at each step until one scores above a threshold.",
     ),
+    Entry(
+        "epsilon-greedy",
+        "lotts_search.strategies.epsilon_greedy:EpsilonGreedy",
+        "Search for each step's noise near the best so far, and now and then anywhere.",
+    ),
     Entry("ttgen", "lotts_search.strategies.ttgen:TTGen", "Try revised prompts in the early steps and keep the best."),
 ]
 _VERIFIERS = [

@@ -57,11 +57,16 @@ class Chains(Strategy):
         for number in range(steps):
             # Over all steps they add up to nfe - 1; where the children cannot be equally many, late steps get more.
             count = (nfe - 1 + number) // steps - self.beside
-            children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
-            if not children:
+            chosen = await self.step(search, state, count)
+            if chosen is None:
                 return None
-            state = await self.choose(search, children)
+            state = chosen
         return await search.advance(state)  # the last step has no noise
+
+    async def step(self, search: Search, state: Candidate, count: int) -> Candidate | None:
+        """Take one step with this many children and return the chosen one; None where all of them failed."""
+        children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
+        return await self.choose(search, children) if children else None
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         chains = self.shares(budget, costs.sample)

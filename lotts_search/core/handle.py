@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from lotts_search.core import segments
 from lotts_search.core.book import Book
-from lotts_search.core.budget import Cost, Costs, Ledger, scaled
+from lotts_search.core.budget import Cost, scaled
 from lotts_search.core.calls import Calls, Draft
 from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.trial_table import image_hash
+from lotts_search.core.view import SearchView
 from lotts_search.core.virtual_time import Trial
 from lotts_search.errors import BadInput
 from lotts_search.work.masks import MaskSource
-from lotts_search.work.model import Defaults
 from lotts_search.work.requests import (
     Background,
     Blank,
@@ -36,63 +35,17 @@ from lotts_search.work.requests import (
 )
 
 
-class Search:
-    """One search: a prompt, a model, a verifier, a seed and a budget.
+class Search(SearchView):
+    """The calls of one search.
 
     Refusals (:class:`~lotts_search.errors.BudgetExhausted`) and failures (:class:`~lotts_search.errors.Failure`) are
     raised where a call is awaited and end that branch only. Wrong arguments raise
     :class:`~lotts_search.errors.BadInput` at the call and end the search.
-
-    Attributes:
-        prompt: what to search for; images are scored against it, whatever prompt they were made with.
-        seed: all noise is drawn from it.
-        image: an image [h, w, 3] uint8 to start from, for :meth:`encode`; None without one.
-        rng: the only randomness that a strategy may use.
     """
 
     def __init__(self, calls: Calls, book: Book, sampling: Sampling, seed: int, image: Bytes | None = None):
+        super().__init__(book, sampling, seed, image)
         self._calls = calls
-        self._book = book
-        self._sampling = sampling
-        self.prompt = sampling.prompt
-        self.seed = seed
-        self.image = image
-        self.rng = np.random.default_rng([abs(seed), int(seed < 0)])
-
-    @property
-    def steps(self) -> int:
-        """T, the steps of a schedule, unless a sample sets its own."""
-        return self._sampling.steps
-
-    @property
-    def guided(self) -> bool:
-        """Whether a step takes two network rows (classifier-free guidance)."""
-        return self._sampling.guided
-
-    @property
-    def eta(self) -> float:
-        """Noise amount of the solver; at 0 the start alone decides a trajectory, and it cannot branch."""
-        return self._sampling.eta
-
-    @property
-    def defaults(self) -> Defaults:
-        """The model's default settings, with t0 and tg scaled to T steps."""
-        return self.costs.defaults
-
-    @property
-    def costs(self) -> Costs:
-        """What trials cost."""
-        return self._book.ledger.costs
-
-    @property
-    def budget(self) -> Ledger:
-        """The ledger, with ``remaining``, ``left`` and ``cost_of``."""
-        return self._book.ledger
-
-    @property
-    def best(self) -> Candidate | None:
-        """The complete candidate with the highest guiding score so far, in virtual order."""
-        return self._book.best
 
     def fresh(self, seed: int) -> Fresh:
         """Return start noise drawn from a seed."""
@@ -204,6 +157,27 @@ class Search:
         """Advance a partial candidate as its child ``number``: child 0 keeps the parent's noise, the others branch."""
         return self.advance(parent, stop, seed=number or None)
 
+    def vary(self, candidate: Candidate, share: float, seed: int) -> Trial[Candidate]:
+        """Take the last step of a candidate again with a mutation ``√(1−β²)·n + β·ε`` of its noise n, which is standard
+        normal like any noise. Costs what that step costs: no NFE where :meth:`score` has scored the parent.
+
+        Args:
+            candidate: a partial candidate, one step after a partial parent.
+            share: β, the share of the noise that is new, 0..1; six digits count.
+            seed: of ε; different seeds give different mutations.
+        """
+        parent = candidate.parent
+        if candidate.kind != "advance" or parent is None or candidate.step != parent.step + 1:
+            raise BadInput(
+                f"cannot vary candidate {candidate.key}: only one that advanced a partial candidate by a single step has a noise to vary"
+            )
+        if not 0 <= share <= 1:
+            raise BadInput(f"the share of new noise must be within 0..1, not {share}")
+        state, sampling = self._book.states[parent.key], self._book.samplings[parent.key]
+        prompt = self._book.samplings[candidate.key].prompt
+        drafted = segments.vary(self.seed, candidate, parent, state, sampling, prompt, share=share, noise=seed)
+        return self._calls.make(*drafted)
+
     def compare(self, candidates: Sequence[Candidate], choices: npt.ArrayLike) -> Trial[list[float]]:
         """Return the guiding scores of mosaics: images that take each of their regions from one of the candidates' images,
         or of their x0 predictions. Only pixels are put together. Costs no NFE and one score per mosaic.
@@ -229,15 +203,6 @@ class Search:
                 composed of the candidates' predictions, where :meth:`score` has paid for all of them.
         """
         return self._calls.compose(candidates, choice, exact)
-
-    def check_noise(self) -> None:
-        """Refuse a solver without noise, for strategies that branch trajectories: all children would be the same.
-
-        Raises:
-            BadInput: eta is 0.
-        """
-        if self.eta == 0:
-            raise BadInput("this strategy branches trajectories by the noise of the solver: eta must be above 0, not 0")
 
     def localize(self, candidate: Candidate, source: MaskSource | None = None, *, blank: Blank = "fail") -> Trial[Mask]:
         """Locate the region of a complete candidate to resample. Costs its network rows pro rata.

@@ -84,12 +84,47 @@ def advance(
         raise BadInput(f"candidate {parent.key} is complete: there is nothing to advance")
     stop = _stop(stop, parent.step, parent.steps)
     lineage: Lineage = parent.lineage if noise is None else (*parent.lineage, f"branch@{parent.step} {noise}")
+    return _advanced(seed, parent, state, sampling, lineage, stop, prompt, (stop, noise, prompt))
+
+
+def vary(
+    seed: int,
+    candidate: Candidate,
+    parent: Candidate,
+    state: State,
+    sampling: Sampling,
+    prompt: str,
+    *,
+    share: float,
+    noise: int,
+) -> Drafted:
+    """Draft another last step of a candidate; for the arguments see :meth:`lotts_search.core.handle.Search.vary`.
+
+    Args:
+        state, sampling: of the parent.
+        prompt: the candidate's.
+        noise: seed of the new part of the noise.
+    """
+    lineage = (*candidate.lineage, f"vary@{parent.step} {share:g} {noise}")
+    return _advanced(seed, parent, state, sampling, lineage, candidate.step, prompt, (lineage, prompt))
+
+
+def _advanced(
+    seed: int,
+    parent: Candidate,
+    state: State,
+    sampling: Sampling,
+    lineage: Lineage,
+    stop: int,
+    prompt: str | None,
+    arguments: tuple[object, ...],
+) -> Drafted:
     if prompt is not None and prompt != sampling.prompt:
         # The prediction that scoring paid for was made under the other prompt.
         sampling, state = replace(sampling, prompt=prompt), replace(state, predicted=None)
     work = Segment(seed, sampling, lineage, stop, state=state)
     ratio = float(state.region.mask.mean()) if state.region is not None else None
-    return _drafted("advance", work, parent, (stop, noise, prompt), ratio)
+    return _drafted("advance", work, parent, arguments, ratio)
 
 
 def _drafted(

@@ -97,6 +97,7 @@ class Card:
 WORDS = {
     "refine@": "refined from step {}, seed {}",
     "branch@": "branched at step {}, seed {}",
+    "vary@": "step {} with its noise varied by {}, seed {}",
     "compose@": "composed at step {} from siblings, choice {}",
     "near ": "noise near the one before (cosine {}), seed {}",
     "mix ": "the noise before, mixed with {} of new noise, seed {}",
@@ -107,7 +108,7 @@ WORDS = {
 def in_words(entry: str) -> str:
     """Return an entry of a lineage in words; an unknown one is returned as it is."""
     kind = next((kind for kind in WORDS if entry.startswith(kind)), None)
-    return entry if kind is None else WORDS[kind].format(*entry.removeprefix(kind).split(" ", 1))
+    return entry if kind is None else WORDS[kind].format(*entry.removeprefix(kind).split(" "))
 
 
 def _region(located: Located, nfe: float) -> RegionView:

@@ -45,9 +45,24 @@ def draw(
     The arguments are hashed (BLAKE2b) to the 128-bit key of a counter-based generator (Philox). Threads may draw at
     the same time, and numpy releases Python's lock while it draws.
 
+    A lineage that ends in ``vary@i β s`` has at step i a mutation ``√(1−β²)·n + β·ε`` of the noise n that the lineage
+    without this end has there; at later steps its noise is new.
+
     Args:
         out: contiguous array of ``shape`` to fill and return.
     """
+    if purpose == "step" and lineage and lineage[-1].startswith(f"vary@{step} "):
+        share = np.float32(lineage[-1].split()[1])
+        varied = _drawn(search_seed, lineage, purpose, step, shape, out)
+        varied *= share
+        varied += np.sqrt(1 - share**2) * draw(search_seed, lineage[:-1], purpose, step, shape)
+        return varied
+    return _drawn(search_seed, lineage, purpose, step, shape, out)
+
+
+def _drawn(
+    search_seed: int, lineage: Lineage, purpose: Purpose, step: int, shape: tuple[int, ...], out: Floats | None
+) -> Floats:
     text = json.dumps([search_seed, lineage, purpose, step])
     key = np.frombuffer(blake2b(text.encode(), digest_size=16).digest(), "<u8")
     source = _source
