@@ -149,7 +149,8 @@ async def asearch(
         book = Book(labels, Ledger(limits=budget, costs=costs), on_event)
         scheduler = Scheduler(workers)
         works = Previewing(where, on_event) if preview and on_event is not None else where
-        handle = Search(Calls(works, scheduler, book, verifier, prompt, journal, rewriter), book, sampling, seed, image)
+        calls = Calls(works, scheduler, book, verifier, prompt, journal, rewriter)
+        handle = Search(calls, book, sampling, seed, where.info.latent, image)
         if on_event is not None:
             on_event(SearchStarted(search_id, budget, sampling))
         status = await run(scheduler, book, chosen.run(handle), budget)

@@ -105,6 +105,11 @@ _STRATEGIES = [
         "Evolve start noises by selection and mutation.",
     ),
     Entry(
+        "spectral-evolution",
+        "lotts_search.strategies.spectral_evolution:SpectralEvolution",
+        "Evolve the low frequencies of the start noise by the cross-entropy method.",
+    ),
+    Entry(
         "particle",
         "lotts_search.strategies.particle:Particle",
         "Feynman-Kac steering: resample a population of particles.",

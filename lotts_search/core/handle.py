@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from lotts_search.core import segments
@@ -25,6 +26,7 @@ from lotts_search.work.requests import (
     Encode,
     Fresh,
     Locate,
+    Low,
     Mix,
     Near,
     Noise,
@@ -43,8 +45,16 @@ class Search(SearchView):
     :class:`~lotts_search.errors.BadInput` at the call and end the search.
     """
 
-    def __init__(self, calls: Calls, book: Book, sampling: Sampling, seed: int, image: Bytes | None = None):
-        super().__init__(book, sampling, seed, image)
+    def __init__(
+        self,
+        calls: Calls,
+        book: Book,
+        sampling: Sampling,
+        seed: int,
+        latent: tuple[int, int, int],
+        image: Bytes | None = None,
+    ):
+        super().__init__(book, sampling, seed, latent, image)
         self._calls = calls
 
     def fresh(self, seed: int) -> Fresh:
@@ -58,6 +68,12 @@ class Search(SearchView):
     def mix(self, noise: Noise, beta: float, seed: int) -> Mix:
         """Return a mutation of a start noise, of which the share ``beta``, 0..1, is new."""
         return Mix(noise, beta, seed)
+
+    def low(self, noise: Noise, values: npt.NDArray[np.floating]) -> Low:
+        """Return start noise with the high frequencies of another one and these low ones, [C, rows, columns], of which there are
+        ``latent[0]`` channels and as many rows and columns as frequencies are wanted. Standard normal coefficients make it
+        a fresh noise; see :mod:`lotts_search.work.frequencies`."""
+        return Low(noise, (values.shape[1], values.shape[2]), tuple(values.ravel().tolist()))
 
     def sample(
         self,
@@ -73,7 +89,7 @@ class Search(SearchView):
         """Sample a candidate from pure noise. Costs ``stop`` NFE.
 
         Args:
-            noise: a seed, or start noise from :meth:`fresh`, :meth:`near` or :meth:`mix`.
+            noise: a seed, or start noise from :meth:`fresh`, :meth:`near`, :meth:`mix` or :meth:`low`.
             stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
             prompt, negative, guidance, steps, eta: replace those of the search. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the image.

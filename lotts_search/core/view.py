@@ -18,15 +18,19 @@ class SearchView:
     Attributes:
         prompt: what to search for; images are scored against it, whatever prompt they were made with.
         seed: all noise is drawn from it.
+        latent: shape C, H, W of the model's latents and noise.
         image: an image [h, w, 3] uint8 to start from, for :meth:`~lotts_search.core.handle.Search.encode`; None without one.
         rng: the only randomness that a strategy may use.
     """
 
-    def __init__(self, book: Book, sampling: Sampling, seed: int, image: Bytes | None = None):
+    def __init__(
+        self, book: Book, sampling: Sampling, seed: int, latent: tuple[int, int, int], image: Bytes | None = None
+    ):
         self._book = book
         self._sampling = sampling
         self.prompt = sampling.prompt
         self.seed = seed
+        self.latent = latent
         self.image = image
         self.rng = np.random.default_rng([abs(seed), int(seed < 0)])
 

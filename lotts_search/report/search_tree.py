@@ -100,6 +100,7 @@ WORDS = {
     "vary@": "step {} with its noise varied by {}, seed {}",
     "compose@": "composed at step {} from siblings, choice {}",
     "near ": "noise near the one before (cosine {}), seed {}",
+    "low ": "the noise before with other low frequencies ({}, {})",
     "mix ": "the noise before, mixed with {} of new noise, seed {}",
 }
 """The entries of a lineage in words, by their beginnings."""

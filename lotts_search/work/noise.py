@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from lotts_search.errors import BadInput
-from lotts_search.work.requests import Floats, Fresh, Lineage, Mix, Near, Noise
+from lotts_search.work.frequencies import with_low
+from lotts_search.work.requests import Floats, Fresh, Lineage, Low, Mix, Near, Noise
 
 Purpose: TypeAlias = Literal["start", "step", "inside", "outside", "locate", "near", "mix"]
 """The use of noise: the start, the solver's step, ε1 (inside) and ε2 (outside) of a refinement, re-noising for a
@@ -86,6 +87,9 @@ def lineage_of(noise: Noise) -> Lineage:
             return (*lineage_of(base), f"near {tau:g} {seed}")
         case Mix(base, beta, seed):
             return (*lineage_of(base), f"mix {beta:g} {seed}")
+        case Low(base, (rows, columns), values):
+            digest = blake2b(np.array(values).tobytes(), digest_size=6).hexdigest()
+            return (*lineage_of(base), f"low {rows}x{columns} {digest}")
 
 
 def start_noise(search_seed: int, noise: Noise, shape: tuple[int, ...]) -> Floats:
@@ -93,10 +97,10 @@ def start_noise(search_seed: int, noise: Noise, shape: tuple[int, ...]) -> Float
 
     Fresh is standard normal. Near is ``‖n‖(τ·u + √(1−τ²)·w⊥)``, where ``u`` is the unit vector of the base ``n`` and
     ``w⊥`` a random unit vector perpendicular to it, so the norm is kept and the cosine to the base is exactly τ. Mix is
-    ``√(1−β²)·n + β·ε``. The random direction depends on the base and the seed, not on τ or β.
+    ``√(1−β²)·n + β·ε``. Low has the high frequencies of its base and its own low ones. The random direction depends on the base and the seed, not on τ or β.
 
     Raises:
-        BadInput: τ is outside -1..1 or β outside 0..1.
+        BadInput: τ is outside -1..1 or β outside 0..1, or a grid of low frequencies does not fit ``shape``.
     """
     match noise:
         case Fresh():
@@ -119,3 +123,7 @@ def start_noise(search_seed: int, noise: Noise, shape: tuple[int, ...]) -> Float
             fresh = draw(search_seed, lineage_of(base), "mix", seed, shape).astype(np.float64)
             mixed: Floats = (np.sqrt(1 - beta**2) * n + beta * fresh).astype(np.float32)
             return mixed
+        case Low(base, size, values):
+            kept = start_noise(search_seed, base, shape)
+            replaced: Floats = with_low(kept, np.reshape(values, (-1, *size))).astype(np.float32)
+            return replaced

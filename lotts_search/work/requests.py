@@ -54,7 +54,22 @@ class Mix:
     seed: int
 
 
-Noise: TypeAlias = Fresh | Near | Mix
+@dataclass(frozen=True)
+class Low:
+    """A start noise whose low frequencies are given, see :mod:`lotts_search.work.frequencies`.
+
+    Attributes:
+        base: the high frequencies are its own.
+        size: rows and columns of the grid of coefficients.
+        values: the C · rows · columns coefficients, standard normal in a fresh noise.
+    """
+
+    base: Noise
+    size: tuple[int, int]
+    values: tuple[float, ...]
+
+
+Noise: TypeAlias = Fresh | Near | Mix | Low
 
 Solver: TypeAlias = Literal["dpm", "ddim"]
 """``dpm`` is SDE-DPM-Solver++(2M); both are in :mod:`lotts_search.engine.solver`."""

@@ -218,6 +218,7 @@ def test_figure_shows_the_tree(tmp_path: Path) -> None:
         ("refine@2 0", "refined from step 2, seed 0"),
         ("branch@12 7", "branched at step 12, seed 7"),
         ("vary@3 0.15 7", "step 3 with its noise varied by 0.15, seed 7"),
+        ("low 4x4 0a1b", "the noise before with other low frequencies (4x4, 0a1b)"),
         ("near 0.95 1", "noise near the one before (cosine 0.95), seed 1"),
         ("mix 0.3 4", "the noise before, mixed with 0.3 of new noise, seed 4"),
         ("other 1", "other 1"),
