@@ -14,8 +14,9 @@ from typing import Any, ParamSpec
 
 from lotts_search import fingerprint, registry
 from lotts_search.core.book import Book, Labels
-from lotts_search.core.budget import Budget, Costs, Ledger
+from lotts_search.core.budget import Budget, Ledger
 from lotts_search.core.calls import Calls
+from lotts_search.core.costs import Costs
 from lotts_search.core.events import Event, SearchEnded, SearchStarted
 from lotts_search.core.handle import Search
 from lotts_search.core.journal import Journal
@@ -30,6 +31,7 @@ from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.work.masks import MaskSource, mask_to_dict
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
+from lotts_search.work.prices import published
 from lotts_search.work.requests import Bytes, Sampling, Solver
 
 P = ParamSpec("P")
@@ -47,7 +49,9 @@ async def asearch(
     nfe: float | None = None,
     seconds: float | None = None,
     images: int | None = None,
+    flops: float | None = None,
     target: float | None = None,
+    as_: str | None = None,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
     pool: Pool | None = None,
@@ -77,8 +81,10 @@ async def asearch(
             ``lotts.json``, see :func:`~lotts_search.registry.default_verifier`.
         rewriter: registered name of the rewriter, for strategies that revise prompts; a ``pool`` must have it. None = as for
             the verifier.
-        nfe, images, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
-            Without ``nfe``, ``images`` and ``seconds`` it is 9 images.
+        nfe, images, flops, seconds, target: the budget, in any combination, see :class:`~lotts_search.core.budget.Budget`.
+            Without ``nfe``, ``images``, ``flops`` and ``seconds`` it is 9 images.
+        as_: count FLOPs as on a published model, see :data:`~lotts_search.work.prices.PUBLISHED`: ``sd21``, ``sdxl`` or
+            ``flux``, or with ``+tiny`` by its tiny decoder; None = as on the model itself.
         seed: decides all noise and all choices: equal arguments give equal searches.
         settings: the strategy's settings, as values or as text like on the command line.
         pool: where the work runs; None = a :class:`~lotts_search.engine.local_pool.LocalPool` for this search only.
@@ -112,9 +118,10 @@ async def asearch(
         name, chosen = registry.name_of(strategy), strategy
     else:
         name, chosen = strategy, registry.make_strategy(strategy, settings or {})
-    if nfe is None and images is None and seconds is None:
+    if nfe is None and images is None and flops is None and seconds is None:
         images = DEFAULT_IMAGES
-    budget = Budget(nfe, images, seconds, target)
+    budget = Budget(nfe, images, seconds, target, flops)
+    prices = None if as_ is None else published(as_)
     if verifier is not None and not isinstance(verifier, str):
         raise BadInput(
             f"verifier must be a text, a name or package.module:Class, not {verifier!r}; an object goes to a pool, "
@@ -133,15 +140,16 @@ async def asearch(
         sampling = Sampling.of(
             where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
         )
-        costs = Costs.of(where.info, sampling, image=image is not None)
+        costs = Costs.of(where.info, sampling, image=image is not None, prices=prices)
         check(chosen, name, budget, costs, where.info, image)
-        await probe(where, verifier, sampling, chosen, costs)
+        costs = await probe(where, verifier, sampling, chosen, costs, budget, image is not None)
         arguments = plain_settings(chosen)
         which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, given)
-        search_id = search_id or _hash(*which, *([rewriter] if rewriter else []))
+        flops_by = [("flops", budget.flops, as_)] if budget.flops is not None or as_ is not None else []
+        search_id = search_id or _hash(*which, *flops_by, *([rewriter] if rewriter else []))
         labels = Labels(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
-            nfe, images, sampling.steps,
+            nfe, images, budget.flops, sampling.steps,
         )  # fmt: skip
         if journal is not None and not isinstance(journal, Journal):
             decided = _contents(where.info, chosen, verifier, rewriter)

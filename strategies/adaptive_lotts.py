@@ -31,7 +31,8 @@ from lotts_search.core.strategy import (
 
 @dataclass
 class AdaptiveLoTTS(Localized):
-    """Localized search whose next trial is the one with the highest expected improvement over the best, per NFE.
+    """Localized search whose next trial is the one with the highest expected improvement over the best for its cost: per NFE, or
+    per FLOP under a budget of FLOPs.
 
     A trial is either a new image, which may itself be refined later, or a refinement of a surviving image inside its own
     mask; refined images can be refined again. What trials gain is learned within the search. The number of survivors is
@@ -74,9 +75,8 @@ class AdaptiveLoTTS(Localized):
         await gather_completed(*(worker() for _ in range(self.width)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        dearest = max(costs.sample.nfe, self.located_refinement(costs).nfe)
-        most = budget.paid(costs.sample) * dearest if budget.nfe is None else budget.nfe
-        return Plan({"sample": self._initial(budget, costs)}, most, exact=False)
+        initial = {"sample": self._initial(budget, costs)}
+        return Plan.within(budget, costs.sample, self.refinement(costs), self.located_refinement(costs), trials=initial)
 
     def _initial(self, budget: Budget, costs: Costs) -> int:
         # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image.
@@ -117,7 +117,7 @@ class _State:
 
         def add(improvement: float, cost: Cost, parent: Candidate | None = None) -> None:
             if left.pays(cost):
-                arms.append(Arm(improvement, cost.nfe, parent))
+                arms.append(Arm(improvement, self.search.budget.price(cost), parent))
 
         alive = sorted((image for image in self.images if image.key not in self.closed), key=score_of, reverse=True)
         for image in alive[: survivors(self.initial, left.spent_of(self.whole))]:

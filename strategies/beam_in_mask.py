@@ -15,6 +15,7 @@ from lotts_search.core.localized import Localized
 from lotts_search.core.strategy import (
     Budget,
     Candidate,
+    Cost,
     Costs,
     Mask,
     ModelInfo,
@@ -97,8 +98,7 @@ class BeamInMask(Localized):
             await beams(*max(located, key=lambda pair: score_of(pair[0])))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        localize = self.localization(costs)
-        refine = self.refinement(costs)
+        localize, refine = self.localization(costs), self.refinement(costs)
         count = min(budget.paid(costs.sample), self._trees(budget, costs) or 1)
         left = budget.minus(count * costs.sample)
         masks = count if left.pays(localize + refine) else 0
@@ -109,6 +109,12 @@ class BeamInMask(Localized):
             ("localize", masks, localize),
             *staged(costs, "refine", [refined] * len(stops), self.begin(costs), stops),
         )
+
+    def refinement(self, costs: Costs) -> Cost:
+        """Return the cost of a refinement with the scores of its selections."""
+        stops = self._stops(costs)
+        lines = staged(costs, "refine", [1] * len(stops), self.begin(costs), stops)
+        return sum((number * cost for _, number, cost in lines), Cost())
 
     def _trees(self, budget: Budget, costs: Costs, image: bool = False) -> int | None:
         """Return for how many images the budget pays with a whole tree, at least one; None = without limit."""

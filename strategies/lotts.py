@@ -13,7 +13,6 @@ from lotts_search.core.localized import Localized
 from lotts_search.core.strategy import (
     Budget,
     Candidate,
-    Cost,
     Costs,
     Mask,
     Plan,
@@ -85,7 +84,7 @@ class LoTTS(Localized):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         count, depth = self._shape(budget, costs)
         if count is None:
-            raise BadInput("the number of images needs a budget in NFE or images")
+            raise BadInput("the number of images needs a budget in NFE, images or FLOPs")
         localize = self.localization(costs)
         refine = self.refinement(costs)
         masks = count * self._masks(depth)
@@ -105,7 +104,7 @@ class LoTTS(Localized):
     def _shape(self, budget: Budget, costs: Costs, image: bool = False) -> tuple[int | None, int]:
         """Return the number of trees (None = without limit) and their depth: the greatest, up to D, at which the budget
         pays for one whole tree. At depth 0 a tree is one image."""
-        root = Cost() if image else costs.sample
+        root = costs.encode if image else costs.sample
         node = self.localization(costs) + self.refinements * self.refinement(costs)
         initial = 1 if image else self.initial
         for depth in range(self.depth, 0, -1):

@@ -36,8 +36,6 @@ class MoreSteps(Strategy):
         return Plan.of(("sample", 1, costs.trajectory(self._steps(budget, costs))))
 
     def _steps(self, budget: Budget, costs: Costs) -> int:
-        if budget.nfe is not None:
-            return min(self.most, int(budget.nfe))
-        if budget.images is not None:
-            return min(self.most, budget.images * costs.steps)
-        raise BadInput("more steps need a budget in NFE or images")
+        if not budget.counted:
+            raise BadInput("more steps need a budget in NFE, images or FLOPs")
+        return budget.allowed(costs.sample).minus(costs.image).paid(costs.step, self.most)

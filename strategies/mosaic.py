@@ -66,13 +66,16 @@ class MosaicChains(Chains):
     def beside(self) -> int:
         return int(self.exact)
 
+    def selection(self, costs: Costs, step: int, count: int) -> Cost:
+        return costs.scores(self._mosaics) if self._selects(step / costs.steps, count) else Cost()
+
     async def choose(self, search: Search, children: list[Scored]) -> Candidate:
         best = max(children, key=lambda child: child.score).candidate
-        if len(children) == 1 or self.regions == 1 or not self.first <= best.step / search.steps <= self.last:
+        if not self._selects(best.step / search.steps, len(children)):
             return best
         count, shape = len(children), (self.regions, self.regions)
         candidates = [child.candidate for child in children]
-        mosaics = design(count, shape, self.mosaics or 2 * self.regions**2, search.rng)
+        mosaics = design(count, shape, self._mosaics, search.rng)
         scores = [child.score for child in children] + await search.compare(candidates, mosaics)
         alone = np.stack([np.full(shape, number) for number in range(count)])
         effects = estimate(np.concatenate([alone, mosaics]), scores, count)
@@ -80,6 +83,14 @@ class MosaicChains(Chains):
         if self.exact:
             await search.score(composed)
         return composed
+
+    @property
+    def _mosaics(self) -> int:
+        return self.mosaics or 2 * self.regions**2
+
+    def _selects(self, share: float, count: int) -> bool:
+        """Return whether regions are selected among this many children at this share of the trajectory."""
+        return count > 1 and self.regions > 1 and self.first <= share <= self.last
 
 
 @dataclass
@@ -115,17 +126,17 @@ class Mosaic(MosaicChains, Localized):
         if located is None:
             return
         parent, mask = located
-        image = self.refinement(search.costs)
+        # Refinements differ in more than the noise of a step, so they are not selected before their first step.
+        first = self.begin(search.costs) + 1
 
         async def refine(seed: int, nfe: int) -> None:
-            # Refinements differ in more than the noise of a step, so they are not selected before their first step.
-            state = await self.refine(search, parent, mask, seed, self.begin(search.costs) + 1)
+            state = await self.refine(search, parent, mask, seed, first)
             await self.chain(search, state, nfe)
 
         if not search.budget.left.counted:
-            await repeat(lambda seed: refine(seed, self.whole(image.nfe - 1)), None)
+            await repeat(lambda seed: refine(seed, self.whole(search.steps - first)), None)
             return
-        chains = self.shares(search.budget.left, image, first=1)
+        chains = self.shares(search.budget.left, search.costs, first, search.costs.step)
         await gather_completed(*(refine(seed, nfe) for seed, nfe in enumerate(chains)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
@@ -135,14 +146,15 @@ class Mosaic(MosaicChains, Localized):
         if not left.pays(self.located_refinement(costs)):
             return Plan.of(("sample", 1, costs.sample))
         localization = self.localization(costs)
-        chains = self.shares(left.minus(localization), self.refinement(costs), first=1)
-        before = ("sample", 1, costs.sample), ("localize", 1, localization), ("refine", len(chains), Cost(1))
-        return self.planned(chains, costs, *before)
+        first = self.begin(costs) + 1
+        chains = self.shares(left.minus(localization), costs, first, costs.step)
+        before = ("sample", 1, costs.sample), ("localize", 1, localization), ("refine", len(chains), costs.step)
+        return self.planned(chains, costs, first, *before)
 
-    def located_refinement(self, costs: Costs) -> Cost:
-        return self.localization(costs) + Cost(1 + self.narrowest(self.refinement(costs).nfe - 1), 1)
+    def refinement(self, costs: Costs) -> Cost:
+        """Return the cost of a refinement with one child per step."""
+        first = self.begin(costs) + 1
+        return costs.step + self.chain_cost(costs, first, self.narrowest(costs.steps - first))
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        if image:
-            return self.located_refinement(costs)
-        return costs.sample if self.local else Chains.least(self, costs)
+        return Localized.least(self, costs, image) if image or self.local else Chains.least(self, costs)

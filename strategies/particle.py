@@ -185,18 +185,23 @@ class Particle(Localized):
         stops = self._stops(start, costs.steps)
         return staged(costs, kind, self._counts(count, len(stops)), start, stops)
 
+    def refinement(self, costs: Costs) -> Cost:
+        """Return the cost of a refinement with the scores at its checkpoints."""
+        return self._cost(costs, self.begin(costs), 1)
+
+    def least(self, costs: Costs, image: bool = False) -> Cost:
+        return super().least(costs, image) if image or self.local else self._cost(costs, 0, 1)
+
+    def _cost(self, costs: Costs, start: int, count: int) -> Cost:
+        """Return the cost of this many particles from step ``start``."""
+        stops = self._stops(start, costs.steps)
+        lines = staged(costs, "", self._counts(count, len(stops)), start, stops)
+        return sum((number * cost for _, number, cost in lines), Cost())
+
     def _count(self, budget: Budget, costs: Costs, start: int) -> int:
         """Return for how many particles from step ``start`` the budget pays."""
-        if self.funnel == 1:
-            return budget.paid(costs.segment(start, costs.steps), self.particles)
-        stops = self._stops(start, costs.steps)
-
-        def pays(count: int) -> bool:
-            lines = staged(costs, "", self._counts(count, len(stops)), start, stops)
-            return budget.pays(sum((number * cost for _, number, cost in lines), Cost()))
-
-        count = budget.paid(costs.segment(start, costs.steps), self.particles)
-        while pays(count + 1) and count != self.particles:
+        count = budget.paid(self._cost(costs, start, 1), self.particles)
+        while self.funnel < 1 and count != self.particles and budget.pays(self._cost(costs, start, count + 1)):
             count += 1
         return count
 

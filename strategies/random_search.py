@@ -52,7 +52,7 @@ class RandomSearch(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         if budget.count(costs.sample) is None and self.rounds is None:
-            raise BadInput("the number of rounds needs a budget in NFE or images")
+            raise BadInput("the number of rounds needs a budget in NFE, images or FLOPs")
         return Plan.of(("sample", sum(self._sizes(budget, costs)), costs.sample))
 
     def _sizes(self, budget: Budget, costs: Costs) -> Iterator[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lotts_search.core.strategy import Budget, Costs, Plan, Scored, Search, Strategy, scored, tunable
+from lotts_search.core.strategy import Budget, Cost, Costs, Plan, Scored, Search, Strategy, scored, tunable
 
 EPSILON = 1e-9
 """Quotas may be fractions, which add up to whole children except for rounding."""
@@ -46,13 +46,16 @@ class RolloverBudget(Strategy):
     async def run(self, search: Search) -> None:
         search.check_noise()
         costs = search.costs
-        counted = search.budget.left.counted
-        whole = search.budget.left.allowance(costs.sample) if counted else IMAGES * costs.sample.nfe
+        least = self.least(costs)
+        whole = search.budget.left.allowed(costs.sample) if search.budget.left.counted else None
         seed = 0
-        while search.budget.left.pays(costs.sample):
-            nfe = whole - search.budget.reserved.nfe if counted else whole
-            if nfe < costs.sample.nfe:
-                return
+        while search.budget.left.pays(least):
+            nfe = IMAGES * costs.sample.nfe
+            if whole is not None:
+                left = whole.minus(search.budget.reserved)
+                if not left.pays(least):
+                    return
+                nfe = left.minus(costs.image).fraction(costs.score)
             seed += await self.trajectory(search, nfe, seed)
 
     async def trajectory(self, search: Search, nfe: float, seed: int) -> int:
@@ -98,7 +101,10 @@ class RolloverBudget(Strategy):
         return record
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, budget.allowance(costs.sample), exact=False)
+        return Plan.within(budget.allowed(costs.sample), self.least(costs), costs.score)
+
+    def least(self, costs: Costs, image: bool = False) -> Cost:
+        return costs.steps * costs.score + costs.image
 
 
 def _score(found: Scored) -> float:

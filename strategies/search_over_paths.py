@@ -83,7 +83,7 @@ class SearchOverPaths(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         if not budget.counted:
-            raise BadInput("the number of rounds needs a budget in NFE or images")
+            raise BadInput("the number of rounds needs a budget in NFE, images or FLOPs")
         samples, refined = 0, list[tuple[str, int, Cost]]()
         for start, count in self._rounds(budget, costs):
             if start is None:

@@ -144,4 +144,5 @@ class DiffusionTreeSearch(Strategy):
         return [0, *checkpoints(0, costs.steps, self.interval, self.interval, 1)]
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        return Plan({}, budget.allowance(costs.sample), exact=False)
+        branches = (costs.segment(step, costs.steps) for step in self._levels(costs))
+        return Plan.within(budget.allowed(costs.sample), *branches)

@@ -95,23 +95,27 @@ class TTGen(Strategy):
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         lengths = self._lengths(budget, costs)
         if lengths is None:
-            raise BadInput("the number of images needs a budget in NFE or images")
+            raise BadInput("the number of images needs a budget in NFE, images or FLOPs")
         revised = [length for length in lengths if length > 0]
         steps = sum(lengths)
-        exact = self.prompts == 1 or not steps
+        rewrites = self.prompts > self.original
         plan = Plan.of(
             ("sample", len(lengths) - len(revised), costs.sample),
-            ("sample", len(revised), costs.segment(0, 1)),
-            ("rewrite", steps if self.prompts > self.original else 0, Cost()),
-            ("advance", steps, costs.segment(0, 1)),
+            ("sample", len(revised), costs.step),
+            ("rewrite", len(revised) * rewrites, costs.preview),
+            ("rewrite", (steps - len(revised)) * rewrites, Cost()),
+            ("advance", steps, costs.step),
+            ("score", steps, costs.known_score),
             *(("advance", 1, costs.segment(1 + length, costs.steps)) for length in revised),
         )
-        if exact:
+        if self.prompts == 1 or not steps:
             return plan
         # Where more images may follow, all NFE can be spent, however many of the revised prompts are equal.
-        last = len(lengths) in (self.n, budget.images)
-        most = plan.nfe + steps * (self.prompts - 1)
-        return Plan(plan.trials, most if last or budget.nfe is None else budget.nfe, exact=False)
+        if len(lengths) in (self.n, budget.images):
+            total = sum((self._cost(costs, length) for length in lengths), Cost())
+            return Plan(plan.trials, total.nfe, False, total.images, total.flops)
+        costs_ = [self._cost(costs, length) for length in range(self._injection(costs) + 1)]
+        return Plan.within(budget, *costs_, trials=plan.trials)
 
     def _injection(self, costs: Costs) -> int:
         """Return the number of revised steps of an image; the first and the last step never are."""
@@ -120,16 +124,24 @@ class TTGen(Strategy):
     def _lengths(self, budget: Budget, costs: Costs, made: int = 0) -> list[int] | None:
         """Return the number of revised steps of each image after those ``made``; None = images without end."""
         injection = self._injection(costs)
-        extra = self.prompts - 1  # NFE of a revised step beside the one of a plain step
-        whole = costs.sample + Cost(injection * extra)
+        whole = self._cost(costs, injection)
         most = None if self.n is None else self.n - made
         count = budget.count(whole, most)
         if count is None:
             return None
         lengths = [injection] * count
         left = budget.minus(count * whole)
-        while left.nfe is not None and left.pays(costs.sample) and (most is None or len(lengths) < most):
-            shorter = int(left.nfe - costs.steps) // extra
-            lengths.append(shorter)
-            left = left.minus(costs.sample + Cost(shorter * extra))
+        while left.pays(costs.sample) and (most is None or len(lengths) < most):
+            length = max(length for length in range(injection + 1) if left.pays(self._cost(costs, length)))
+            lengths.append(length)
+            left = left.minus(self._cost(costs, length))
         return lengths
+
+    def _cost(self, costs: Costs, length: int) -> Cost:
+        """Return the cost of an image with this many revised steps, whose prompts all differ."""
+        if not length:
+            return costs.sample
+        # The rewriter looks at the step that was scored last; before the first revised step there is none.
+        looked = costs.preview if self.prompts > self.original else Cost()
+        revised = length * self.prompts * (costs.step + costs.known_score)
+        return costs.step + looked + revised + costs.segment(1 + length, costs.steps)

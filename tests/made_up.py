@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from lotts_search.core.budget import Budget, Costs, Ledger
+from lotts_search.core.budget import Budget, Ledger
+from lotts_search.core.costs import Costs
 from lotts_search.core.result import SearchResult
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.shapes.world.render import Render, render

@@ -33,18 +33,18 @@ class Arm(Generic[T]):
 
     Attributes:
         improvement: expected improvement of the best score.
-        nfe: cost, above 0.
+        cost: above 0, in the same unit for all arms.
         parent: what it refines; None = nothing, it starts from pure noise.
     """
 
     improvement: float
-    nfe: float
+    cost: float
     parent: T | None = None
 
     @property
     def rate(self) -> float:
-        """Expected improvement per NFE."""
-        return self.improvement / self.nfe
+        """Expected improvement per unit of cost."""
+        return self.improvement / self.cost
 
 
 def survivors(initial: int, spent: float) -> int:

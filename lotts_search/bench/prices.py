@@ -27,7 +27,8 @@ def recounted() -> Iterator[tuple[str, Prices]]:
     builder, score = Builder(torch.device("meta"), torch.float32, text=False), image_reward.flops()
     for name, family in MODELS.items():
         info = FAMILIES[family](builder).info
-        whole = replace(info.prices, score=score)
+        guided = info.defaults.guidance > 1 and not info.embedded_guidance
+        whole = replace(info.prices, score=score, rows_per_step=2 if guided else 1)
         yield name, whole
         yield f"{name}+tiny", replace(whole, preview=_tiny(info.latent))
 

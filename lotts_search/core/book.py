@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lotts_search.core.budget import Cost, Ledger
+from lotts_search.core.budget import Ledger
 from lotts_search.core.candidate import Candidate, score_of
+from lotts_search.core.costs import Cost
 from lotts_search.core.events import Event, MaskFound, NewBest, TrialFinished
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Stopped
@@ -30,6 +31,7 @@ class Labels:
     label: str = ""
     budget_nfe: float | None = None
     budget_images: int | None = None
+    budget_flops: float | None = None
     steps: int | None = None
 
 
@@ -63,12 +65,11 @@ class Book:
 
     def row(self, key: str, parent: str | None, kind: str, *results: Result, **columns: Any) -> None:
         """Enter a finished trial, which took one result or several in a row."""
-        usage = Usage()
         for result in results:
-            usage += result.usage
             if result.image is not None:
                 self.images[key] = result.image
                 columns["image"] = image_hash(result.image)
+        usage = self._used(kind, results)
         last = results[-1]
         columns |= vars(usage) | {
             "queue_s": sum(result.queue_s for result in results),
@@ -87,12 +88,10 @@ class Book:
     ) -> None:
         """Enter a trial that failed, charged as reserved, or one that the end of the search cancelled, not charged.
         ``results`` are those of its finished parts."""
-        usage = Usage()
-        for result in results:
-            usage += result.usage
+        usage = self._used(kind, results)
         cancelled = isinstance(error, Stopped)
         if not cancelled:
-            usage.nfe = cost.nfe
+            usage.nfe, usage.flops = cost.nfe, float(cost.flops)
         columns |= vars(usage) | {"status": "cancelled" if cancelled else "failed", "error": str(error)}
         self._enter(usage, key, parent, kind, columns)
 
@@ -110,6 +109,14 @@ class Book:
     def find(self, candidate: Candidate | None) -> TrialRecord | None:
         """Return the row of the trial that made a candidate."""
         return next((row for row in self.trials if candidate is not None and row.trial_id == candidate.key), None)
+
+    def _used(self, kind: str, results: Iterable[Result]) -> Usage:
+        """Return the usage of a trial's results, with FLOPs at the prices of the search."""
+        usage = Usage()
+        for result in results:
+            usage += result.usage
+        usage.flops = self.ledger.costs.flops(kind, usage)
+        return usage
 
     def _enter(self, usage: Usage, key: str, parent: str | None, kind: str, columns: dict[str, Any]) -> None:
         self.ledger += usage

@@ -1,109 +1,21 @@
-"""What a search may spend (:class:`Budget`), what trials cost (:class:`Costs`) and what was spent (:class:`Ledger`)."""
+"""What a search may spend (:class:`Budget`) and what it has spent (:class:`Ledger`)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, overload
 
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.errors import BadInput, BudgetExhausted
-from lotts_search.work.masks import MaskSource, kind_of, with_settings
-from lotts_search.work.model import Defaults, ModelInfo
-from lotts_search.work.requests import Sampling, Usage
+from lotts_search.work.masks import MaskSource
+from lotts_search.work.requests import Usage
 
 EPSILON = 1e-9
-"""NFE are multiples of one half; their sums may be off by rounding."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A cost in denoising steps (NFE, see docs/architecture.md, Cost) and complete images. Costs add: ``a + 2 * b``."""
-
-    nfe: float = 0.0
-    images: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.nfe + other.nfe, self.images + other.images)
-
-    def __mul__(self, times: int) -> Cost:
-        return Cost(self.nfe * times, self.images * times)
-
-    __rmul__ = __mul__
-
-
-def scaled(defaults: Defaults, steps: int) -> Defaults:
-    """Return a model's defaults on a schedule of ``steps`` steps; t0 and tg keep their share of the schedule."""
-    if steps == defaults.steps:
-        return defaults
-    t0 = min(max(round(defaults.t0 * steps / defaults.steps), 0), steps - 1)
-    integrate = min(round(defaults.integrate * steps / defaults.steps), steps - t0)
-    return replace(defaults, steps=steps, t0=t0, integrate=integrate)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What the trials of one search cost.
-
-    Attributes:
-        steps: T of the search.
-        guided: whether a denoising step takes two network rows.
-        defaults: the model's default settings on T steps.
-        traced: whether localized images come from pure noise in two steps or more, so that their trajectory is known.
-    """
-
-    steps: int
-    guided: bool
-    defaults: Defaults
-    traced: bool = True
-
-    @classmethod
-    def of(cls, info: ModelInfo, sampling: Sampling, *, image: bool = False) -> Costs:
-        """Return the costs on a model with these settings, for searches from pure noise or from a given image."""
-        traced = sampling.steps > 1 and not image
-        return cls(sampling.steps, sampling.guided, scaled(info.defaults, sampling.steps), traced)
-
-    @property
-    def sample(self) -> Cost:
-        """The cost of an image from pure noise."""
-        return self.trajectory(self.steps)
-
-    def trajectory(self, steps: int) -> Cost:
-        """Return the cost of an image from pure noise in ``steps`` steps."""
-        return Cost(steps, 1)
-
-    @property
-    def score(self) -> Cost:
-        """The cost of scoring a partial candidate: the network call of its next step. Scoring a complete one is free."""
-        return Cost(1.0)
-
-    def segment(self, start: int, stop: int, scored: bool = False) -> Cost:
-        """Return the cost of a part of a trajectory; ``scored``: the score of its start has paid for its first step."""
-        return Cost(stop - start - int(scored), int(stop == self.steps))
-
-    def refine(self, start: int | None = None) -> Cost:
-        """Return the cost of a refinement from step ``start`` (t0 by default): ``T − start`` NFE."""
-        return Cost(self.steps - (self.defaults.t0 if start is None else start), 1)
-
-    def mask_source(self, source: MaskSource | None = None) -> MaskSource:
-        """Return the source that a localization uses: the given one or the model's default, or what replaces it where
-        trajectories are not known.
-
-        Raises:
-            BadInput: nothing replaces it.
-        """
-        source = source or self.defaults.mask
-        if self.traced:
-            return source
-        if (found := source.untraced()) is not None:
-            return found
-        if (found := self.defaults.mask.untraced()) is not None:
-            return with_settings(found, {"ratio": source.ratio})
-        raise BadInput(f"{kind_of(source)} needs the image's trajectory, which is not known: give it a fallback")
-
-    def localize(self, source: MaskSource | None = None) -> Cost:
-        """Return the cost of a localization: its network rows pro rata, half an NFE per row where a step takes two."""
-        rows = self.mask_source(source).rows()
-        return Cost(rows / 2 if self.guided else rows)
+"""NFE are multiples of one half; their sums may be off by rounding. Images and FLOPs are whole numbers."""
+CURRENCIES = ("nfe", "images", "flops")
+"""What is reserved when a trial is called: fields of a cost and of a budget."""
+UNCOUNTED = "the number of trials needs a budget in NFE, images or FLOPs"
 
 
 @dataclass(frozen=True)
@@ -115,18 +27,22 @@ class Budget:
         images: number of complete images.
         seconds: wall-clock time after which the search stops, but not before its first image.
         target: guiding score at which the search stops.
+        flops: floating-point operations, see docs/architecture.md, Cost; a fraction of one is cut off.
     """
 
     nfe: float | None = None
     images: int | None = None
     seconds: float | None = None
     target: float | None = None
+    flops: float | None = field(default=None, repr=False)  # ids of searches without it are hashes of the rest
 
     def __post_init__(self) -> None:
-        for name in ("nfe", "images", "seconds"):
+        for name in ("nfe", "images", "seconds", "flops"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise BadInput(f"a budget's {name} must be a number of 0 or more, not {value}")
+        if self.flops is not None:
+            object.__setattr__(self, "flops", int(self.flops))
         if self.images is not None and self.images != int(self.images):
             raise BadInput(f"a budget's images must be a whole number, not {self.images}")
         if self.target is not None and math.isnan(self.target):
@@ -134,8 +50,8 @@ class Budget:
 
     @property
     def counted(self) -> bool:
-        """Whether NFE or images are limited, so that the number of trials is known beforehand."""
-        return self.nfe is not None or self.images is not None
+        """Whether NFE, images or FLOPs are limited, so that the number of trials is known beforehand."""
+        return any(getattr(self, name) is not None for name in CURRENCIES)
 
     @overload
     def count(self, cost: Cost, most: int) -> int: ...
@@ -146,11 +62,12 @@ class Budget:
     def count(self, cost: Cost, most: int | None = None) -> int | None:
         """Return how many trials of this cost the budget pays for, at most ``most``; None = without limit."""
         counts = [] if most is None else [most]
-        if self.nfe is not None and cost.nfe > 0:
-            counts.append(max(0, math.floor(self.nfe / cost.nfe + EPSILON)))
-        if self.images is not None and cost.images > 0:
-            counts.append(max(0, self.images // cost.images))
-        return min(counts, default=None)
+        return min([*counts, *(_times(limit, price) for limit, price in self._limits(cost))], default=None)
+
+    def fraction(self, cost: Cost) -> float:
+        """Return how many trials of this cost the budget pays for, with the fraction of the last one; infinite without
+        limit."""
+        return min((limit / price for limit, price in self._limits(cost)), default=math.inf)
 
     def pays(self, cost: Cost) -> bool:
         """Return whether it covers one trial of this cost."""
@@ -164,36 +81,65 @@ class Budget:
         """
         count = self.count(cost, most)
         if count is None:
-            raise BadInput("the number of trials needs a budget in NFE or images")
+            raise BadInput(UNCOUNTED)
         return count
 
-    def allowance(self, image: Cost) -> float:
-        """Return the NFE for a strategy that itself decides how many go into an image. Without a limit in NFE, N images
-        stand for the steps of N that cost ``image`` each.
+    def allowed(self, image: Cost) -> Budget:
+        """Return the budget of a strategy that itself decides how much goes into an image: where neither NFE nor FLOPs are
+        limited, the NFE of N images that cost ``image`` each stand for N images.
 
         Raises:
-            BadInput: it limits neither NFE nor images.
+            BadInput: it limits neither NFE nor images nor FLOPs.
         """
-        return self.paid(image) * image.nfe if self.nfe is None else self.nfe
+        if self.nfe is not None or self.flops is not None:
+            return self
+        return replace(self, nfe=self.paid(image) * image.nfe)
 
     def minus(self, cost: Cost) -> Budget:
         """Return what is left after this cost, never below 0."""
-        return replace(
-            self,
-            nfe=None if self.nfe is None else max(0.0, self.nfe - cost.nfe),
-            images=None if self.images is None else max(0, self.images - cost.images),
-        )
+        limited: dict[str, Any] = {
+            name: max(0, limit - getattr(cost, name))
+            for name in CURRENCIES
+            if (limit := getattr(self, name)) is not None
+        }
+        return replace(self, **limited)
+
+    def price(self, cost: Cost) -> float:
+        """Return a cost in the currency that the budget limits: in NFE, or in FLOPs where these are limited; where both are, as
+        a share of the limit of which it takes more. For comparing trials with each other."""
+        if self.flops is None:
+            return cost.nfe
+        if self.nfe is None:
+            return float(cost.flops)
+        return max(cost.nfe / self.nfe, cost.flops / self.flops)
 
     def spent_of(self, whole: Budget) -> float:
-        """Return the share of ``whole`` that is spent when this is left, 0..1: of NFE or of images, whichever is greater."""
-        shares = [(self.nfe, whole.nfe), (self.images, whole.images)]
+        """Return the share of ``whole`` that is spent when this is left, 0..1: of NFE, images or FLOPs, whichever is greatest."""
+        shares = [(getattr(self, name), getattr(whole, name)) for name in CURRENCIES]
         return max((1 - left / all_ for left, all_ in shares if left is not None and all_), default=0.0)
+
+    def _limits(self, cost: Cost) -> list[tuple[float, float]]:
+        """Return the limits of all that this costs, each with the cost."""
+        pairs = [(getattr(self, name), getattr(cost, name)) for name in CURRENCIES]
+        return [(limit, price) for limit, price in pairs if limit is not None and price > 0]
+
+    def words(self, cost: Cost) -> str:
+        """Write a cost: in NFE and images, and in FLOPs where the budget limits them."""
+        limited = f" and {cost.flops:.4g} FLOPs" if self.flops is not None else ""
+        return f"{cost.nfe:g} NFE and {count_images(cost.images)}{limited}"
 
     def __str__(self) -> str:
         parts = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
         parts += [count_images(self.images)] if self.images is not None else []
+        parts += [f"{self.flops:.4g} FLOPs"] if self.flops is not None else []
         parts += [f"{self.seconds:g} s"] if self.seconds is not None else []
         return " and ".join(parts) or "without limit"
+
+
+def _times(limit: float, price: float) -> int:
+    if isinstance(limit, int) and isinstance(price, int):
+        return limit // price  # exact, however large
+    return math.floor(limit / price + EPSILON)
 
 
 def count_images(count: int) -> str:
@@ -210,14 +156,14 @@ class Ledger(Usage):
 
     Attributes:
         limits: the budget.
-        costs: what trials cost.
+        costs: what trials cost, in all currencies.
         reserved: the sum over all trials called so far.
         stopped: why the strategy does not spend the rest of the budget; "" where it does.
     """
 
     limits: Budget
     costs: Costs
-    reserved: Cost = Cost()
+    reserved: Cost = field(default_factory=Cost)
     stopped: str = ""
 
     def stop(self, why: str) -> None:
@@ -231,14 +177,18 @@ class Ledger(Usage):
 
     @property
     def spent(self) -> float:
-        """The share of the budget in NFE or images that delivered trials have used, 0..1; 0 where neither is limited."""
-        return self.limits.minus(Cost(self.nfe, self.images)).spent_of(self.limits)
+        """The share of the budget in NFE, images or FLOPs that delivered trials have used, 0..1; 0 where none is limited."""
+        return self.limits.minus(Cost(self.nfe, self.images, int(self.flops))).spent_of(self.limits)
 
     @property
     def remaining(self) -> float:
         """NFE that are not reserved yet; infinite without a limit."""
         left = self.left.nfe
         return math.inf if left is None else left
+
+    def price(self, cost: Cost) -> float:
+        """Return a cost in the currency of the whole budget, see :meth:`Budget.price`."""
+        return self.limits.price(cost)
 
     def cost_of(
         self, trial: Literal["sample", "refine", "localize", "score"], setting: int | MaskSource | None = None
@@ -262,5 +212,5 @@ class Ledger(Usage):
             BudgetExhausted: the budget does not cover it; nothing is reserved then.
         """
         if not self.left.pays(cost):
-            raise BudgetExhausted(f"{cost.nfe:g} NFE and {count_images(cost.images)} are not left of {self.limits}")
+            raise BudgetExhausted(f"{self.limits.words(cost)} are not left of {self.limits}")
         self.reserved = self.reserved + cost

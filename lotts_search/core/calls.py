@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.core.book import Book
-from lotts_search.core.budget import Cost
 from lotts_search.core.candidate import Candidate, Mask
 from lotts_search.core.composing import check_siblings, checked, composed, digest
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.dispatch import Dispatch
 from lotts_search.core.journal import Journal
 from lotts_search.core.virtual_time import Scheduler, Trial
@@ -47,7 +47,6 @@ class Draft:
     start: int
     stop: int
     sampling: Sampling
-    cost: Cost
     parent: Candidate | None = None
     mask_ratio: float | None = None
 
@@ -59,9 +58,8 @@ class Draft:
     def parent_key(self) -> str | None:
         return self.parent.key if self.parent is not None else None
 
-    def candidate(self, key: str, score: float | None) -> Candidate:
-        """Make the candidate."""
-        nfe = self.cost.nfe
+    def candidate(self, key: str, nfe: float, score: float | None) -> Candidate:
+        """Make the candidate; ``nfe`` is the cost of its trial."""
         refined = self.kind == "refine"
         if self.parent is not None:
             nfe += self.parent.nfe
@@ -103,27 +101,30 @@ class Calls:
         key = self._dispatch.key(parent, draft.kind, arguments)
         score_key = self._dispatch.key(key, "score", ())
         columns = {name: getattr(draft, name) for name in ("lineage", "start", "stop", "mask_ratio")}
+        costs = self._costs(draft.sampling)
+        cost = costs.encode
+        if isinstance(work, Segment):
+            cost = int(work.nfe) * costs.step + (costs.image if draft.complete else Cost())
 
         def settle(results: list[Result], error: LottsError | None) -> Candidate:
             if not results:
                 assert error is not None
-                book.broken(key, parent, draft.kind, draft.cost, error, **columns)
+                book.broken(key, parent, draft.kind, cost, error, **columns)
                 raise error
             made, scored = results[0], results[1] if len(results) > 1 else None
             assert made.state is not None
-            candidate = draft.candidate(key, scored.score if scored is not None else None)
+            candidate = draft.candidate(key, work.nfe, scored.score if scored is not None else None)
             book.keep(candidate, made.state, draft.sampling)
             book.row(key, parent, draft.kind, made, score=candidate.score, **columns)
             if scored is not None:
                 book.row(score_key, key, "score", scored, lineage=draft.lineage, score=scored.score)
             if error is not None:
-                book.broken(score_key, key, "score", Cost(), error, lineage=draft.lineage)
+                book.broken(score_key, key, "score", costs.scores(1), error, lineage=draft.lineage)
                 raise error
             return candidate
 
-        return self._dispatch.call(
-            key, parent, draft.kind, draft.cost, work, settle, self._score if draft.complete else None
-        )
+        then = self._score if draft.complete else None
+        return self._dispatch.call(key, parent, draft.kind, cost, work, settle, then)
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost, wanted: MaskSource) -> Trial[Mask]:
         """Locate a region of a complete candidate. The trial's row says where another source replaces the wanted one."""
@@ -148,7 +149,8 @@ class Calls:
             return self._scored[candidate.key, last]
         key = self._dispatch.key(candidate.key, "score", ("last",) if last else ())
         work = self._predict(candidate, last)
-        cost = Cost(work.nfe)
+        costs = self._costs(work.sampling)
+        cost = costs.score if work.nfe else costs.known_score
 
         def settle(results: list[Result], error: LottsError | None) -> float:
             self._keep_prediction(key, candidate, last, results)
@@ -177,7 +179,10 @@ class Calls:
 
         shown = candidate.key if candidate.complete else self._shown.get((candidate.key, last))
         work = self._predict(candidate, last) if shown is None else request(self._book.images[shown])
-        cost = Cost(work.nfe)
+        cost = Cost()
+        if isinstance(work, Predict):
+            costs = self._costs(work.sampling)
+            cost = int(work.nfe) * costs.step + costs.preview
 
         def settle(results: list[Result], error: LottsError | None) -> list[str]:
             if shown is None:
@@ -200,14 +205,15 @@ class Calls:
         choices = checked(choices, len(candidates), 3)
         key = self._dispatch.key(candidates[0].key, "compare", (digest(candidates, choices),))
         images = np.stack([self._image(candidate) for candidate in candidates])
+        cost = self._book.ledger.costs.scores(len(choices))
 
         def settle(results: list[Result], error: LottsError | None) -> list[float]:
-            self._raise(key, candidates[0], "compare", Cost(), error, results)
+            self._raise(key, candidates[0], "compare", cost, error, results)
             self._enter(key, candidates[0], "compare", results)
             return list(results[-1].scores)
 
         work = ScoreMosaics(self._verifier, self._prompt, images, choices)
-        return self._dispatch.call(key, candidates[0].key, "compare", Cost(), work, settle)
+        return self._dispatch.call(key, candidates[0].key, "compare", cost, work, settle)
 
     def compose(self, candidates: Sequence[Candidate], choice: npt.ArrayLike, exact: bool) -> Trial[Candidate]:
         """Compose candidates by region. That is arithmetic on what is known: no pool works, and no journal records it."""
@@ -235,6 +241,9 @@ class Calls:
 
         now = time.time()
         return self._dispatch.known(Result(Usage(), state, book.images.get(key), started=now, finished=now), settle)
+
+    def _costs(self, sampling: Sampling) -> Costs:
+        return self._book.ledger.costs.under(sampling)
 
     def _image(self, candidate: Candidate) -> Bytes:
         """Return the image of a complete candidate, or of a partial one's x0 prediction.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget
 from lotts_search.core.candidate import Candidate
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Plan, Scored, Strategy, scored
 from lotts_search.core.virtual_time import gather_completed, repeat
@@ -17,7 +19,7 @@ from lotts_search.core.virtual_time import gather_completed, repeat
 class Chains(Strategy):
     """A strategy that at every step draws M children by new noise and continues with one, chosen by their x0 predictions.
 
-    A child's score pays for the next step of all of its children. Under a budget of N images without NFE, the chains
+    A child's score pays for the next step of all of its children. Under a budget of N images alone, the chains
     take the steps of N samples. What whole chains leave over funds one more chain with fewer children per step.
 
     Attributes:
@@ -43,7 +45,7 @@ class Chains(Strategy):
         if not search.budget.left.counted:
             await repeat(lambda seed: self.sample(search, seed, self.whole(search.steps)), None)
             return
-        chains = self.shares(search.budget.left, search.costs.sample)
+        chains = self.shares(search.budget.left, search.costs)
         await gather_completed(*(self.sample(search, seed, nfe) for seed, nfe in enumerate(chains)))
 
     async def sample(self, search: Search, seed: int, nfe: int) -> Candidate | None:
@@ -52,11 +54,8 @@ class Chains(Strategy):
 
     async def chain(self, search: Search, state: Candidate, nfe: int) -> Candidate | None:
         """Carry a candidate to the last step for this many NFE; None where all children of a step failed."""
-        steps = search.steps - 1 - state.step
         await search.score(state)
-        for number in range(steps):
-            # Over all steps they add up to nfe - 1; where the children cannot be equally many, late steps get more.
-            count = (nfe - 1 + number) // steps - self.beside
+        for count in self.counts(search.steps - state.step, nfe):
             chosen = await self.step(search, state, count)
             if chosen is None:
                 return None
@@ -68,39 +67,69 @@ class Chains(Strategy):
         children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
         return await self.choose(search, children) if children else None
 
+    def counts(self, steps: int, nfe: int) -> Iterator[int]:
+        """Yield the number of children at each step of a chain of this many steps and NFE, except for the last step."""
+        for number in range(steps - 1):
+            # Over all steps they add up to nfe - 1; where the children cannot be equally many, late steps get more.
+            yield (nfe - 1 + number) // (steps - 1) - self.beside
+
+    def selection(self, costs: Costs, step: int, count: int) -> Cost:
+        """Return what :meth:`choose` costs without NFE, with ``count`` children at this step."""
+        return Cost()
+
+    def selections(self, costs: Costs, start: int, nfe: int) -> Cost:
+        """Return what all choices of a chain of this many NFE from step ``start`` cost without NFE."""
+        counts = enumerate(self.counts(costs.steps - start, nfe), start + 1)
+        return sum((self.selection(costs, step, count) for step, count in counts), Cost())
+
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        chains = self.shares(budget, costs.sample)
-        return self.planned(chains, costs, ("sample", len(chains), Cost()))
+        chains = self.shares(budget, costs)
+        return self.planned(chains, costs, 0, ("sample", len(chains), Cost()))
 
-    def planned(self, chains: Sequence[int], costs: Costs, *before: tuple[str, int, Cost]) -> Plan:
-        """Return the plan of chains of these NFE after the trials ``before`` (kind, number, cost of one); it is exact where
-        only children cost NFE."""
-        plan = Plan.of(*before, ("score", sum(chains), costs.score), ("advance", sum(chains), Cost()))
-        return Plan(Plan.of(*before).trials, plan.nfe, exact=False) if self.beside else plan
+    def planned(self, chains: Sequence[int], costs: Costs, start: int, *before: tuple[str, int, Cost]) -> Plan:
+        """Return the plan of chains of these NFE from step ``start``, after the trials ``before`` (kind, number, cost of one);
+        it is exact where only children cost NFE."""
+        plan = Plan.of(
+            *before,
+            ("score", sum(chains), costs.score),
+            ("advance", sum(chains) - len(chains), Cost()),
+            ("advance", len(chains), costs.image),
+            *(("compare", 1, self.selections(costs, start, nfe)) for nfe in chains),
+        )
+        return replace(plan, trials=Plan.of(*before).trials, exact=False) if self.beside else plan
 
-    def whole(self, steps: float) -> int:
+    def whole(self, steps: int) -> int:
         """Return the NFE of a chain of this many steps with all of its children."""
-        return int(1 + (self.children + self.beside) * (steps - 1))
+        return 1 + (self.children + self.beside) * (steps - 1)
 
-    def narrowest(self, steps: float) -> int:
+    def narrowest(self, steps: int) -> int:
         """Return the NFE of a chain of this many steps with one child per step."""
-        return int(1 + (1 + self.beside) * (steps - 1))
+        return 1 + (1 + self.beside) * (steps - 1)
+
+    def chain_cost(self, costs: Costs, start: int, nfe: int) -> Cost:
+        """Return the most that a chain of this many NFE from step ``start`` costs."""
+        return nfe * costs.score + costs.image + self.selections(costs, start, nfe)
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        return Cost(self.narrowest(costs.steps), 1)
+        return self.chain_cost(costs, 0, self.narrowest(costs.steps))
 
-    def shares(self, budget: Budget, image: Cost, first: int = 0) -> list[int]:
+    def shares(self, budget: Budget, costs: Costs, start: int = 0, before: Cost = Cost()) -> list[int]:  # noqa: B008
         """Return the NFE of each chain that the budget pays for.
 
         Args:
-            image: cost of an image of one trajectory; under a budget of N images the chains take its steps N times.
-            first: NFE before each chain, part of ``image`` and of no chain.
+            start: the step that chains begin at.
+            before: what is paid before each chain, from pure noise or a re-noised image on.
         """
-        nfe = budget.allowance(image)
-        whole = first + self.whole(image.nfe - first)
-        count = Budget(nfe, budget.images).count(Cost(whole, 1)) or 0
-        rest = int(nfe - count * whole)
-        chains = [whole - first] * count
-        if rest >= first + self.narrowest(image.nfe - first) and (budget.images is None or count < budget.images):
-            chains.append(rest - first)
-        return chains
+        steps = costs.steps - start
+
+        def cost(nfe: int) -> Cost:
+            return before + self.chain_cost(costs, start, nfe)
+
+        left = budget.allowed(before + costs.segment(start, costs.steps))
+        whole = self.whole(steps)
+        count = left.paid(cost(whole))
+        left = left.minus(count * cost(whole))
+        # The most NFE that another chain can have.
+        fewer = range(self.narrowest(steps), whole)
+        paid = bisect_left(fewer, True, key=lambda nfe: not left.pays(cost(nfe)))
+        return [whole] * count + ([fewer[paid - 1]] if paid else [])

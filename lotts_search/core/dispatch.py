@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeAlias, TypeVar
 
-from lotts_search.core.budget import Cost, Ledger
+from lotts_search.core.budget import Ledger
 from lotts_search.core.candidate import trial_key
+from lotts_search.core.costs import Cost
 from lotts_search.core.events import Event, TrialStarted
 from lotts_search.core.journal import Journal
 from lotts_search.core.virtual_time import Scheduler, Settle, Trial

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from lotts_search.core import segments
 from lotts_search.core.book import Book
-from lotts_search.core.budget import Cost, scaled
 from lotts_search.core.calls import Calls, Draft
 from lotts_search.core.candidate import Candidate, Mask
+from lotts_search.core.costs import scaled
 from lotts_search.core.trial_table import image_hash
 from lotts_search.core.view import SearchView
 from lotts_search.core.virtual_time import Trial
@@ -105,7 +105,7 @@ class Search(SearchView):
     def encode(self, image: Bytes) -> Trial[Candidate]:
         """Encode an image [h, w, 3] uint8 of the model's size as a complete candidate. Costs no NFE."""
         name, steps = image_hash(image), self.steps
-        draft = Draft("encode", (f"image {name}",), steps, steps, self._sampling, Cost())
+        draft = Draft("encode", (f"image {name}",), steps, steps, self._sampling)
         return self._calls.make(Encode(image, steps), draft, (name,))
 
     def refine(
@@ -230,7 +230,7 @@ class Search(SearchView):
         """
         state, sampling = self._complete(candidate, "localize"), self._book.samplings[candidate.key]
         wanted = source or self.defaults.mask
-        costs = replace(self.costs, guided=sampling.guided, traced=state.change is not None)
+        costs = replace(self.costs.under(sampling), traced=state.change is not None)
         source = costs.mask_source(wanted)
         image = self._book.images[candidate.key] if source.needs_image else None
         work = Locate(self.seed, candidate.lineage, state, sampling, source, image, blank)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lotts_search.core.budget import Cost, Costs
 from lotts_search.core.candidate import Candidate, Mask
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.virtual_time import Trial
@@ -141,5 +141,5 @@ class Localized(Strategy):
         return self.localization(costs) + self.refinement(costs)
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        """Return the cost of a sample, or with a given image that of its first refinement."""
-        return self.located_refinement(costs) if image else costs.sample
+        """Return the cost of a sample, or with a given image that of encoding it and of its first refinement."""
+        return costs.encode + self.located_refinement(costs) if image else costs.sample

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lotts_search.core.book import Book
-from lotts_search.core.budget import Budget, Costs, count_images
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Costs
 from lotts_search.core.failures import Failures
 from lotts_search.core.localized import Localized
 from lotts_search.core.result import Status
@@ -19,7 +20,7 @@ from lotts_search.core.virtual_time import Scheduler
 from lotts_search.errors import BadInput, BudgetTooSmall, check_text, notice
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking, Pool
-from lotts_search.work.requests import Bytes, Check, Sampling
+from lotts_search.work.requests import Bytes, Check, Sampling, Usage
 
 MOST_IMAGES = 1_000_000
 """Images of one search. All of its trials are begun at once, and all of its images are kept."""
@@ -58,37 +59,65 @@ def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mod
             )
     strategy.check_choices()
     strategy.check(costs, info)
+    if budget.flops is not None and not costs.prices.row:
+        raise BadInput(f"{info.name} does not say how many FLOPs a network row takes: give the budget in NFE or images")
+    check_budget(strategy, budget, costs, image is not None)
+
+
+def check_budget(strategy: Strategy, budget: Budget, costs: Costs, image: bool) -> None:
+    """Refuse a budget that is too small or too large, at the costs that are known.
+
+    Raises:
+        BadInput, BudgetTooSmall: see above.
+    """
     count = budget.count(costs.sample)
     if count is not None and count > MOST_IMAGES:
         raise BadInput(
             f"a budget of {budget} pays for {count:.3g} images; a search keeps all of its images: at most {MOST_IMAGES}"
         )
-    least = strategy.least(costs, image is not None)
+    least = strategy.least(costs, image)
     if not budget.pays(least):
-        what = "one sample" if image is None else "one refinement"
-        raise BudgetTooSmall(
-            f"a budget of {budget} does not pay for {what}, which costs {least.nfe:g} NFE and {count_images(least.images)}"
-        )
+        what = "one refinement" if image else "one sample"
+        raise BudgetTooSmall(f"a budget of {budget} does not pay for {what}, which costs {budget.words(least)}")
 
 
-async def probe(pool: Pool, verifier: str, sampling: Sampling, strategy: Strategy, costs: Costs) -> None:
+async def probe(
+    pool: Pool, verifier: str, sampling: Sampling, strategy: Strategy, costs: Costs, budget: Budget, image: bool
+) -> Costs:
     """Let the pool refuse or report what it knows to be wrong before the first trial: a verifier that cannot score
     images of the model's size, a mask source that does not fit the model, a prompt that is cut.
 
+    Returns:
+        The costs with all that the pool knows of them: what a score of the verifier takes, and what a localization takes
+        beside its network rows.
+
     Raises:
         BadInput, Failure: the search cannot work.
+        BudgetTooSmall: the budget does not pay for the first image.
     """
-    if not isinstance(pool, Checking):
-        return
-    works = [Check(replace(sampling, prompt=prompt), verifier) for prompt in strategy.image_prompts(sampling.prompt)]
-    # A strategy of another kind may localize with its own `blank`: then a blank map is reported, not refused.
-    blank = strategy.blank if isinstance(strategy, Localized) else "whole"
-    works += [Check(sampling, verifier, source, blank) for source in strategy.mask_sources(costs)]
-    for answer in [answer for work in works for answer in pool.check(work)]:
-        # Several searches may wait for one answer: a search that is cancelled must not cancel it.
-        result = await asyncio.shield(asyncio.wrap_future(answer))
-        if result.note:
-            notice(result.note)
+    if isinstance(pool, Checking):
+        works = [
+            Check(replace(sampling, prompt=prompt), verifier) for prompt in strategy.image_prompts(sampling.prompt)
+        ]
+        # A strategy of another kind may localize with its own `blank`: then a blank map is reported, not refused.
+        blank = strategy.blank if isinstance(strategy, Localized) else "whole"
+        works += [Check(sampling, verifier, source, blank) for source in strategy.mask_sources(costs)]
+        beside: dict[str, Usage] = {}
+        for work, answers in [(work, pool.check(work)) for work in works]:
+            # Several searches may wait for one answer: a search that is cancelled must not cancel it.
+            results = [await asyncio.shield(asyncio.wrap_future(answer)) for answer in answers]
+            for note in (result.note for result in results if result.note):
+                notice(note)
+            if results and costs.prices.rows_per_step is None:
+                costs = replace(costs, prices=replace(costs.prices, score=results[0].usage.flops))
+            if results and work.source is not None:
+                beside[repr(work.source)] = results[-1].usage
+        costs = replace(costs, beside=beside)
+    if budget.flops is not None:
+        check_budget(strategy, budget, costs, image)
+        if not costs.prices.score:
+            notice(f"verifier {verifier} does not say how many FLOPs a score takes: its scores count as 0")
+    return costs
 
 
 async def run(scheduler: Scheduler, book: Book, main: Coroutine[Any, Any, None], budget: Budget) -> Status:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from lotts_search.core.budget import Cost
 from lotts_search.core.calls import Draft
 from lotts_search.core.candidate import Candidate
 from lotts_search.errors import BadInput
@@ -134,10 +133,7 @@ def _drafted(
     arguments: tuple[object, ...],
     mask_ratio: float | None = None,
 ) -> Drafted:
-    cost = Cost(work.nfe, int(work.stop == work.sampling.steps))
-    return Drafted(
-        work, Draft(kind, work.lineage, work.start, work.stop, work.sampling, cost, parent, mask_ratio), arguments
-    )
+    return Drafted(work, Draft(kind, work.lineage, work.start, work.stop, work.sampling, parent, mask_ratio), arguments)
 
 
 def _stop(stop: int | None, start: int, steps: int) -> int:

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import CURRENCIES, EPSILON, UNCOUNTED, Budget
 from lotts_search.core.candidate import Candidate, Mask, score_of
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.handle import Search
 from lotts_search.core.space import Space, Span, tunable
 from lotts_search.core.virtual_time import Trial, gather_completed, repeat
@@ -53,6 +54,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+FREE = frozenset({"score", "compare", "compose"})
+"""Kinds of trials that a plan counts only where they cost NFE."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a strategy is going to do with a budget.
@@ -60,22 +65,57 @@ class Plan:
     Attributes:
         trials: number of trials of each kind (sample, localize, refine, …); of scores, only those that cost NFE.
         nfe: their total cost.
-        exact: False where the scores decide on the trials: ``nfe`` is then the most that they can cost, and ``trials``
+        exact: False where the scores decide on the trials: the costs are then the most that they can be, and ``trials``
             holds only those that are known beforehand.
+        images, flops: their total cost in complete images and FLOPs; None = not known.
     """
 
     trials: dict[str, int]
     nfe: float
     exact: bool = True
+    images: int | None = None
+    flops: float | None = None
 
     @classmethod
     def of(cls, *lines: tuple[str, int, Cost]) -> Plan:
         """Make a plan from lines (kind, number, cost of one). Lines of one kind add up; a number of 0 is left out."""
         trials: dict[str, int] = {}
-        for kind, number, _ in lines:
-            if number:
+        for kind, number, cost in lines:
+            if number and (cost.nfe or kind not in FREE):
                 trials[kind] = trials.get(kind, 0) + number
-        return cls(trials, sum((number * cost.nfe for _, number, cost in lines), 0.0))
+        total = sum((number * cost for _, number, cost in lines), Cost())
+        return cls(trials, total.nfe, True, total.images, total.flops)
+
+    @classmethod
+    def within(cls, budget: Budget, *costs: Cost, trials: dict[str, int] | None = None) -> Plan:
+        """Make the plan of a strategy that lets the scores decide how it spends a budget.
+
+        Args:
+            costs: of all trials, or groups of trials, that it may choose among: what the budget does not limit, the dearest of
+                them decides.
+            trials: those that are certain.
+
+        Raises:
+            BadInput: the budget limits neither NFE nor images nor FLOPs.
+        """
+        if not budget.counted:
+            raise BadInput(UNCOUNTED)
+        most = {name: min(_bounds(budget, costs, name), default=math.inf) for name in CURRENCIES}
+        images, flops = (None if math.isinf(most[name]) else most[name] for name in ("images", "flops"))
+        return cls(trials or {}, most["nfe"], False, None if images is None else int(images + EPSILON), flops)
+
+
+def _bounds(budget: Budget, costs: Iterable[Cost], currency: str) -> Iterator[float]:
+    """Yield the most that each limit of a budget lets trials cost in a currency."""
+    for name in CURRENCIES:
+        limit = getattr(budget, name)
+        if limit is None:
+            continue
+        pairs = [(getattr(cost, currency), getattr(cost, name)) for cost in costs]
+        if name == currency:
+            yield limit
+        elif all(by for of, by in pairs if of):
+            yield limit * max((of / by for of, by in pairs if of), default=0.0)
 
 
 @dataclass
@@ -109,7 +149,7 @@ class Strategy(ABC):
         """Return what :meth:`run` does from pure noise with this budget, if nothing fails and no target stops it.
 
         Raises:
-            BadInput: the budget limits neither NFE nor images, and the strategy would use all that it gets.
+            BadInput: the budget limits neither NFE nor images nor FLOPs, and the strategy would use all that it gets.
         """
 
     def least(self, costs: Costs, image: bool = False) -> Cost:

@@ -27,7 +27,7 @@ class TrialRecord:
         trial_id, parent_id: ids of this trial and of the trial whose candidate it works on.
         kind: sample, encode, refine, advance, localize, score or rewrite.
         label: name of the strategy with its settings in a study.
-        budget_nfe, budget_images: budget of the search; None = without that limit.
+        budget_nfe, budget_images, budget_flops: budget of the search; None = without that limit.
         steps: T of the search.
         lineage: the chain of seeds that the noise comes from, oldest first.
         start, stop: steps of a segment; None for other trials.
@@ -58,6 +58,7 @@ class TrialRecord:
     label: str = ""
     budget_nfe: float | None = None
     budget_images: int | None = None
+    budget_flops: float | None = None
     steps: int | None = None
     lineage: Lineage = ()
     start: int | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lotts_search.core.book import Book
-from lotts_search.core.budget import Costs, Ledger
+from lotts_search.core.budget import Ledger
 from lotts_search.core.candidate import Candidate
+from lotts_search.core.costs import Costs
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults
 from lotts_search.work.requests import Bytes, Sampling
@@ -56,12 +57,12 @@ class SearchView:
 
     @property
     def costs(self) -> Costs:
-        """What trials cost."""
+        """What trials cost, in NFE, images and FLOPs."""
         return self._book.ledger.costs
 
     @property
     def budget(self) -> Ledger:
-        """The ledger, with ``remaining``, ``left`` and ``cost_of``."""
+        """The ledger, with ``left``, ``remaining``, ``price`` and ``cost_of``."""
         return self._book.ledger
 
     @property

@@ -25,10 +25,11 @@ AXES = {
     "device_s": "device seconds per prompt",
 }
 """The costs that a curve can be drawn over (columns of the trial table), and the label of each axis."""
-COUNTS = ("rows", "decodes", "previews", "encodes", "scores")
+COUNTS = ("nfe", "rows", "decodes", "previews", "encodes", "scores")
 """The counted work that FLOPs follow from."""
 Price: TypeAlias = "Callable[[Mapping[str, Doubles]], Doubles]"
-"""Returns the FLOPs [n] of counts [n], which are named as in :data:`COUNTS`."""
+"""Returns the FLOPs [n] of counts [n]: those of :data:`COUNTS`, and of the NFE and rows apart, ``steps`` of denoising and rows of
+localizations (``located``)."""
 IMAGES = ("sample", "encode", "refine", "advance")
 """Kinds of trials that make candidates."""
 NEEDED = (
@@ -226,7 +227,10 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None, price: P
 
     columns = {name: np.nan_to_num(_numbers(table, name)[order]) for name in AXES}
     if price is not None:
-        columns["flops"] = price({name: np.nan_to_num(_numbers(table, name)[order]) for name in COUNTS})
+        counts = {name: np.nan_to_num(_numbers(table, name)[order]) for name in COUNTS}
+        located = np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "localize"])[order]
+        counts |= {"steps": counts["nfe"] * ~located, "located": counts["rows"] * located}
+        columns["flops"] = price(counts)
     for name in ["score", *(c for c in table.column_names if c.startswith("metric_"))]:
         columns[name] = _numbers(table, name)[order]
 

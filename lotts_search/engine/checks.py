@@ -11,7 +11,7 @@ from lotts_search.backbones.base import Backbone, ReadsText
 from lotts_search.errors import BadInput, Failure
 from lotts_search.localization.plan import FusionPlan, plan_of
 from lotts_search.work.masks import FusionMask, MaskSource
-from lotts_search.work.requests import Check, Encode, Generate, Locate, Predict, Segment, State
+from lotts_search.work.requests import Check, Encode, Generate, Locate, Predict, Segment, State, Usage
 
 
 def check(backbone: Backbone, work: Generate) -> None:
@@ -57,9 +57,9 @@ def _check_segment(backbone: Backbone, work: Segment) -> None:
         raise BadInput(f"a segment from step {work.start} must stop within {work.start}..{steps}, got {work.stop}")
 
 
-def report(backbone: Backbone, work: Check) -> str:
-    """Return what works otherwise than the caller may expect, of the prompts or, where there is one, of the mask source; ""
-    where nothing does.
+def report(backbone: Backbone, work: Check) -> tuple[str, Usage]:
+    """Return what works otherwise than the caller may expect, of the prompts or, where there is one, of the mask source, ""
+    where nothing does; and what a localization by that source will use beside network rows.
 
     Raises:
         BadInput: the mask source does not fit the model, or its two quality prompts are the same to the text encoders.
@@ -67,13 +67,14 @@ def report(backbone: Backbone, work: Check) -> str:
     prompt, source = work.sampling.prompt, work.source
     if source is None:
         texts = {"prompt": prompt} | ({"negative prompt": work.sampling.negative} if work.sampling.guided else {})
-        return "; ".join(
+        cuts = "; ".join(
             f"the text encoder does not read the end of the {name}: {shorten(cut, 80, placeholder=' …')!r}"
             for name, text in texts.items()
             if (cut := unread(backbone, text))
         )
+        return cuts, Usage()
     notes: list[str] = []
-    _rehearse(backbone, work, source)
+    usage = _rehearse(backbone, work, source)
     for part in _parts(source):
         if _reads_alike(backbone, part, prompt):
             what = f"the high- and the low-quality prompt of {type(part).__name__} are the same to the text encoder"
@@ -83,7 +84,7 @@ def report(backbone: Backbone, work: Check) -> str:
             if part is source and work.blank == "fail":
                 raise BadInput(f"{what}: {why}")
             notes.append(f"{what}, so this map will be the same everywhere: {why}")
-    return "; ".join(notes)
+    return "; ".join(notes), usage
 
 
 def unread(backbone: Backbone, text: str) -> str:
@@ -96,8 +97,9 @@ def unread(backbone: Backbone, text: str) -> str:
     return str(tokenizer.decode(words[most - special :])).strip()
 
 
-def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> None:
-    """Plan a localization of an image of noise, which refuses settings that do not fit the model."""
+def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> Usage:
+    """Plan a localization of an image of noise, which refuses settings that do not fit the model, and return what it will
+    use beside network rows."""
     steps = work.sampling.steps
     latent = np.zeros(backbone.info.latent, np.float32)
     state = State(latent, steps, steps, change=latent[0])
@@ -105,9 +107,12 @@ def _rehearse(backbone: Backbone, work: Check, source: MaskSource) -> None:
     try:
         plan = plan_of(backbone, Locate(0, (), state, work.sampling, source, image if source.needs_image else None))
     except Failure:
-        return  # of this image, perhaps not of others
+        return Usage()  # of this image, perhaps not of others
+    usage = Usage()
+    usage += getattr(plan, "expected", Usage())
     for part in plan.parts if isinstance(plan, FusionPlan) else ():
-        _rehearse(backbone, work, part.source)
+        usage += _rehearse(backbone, work, part.source)
+    return usage
 
 
 def _parts(source: MaskSource) -> list[Any]:

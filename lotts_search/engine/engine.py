@@ -137,7 +137,8 @@ class Engine:
             self._encode.add(job)
             return
         if isinstance(work, Check):
-            self._jobs.finish(job, note=report(self.backbone, work))
+            note, job.usage = report(self.backbone, work)
+            self._jobs.finish(job, note=note)
             return
         if isinstance(work, Locate):
             self._route_localization(job)

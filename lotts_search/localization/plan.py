@@ -110,8 +110,9 @@ class FusionPlan(Protocol):
 class CallPlan(Protocol):
     """A localization that waits for something else than the network, e.g. an endpoint. It runs in a thread of its own.
 
-    Optional attribute:
+    Optional attributes:
         usage: the :class:`~lotts_search.work.requests.Usage` of the call, such as its scores; read after it.
+        expected: the same as far as it is known before the call, so that a search can plan with it.
     """
 
     def call(self) -> Located:

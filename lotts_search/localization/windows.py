@@ -42,12 +42,14 @@ class WindowLocalization:
             )
         self._batcher = _batcher(source.verifier, source.patch)
         self.usage = Usage()
+        count = len(self._starts(height)) * len(self._starts(width))
+        self.expected = Usage(scores=count, flops=count * self._batcher.flops)
 
     def call(self) -> Located:
         """Score the windows, and return the mask. The heat of a pixel is the mean of the negated scores of the windows
         around it."""
-        patch, stride = self._source.patch, self._source.stride
-        rows, columns = (_starts(side, patch, stride) for side in self._image.shape[:2])
+        patch = self._source.patch
+        rows, columns = (self._starts(side) for side in self._image.shape[:2])
         windows = sliding_window_view(self._image, (patch, patch), (0, 1))[rows][:, columns].transpose(0, 1, 3, 4, 2)
         scores = self._score(windows.reshape(-1, patch, patch, 3)).reshape(len(rows), len(columns))
         total, count = np.zeros((2, *self._image.shape[:2]))
@@ -58,6 +60,11 @@ class WindowLocalization:
         heat = shrink((total / count).astype(np.float32), self._size)
         return from_heat(heat, self._source.ratio, self._size, {self._source.verifier: heat})
 
+    def _starts(self, side: int) -> list[int]:
+        """Return where windows begin along a side; the last one ends with the image."""
+        patch = self._source.patch
+        return [*range(0, side - patch, self._source.stride), side - patch]
+
     def _score(self, windows: Bytes) -> npt.NDArray[np.float64]:
         with _lock:
             found = [self._batcher.submit(Score(self._source.verifier, self._prompt, window)) for window in windows]
@@ -67,11 +74,6 @@ class WindowLocalization:
         for result in results:
             self.usage += result.usage
         return np.array([result.score for result in results])
-
-
-def _starts(side: int, patch: int, stride: int) -> list[int]:
-    """Return where windows begin along a side; the last one ends with the image."""
-    return [*range(0, side - patch, stride), side - patch]
 
 
 @lru_cache(maxsize=16)

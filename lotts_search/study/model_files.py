@@ -11,7 +11,7 @@ from typing import Any
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
 from lotts_search.backbones.single_file import refuse_file
-from lotts_search.core.budget import Costs
+from lotts_search.core.costs import Costs
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo

@@ -14,7 +14,7 @@ from typing import Any
 
 from lotts_search import registry
 from lotts_search.api import asearch
-from lotts_search.core.budget import Costs
+from lotts_search.core.costs import Costs
 from lotts_search.core.events import Event, TrialFinished
 from lotts_search.core.journal import Journal, JournalError
 from lotts_search.core.result import SearchFailed, SearchResult

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from lotts_search import fingerprint, registry
-from lotts_search.core.budget import Costs
+from lotts_search.core.costs import Costs
 from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import BadInput
 from lotts_search.study.model_files import costs_of, folder_of

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lotts_search.api import plain_settings
-from lotts_search.core.budget import Budget, Costs
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Costs
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput
 from lotts_search.study.prompts import Prompt

@@ -54,7 +54,7 @@ def analytic_info(steps: int = 8, guidance: float = 3.0, t0: int = 3, integrate:
     """Return what a search must know of the model: 6×6 latents, images of 6×6 pixels, by default 8 guided steps."""
     mask = ErrorContrastMask(levels=(400,), draws=1)
     defaults = Defaults(steps=steps, guidance=guidance, t0=t0, integrate=integrate, mask=mask)
-    return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], replace(PRICES, score=0.0), defaults)
+    return ModelInfo("analytic", "mixture", SHAPE, SHAPE[1:], PRICES, defaults)
 
 
 class Model(Protocol):

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from lotts_search.api import asearch, search
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import CURRENCIES, Budget
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.journal import Journal
 from lotts_search.core.localized import Localized
 from lotts_search.core.result import SearchResult
-from lotts_search.core.strategy import Plan, Strategy
+from lotts_search.core.strategy import FREE, Plan, Strategy
 from lotts_search.errors import BadInput, BudgetTooSmall, refuse_renamed
 from lotts_search.testing.analytic import AnalyticPool, analytic_info
 from lotts_search.testing.clock import seconds_as_requests
@@ -32,8 +33,6 @@ from lotts_search.work.requests import Sampling
 PROMPT = "center red star"
 SECONDS = 200
 """The time limit of a search; a second passes with each request."""
-_FREE = frozenset({"score", "compare", "compose"})
-"""Kinds of trials that a plan counts only where they cost NFE."""
 _OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
 
 
@@ -50,7 +49,7 @@ class StrategyConformance:
     """The model that the strategy is tested on."""
 
     images_are_steps = False
-    """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowance <lotts_search.core.budget.Budget.allowance>`)."""
+    """Whether N images without NFE stand for the steps of N samples (:meth:`Budget.allowed <lotts_search.core.budget.Budget.allowed>`)."""
 
     uses_time = False
     """Whether the strategy goes on until the time is over where nothing but time limits the search."""
@@ -63,8 +62,9 @@ class StrategyConformance:
         raise NotImplementedError
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
-        """Return the cost of the cheapest trial that the strategy could still run after its plan; None where there is none."""
-        return costs.sample
+        """Return the cost of the cheapest trials that the strategy could still run after its plan, by default of what it begins
+        with; None where there are none."""
+        return self.strategy().least(costs)
 
     def impossible(self) -> list[Strategy]:
         """Return strategies with settings that cannot work on the model; by default, those of masks and refinements."""
@@ -85,15 +85,16 @@ class StrategyConformance:
         return Costs.of(self.info, Sampling.of(self.info, PROMPT))
 
     def budgets(self, count: int = 50) -> list[dict[str, Any]]:
-        """Return random budgets from one sample to a dozen: NFE, images, or both."""
+        """Return random budgets from one sample to a dozen: NFE, images, both, or FLOPs."""
         rng = random.Random(0)
         least = self.strategy().least(self.costs)
         found: list[dict[str, Any]] = []
         for i in range(count):
             nfe = least.nfe + rng.randrange(int(24 * least.nfe)) / 2
             images = max(1, least.images) + rng.randrange(12)
-            limits: dict[str, Any] = {"nfe": nfe, "images": images}
-            found.append({name: limits[name] for name in (("nfe",), ("images",), ("nfe", "images"))[i % 3]})
+            flops = least.flops + rng.randrange(12 * least.flops)
+            limits: dict[str, Any] = {"nfe": nfe, "images": images, "flops": flops}
+            found.append({name: limits[name] for name in (("nfe",), ("images",), ("nfe", "images"), ("flops",))[i % 4]})
         return found
 
     def outcomes(self) -> list[tuple[dict[str, Any], SearchResult]]:
@@ -117,26 +118,30 @@ class StrategyConformance:
 
     def test_budget_is_never_exceeded(self) -> None:
         for budget, result in self.outcomes():
-            assert result.ledger.nfe <= budget.get("nfe", float("inf"))
-            assert result.ledger.images <= budget.get("images", float("inf"))
+            for currency in CURRENCIES:
+                assert getattr(result.ledger, currency) <= budget.get(currency, float("inf")), budget
 
     def test_plan_equals_ledger(self) -> None:
+        """In all currencies; where the scores decide on the trials, the plan has the most that they can cost."""
         for budget, result in self.outcomes():
-            plan = self.strategy().plan(Budget(**budget), self.costs)
+            plan, ledger = self.strategy().plan(Budget(**budget), self.costs), result.ledger
             if not plan.exact:
-                assert result.ledger.nfe <= plan.nfe <= budget.get("nfe", plan.nfe), budget
+                for currency in CURRENCIES:
+                    most = getattr(plan, currency)
+                    assert most is None or getattr(ledger, currency) <= most <= budget.get(currency, most), budget
                 continue
-            done = Counter(t.kind for t in result.trials if t.kind not in _FREE or t.nfe)
-            assert (plan.trials, plan.nfe) == (dict(done), result.ledger.nfe), budget
+            done = Counter(t.kind for t in result.trials if t.kind not in FREE or t.nfe)
+            assert (plan.trials, plan.nfe) == (dict(done), ledger.nfe), budget
+            assert (plan.images, plan.flops) == (ledger.images, ledger.flops), budget
 
     def test_what_is_left_pays_for_nothing_more(self) -> None:
         for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
-            if self.images_are_steps and limits.nfe is None:
-                limits = Budget(nfe=limits.allowance(self.costs.sample))
+            if self.images_are_steps and limits.nfe is None and limits.flops is None:
+                limits = Budget(nfe=limits.allowed(self.costs.sample).nfe)
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
-            spent = result.ledger
-            assert cheapest is None or not limits.minus(Cost(spent.nfe, spent.images)).pays(cheapest), budget
+            spent = Cost(result.ledger.nfe, result.ledger.images, int(result.ledger.flops))
+            assert cheapest is None or not limits.minus(spent).pays(cheapest), budget
 
     def test_too_small_a_budget_is_a_clear_error_before_any_work(self) -> None:
         least = self.strategy().least(self.costs)

@@ -72,6 +72,9 @@ class ScoreBatcher:
         pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
             on how many others were waiting (numerical libraries choose their kernels by batch size); not where the
             verifier has ``pad = False``.
+
+    Attributes:
+        flops: floating-point operations of one score; 0 = not known.
     """
 
     def __init__(self, verifier: Verifier, max_batch: int = 16, pad: bool = True):
@@ -83,7 +86,7 @@ class ScoreBatcher:
             whose = "max_batch" if own is None else f"batch of verifier {self.name!r}"
             raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
         self.pad = pad and bool(getattr(verifier, "pad", True))
-        self._flops = float(getattr(verifier, "flops", 0.0))
+        self.flops = float(getattr(verifier, "flops", 0.0))
         self._waiting: deque[_Row] = deque()
         self._lock = threading.Lock()
 
@@ -145,7 +148,7 @@ class ScoreBatcher:
             _fail(row, Failure(f"verifier {self.name!r} returned the score {score}"))
             return
         request.scores[row.number] = score
-        request.usage += Usage(scores=1, flops=self._flops, device_s=seconds)
+        request.usage += Usage(scores=1, flops=self.flops, device_s=seconds)
         if len(request.scores) < request.count or request.future.done():
             return
         scores = [request.scores[number] for number in range(request.count)]

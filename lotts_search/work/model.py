@@ -44,7 +44,7 @@ class ModelInfo:
         family: e.g. ``stable-diffusion``.
         latent: (C, H, W).
         image: (height, width) in pixels.
-        prices: what its operations cost, except for scores.
+        prices: what its operations cost; a search asks its pool for what scores cost.
         defaults: the model's own settings.
         embedded_guidance: the guidance weight is an input of the network, so a step takes one row at any weight;
             otherwise guidance is classifier-free.

@@ -19,6 +19,8 @@ class Prices:
         preview: an image of an x0 prediction of a partial candidate: by the tiny decoder if there is one, else ``decode``.
         encode: a latent from an image.
         score: a score of the verifier.
+        rows_per_step: network rows of a denoising step as users run the model, whatever the steps that are counted took; None =
+            as counted.
     """
 
     row: float = 0.0
@@ -26,17 +28,23 @@ class Prices:
     preview: float = 0.0
     encode: float = 0.0
     score: float = 0.0
+    rows_per_step: int | None = None
 
     def flops(self, counts: Mapping[str, Any]) -> Any:
         """Return the FLOPs of counted work.
 
         Args:
-            counts: ``rows``, ``decodes``, ``previews`` (which are among the decodes), ``encodes`` and ``scores``, numbers or
-                arrays of one shape; those that are missing are 0. Others do not count.
+            counts: network rows (``rows``, or with ``rows_per_step`` instead ``steps``, denoising steps, and ``located``, rows of
+                localizations), ``decodes``, ``previews`` (which are among the decodes), ``encodes`` and ``scores``; numbers
+                or arrays of one shape; those that are missing are 0. Others do not count.
         """
-        rows, decodes, previews, encodes, scores = (
-            counts.get(name, 0) for name in ("rows", "decodes", "previews", "encodes", "scores")
+        decodes, previews, encodes, scores = (
+            counts.get(name, 0) for name in ("decodes", "previews", "encodes", "scores")
         )
+        if self.rows_per_step is None:
+            rows = counts.get("rows", 0)
+        else:
+            rows = counts.get("steps", 0) * self.rows_per_step + counts.get("located", 0)
         return (
             rows * self.row
             + (decodes - previews) * self.decode
@@ -48,16 +56,16 @@ class Prices:
 
 _SCORE = 137_781_397_536
 _WHOLE = {
-    "sd21": Prices(2_149_105_745_920, 5_754_304_364_544, 5_754_304_364_544, 2_609_118_314_496, _SCORE),
-    "sdxl": Prices(6_761_236_398_080, 10_470_392_594_432, 10_470_392_594_432, 4_878_950_727_680, _SCORE),
-    "flux": Prices(69_466_626_981_888, 10_472_204_009_472, 10_472_204_009_472, 4_882_572_509_184, _SCORE),
+    "sd21": Prices(2_149_105_745_920, 5_754_304_364_544, 5_754_304_364_544, 2_609_118_314_496, _SCORE, 2),
+    "sdxl": Prices(6_761_236_398_080, 10_470_392_594_432, 10_470_392_594_432, 4_878_950_727_680, _SCORE, 2),
+    "flux": Prices(69_466_626_981_888, 10_472_204_009_472, 10_472_204_009_472, 4_882_572_509_184, _SCORE, 1),
 }
 _TINY = {"sd21": 318_037_819_392, "sdxl": 565_400_567_808, "flux": 565_627_060_224}
 PUBLISHED: Mapping[str, Prices] = _WHOLE | {
     f"{name}+tiny": replace(_WHOLE[name], preview=preview) for name, preview in _TINY.items()
 }
-"""Prices of SD2.1 at 768 pixels, and of SDXL and FLUX.1-schnell at 1024 pixels, with ImageReward; ``+tiny``: x0 predictions are
-decoded by diffusers' AutoencoderTiny. ``python -m lotts_search.bench.prices`` counts them again."""
+"""Prices of SD2.1 at 768 pixels and of SDXL at 1024 pixels, both guided, and of FLUX.1-schnell at 1024 pixels, without guidance,
+with ImageReward; ``+tiny``: x0 predictions are decoded by diffusers' AutoencoderTiny. ``python -m lotts_search.bench.prices`` counts them again."""
 
 
 def published(name: str) -> Prices:

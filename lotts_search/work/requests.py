@@ -329,7 +329,8 @@ class Encode:
 
 @dataclass(frozen=True)
 class Check:
-    """Say what of a search cannot work on the model, before anything is paid for. It fails, or answers with a note.
+    """Say what of a search cannot work on the model, before anything is paid for. It fails, or answers with a note, and as
+    its usage with what one localization by the source will use beside network rows.
 
     Attributes:
         sampling: the search's settings.

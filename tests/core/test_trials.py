@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lotts_search import BadInput, Budget, BudgetTooSmall, Interrupted, asearch, search
-from lotts_search.core.budget import Cost, Costs, scaled
+from lotts_search.core.costs import Cost, Costs, scaled
 from lotts_search.core.strategy import gather_completed
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
 from lotts_search.strategies.best_of_n import BestOfN
@@ -25,7 +25,7 @@ from tests.scripted import Scripted, run
 
 DESIGN_COLUMNS = (
     "run_id search_id prompt_id prompt model strategy strategy_args search_seed trial_id parent_id kind label "
-    "budget_nfe budget_images steps "
+    "budget_nfe budget_images budget_flops steps "
     "lineage start stop mask_ratio nfe rows flops images decodes previews encodes scores nfe_cum best_so_far score image "
     "device_s rewrites fallbacks prompts queue_s started finished node actor attempts status error"
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lotts_search import Budget, LocalPool, asearch, search
-from lotts_search.core.budget import Costs
+from lotts_search.core.costs import Costs
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.testing.conformance import tree
 from lotts_search.work.masks import ErrorContrastMask

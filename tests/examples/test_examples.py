@@ -12,7 +12,7 @@ from PIL import Image
 from examples import maps
 from examples.custom_strategy import RefineBest
 from examples.second_chance import SecondChance
-from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.requests import Located, State

@@ -13,7 +13,8 @@ from scipy import ndimage
 from scipy.stats import rankdata
 
 from lotts_search import BadInput, search
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Costs
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import Notice
 from lotts_search.localization.locate import locate
@@ -101,7 +102,7 @@ def test_a_check_of_the_model_accepts_it() -> None:
 def test_what_replaces_it_where_there_is_no_trajectory(source: MaskSource, used: MaskSource) -> None:
     assert COSTS.mask_source(source) is source
     assert replace(COSTS, traced=False).mask_source(source) == used
-    assert replace(COSTS, traced=False).localize(source) == Cost(used.rows() / 2)
+    assert replace(COSTS, traced=False).localize(source).nfe == used.rows() / 2
 
 
 def test_a_default_that_is_a_trajectory_needs_a_fallback_for_given_images() -> None:
@@ -150,7 +151,7 @@ def test_a_given_image_is_located_by_the_fallback_which_is_charged_and_reported(
     }
     used = ErrorContrastMask(0.3, (200, 400))
     assert all(asked.source == used for asked in pool.asked if isinstance(asked, Locate))
-    assert strategy.least(Costs.of(pool.info, result.sampling, image=True), image=True) == Cost(2 + 5, 1)
+    assert strategy.least(Costs.of(pool.info, result.sampling, image=True), image=True).nfe == 2 + 5
 
 
 def test_samples_beside_a_given_image_have_their_trajectory() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, BudgetTooSmall, Failure, SearchResult, search
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
 from lotts_search.strategies.best_of_n import BestOfN
@@ -155,5 +156,5 @@ def test_refinements_as_dear_as_samples_are_planned_for():
     costs = Costs(8, True, analytic_info().defaults)
     assert AdaptiveLoTTS(temporal=False).plan(Budget(images=4), costs).nfe == 4 * 9
     assert AdaptiveLoTTS().plan(Budget(nfe=50), costs).nfe == 50
-    with pytest.raises(BadInput, match="budget in NFE or images"):
+    with pytest.raises(BadInput, match="budget in NFE, images or FLOPs"):
         AdaptiveLoTTS().plan(Budget(seconds=4), costs)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, BudgetTooSmall, search
-from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.testing import AnalyticPool, seconds_as_requests

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, SearchResult, search
-from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Budget, Plan, Strategy
 from lotts_search.strategies.evolutionary import Evolutionary
 from lotts_search.strategies.random_search import RandomSearch
@@ -173,5 +173,5 @@ def test_wrong_settings_are_refused():
         run(ZeroOrder(eta=-1.0))
     costs = TestRandomSearch().costs
     for strategy in (RandomSearch(), ZeroOrder(), Evolutionary(), SearchOverPaths()):
-        with pytest.raises(BadInput, match="budget in NFE or images"):
+        with pytest.raises(BadInput, match="budget in NFE, images or FLOPs"):
             strategy.plan(Budget(seconds=3), costs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lotts_search import BadInput, Budget, search
-from lotts_search.core.budget import Cost, Costs
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.more_steps import MoreSteps
 from lotts_search.strategies.resampling import Resampling
@@ -27,7 +27,7 @@ class TestMoreSteps(StrategyConformance):
         return MoreSteps()
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
-        return Cost(1.0)
+        return costs.step
 
     def test_what_is_left_pays_for_nothing_more(self) -> None:
         """Images without NFE stand for their steps, so NFE alone can be left over."""
@@ -50,5 +50,5 @@ def test_images_stand_for_their_steps_up_to_the_most():
 
 def test_time_alone_says_nothing_about_the_number_of_steps():
     costs = TestMoreSteps().costs
-    with pytest.raises(BadInput, match="budget in NFE or images"):
+    with pytest.raises(BadInput, match="budget in NFE, images or FLOPs"):
         MoreSteps().plan(Budget(seconds=3), costs)

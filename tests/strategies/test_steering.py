@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, Failure, SearchResult, search
-from lotts_search.core.budget import Budget, Cost, Costs
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.core.trial_table import TrialRecord
 from lotts_search.strategies.beam_in_mask import BeamInMask
@@ -76,7 +77,8 @@ class TestParticleInMask(StrategyConformance):
         return Particle(local=True, interval=0.01)
 
     def cheapest(self, costs: Costs, plan: Plan) -> Cost | None:
-        return costs.refine() if plan.trials.get("localize") else costs.localize() + costs.refine()
+        refine = self.strategy().refinement(costs)
+        return refine if plan.trials.get("localize") else costs.localize() + refine
 
 
 class TestBeamInMask(TestParticleInMask):
@@ -352,5 +354,5 @@ def test_a_budget_of_time_is_used_to_its_end() -> None:
         with AnalyticPool() as pool, seconds_as_requests(pool):
             result = search("red star", strategy=strategy, pool=pool, seconds=600)
         assert result.status == "seconds" and result.ledger.images >= 2, strategy
-    with pytest.raises(BadInput, match="budget in NFE or images"):
+    with pytest.raises(BadInput, match="budget in NFE, images or FLOPs"):
         SVDD().plan(Budget(seconds=3), TestSVDD().costs)

@@ -186,7 +186,7 @@ def test_what_is_left_pays_for_a_image_with_fewer_revisions() -> None:
     assert TTGen(prompts=1).plan(Budget(nfe=24), costs).exact
     assert TTGen(injection=0.99).plan(Budget(images=1), costs).trials["rewrite"] == 6
     assert TTGen(n=3).plan(Budget(seconds=1), costs).trials["sample"] == 3
-    with pytest.raises(BadInput, match="needs a budget in NFE or images"):
+    with pytest.raises(BadInput, match="needs a budget in NFE, images or FLOPs"):
         TTGen().plan(Budget(seconds=1), costs)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lotts_search import fingerprint
 from lotts_search.backbones import model_folder
-from lotts_search.core.budget import Costs
+from lotts_search.core.costs import Costs
 from lotts_search.errors import Failure
 from lotts_search.registry import load_backbone
 from lotts_search.study import model_files as models
@@ -19,6 +19,7 @@ from lotts_search.study.model_files import costs_of
 from lotts_search.study.read import read_study
 from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import ModelEntry
+from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Sampling
 from tests.tiny import tiny_pipeline
 from tests.tiny_flux import tiny_flux
@@ -27,10 +28,10 @@ from tests.tiny_xl import tiny_xl_pipeline
 
 
 def loaded(model: str, **sampling: Any) -> Costs:
-    """What trials cost, told by the model itself."""
+    """What trials cost, told by the model itself, except for FLOPs."""
     info = load_backbone(model).info
     chosen = {"steps": info.defaults.steps, "guidance": info.defaults.guidance} | sampling
-    return Costs.of(info, Sampling("an image", **chosen, embedded=info.embedded_guidance))
+    return Costs.of(info, Sampling("an image", **chosen, embedded=info.embedded_guidance), prices=Prices())
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,19 @@ def test_published_prices_are_in_the_known_proportions() -> None:
     assert published("sdxl+tiny") == replace(sdxl, preview=pytest.approx(0.57e12, rel=0.01))
 
 
-@pytest.mark.parametrize(("name", "rows", "ratio"), [("sd21", 2, 2.08), ("sdxl", 2, 1.65), ("flux", 1, 1.13)])
-def test_svdd_costs_more_than_its_steps_say(name: str, rows: int, ratio: float) -> None:
+def test_published_models_are_priced_per_denoising_step_and_per_row_of_a_localization() -> None:
+    """SDXL is used with guidance, two rows a step, and FLUX.1-schnell without, however many rows were counted."""
+    counts = {"rows": 99, "steps": 10, "located": 3}
+    assert published("sdxl").flops(counts) == 23 * published("sdxl").row
+    assert published("flux").flops(counts) == 13 * published("flux").row
+    assert PRICES.flops(counts) == 99 * PRICES.row
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("sd21", 2.08), ("sdxl", 1.65), ("flux", 1.13)])
+def test_svdd_costs_more_than_its_steps_say(name: str, ratio: float) -> None:
     """Per NFE, with a score at every step, in terms of Best-of-N's with one every ten steps."""
-    step = {"rows": rows, "decodes": 1, "previews": 1, "scores": 1}
-    image = {"rows": 10 * rows, "decodes": 1, "scores": 1}
+    step = {"steps": 1, "decodes": 1, "previews": 1, "scores": 1}
+    image = {"steps": 10, "decodes": 1, "scores": 1}
     prices = published(name)
     assert prices.flops(step) / (prices.flops(image) / 10) == pytest.approx(ratio, abs=0.01)
 

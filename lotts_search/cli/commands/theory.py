@@ -49,7 +49,7 @@ def theory(
     if run is not None:
         slices, cost_local, cost_global = regimes.from_run(run)
     else:
-        from lotts_search.core.budget import Costs
+        from lotts_search.core.costs import Costs
         from lotts_search.engine.local_pool import LocalPool
         from lotts_search.registry import load_backbone
         from lotts_search.work.requests import Sampling
