@@ -114,6 +114,11 @@ _STRATEGIES = [
         "lotts_search.strategies.particle:Particle",
         "Feynman-Kac steering: resample a population of particles.",
     ),
+    Entry(
+        "partial-refinement",
+        "lotts_search.strategies.partial_refinement:PartialRefinement",
+        "Resample random regions again and again; no verifier chooses.",
+    ),
     Entry("beam-in-mask", "lotts_search.strategies.beam_in_mask:BeamInMask", "Beam search inside the located mask."),
     Entry("svdd", "lotts_search.strategies.svdd:SVDD", "Branch at every step and keep the best child."),
     Entry(

@@ -99,11 +99,20 @@ class Book:
         """Record a candidate and update the best."""
         self.states[candidate.key] = state
         self.samplings[candidate.key] = sampling
-        if not candidate.complete or candidate.score is None:
-            return
-        if self.best is None or candidate.score > score_of(self.best):
+        if candidate.complete and candidate.score is not None:
+            self._compare(candidate)
+
+    def rank(self, candidate: Candidate) -> None:
+        """Enter the score of a complete candidate that was made without one, and update the best."""
+        row = self.find(candidate)
+        assert row is not None
+        row.score = candidate.score
+        self._compare(candidate)
+
+    def _compare(self, candidate: Candidate) -> None:
+        if self.best is None or score_of(candidate) > score_of(self.best):
             self.best = candidate
-        if candidate.refined and (self.best_refined is None or candidate.score > score_of(self.best_refined)):
+        if candidate.refined and (self.best_refined is None or score_of(candidate) > score_of(self.best_refined)):
             self.best_refined = candidate
 
     def find(self, candidate: Candidate | None) -> TrialRecord | None:

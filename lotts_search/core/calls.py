@@ -40,7 +40,11 @@ from lotts_search.work.requests import (
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known of a candidate before its trial has run."""
+    """What is known of a candidate before its trial has run.
+
+    Attributes:
+        score: whether a complete one is scored at once, and so can win.
+    """
 
     kind: str
     lineage: Lineage
@@ -49,6 +53,7 @@ class Draft:
     sampling: Sampling
     parent: Candidate | None = None
     mask_ratio: float | None = None
+    score: bool = True
 
     @property
     def complete(self) -> bool:
@@ -96,15 +101,16 @@ class Calls:
         self._shown: dict[tuple[str, bool], str] = {}
 
     def make(self, work: Segment | Encode, draft: Draft, arguments: tuple[object, ...]) -> Trial[Candidate]:
-        """Make a candidate; a complete one is scored at once, by a trial of its own."""
+        """Make a candidate; a complete one is scored at once, by a trial of its own, unless its draft leaves it unscored."""
         book, parent = self._book, draft.parent_key
         key = self._dispatch.key(parent, draft.kind, arguments)
         score_key = self._dispatch.key(key, "score", ())
         columns = {name: getattr(draft, name) for name in ("lineage", "start", "stop", "mask_ratio")}
         costs = self._costs(draft.sampling)
-        cost = costs.encode
+        scored = draft.complete and draft.score
+        cost = Cost(flops=int(costs.prices.encode)) + costs.scores(int(scored))
         if isinstance(work, Segment):
-            cost = int(work.nfe) * costs.step + (costs.image if draft.complete else Cost())
+            cost = int(work.nfe) * costs.step + (costs.decode if draft.complete else Cost()) + costs.scores(int(scored))
 
         def settle(results: list[Result], error: LottsError | None) -> Candidate:
             if not results:
@@ -123,7 +129,7 @@ class Calls:
                 raise error
             return candidate
 
-        then = self._score if draft.complete else None
+        then = self._score if scored else None
         return self._dispatch.call(key, parent, draft.kind, cost, work, settle, then)
 
     def locate(self, work: Locate, candidate: Candidate, cost: Cost, wanted: MaskSource) -> Trial[Mask]:
@@ -144,13 +150,20 @@ class Calls:
 
     def score(self, candidate: Candidate, last: bool = False) -> Trial[float]:
         """Score the x0 prediction of a partial candidate, which its next step then need not compute again, or with
-        ``last`` the prediction that its last step was made of. A second call returns the same trial."""
+        ``last`` the prediction that its last step was made of; or a complete candidate that was left unscored, which from
+        then on can win. A second call returns the same trial."""
         if (candidate.key, last) in self._scored:
             return self._scored[candidate.key, last]
         key = self._dispatch.key(candidate.key, "score", ("last",) if last else ())
-        work = self._predict(candidate, last)
-        costs = self._costs(work.sampling)
-        cost = costs.score if work.nfe else costs.known_score
+        whole = candidate.complete
+        work: Predict | Score
+        if whole:
+            work = self._score(self._book.images[candidate.key])
+            cost = self._book.ledger.costs.scores(1)
+        else:
+            work = self._predict(candidate, last)
+            costs = self._costs(work.sampling)
+            cost = costs.score if work.nfe else costs.known_score
 
         def settle(results: list[Result], error: LottsError | None) -> float:
             self._keep_prediction(key, candidate, last, results)
@@ -159,10 +172,12 @@ class Calls:
             assert score is not None
             if not last:
                 candidate.score = score
+            if whole:
+                self._book.rank(candidate)
             self._enter(key, candidate, "score", results, score=score)
             return score
 
-        trial = self._dispatch.call(key, candidate.key, "score", cost, work, settle, self._score)
+        trial = self._dispatch.call(key, candidate.key, "score", cost, work, settle, None if whole else self._score)
         if not trial.refused:
             self._scored[candidate.key, last] = trial
         return trial

@@ -88,9 +88,14 @@ class Costs:
         return Cost(1.0, 0, int(rows * self.prices.row))
 
     @property
+    def decode(self) -> Cost:
+        """The cost of decoding a latent that has reached step T, for an image that is left unscored."""
+        return Cost(0.0, 1, int(self.prices.decode))
+
+    @property
     def image(self) -> Cost:
         """The cost of decoding and scoring a latent that has reached step T."""
-        return Cost(0.0, 1, int(self.prices.decode)) + self.scores(1)
+        return self.decode + self.scores(1)
 
     @property
     def preview(self) -> Cost:

@@ -31,6 +31,7 @@ from lotts_search.work.requests import (
     Near,
     Noise,
     Sampling,
+    Segment,
     State,
     check_eta,
     check_guidance,
@@ -85,6 +86,7 @@ class Search(SearchView):
         guidance: float | None = None,
         steps: int | None = None,
         eta: float | None = None,
+        score: bool = True,
     ) -> Trial[Candidate]:
         """Sample a candidate from pure noise. Costs ``stop`` NFE.
 
@@ -93,6 +95,7 @@ class Search(SearchView):
             stop: step to stop at, 0..T; T by default. 0 is the pure noise itself, to be scored and branched from.
             prompt, negative, guidance, steps, eta: replace those of the search. ``steps`` is T of this candidate; with
                 ``eta=0`` the start noise alone decides the image.
+            score: False leaves the image unscored; it cannot win until :meth:`score` scores it.
         """
         names = "prompt", "negative", "guidance", "steps", "eta"
         other: dict[str, Any] = dict(zip(names, (prompt, negative, guidance, steps, eta), strict=True))
@@ -100,13 +103,14 @@ class Search(SearchView):
         check_eta(sampling.eta, sampling.solver)
         check_guidance(sampling.guidance, sampling.embedded)
         noise = Fresh(noise) if isinstance(noise, int) else noise
-        return self._calls.make(*segments.sample(self.seed, sampling, noise, stop))
+        return self._make(*segments.sample(self.seed, sampling, noise, stop), score)
 
-    def encode(self, image: Bytes) -> Trial[Candidate]:
-        """Encode an image [h, w, 3] uint8 of the model's size as a complete candidate. Costs no NFE."""
+    def encode(self, image: Bytes, *, score: bool = True) -> Trial[Candidate]:
+        """Encode an image [h, w, 3] uint8 of the model's size as a complete candidate, to be scored as by :meth:`sample`.
+        Costs no NFE."""
         name, steps = image_hash(image), self.steps
         draft = Draft("encode", (f"image {name}",), steps, steps, self._sampling)
-        return self._calls.make(Encode(image, steps), draft, (name,))
+        return self._make(Encode(image, steps), draft, (name,), score)
 
     def refine(
         self,
@@ -119,6 +123,7 @@ class Search(SearchView):
         background: Background = "fixed",
         spatial: bool = True,
         stop: int | None = None,
+        score: bool = True,
     ) -> Trial[Candidate]:
         """Refine a candidate (LoTTS, Algorithm 2: LocalizedResample): re-noise it to ``start``, denoise only inside the mask.
 
@@ -133,6 +138,7 @@ class Search(SearchView):
             background: the noise outside the mask: the same at all steps (``fixed``) or new at each step (``fresh``).
             spatial: False keeps the latent outside the mask clean (the ablation).
             stop: step to stop at, start+1..T; T by default.
+            score: as for :meth:`sample`.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
         defaults = scaled(self.defaults, sampling.steps)
@@ -151,7 +157,7 @@ class Search(SearchView):
             spatial=spatial,
             stop=stop,
         )
-        return self._calls.make(*drafted)
+        return self._make(*drafted, score)
 
     def advance(
         self, parent: Candidate, stop: int | None = None, *, seed: int | None = None, prompt: str | None = None
@@ -238,7 +244,7 @@ class Search(SearchView):
 
     def score(self, candidate: Candidate, *, last: bool = False) -> Trial[float]:
         """Return the guiding score. For a partial candidate it is the score of its x0 prediction; it costs the NFE of
-        the next step, which is then free. A score that is known costs nothing.
+        the next step, which is then free. A score that is known costs nothing, that of a complete candidate no NFE.
 
         Args:
             last: for a partial candidate, score the x0 prediction that its last step was made of. That prediction is one
@@ -261,6 +267,13 @@ class Search(SearchView):
         if count < 1:
             raise BadInput(f"the number of revised prompts must be 1 or more, not {count}")
         return self._calls.rewrite(candidate, count, last and not candidate.complete)
+
+    def _make(
+        self, work: Segment | Encode, draft: Draft, arguments: tuple[object, ...], score: bool
+    ) -> Trial[Candidate]:
+        if score:
+            return self._calls.make(work, draft, arguments)
+        return self._calls.make(work, replace(draft, score=False), (*arguments, "unscored"))
 
     def _complete(self, candidate: Candidate, what: str) -> State:
         if not candidate.complete:

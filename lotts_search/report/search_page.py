@@ -17,6 +17,7 @@ from lotts_search.report.images import data_uri
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import DRAWN, build
+from lotts_search.report.unscored import unscored
 
 
 def best_so_far(trials: Sequence[TrialRecord], over: str = "nfe_cum") -> StepFunction:
@@ -95,6 +96,8 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
         facts.insert(0, ("ended by", ENDED[result.status], ""))
     if result.best_refined is not None and result.best_refined.score is not None:
         facts.insert(1, ("best refined", number(result.best_refined.score, 4), ""))
+    for share in unscored(result.to_table()).values():
+        facts.append(("not scored", f"{100 * share:.0f}", "% of the images: the verifier did not choose"))
     if (failures := result.failures).count:
         facts.append(("failed trials", str(failures.count), f"of {failures.trials}"))
     if ledger.nfe_wasted:

@@ -19,6 +19,7 @@ from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import build
 from lotts_search.report.study_gallery import Case
 from lotts_search.report.study_numbers import Against, Line, Numbers, Trace
+from lotts_search.report.unscored import unscored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,6 +71,7 @@ def write_study_page(
         verifier=results.about.get("verifier") or results.about.get("guide", "the verifier"),
         timed=results.about.get("seconds_limit"),
         notes=found.notes,
+        unscored=unscored(table),
         unchecked=results.about.get("unchecked") or [],
         colour=colour,
         sections=[_section(results, found, model, cases.get(model, ()), colour) for model in models],

@@ -23,6 +23,7 @@ from lotts_search import search
 from lotts_search.core.result import SearchResult
 from lotts_search.curves.intervals import interval
 from lotts_search.curves.steps import StepFunction, mean_curve
+from lotts_search.errors import Failure
 from lotts_search.report import page as page_module
 from lotts_search.report import write_search_page
 from lotts_search.report.colours import COLOURS, colours, css
@@ -31,7 +32,9 @@ from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
 from lotts_search.report.search_tree import Card, build, in_words
+from lotts_search.report.unscored import unscored
 from lotts_search.testing import AnalyticPool
+from lotts_search.work.requests import Score, Work
 from tests.made_up import made_up_search
 
 
@@ -345,3 +348,27 @@ def test_a_deep_tree_fits_the_window(tmp_path: Path, width: int) -> None:
     page = write_search_page(deep_search(), tmp_path / "search.html")
     found = overflow(tmp_path, page, width)
     assert found["page"] <= 0 and max(found["boxes"]) <= 0 and found["tables"] == 0
+
+
+def test_pages_say_which_images_the_verifier_did_not_judge(tmp_path: Path) -> None:
+    with AnalyticPool() as pool:
+        left = search("red star", pool=pool, strategy="partial-refinement", nfe=8 + 3 * 5)
+        judged = search("red star", pool=pool, strategy="lotts", nfe=40)
+    assert unscored(left.to_table()) == {"partial-refinement": 0.75} and unscored(judged.to_table()) == {}
+    page = write_search_page(left, tmp_path / "left.html").read_text()
+    assert "of the images: the verifier did not choose" in page
+    assert "the verifier did not choose" not in write_search_page(judged, tmp_path / "judged.html").read_text()
+
+
+def test_images_whose_score_failed_are_not_taken_for_unscored() -> None:
+    count = 0
+
+    def fail(work: Work) -> Exception | None:
+        nonlocal count
+        count += isinstance(work, Score)
+        return Failure("lost") if isinstance(work, Score) and count == 2 else None
+
+    with AnalyticPool(fail=fail) as pool:
+        result = search("red star", pool=pool, strategy="best-of-n", nfe=24)
+    assert sum(t.kind == "sample" and t.score is None for t in result.trials) == 1
+    assert unscored(result.to_table()) == {}
