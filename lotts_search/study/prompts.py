@@ -122,6 +122,13 @@ def load_prompts(
     return sample(found, count, seed)
 
 
+def prompt_file(source: str, folder: Path) -> Path | None:
+    """Return the file that a study in ``folder`` means by ``source``, beside it or from the current folder; None for a set."""
+    if Path(source).suffix.lower() not in _FILES:
+        return None
+    return next((path for path in (folder / source, Path(source)) if path.is_file()), None)
+
+
 def texts(prompts: Iterable[str]) -> list[Prompt]:
     """Return prompts from texts; equal texts count once."""
     return list(_distinct((Prompt(_id("prompt", text), text) for text in prompts), "the study"))

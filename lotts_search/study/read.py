@@ -17,7 +17,7 @@ from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
 from lotts_search.study import model_files
 from lotts_search.study.metrics import columns_of
-from lotts_search.study.prompts import Prompt, load_prompts, sample, texts
+from lotts_search.study.prompts import Prompt, load_prompts, prompt_file, sample, texts
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.study.yaml_file import YamlNode, open_yaml
 from lotts_search.verifiers.spec import VerifierSpec
@@ -363,8 +363,7 @@ def _prompts(node: YamlNode, folder: Path) -> tuple[list[Prompt], dict[str, Any]
             raise node.wrong("prompts need 'from': a set or a file; or 'texts'")
         source = options["from"]
     name = source.text("prompts")
-    if (folder / name).is_file() and not Path(name).is_absolute():
-        name = str(folder / name)
+    name = str(prompt_file(name, folder) or name)
     given: dict[str, Any] = {
         "count": options["count"].integer("count", 1) if "count" in options else None,
         "seed": options["seed"].plain() if "seed" in options else 0,
