@@ -22,7 +22,7 @@ help:
 # Reinstalled only when the requirements change.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs,serve]'
 # Of brisque only a table is read; its requirements would have to be compiled.
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps brisque
 	@touch $@

@@ -11,12 +11,13 @@ import shutil
 import socket
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray._private import ray_constants
 
 import lotts_search
 from lotts_search.errors import BadInput, Failure
@@ -111,16 +112,17 @@ def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, A
     for last in (False, True):
         folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
         try:
-            ray.init(
-                address="local",
-                num_cpus=math.ceil(needed["CPU"]),
-                num_gpus=math.ceil(needed["GPU"]),
-                include_dashboard=False,
-                object_store_memory=object_store_mb * 1024 * 1024,
-                _temp_dir=str(folder),
-                _system_config=SYSTEM,
-                **quiet,
-            )
+            with _on_this_machine():
+                ray.init(
+                    address="local",
+                    num_cpus=math.ceil(needed["CPU"]),
+                    num_gpus=math.ceil(needed["GPU"]),
+                    include_dashboard=False,
+                    object_store_memory=object_store_mb * 1024 * 1024,
+                    _temp_dir=str(folder),
+                    _system_config=SYSTEM,
+                    **quiet,
+                )
             return Connection("started", folder)
         except Exception as error:
             with contextlib.suppress(Exception):
@@ -129,6 +131,20 @@ def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, A
             if last:
                 raise Failure(f"cannot start Ray: {_first_line(error)}") from error
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _on_this_machine() -> Iterator[None]:
+    """Let a private Ray listen to this machine only, as Ray does on macOS and Windows; on Linux its processes would listen to
+    the network, and ``ray.init(_node_ip_address="127.0.0.1")`` is replaced by the machine's address."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes of Ray, which inherit it
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
 def _check_listening(address: str) -> None:

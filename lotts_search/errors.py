@@ -6,7 +6,9 @@ import difflib
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 
@@ -38,9 +40,28 @@ class Notice(UserWarning):
     """A warning that something was skipped, truncated, converted or ignored. The command line prints it once."""
 
 
+_NOTED: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+
+
 def notice(text: str) -> None:
-    """Report something that is not an error, as a warning of the category :class:`Notice`."""
-    warnings.warn(text, Notice, stacklevel=3)
+    """Report something that is not an error, as a warning of the category :class:`Notice`, or to :func:`noted`."""
+    notes = _NOTED.get()
+    if notes is None:
+        warnings.warn(text, Notice, stacklevel=3)
+    elif text not in notes:
+        notes.append(text)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect the notices of a block and of the tasks that it starts, instead of warnings: several searches in one process may
+    have different readers."""
+    notes: list[str] = []
+    token = _NOTED.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTED.reset(token)
 
 
 def described(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from lotts_search.cli.commands.generate import generate
 from lotts_search.cli.commands.listing import masks, metrics, models, rewriters, strategies, verifiers
 from lotts_search.cli.commands.refine import refine
 from lotts_search.cli.commands.report import report
+from lotts_search.cli.commands.serve import serve
 from lotts_search.cli.commands.set_metrics import set_metrics
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.submit import submit
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Search": (generate, refine, demo),
+    "Search": (generate, refine, serve, demo),
     "Study": (study, submit, tune, report, export, set_metrics, theory),
     "Models and plug-ins": (models, strategies, verifiers, verifier_env, metrics, rewriters, masks),
     "Development": (train,),

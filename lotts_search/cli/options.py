@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -226,21 +226,6 @@ def image_size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
         raise BadInput(f"--size takes WIDTHxHEIGHT or one number of pixels, not {text!r}")
     return int(sides[-1]), int(sides[0])
-
-
-def loading_words(load: Mapping[str, object]) -> list[str]:
-    """Return the command-line words that :func:`loading` turns into ``load``."""
-    words: list[str] = []
-    for name, value in load.items():
-        option = f"--{name.replace('_', '-')}"
-        if name == "size" and isinstance(value, Sequence):
-            value = f"{value[1]}x{value[0]}"
-        if value is True:
-            words.append(option)
-        else:
-            for one in value if isinstance(value, list) else [value]:
-                words += [option, str(one)]
-    return words
 
 
 def settings(pairs: Sequence[str] | None, option: str = "--set") -> dict[str, object]:

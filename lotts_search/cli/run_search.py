@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-import shlex
 import sys
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +11,12 @@ from rich.console import Console
 
 from lotts_search import registry
 from lotts_search.api import DEFAULT_IMAGES, search
-from lotts_search.cli.options import loading_words
 from lotts_search.cli.outputs import UNSCORED, folder_name, prepare, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
+from lotts_search.core.recipe import Recipe
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.run import check_arguments
 from lotts_search.errors import BadInput, unknown
@@ -29,40 +27,8 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Sampling, Solver, check_steps
 
 
-@dataclass
-class Request:
-    """The options of the command line; they are stored with the image as its recipe.
-
-    Attributes:
-        image, mask: files of the initial image and of its mask.
-        settings: settings of the strategy.
-        verifier: its name and settings; None = the one that the model names.
-        rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
-        writing: settings of the rewriter.
-        load: options of the model, from :func:`lotts_search.cli.options.loading`.
-    """
-
-    command: str
-    prompt: str
-    model: str
-    strategy: str
-    verifier: str | None
-    seed: int
-    nfe: float | None = None
-    images: int | None = None
-    seconds: float | None = None
-    target: float | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    negative: str = ""
-    image: Path | None = None
-    mask: Path | None = None
-    settings: dict[str, object] = field(default_factory=dict)
-    solver: str | None = None
-    eta: float | None = None
-    load: dict[str, Any] = field(default_factory=dict)
-    rewriter: str | None = None
-    writing: dict[str, object] = field(default_factory=dict)
+class Request(Recipe):
+    """The options of the command line."""
 
     def check(self) -> Budget:
         """Check the options before anything is started, and return the budget.
@@ -84,34 +50,6 @@ class Request:
         if self.nfe is None and self.images is None and self.seconds is None:
             self.images = DEFAULT_IMAGES
         return Budget(self.nfe, self.images, self.seconds, self.target)
-
-    def line(self) -> str:
-        """Return the command that repeats the search."""
-        words = ["lotts-search", self.command]
-        last = []
-        if self.image is not None:
-            words += [str(self.image), "--prompt", self.prompt]
-        elif self.prompt.startswith("-"):
-            last = ["--", self.prompt]  # after "--" it is not read as an option
-        else:
-            words.append(self.prompt)
-        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None:
-                words += [f"--{name}", str(value)]
-        if self.negative:
-            words += ["--negative", self.negative]
-        for name, value in self.settings.items():
-            words += ["--set", f"{name}={value}"]
-        for name, value in self.writing.items():
-            words += ["--set-rewriter", f"{name}={value}"]
-        return shlex.join(words + loading_words(self.load) + last)
-
-    def recipe(self) -> dict[str, object]:
-        """Return the fields that are set, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = {name: value for name, value in values.items() if value not in (None, "", {})}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling settings that may differ from the model's."""

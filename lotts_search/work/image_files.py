@@ -20,8 +20,8 @@ _GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Modes of one channel with more than 8 bits."""
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Bytes:
-    """Read an image file as uint8 [h, w, 3] of ``size`` (height, width); None = its own size.
+def read_image(data: bytes | Path, size: tuple[int, int] | None = None) -> Bytes:
+    """Read an image, a file or its bytes, as uint8 [h, w, 3] of ``size`` (height, width); None = its own size.
 
     The rotation in EXIF is applied, transparency is laid over white, and 16-bit values are scaled to 8 bits. An image
     of another aspect ratio is cropped around its centre and one of another size resampled; both are reported.
@@ -29,13 +29,14 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Bytes:
     Raises:
         BadInput: there is no such file, or it is not an image that can be read.
     """
-    image = _rgb(_open(path, path), str(path))
+    name = str(data) if isinstance(data, Path) else "the image"
+    image = _rgb(_open(io.BytesIO(data) if isinstance(data, bytes) else data, name), name)
     height, width = size or image.size[::-1]
     if image.size != (width, height):
         before = image.size
         box = _crop(before, (width, height))
         image = image.crop(box).resize((width, height), Image.Resampling.LANCZOS)
-        notice(f"{path}: {_size(before)} {_cut(before, box)}resampled to {_size((width, height))}")
+        notice(f"{name}: {_size(before)} {_cut(before, box)}resampled to {_size((width, height))}")
     return np.asarray(image)
 
 
@@ -84,9 +85,10 @@ def mask_png(mask: Bools) -> bytes:
     return buffer.getvalue()
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file as it is seen, rotation applied."""
-    width, height = _open(path, path).size
+def image_size(data: bytes | Path) -> tuple[int, int]:
+    """Return (height, width) of an image, a file or its bytes, as it is seen, rotation applied."""
+    name = data if isinstance(data, Path) else "the image"
+    width, height = _open(io.BytesIO(data) if isinstance(data, bytes) else data, name).size
     return height, width
 
 

@@ -1,0 +1,97 @@
+"""The recipe of a search: the command that repeats it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Recipe:
+    """The options of ``lotts-search generate`` or ``refine``; they are stored with an image.
+
+    Attributes:
+        command: ``generate`` or ``refine``.
+        image, mask: files of the initial image and of its mask.
+        settings: settings of the strategy.
+        verifier: its name and settings; None = the one that the model names.
+        rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
+        writing: settings of the rewriter.
+        load: options of the model, from :func:`lotts_search.cli.options.loading`.
+    """
+
+    command: str
+    prompt: str
+    model: str
+    strategy: str
+    verifier: str | None
+    seed: int
+    nfe: float | None = None
+    images: int | None = None
+    seconds: float | None = None
+    target: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str = ""
+    image: Path | None = None
+    mask: Path | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    solver: str | None = None
+    eta: float | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+    rewriter: str | None = None
+    writing: dict[str, object] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the command that repeats the search."""
+        words = ["lotts-search", self.command]
+        last = []
+        if self.image is not None:
+            words += [str(self.image), "--prompt", self.prompt]
+        elif self.prompt.startswith("-"):
+            last = ["--", self.prompt]  # after "--" it is not read as an option
+        else:
+            words.append(self.prompt)
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                words += [f"--{name}", str(value)]
+        if self.negative:
+            words += ["--negative", self.negative]
+        for name, value in self.settings.items():
+            words += ["--set", f"{name}={_text(value)}"]
+        for name, value in self.writing.items():
+            words += ["--set-rewriter", f"{name}={_text(value)}"]
+        return shlex.join(words + loading_words(self.load) + last)
+
+    def recipe(self) -> dict[str, object]:
+        """Return the fields that are set, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {name: value for name, value in values.items() if value not in (None, "", {})}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+def _text(value: object) -> str:
+    """Return a setting as it is typed: mappings as JSON, lists as their items with commas."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return ",".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def loading_words(load: Mapping[str, object]) -> list[str]:
+    """Return the command-line words that :func:`loading` turns into ``load``."""
+    words: list[str] = []
+    for name, value in load.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "size" and isinstance(value, Sequence):
+            value = f"{value[1]}x{value[0]}"
+        if value is True:
+            words.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [option, str(one)]
+    return words
