@@ -92,6 +92,11 @@ _STRATEGIES = [
         "lotts_search.strategies.mosaic:Mosaic",
         "At each step continue in every region with its best child's noise.",
     ),
+    Entry(
+        "adaptive-mosaic",
+        "lotts_search.strategies.adaptive_mosaic:AdaptiveMosaic",
+        "mosaic for new images, adaptive-lotts for what comes next; recommended.",
+    ),
     Entry("random-search", "lotts_search.strategies.random_search:RandomSearch", "Best-of-N in growing rounds."),
     Entry("zero-order", "lotts_search.strategies.zero_order:ZeroOrder", "Move the start noise to better neighbours."),
     Entry(

@@ -59,7 +59,7 @@ class AdaptiveLoTTS(Localized):
         self.check_range("unsure", 0, 1)
 
     async def run(self, search: Search) -> None:
-        whole = search.budget.left
+        whole = self.limits(search.budget.left, search.costs)
         initial = self._initial(whole, search.costs) if search.image is None else 1
         state = _State(self, search, whole, initial)
         await gather_completed(*(state.add_image() for _ in range(initial)))
@@ -75,12 +75,26 @@ class AdaptiveLoTTS(Localized):
         await gather_completed(*(worker() for _ in range(self.width)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
-        initial = {"sample": self._initial(budget, costs)}
-        return Plan.within(budget, costs.sample, self.refinement(costs), self.located_refinement(costs), trials=initial)
+        limits = self.limits(budget, costs)
+        image, refinement = self.image_cost(limits, costs), self.refinement(costs)
+        initial = {"sample": self._initial(limits, costs)}
+        return Plan.within(limits, image, refinement, self.localization(costs) + refinement, trials=initial)
 
-    def _initial(self, budget: Budget, costs: Costs) -> int:
+    def limits(self, budget: Budget, costs: Costs) -> Budget:
+        """Return what a search may spend under a budget."""
+        return budget
+
+    def image_cost(self, left: Budget, costs: Costs) -> Cost:
+        """Return the cost of the next new image; the budget need not pay for it."""
+        return costs.sample
+
+    async def new_image(self, search: Search, seed: int, left: Budget) -> Candidate | None:
+        """Make an image from pure noise for what :meth:`image_cost` says; None where that fails on the way."""
+        return await search.sample(seed)
+
+    def _initial(self, limits: Budget, costs: Costs) -> int:
         # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image.
-        return self.initial or max(1, round((budget.count(costs.sample) or 9) ** 0.5))
+        return self.initial or max(1, round((limits.count(self.image_cost(limits, costs)) or 9) ** 0.5))
 
 
 @dataclass
@@ -89,6 +103,7 @@ class _State:
 
     Attributes:
         whole: the budget at the beginning.
+        promised: the cost of all trials begun so far, of which those under way have reserved only a part.
         initial: number of images at the beginning.
         images: all complete candidates.
         masks: localizations, by the key of their image.
@@ -99,6 +114,7 @@ class _State:
     search: Search
     whole: Budget
     initial: int
+    promised: Cost = field(default_factory=Cost)
     beliefs: Beliefs = field(default_factory=Beliefs)
     images: list[Candidate] = field(default_factory=list)
     masks: dict[str, Trial[Mask]] = field(default_factory=dict)
@@ -106,11 +122,16 @@ class _State:
     sample_seeds: Iterator[int] = field(default_factory=itertools.count)
     refine_seeds: Iterator[int] = field(default_factory=itertools.count)
 
+    @property
+    def left(self) -> Budget:
+        """The budget that is not promised yet."""
+        return self.whole.minus(self.promised)
+
     def arms(self) -> list[Arm[Candidate]]:
         """Return the possible trials that the rest of the budget pays for."""
-        left = self.search.budget.left
+        left = self.left
         best = score_of(self.search.best)
-        sample = self.search.costs.sample
+        sample = self.strategy.image_cost(left, self.search.costs)
         localization = self.strategy.localization(self.search.costs)
         refinement = self.strategy.refinement(self.search.costs)
         arms: list[Arm[Candidate]] = []
@@ -129,19 +150,29 @@ class _State:
         return arms
 
     async def add_image(self) -> None:
-        """Sample a new image, or encode the given one."""
-        image = await self.strategy.root(self.search, next(self.sample_seeds))
-        self.images.append(image)
-        self.beliefs.samples.append(score_of(image))
+        """Make a new image, or encode the given one."""
+        costs = self.search.costs
+        if self.search.image is None:
+            left = self.left
+            self.promised += self.strategy.image_cost(left, costs)
+            image = await self.strategy.new_image(self.search, next(self.sample_seeds), left)
+        else:
+            self.promised += costs.encode
+            image = await self.search.encode(self.search.image)
+        if image is not None:
+            self.images.append(image)
+            self.beliefs.samples.append(score_of(image))
 
     async def refine(self, parent: Candidate) -> None:
         """Refine an image once; its mask is located before its first refinement."""
         if parent.key not in self.masks:
+            self.promised += self.strategy.localization(self.search.costs)
             self.masks[parent.key] = self.strategy.locate(self.search, parent)
         masks = await gather_completed(self.masks[parent.key])
         if not masks or masks[0].confidence < self.strategy.unsure:
             self.closed.add(parent.key)
             return
+        self.promised += self.strategy.refinement(self.search.costs)
         self.beliefs.pending.append(parent.key)
         refined = await gather_completed(self.strategy.refine(self.search, parent, masks[0], next(self.refine_seeds)))
         self.beliefs.pending.remove(parent.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -54,33 +55,53 @@ class Chains(Strategy):
 
     async def chain(self, search: Search, state: Candidate, nfe: int) -> Candidate | None:
         """Carry a candidate to the last step for this many NFE; None where all children of a step failed."""
-        await search.score(state)
-        for count in self.counts(search.steps - state.step, nfe):
-            chosen = await self.step(search, state, count)
-            if chosen is None:
-                return None
-            state = chosen
-        return await search.advance(state)  # the last step has no noise
+        branched = False
+        for _, stop, count in self.stages(search.steps, state.step, nfe):
+            if count == 1:
+                state = await search.advance(state, stop)
+            else:
+                if not branched:
+                    await search.score(state)  # pays for the prediction that all children share
+                chosen = await self.step(search, state, count)
+                if chosen is None:
+                    return None
+                state = chosen
+            branched = count > 1
+        return state
 
     async def step(self, search: Search, state: Candidate, count: int) -> Candidate | None:
         """Take one step with this many children and return the chosen one; None where all of them failed."""
         children = await scored(search, [search.child(state, state.step + 1, i) for i in range(count)])
         return await self.choose(search, children) if children else None
 
-    def counts(self, steps: int, nfe: int) -> Iterator[int]:
-        """Yield the number of children at each step of a chain of this many steps and NFE, except for the last step."""
-        for number in range(steps - 1):
-            # Over all steps they add up to nfe - 1; where the children cannot be equally many, late steps get more.
-            yield (nfe - 1 + number) // (steps - 1) - self.beside
+    def stages(self, steps: int, start: int, nfe: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the parts of a chain of this many NFE from step ``start`` to the last of ``steps``: where each begins and stops, and
+        its number of children. Steps with one child join, since nothing is chosen there."""
+        last = steps - 1 - start  # the last step has no noise
+        begin = start
+        # Where the children cannot be equally many, early steps get more: what they choose decides most.
+        counts = [(nfe - 1 + last - 1 - number) // last - self.beside for number in range(last)]
+        for count, group in itertools.groupby([*counts, 1]):
+            length = len(list(group))
+            for stop in [begin + length] if count == 1 else range(begin + 1, begin + length + 1):
+                yield begin, stop, count
+                begin = stop
 
     def selection(self, costs: Costs, step: int, count: int) -> Cost:
         """Return what :meth:`choose` costs without NFE, with ``count`` children at this step."""
         return Cost()
 
-    def selections(self, costs: Costs, start: int, nfe: int) -> Cost:
-        """Return what all choices of a chain of this many NFE from step ``start`` cost without NFE."""
-        counts = enumerate(self.counts(costs.steps - start, nfe), start + 1)
-        return sum((self.selection(costs, step, count) for step, count in counts), Cost())
+    def lines(self, costs: Costs, start: int, nfe: int) -> Iterator[tuple[str, int, Cost]]:
+        """Yield what a chain of this many NFE from step ``start`` does and costs at most: kind, number, cost of one."""
+        branched = False
+        for begin, stop, count in self.stages(costs.steps, start, nfe):
+            if count == 1:
+                yield "advance", 1, costs.segment(begin, stop, scored=branched)
+            else:
+                yield "advance", count, Cost()
+                yield "score", count + self.beside + int(not branched), costs.score
+                yield "compare", 1, self.selection(costs, stop, count)
+            branched = count > 1
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         chains = self.shares(budget, costs)
@@ -89,13 +110,7 @@ class Chains(Strategy):
     def planned(self, chains: Sequence[int], costs: Costs, start: int, *before: tuple[str, int, Cost]) -> Plan:
         """Return the plan of chains of these NFE from step ``start``, after the trials ``before`` (kind, number, cost of one);
         it is exact where only children cost NFE."""
-        plan = Plan.of(
-            *before,
-            ("score", sum(chains), costs.score),
-            ("advance", sum(chains) - len(chains), Cost()),
-            ("advance", len(chains), costs.image),
-            *(("compare", 1, self.selections(costs, start, nfe)) for nfe in chains),
-        )
+        plan = Plan.of(*before, *itertools.chain.from_iterable(self.lines(costs, start, nfe) for nfe in chains))
         return replace(plan, trials=Plan.of(*before).trials, exact=False) if self.beside else plan
 
     def whole(self, steps: int) -> int:
@@ -108,7 +123,7 @@ class Chains(Strategy):
 
     def chain_cost(self, costs: Costs, start: int, nfe: int) -> Cost:
         """Return the most that a chain of this many NFE from step ``start`` costs."""
-        return nfe * costs.score + costs.image + self.selections(costs, start, nfe)
+        return sum((number * cost for _, number, cost in self.lines(costs, start, nfe)), Cost())
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
         return self.chain_cost(costs, 0, self.narrowest(costs.steps))
@@ -120,16 +135,20 @@ class Chains(Strategy):
             start: the step that chains begin at.
             before: what is paid before each chain, from pure noise or a re-noised image on.
         """
-        steps = costs.steps - start
-
-        def cost(nfe: int) -> Cost:
-            return before + self.chain_cost(costs, start, nfe)
-
         left = budget.allowed(before + costs.segment(start, costs.steps))
-        whole = self.whole(steps)
-        count = left.paid(cost(whole))
-        left = left.minus(count * cost(whole))
-        # The most NFE that another chain can have.
-        fewer = range(self.narrowest(steps), whole)
-        paid = bisect_left(fewer, True, key=lambda nfe: not left.pays(cost(nfe)))
-        return [whole] * count + ([fewer[paid - 1]] if paid else [])
+        whole = self.whole(costs.steps - start)
+        cost = before + self.chain_cost(costs, start, whole)
+        count = left.paid(cost)
+        rest = self.most(left.minus(count * cost), costs, start, whole - 1, before)
+        return [whole] * count + ([rest] if rest else [])
+
+    def most(self, budget: Budget, costs: Costs, start: int, limit: int, before: Cost = Cost()) -> int | None:  # noqa: B008
+        """Return the most NFE, up to ``limit``, of a chain that the budget pays for; None where it pays for none.
+
+        Args:
+            start, before: as for :meth:`shares`.
+        """
+        narrowest = self.narrowest(costs.steps - start)
+        possible = range(narrowest, limit + 1)
+        paid = bisect_left(possible, True, key=lambda nfe: not budget.pays(before + self.chain_cost(costs, start, nfe)))
+        return possible[paid - 1] if paid else None

@@ -138,7 +138,7 @@ class StrategyConformance:
         for budget, result in self.outcomes():
             strategy, limits = self.strategy(), Budget(**budget)
             if self.images_are_steps and limits.nfe is None and limits.flops is None:
-                limits = Budget(nfe=limits.allowed(self.costs.sample).nfe)
+                limits = limits.allowed(self.costs.sample)
             cheapest = self.cheapest(self.costs, strategy.plan(limits, self.costs))
             spent = Cost(result.ledger.nfe, result.ledger.images, int(result.ledger.flops))
             assert cheapest is None or not limits.minus(spent).pays(cheapest), budget

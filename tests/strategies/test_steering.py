@@ -229,7 +229,7 @@ def test_what_whole_chains_leave_goes_into_a_smaller_one() -> None:
     assert [t.lineage for t in result.trials if t.kind == "sample"] == [("seed 0",), ("seed 1",)]
     assert result.ledger.nfe == 29 + 1 + 2 * 7 + 6 and result.ledger.images == 2
     small = [children for children in families(result).values() if children[0].lineage[0] == "seed 1"]
-    assert [len(children) for children in small] == [2, 3, 3, 3, 3, 3, 3, 1]
+    assert [len(children) for children in small] == [3, 3, 3, 3, 3, 3, 2, 1]
 
 
 def test_descents_use_the_budget_and_branch_where_values_are_high() -> None:
@@ -356,3 +356,12 @@ def test_a_budget_of_time_is_used_to_its_end() -> None:
         assert result.status == "seconds" and result.ledger.images >= 2, strategy
     with pytest.raises(BadInput, match="budget in NFE, images or FLOPs"):
         SVDD().plan(Budget(seconds=3), TestSVDD().costs)
+
+
+def test_steps_with_one_child_are_not_scored() -> None:
+    """Of 8 + 3 NFE, three go into a second child each of the first steps."""
+    result, _ = run(SVDD(children=2), nfe=11)
+    assert result.ledger.nfe == 11
+    assert [t.kind for t in result.trials][:2] == ["sample", "score"]
+    assert [t.start for t in result.trials if t.kind == "advance"] == [0, 0, 1, 1, 2, 2, 3]
+    assert (result.ledger.previews, result.ledger.decodes) == (1 + 3 * 2, 1 + 3 * 2 + 1)
