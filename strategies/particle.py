@@ -56,7 +56,10 @@ class Particle(Localized):
         unit: of λ: per standard deviation of the particles' scores at the first checkpoint (spread), or per score (score).
         resampling: how particles are drawn by weight; fleming-viot replaces single particles and keeps more of the different
             lineages alive (Shekhar et al. 2026).
-        adaptive: resample only where the effective sample size is below half of the particles.
+        adaptive: resample only where the effective sample size is below half of the particles; without effect where ``ess``
+            is set.
+        ess: share of the particles, 0..1, below which the effective sample size does not fall: λ is lowered at a checkpoint where
+            it would, and every checkpoint resamples (adaptive temperature, Su et al. 2025; the rule is ours). 0 = never.
         funnel: share of the particles that the last stage has, above 0 to 1. Their number falls geometrically from checkpoint to
             checkpoint, so that more of them start for the same NFE (Su et al. 2025; the rate is ours).
         temper: γ, lets λ grow to its value as (1 + γ)^(percent done) - 1 (DAS: 0.008); 0 = no tempering.
@@ -73,6 +76,7 @@ class Particle(Localized):
         resampling=("systematic", "fleming-viot"),
         adaptive=(True, False),
         funnel=(1.0, 0.5, 0.25),
+        ess=(0.0, 0.25, 0.5, 0.75),
     )
 
     particles: int | None = None
@@ -84,12 +88,14 @@ class Particle(Localized):
     unit: Literal["spread", "score"] = "spread"
     resampling: Scheme = "systematic"
     adaptive: bool = True
+    ess: float = 0.0
     funnel: float = 1.0
     temper: float = 0.0
     local: bool = False
 
     def __post_init__(self) -> None:
         self.check_minimum(particles=1, temper=0, strength=0)
+        self.check_range("ess", 0, 1)
         self.check_share("interval")
         if self.funnel != 1:
             self.check_share("funnel", "the particles")
@@ -155,8 +161,8 @@ class Particle(Localized):
             if not alive:
                 return [], weights
             weights.keep([particle.place for particle in alive])  # without those that failed
-            weights.weigh([particle.score for particle in alive], at / search.steps)
-            below = 0.5 if self.adaptive else None
+            weights.weigh([particle.score for particle in alive], at / search.steps, self.ess)
+            below = 0.5 if self.adaptive and not self.ess else None
             chosen = weights.resample(search.rng, self.resampling, below, fewer if self.funnel < 1 else None)
             trials = [
                 search.child(alive[place].candidate, stop, number)

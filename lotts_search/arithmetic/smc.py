@@ -13,7 +13,9 @@ changes only the evidence. Scores of other verifiers have other sizes, so λ may
 
 Tempering replaces λ at a checkpoint by ``λ·τ`` with ``τ = min(1, (1 + γ)^(100·s) − 1)`` at the share s of the schedule:
 the gradient-free part of DAS (Kim et al. 2025, "Test-time alignment of diffusion models without reward
-over-optimization"), which trusts early predictions less.
+over-optimization"), which trusts early predictions less. λ may also be lowered where the scores differ so much that too few
+particles would keep a weight: the adaptive temperature of Su et al. 2025 ("Navigating the exploration-exploitation tradeoff in
+inference-time scaling of diffusion models", arXiv 2508.12361), chosen by the effective sample size as in Jasra et al. 2011.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
 Potential: TypeAlias = Literal["diff", "max", "add", "rt"]
 Scheme: TypeAlias = Literal["systematic", "multinomial", "residual", "fleming-viot"]
+TEMPERATURES = np.linspace(0, 1, 257) ** 2
+"""Shares of λ that are tried where it may be lowered, denser towards 0."""
 
 
 class Weights:
@@ -61,21 +65,34 @@ class Weights:
         self._highest, self._sum = np.full(count, -np.inf), np.zeros(count)
         self._ancestors = np.arange(count)
 
-    def weigh(self, scores: Sequence[float], share: float) -> None:
-        """Multiply by the potentials of a checkpoint at this ``share`` of the schedule, 0..1; scores [K]."""
+    def weigh(self, scores: Sequence[float], share: float, ess: float = 0.0) -> None:
+        """Multiply by the potentials of a checkpoint at this ``share`` of the schedule, 0..1; scores [K].
+
+        Args:
+            ess: lower λ at this checkpoint so that the effective sample size stays at this share of K, 0..1, or as near to it as
+                the weights so far allow.
+        """
         r = self._measured(scores)
         strength = self._strength * temperature(share, self._temper)
         self._highest, self._sum = np.maximum(self._highest, r), self._sum + r
+        if ess:
+            tried = strength * TEMPERATURES
+            sizes = np.array([effective(self.log + self._with(one, r) - self._product) for one in tried])
+            enough = np.flatnonzero(sizes >= ess * len(r))
+            strength = float(tried[enough[-1] if enough.size else sizes.argmax()])
+        self._reach(self._with(strength, r))
+
+    def _with(self, strength: float, r: Doubles) -> Doubles:
+        """Return the logarithms of the products [K] with the potentials of a checkpoint at this λ."""
         match self._potential:
             case "diff":
-                product = strength * r
+                return strength * r
             case "max":
-                product = self._product + strength * self._highest
+                return self._product + strength * self._highest
             case "add":
-                product = self._product + strength * self._sum
+                return self._product + strength * self._sum
             case "rt":
-                product = self._product + strength * r
-        self._reach(product)
+                return self._product + strength * r
 
     def finish(self, scores: Sequence[float]) -> None:
         """Multiply by the last potentials, which complete each product to ``exp λ·r``; scores [K] of complete images."""
@@ -98,13 +115,12 @@ class Weights:
     @property
     def normalised(self) -> Doubles:
         """Weights [K] with sum 1."""
-        weights = np.exp(self.log - self.log.max())
-        return np.asarray(weights / weights.sum())
+        return normalised(self.log)
 
     @property
     def ess(self) -> float:
         """Effective sample size 1/Σw², 1..K."""
-        return float(1 / np.sum(self.normalised**2))
+        return effective(self.log)
 
     @property
     def lineages(self) -> int:
@@ -147,6 +163,17 @@ class Weights:
         self.log, self._product = self.log[chosen], self._product[chosen]
         self._highest, self._sum = self._highest[chosen], self._sum[chosen]
         self._ancestors = self._ancestors[chosen]
+
+
+def normalised(log: Doubles) -> Doubles:
+    """Return weights [K] with sum 1 from their logarithms."""
+    weights = np.exp(log - log.max())
+    return np.asarray(weights / weights.sum())
+
+
+def effective(log: Doubles) -> float:
+    """Return the effective sample size 1/Σw², 1..K, of weights with these logarithms [K]."""
+    return float(1 / np.sum(normalised(log) ** 2))
 
 
 def spread(scores: Sequence[float] | Doubles) -> float:

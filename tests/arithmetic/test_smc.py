@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
-from lotts_search.arithmetic.smc import SCHEMES, Weights, checkpoints, spread, temperature, twins
+from lotts_search.arithmetic.smc import SCHEMES, Weights, checkpoints, effective, spread, temperature, twins
 from lotts_search.engine.solver import LATENT, NOISE, PREVIOUS, X0, coefficients
 from lotts_search.testing.gaussian import Gaussian
 from lotts_search.testing.mixture import schedule
@@ -235,3 +236,37 @@ def test_tempering_grows_to_one():
     assert taus[0] == 0 and taus[-1] == 1 and (np.diff(taus) >= 0).all()
     assert temperature(0.5, 0.008) == pytest.approx(1.008**50 - 1)
     assert temperature(0.3, 0.0) == 1
+
+
+@pytest.mark.parametrize("potential", ["diff", "max", "add", "rt"])
+def test_an_adaptive_temperature_is_the_greatest_that_leaves_enough_particles(potential):
+    """Compared with a root of the effective sample size that scipy finds."""
+    r = np.random.default_rng(0).normal(size=32)
+    for share in (0.3, 0.5, 0.9):
+        weights = Weights(32, potential, strength=10.0)
+        weights.weigh(r, 0.5, share)
+        found = brentq(lambda strength, share=share: effective(strength * r) - 32 * share, 1e-6, 10.0)
+        fitted = np.polyfit(r, weights.log, 1)[0]
+        assert found * 0.97 < fitted <= found and 32 * share <= weights.ess < 32 * share + 0.5
+    gentle, plain = Weights(32, potential, strength=0.1), Weights(32, potential, strength=0.1)
+    gentle.weigh(r, 0.5, 0.5)
+    plain.weigh(r, 0.5)
+    assert np.array_equal(gentle.log, plain.log), "λ is lowered only where it must be"
+
+
+@pytest.mark.parametrize("potential", ["diff", "max", "add", "rt"])
+def test_temperatures_change_with_the_checkpoints_and_not_the_product(potential):
+    rng = np.random.default_rng(1)
+    weights, last = Weights(16, potential, strength=5.0), rng.normal(size=16)
+    for at in (0.2, 0.5, 0.8):
+        weights.weigh(rng.normal(size=16), at, 0.5)
+    weights.finish(last)
+    assert weights.log == pytest.approx(5.0 * last)
+
+
+def test_where_no_temperature_leaves_enough_particles_the_best_is_taken():
+    weights = Weights(8, "rt", strength=5.0)
+    weights.log = np.array([9.0, *np.zeros(7)])
+    weights.weigh([-1.0, *np.zeros(7)], 0.5, 1.0)
+    sizes = [effective(np.array([9.0 - s, *np.zeros(7)])) for s in np.linspace(0, 5, 1000)]
+    assert weights.ess == pytest.approx(max(sizes))

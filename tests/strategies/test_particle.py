@@ -87,6 +87,20 @@ def test_weights_are_the_products_of_the_potentials_along_each_ancestry(potentia
     assert np.exp(weights.evidence) == pytest.approx(expected.mean(), rel=1e-9)
 
 
+def test_an_adaptive_temperature_keeps_the_law():
+    """It changes who survives at checkpoints, and what the particles stand for in the end not: within four standard errors."""
+    found = [estimates(*steered(64, seed, strength=2.0, ess=0.5)) for seed in range(8)]
+    error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(np.mean(found, axis=0) - exact(strength=2.0)) < 4 * error + 0.02).all()
+
+
+def test_an_adaptive_temperature_keeps_more_lineages():
+    def lineages(**settings):
+        return np.mean([steered(32, seed, strength=20.0, **settings)[1].lineages for seed in range(6)])
+
+    assert lineages(ess=0.75) > 1.5 * lineages()
+
+
 @pytest.mark.parametrize("offset", [1e4, -1e4])
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_a_constant_in_all_rewards_changes_no_choice(potential, offset):
@@ -209,6 +223,7 @@ def test_a_budget_of_time_is_used_in_rounds():
         {"first": 0.9, "last": 0.1},
         {"last": 1.5},
         {"temper": -1.0},
+        {"ess": 1.5},
     ],
 )
 def test_wrong_settings_are_refused(settings):

@@ -55,6 +55,11 @@ class TestParticleByFlemingViot(FewBudgets):
         return Particle(interval=0.01, resampling="fleming-viot", adaptive=False)
 
 
+class TestParticleOfAdaptiveTemperature(FewBudgets):
+    def strategy(self) -> Strategy:
+        return Particle(interval=0.01, ess=0.5)
+
+
 class TestParticleFunnel(FewBudgets):
     def strategy(self) -> Strategy:
         return Particle(funnel=0.25)

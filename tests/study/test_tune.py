@@ -47,6 +47,7 @@ def test_the_space_can_be_fixed_and_extended() -> None:
         "potential",
         "resampling",
         "funnel",
+        "ess",
         "temper",
     ]
     with pytest.raises(BadInput, match=r"unknown setting of strategy 'svdd': 'kids'.*children"):
