@@ -124,6 +124,11 @@ _STRATEGIES = [
         "lotts_search.strategies.partial_refinement:PartialRefinement",
         "Resample random regions again and again; no verifier chooses.",
     ),
+    Entry(
+        "successive-halving",
+        "lotts_search.strategies.successive_halving:SuccessiveHalving",
+        "Begin many samples and end the worse half at checkpoints.",
+    ),
     Entry("beam-in-mask", "lotts_search.strategies.beam_in_mask:BeamInMask", "Beam search inside the located mask."),
     Entry("svdd", "lotts_search.strategies.svdd:SVDD", "Branch at every step and keep the best child."),
     Entry(

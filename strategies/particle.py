@@ -17,6 +17,7 @@ from typing import Literal
 
 from lotts_search.arithmetic.smc import Potential, Scheme, Weights, checkpoints, twins
 from lotts_search.core.localized import Localized
+from lotts_search.core.stages import Stages
 from lotts_search.core.strategy import (
     Budget,
     Candidate,
@@ -29,7 +30,6 @@ from lotts_search.core.strategy import (
     Trial,
     notice,
     scored,
-    staged,
     tunable,
 )
 from lotts_search.errors import BadInput
@@ -104,9 +104,11 @@ class Particle(Localized):
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         super().check(costs, info)
-        start = self.begin(costs) if self.local else 0
-        if len(self._stops(start, costs.steps)) == 1:
-            notice(f"particle: there is no checkpoint between steps {start} and {costs.steps}: nothing is steered")
+        stages = self._stages(costs, "refine" if self.local else "sample")
+        if len(stages.stops) == 1:
+            notice(
+                f"particle: there is no checkpoint between steps {stages.start} and {costs.steps}: nothing is steered"
+            )
 
     async def run(self, search: Search) -> None:
         search.check_noise()
@@ -119,7 +121,7 @@ class Particle(Localized):
         def sample(seed: int, stop: int) -> Trial[Candidate]:
             return search.sample(seed, stop=stop)
 
-        await self._rounds(search, sample, 0)
+        await self._rounds(search, sample, "sample")
 
     async def _steer_refinements(self, search: Search) -> None:
         located = await self.located_root(search)
@@ -130,30 +132,31 @@ class Particle(Localized):
         def refine(seed: int, stop: int) -> Trial[Candidate]:
             return self.refine(search, parent, mask, seed, stop)
 
-        await self._rounds(search, refine, self.begin(search.costs))
+        await self._rounds(search, refine, "refine")
 
-    async def _rounds(self, search: Search, make: Callable[[int, int], Trial[Candidate]], start: int) -> None:
+    async def _rounds(
+        self, search: Search, make: Callable[[int, int], Trial[Candidate]], kind: Literal["sample", "refine"]
+    ) -> None:
         """Steer all particles that the budget pays for at once; where only time limits the search, one round after the
         other."""
-        count = self._count(search.budget.left, search.costs, start) if search.budget.left.counted else None
-        if count is not None:
-            await self.steer(search, make, start, count)
+        stages = self._stages(search.costs, kind)
+        if search.budget.left.counted:
+            await self.steer(search, make, stages, stages.paid(search.budget.left, search.costs, self.particles))
             return
         size = self.particles or ROUND
         for seed in itertools.count(step=size):
-            await self.steer(search, make, start, size, seed)
+            await self.steer(search, make, stages, size, seed)
 
     async def steer(
-        self, search: Search, make: Callable[[int, int], Trial[Candidate]], start: int, count: int, seed: int = 0
+        self, search: Search, make: Callable[[int, int], Trial[Candidate]], stages: Stages, count: int, seed: int = 0
     ) -> tuple[list[Candidate], Weights]:
-        """Steer ``count`` particles, which ``make(seed, stop)`` starts at step ``start``.
+        """Steer ``count`` particles, which ``make(seed, stop)`` starts.
 
         Returns:
             The complete particles and their weights: together they represent the distribution of images tilted by
             exp(λ · score).
         """
-        stops = self._stops(start, search.steps)
-        counts = self._counts(count, len(stops))
+        stops, counts = stages.stops, stages.counts(count)
         weights = Weights(count, self.potential, self.strength, self.temper, relative=self.unit == "spread")
         trials = [make(seed + i, stops[0]) for i in range(count)]
         for (at, stop), fewer in zip(pairwise(stops), counts[1:], strict=True):
@@ -176,46 +179,29 @@ class Particle(Localized):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         if not self.local:
-            return Plan.of(*self._lines(budget, costs, "sample", 0))
+            return Plan.of(*self._lines(budget, costs, self._stages(costs, "sample")))
         root = ("sample", 1, costs.sample)
         localization = self.localization(costs)
         budget = budget.minus(costs.sample)
         if not budget.pays(self.located_refinement(costs)):
             return Plan.of(root)
-        refinements = self._lines(budget.minus(localization), costs, "refine", self.begin(costs))
+        refinements = self._lines(budget.minus(localization), costs, self._stages(costs, "refine"))
         return Plan.of(root, ("localize", 1, localization), *refinements)
 
-    def _lines(self, budget: Budget, costs: Costs, kind: str, start: int) -> Iterator[tuple[str, int, Cost]]:
+    def _lines(self, budget: Budget, costs: Costs, stages: Stages) -> Iterator[tuple[str, int, Cost]]:
         """Return the plan of the particles."""
-        count = self._count(budget, costs, start)
-        stops = self._stops(start, costs.steps)
-        return staged(costs, kind, self._counts(count, len(stops)), start, stops)
+        return stages.lines(costs, stages.paid(budget, costs, self.particles))
 
     def refinement(self, costs: Costs) -> Cost:
         """Return the cost of a refinement with the scores at its checkpoints."""
-        return self._cost(costs, self.begin(costs), 1)
+        return self._stages(costs, "refine").cost(costs)
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
-        return super().least(costs, image) if image or self.local else self._cost(costs, 0, 1)
+        return super().least(costs, image) if image or self.local else self._stages(costs, "sample").cost(costs)
 
-    def _cost(self, costs: Costs, start: int, count: int) -> Cost:
-        """Return the cost of this many particles from step ``start``."""
-        stops = self._stops(start, costs.steps)
-        lines = staged(costs, "", self._counts(count, len(stops)), start, stops)
-        return sum((number * cost for _, number, cost in lines), Cost())
-
-    def _count(self, budget: Budget, costs: Costs, start: int) -> int:
-        """Return for how many particles from step ``start`` the budget pays."""
-        count = budget.paid(self._cost(costs, start, 1), self.particles)
-        while self.funnel < 1 and count != self.particles and budget.pays(self._cost(costs, start, count + 1)):
-            count += 1
-        return count
-
-    def _counts(self, count: int, stages: int) -> list[int]:
-        """Return the number of particles of each stage, of which the last makes images."""
-        shares = (self.funnel ** (stage / max(1, stages - 1)) for stage in range(stages))
-        return [min(count, max(1, round(count * share))) for share in shares]
-
-    def _stops(self, start: int, steps: int) -> list[int]:
-        """Return the checkpoints of a trajectory from step ``start``, and T."""
-        return [*checkpoints(start, steps, self.interval, self.first, self.last), steps]
+    def _stages(self, costs: Costs, kind: Literal["sample", "refine"]) -> Stages:
+        """Return the stages of particles from pure noise or in a mask; the last one makes images."""
+        start = 0 if kind == "sample" else self.begin(costs)
+        stops = [*checkpoints(start, costs.steps, self.interval, self.first, self.last), costs.steps]
+        last = max(1, len(stops) - 1)
+        return Stages(kind, start, stops, [self.funnel ** (stage / last) for stage in range(len(stops))])

@@ -28,7 +28,8 @@ def steered(count, seed=0, model=MODEL, fail=lambda work: None, **settings):
     found = []
 
     async def script(handle):
-        found.append(await particle.steer(handle, lambda s, stop: handle.sample(s, stop=stop), 0, count))
+        stages = particle._stages(handle.costs, "sample")
+        found.append(await particle.steer(handle, lambda s, stop: handle.sample(s, stop=stop), stages, count))
 
     with AnalyticPool(model.info(STEPS), model=model, fail=fail) as pool:
         result = search("x", strategy=Scripted(script), pool=pool, nfe=count * STEPS, seed=seed)

@@ -1,0 +1,48 @@
+"""Candidates that advance side by side through stages, with a score at the end of each and fewer of them in the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lotts_search.core.strategy import Budget, Cost, Costs, staged
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a trajectory, and what candidates in them cost.
+
+    Attributes:
+        kind: of the trials that start the candidates: sample or refine.
+        start: step that they start at.
+        stops: step of each stage's end, the last being T.
+        shares: how many of the first stage's candidates each stage has, 1 at first and never more than before.
+    """
+
+    kind: str
+    start: int
+    stops: Sequence[int]
+    shares: Sequence[float]
+
+    def counts(self, count: int) -> list[int]:
+        """Return the number of candidates of each stage when the first has ``count``; the last makes images."""
+        return [min(count, max(1, round(count * share))) for share in self.shares]
+
+    def lines(self, costs: Costs, count: int) -> Iterator[tuple[str, int, Cost]]:
+        """Return the plan of ``count`` candidates."""
+        return staged(costs, self.kind, self.counts(count), self.start, self.stops)
+
+    def cost(self, costs: Costs, count: int = 1) -> Cost:
+        """Return the cost of ``count`` candidates."""
+        return sum((number * cost for _, number, cost in self.lines(costs, count)), Cost())
+
+    def paid(self, budget: Budget, costs: Costs, most: int | None = None) -> int:
+        """Return for how many candidates the budget pays, at most ``most``.
+
+        Raises:
+            BadInput: neither the budget nor ``most`` sets a limit.
+        """
+        count = budget.paid(self.cost(costs), most)
+        while self.shares[-1] < 1 and count != most and budget.pays(self.cost(costs, count + 1)):
+            count += 1
+        return count
