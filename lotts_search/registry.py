@@ -129,6 +129,11 @@ _STRATEGIES = [
         "lotts_search.strategies.successive_halving:SuccessiveHalving",
         "Begin many samples and end the worse half at checkpoints.",
     ),
+    Entry(
+        "critique",
+        "lotts_search.strategies.critique:Critique",
+        "A critic revises the prompt and the located region is resampled with it.",
+    ),
     Entry("beam-in-mask", "lotts_search.strategies.beam_in_mask:BeamInMask", "Beam search inside the located mask."),
     Entry("svdd", "lotts_search.strategies.svdd:SVDD", "Branch at every step and keep the best child."),
     Entry(

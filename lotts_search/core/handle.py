@@ -123,6 +123,7 @@ class Search(SearchView):
         background: Background = "fixed",
         spatial: bool = True,
         stop: int | None = None,
+        prompt: str | None = None,
         score: bool = True,
     ) -> Trial[Candidate]:
         """Refine a candidate (LoTTS, Algorithm 2: LocalizedResample): re-noise it to ``start``, denoise only inside the mask.
@@ -138,6 +139,7 @@ class Search(SearchView):
             background: the noise outside the mask: the same at all steps (``fixed``) or new at each step (``fresh``).
             spatial: False keeps the latent outside the mask clean (the ablation).
             stop: step to stop at, start+1..T; T by default.
+            prompt: replaces the parent's.
             score: as for :meth:`sample`.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
@@ -156,6 +158,7 @@ class Search(SearchView):
             background=background,
             spatial=spatial,
             stop=stop,
+            prompt=prompt,
         )
         return self._make(*drafted, score)
 

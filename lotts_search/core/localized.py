@@ -90,9 +90,16 @@ class Localized(Strategy):
         return search.localize(candidate, self.mask_source(search.costs), blank=self.blank)
 
     def refine(
-        self, search: Search, parent: Candidate, mask: Mask, seed: int, stop: int | None = None
+        self,
+        search: Search,
+        parent: Candidate,
+        mask: Mask,
+        seed: int,
+        stop: int | None = None,
+        prompt: str | None = None,
     ) -> Trial[Candidate]:
-        """Resample ``parent`` inside ``mask`` (Algorithm 2), up to the step ``stop`` (T by default)."""
+        """Resample ``parent`` inside ``mask`` (Algorithm 2), up to the step ``stop`` (T by default), under its own or another
+        prompt."""
         return search.refine(
             parent,
             mask,
@@ -102,6 +109,7 @@ class Localized(Strategy):
             background=self.background,
             spatial=self.spatial,
             stop=stop,
+            prompt=prompt,
         )
 
     def mask_source(self, costs: Costs) -> MaskSource:

@@ -42,6 +42,7 @@ def refine(
     background: Background,
     spatial: bool,
     stop: int | None,
+    prompt: str | None,
 ) -> Drafted:
     """Draft a refinement; for the arguments see :meth:`lotts_search.core.handle.Search.refine`.
 
@@ -57,9 +58,11 @@ def refine(
     if not 0 <= integrate <= steps - start:
         raise BadInput(f"integrate must be within 0..{steps - start} for a start at step {start}, not {integrate}")
     lineage = (*parent.lineage, f"refine@{start} {noise}")
+    arguments: tuple[object, ...] = (mask_key, noise, start, integrate, background, spatial, stop)
+    if prompt is not None:
+        sampling, arguments = replace(sampling, prompt=prompt), (*arguments, prompt)
     region = Region(mask, state.latent, lineage, integrate, background, spatial)
     work = Segment(seed, sampling, lineage, stop, state=state, renoise=start, region=region)
-    arguments = (mask_key, noise, start, integrate, background, spatial, stop)
     return _drafted("refine", work, parent, arguments, float(mask.mean()))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from lotts_search.work.requests import Rewrite
 
-SYSTEM = """You improve prompts for a text-to-image diffusion model. You see a half-finished image, so it may be blurred, \
-and the prompt that it should show. Find what of the prompt the image misses or shows wrongly, and write revised \
+SYSTEM = """You improve prompts for a text-to-image diffusion model. You see an image, which may be half-finished and then \
+blurred, and the prompt that it should show. Find what of the prompt the image misses or shows wrongly, and write revised \
 prompts that stress it. Each revised prompt describes the whole image, keeps the meaning of the original, adds nothing \
 that contradicts it, and is not much longer. Where nothing is missing, repeat the original prompt. Vary the prompts."""
 
