@@ -49,12 +49,10 @@ class ShapesRewriter:
         Raises:
             ValueError: a prompt is not a caption of a shapes scene.
         """
-        from lotts_search.shapes.reward.net import predict
-
         scenes = [parse_caption(request.prompt) for request in requests]
         self._reward = self._reward or ShapesReward.load()
         prompts, images = [r.prompt for r in requests], np.stack([r.image for r in requests])
-        logits = predict(self._reward.net, prompts, images).cpu().numpy()
+        logits = self._reward.logits(prompts, images).cpu().numpy()
         revised = []
         for request, scene, row in zip(requests, scenes, logits, strict=True):
             order = np.argsort([row[one.cell] for one in scene.objects], kind="stable")

@@ -25,7 +25,14 @@ def mosaic(layers: npt.NDArray[T], choice: npt.NDArray[np.integer], axis: int = 
             [M, C, H, W] with 2.
         choice: [rows, columns], 0..M-1; the grid covers the layers as in :func:`upsample`.
     """
-    cells = upsample(choice, (layers.shape[axis], layers.shape[axis + 1])).astype(np.intp)
-    index = cells.reshape((1,) * axis + cells.shape + (1,) * (layers.ndim - axis - 2))
-    chosen: npt.NDArray[T] = np.take_along_axis(layers, index, axis=0)[0]
+    chosen = np.empty(layers.shape[1:], layers.dtype)
+    # Cell i begins at the first row (column) that upsample gives to it.
+    rows, columns = (
+        [slice(-(-i * size // cells), -(-(i + 1) * size // cells)) for i in range(cells)]
+        for cells, size in zip(choice.shape, layers.shape[axis : axis + 2], strict=True)
+    )
+    before = (slice(None),) * (axis - 1)
+    for row, numbers in zip(rows, choice.tolist(), strict=True):
+        for column, number in zip(columns, numbers, strict=True):
+            chosen[*before, row, column] = layers[number, *before, row, column]
     return chosen

@@ -13,7 +13,7 @@ from scipy import stats
 from lotts_search.errors import BadInput, Failure
 from lotts_search.shapes.denoisers.data import HIGH
 from lotts_search.shapes.reward.data import AREAS, altered, truths
-from lotts_search.shapes.reward.net import WORDS, RewardConfig, RewardNet, load_reward, predict, save_reward, word_ids
+from lotts_search.shapes.reward.net import WORDS, RewardConfig, RewardNet, load_reward, save_reward, word_ids
 from lotts_search.shapes.reward.training import _mirrored, auc, measure, train_reward
 from lotts_search.shapes.verifier import FOLDER, ShapesReward
 from lotts_search.shapes.world.render import render, to_uint8
@@ -107,7 +107,9 @@ def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
     save_reward(net, tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     prompts = ["top red ring on gray", "left blue star on white", ""]
-    assert torch.equal(predict(net, prompts, images), predict(load_reward(tmp_path), prompts, images))
+    assert torch.equal(
+        ShapesReward(net).logits(prompts, images), ShapesReward.load(str(tmp_path)).logits(prompts, images)
+    )
 
 
 def test_missing_and_broken_models_are_named(tmp_path: Path) -> None:
@@ -146,6 +148,38 @@ def test_scores_are_shares_and_rows_are_independent(verifier: ShapesReward) -> N
     assert verifier.score([prompts[0], "", "", "", ""], others)[0] == together[0]
     quality_words = verifier.score([HIGH.format(p) for p in prompts], images)
     assert np.array_equal(quality_words, together)
+
+
+def test_a_prompt_is_encoded_once_and_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier, counted = ShapesReward.load(), list[int]()
+    monkeypatch.setattr(
+        verifier.net.text,
+        "forward",
+        lambda ids, plain=verifier.net.text.forward: counted.append(len(ids)) or plain(ids),
+    )
+    wanted = scenes("test", 3)
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+    prompts = [wanted[i].caption for i in (0, 1, 0, 2, 2, 0)]
+    scores = verifier.score(prompts, images)
+    verifier.score(prompts[::-1], images)
+    assert counted == [1, 1, 1]
+    # As if all went through both towers in one call.
+    ids = torch.from_numpy(np.stack([word_ids(prompt) for prompt in prompts]))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = verifier.net(pixels, ids).sigmoid().mean(1)
+    assert scores == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_half_precision_hardly_changes_a_score(verifier: ShapesReward) -> None:
+    wanted, rng = scenes("tune", 24), np.random.default_rng(0)
+    images = np.stack([to_uint8(render(s, rng, damage=0.4).image) for s in wanted])
+    prompts = [s.caption for s in wanted]
+    full, half = verifier.score(prompts, images), ShapesReward.load(dtype="bfloat16").score(prompts, images)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - full).max() < 0.01
+    with pytest.raises(BadInput, match=r"dtype of verifier shapes-reward must be .*, not 'int8'"):
+        ShapesReward.load(dtype="int8")  # type: ignore[arg-type]
 
 
 def test_more_damage_and_more_mistakes_score_lower(verifier: ShapesReward) -> None:

@@ -94,10 +94,11 @@ class _ImageTower(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
-        padded = functional.pad(images, (_MARGIN, _CROP - _MARGIN) * 2, mode="replicate")
+        images = images.to(next(self.parameters()).dtype)
+        padded = functional.pad(images, (_MARGIN, EDGES[2] + _CROP - _MARGIN - SIZE) * 2, mode="replicate")
         crops = torch.stack([padded[..., y : y + _CROP, x : x + _CROP] for y in EDGES[:3] for x in EDGES[:3]], dim=1)
         features: Tensor = self.net(crops.flatten(0, 1))
-        return features.reshape(len(images), 9, -1)
+        return features.reshape(len(images), 9, -1).float()
 
 
 class RewardNet(nn.Module):
@@ -158,19 +159,30 @@ def load_reward(folder: Path) -> RewardNet:
     return net.eval()
 
 
-def predict(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Tensor:
-    """Return logits [B, TARGETS] for uint8 images [B, 64, 64, 3].
+def encode(net: RewardNet, prompt: str) -> Tensor:
+    """Return the queries of a prompt [TARGETS, F]."""
+    ids = torch.from_numpy(word_ids(prompt))[None].to(next(net.parameters()).device)
+    with torch.inference_mode():
+        queries: Tensor = net.text(ids)[0]
+    return queries
+
+
+def predict(net: RewardNet, queries: Sequence[Tensor], images: Bytes) -> Tensor:
+    """Return logits [B, TARGETS] of images.
+
+    Args:
+        queries: of each image's prompt, from :func:`encode`.
+        images: uint8 [B, 64, 64, 3].
 
     Raises:
         BadInput: the images have another shape or type, or there is not one prompt per image.
     """
-    if images.dtype != np.uint8 or images.shape != (len(prompts), SIZE, SIZE, 3):
+    if images.dtype != np.uint8 or images.shape != (len(queries), SIZE, SIZE, 3):
         raise BadInput(
-            f"shapes-reward expects {len(prompts)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
+            f"shapes-reward expects {len(queries)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
         )
     device = next(net.parameters()).device
-    ids = torch.from_numpy(np.stack([word_ids(p) for p in prompts])).to(device)
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.no_grad():
-        logits: Tensor = net(pixels, ids)
-    return logits
+    # Cutting crops is slow where the channels are last, so they are moved while they are bytes.
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
+    with torch.inference_mode():
+        return net.match(net.picture(pixels), torch.stack(list(queries)))

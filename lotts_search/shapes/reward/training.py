@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +21,15 @@ from lotts_search.shapes.reward.net import (
     RewardConfig,
     RewardNet,
     load_reward,
-    predict,
-    quality,
     save_reward,
     word_ids,
 )
 from lotts_search.shapes.reward.round_trip import RoundTrip
+from lotts_search.shapes.verifier import ShapesReward
 from lotts_search.shapes.world.render import render, to_uint8
 from lotts_search.shapes.world.scene import BACKGROUNDS, COLOURS, SHAPES, Object, Scene, Split, scenes
 from lotts_search.shapes.world.wrong_captions import one_wrong
 from lotts_search.work.replacing import replacing
-from lotts_search.work.requests import Bytes, Floats
 
 _COLOUR, _SHAPE = ({name: i + 1 for i, name in enumerate(names)} for names in (COLOURS, SHAPES))
 _GROUND = {name: i for i, name in enumerate(BACKGROUNDS)}
@@ -225,6 +223,7 @@ def measure(
     They compare undamaged renders with damaged ones (one object or more), and the right caption with one that is wrong
     about one object.
     """
+    judge = ShapesReward(net)
     rng = np.random.default_rng([seed, 3])
     wanted = scenes(split, count, seed)
     prompts = [s.caption for s in wanted]
@@ -240,7 +239,7 @@ def measure(
         if trip:
             assert vae is not None
             clean, broken = (RoundTrip(vae)(p) for p in (clean, broken))
-        good, bad, other = (_scores(net, p, i) for p, i in ((prompts, clean), (prompts, broken), (wrong, clean)))
+        good, bad, other = (judge.score(p, i) for p, i in ((prompts, clean), (prompts, broken), (wrong, clean)))
         hurt, once = np.array(counts) > 0, np.array(counts) == 1
         figures[f"AUC undamaged against damaged{name}"] = auc(good, bad[hurt])
         if once.any():
@@ -248,11 +247,6 @@ def measure(
         figures[f"AUC right caption against one object wrong{name}"] = auc(good, other)
         figures[f"right caption preferred to its wrong one{name}"] = float(np.mean(good > other))
     return figures
-
-
-def _scores(net: RewardNet, prompts: Sequence[str], images: Bytes) -> Floats:
-    parts = [predict(net, prompts[i : i + 50], images[i : i + 50]) for i in range(0, len(prompts), 50)]
-    return quality(torch.cat(parts)).cpu().numpy()
 
 
 def auc(positive: npt.NDArray[np.floating], negative: npt.NDArray[np.floating]) -> float:
