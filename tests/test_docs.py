@@ -8,7 +8,8 @@ Python blocks are programs, and other blocks that begin with a command are comma
 - ``<!-- fragment: REASON -->``: it is no program of its own.
 
 Blocks run twice: in this process, where searches on the embedded models run on the analytic one, and as they are, among the
-slow tests.
+slow tests. Where a page talks to the endpoint at 127.0.0.1:8000, the first blocks talk to one in this process, and the
+others to the one that the page's first `lotts-search serve` starts, without Ray (tests/serve tests it on Ray).
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +42,30 @@ from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
 from lotts_search.core.trial_table import write_parquet
 from lotts_search.engine import local_pool
+from lotts_search.testing.analytic import analytic_info
 from lotts_search.testing.studies import Simulated, simulate
 from lotts_search.work.pool import Pool
 from tests.cli.test_cli import Masking
+from tests.serve.running import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md"))]
 PROMPT = "top left red circle, center blue star on gray"
-COMMANDS = ("lotts-search", "python", "make", "pip", "pytest", "cat", "source", "duckdb", "ray", "git", "PROMPT=")
+COMMANDS = (
+    "lotts-search",
+    "python",
+    "make",
+    "pip",
+    "pytest",
+    "cat",
+    "source",
+    "duckdb",
+    "ray",
+    "git",
+    "curl",
+    "PROMPT=",
+)
+ADDRESS = "127.0.0.1:8000"
 SHELLS, DATA = ("sh", "bash", "shell", "console"), ("yaml", "toml", "json")
 MARK = re.compile(r"<!-- (not run|fragment): (.+?) -->\s*$")
 FILE = re.compile(r"(?:[Ss]ave (?:this|it) as|[Aa]dd (?:this|it) to|This\s|complete source,)\s*`([\w./-]+\.\w+)`")
@@ -136,10 +157,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]))
     monkeypatch.syspath_prepend(tmp_path)
-    script = tmp_path / "bin" / "lotts-search"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m lotts_search "$@"\n')
-    script.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for name, command in {"python": sys.executable, "lotts-search": f"{sys.executable} -m lotts_search"}.items():
+        script = tmp_path / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        script.chmod(0o755)
+    (tmp_path / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
+    monkeypatch.setenv("CURL_HOME", str(tmp_path))
+    (tmp_path / "keys.txt").write_text("me a-key-of-16-characters\n")
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -178,6 +203,37 @@ def analytic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lotts_search.api, "_pool", found)
 
 
+@contextmanager
+def served(page: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Block], Block]]:
+    """Yield a function that lets a block talk to a server over the analytic model, if the page talks to one."""
+    if ADDRESS not in (ROOT / page).read_text(encoding="utf-8"):
+        yield lambda block: block
+        return
+    with running(Masking(replace(analytic_info(), name="shapes-sd"), shuffle=1)) as server:
+        address = server.url.removeprefix("http://")
+        monkeypatch.setenv("LOTTS_URL", server.url)
+        yield lambda block: replace(block, code=block.code.replace(ADDRESS, address))
+
+
+@contextmanager
+def serving(line: str, folder: Path) -> Iterator[None]:
+    """Run a command that serves at ADDRESS until the end of the block."""
+    with (folder / "served.txt").open("w") as log:
+        process = subprocess.Popen(
+            [*shlex.split(line), *([] if "--local" in line else ["--local"])], cwd=folder, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(300):
+            assert process.poll() is None, (folder / "served.txt").read_text()
+            with suppress(OSError), urllib.request.urlopen(f"http://{ADDRESS}/readyz"):
+                break
+            time.sleep(1)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
 def carry_out(block: Block, folder: Path, shell: bool) -> None:
     """Run one block.
 
@@ -197,7 +253,7 @@ def carry_out(block: Block, folder: Path, shell: bool) -> None:
         program = folder / "program.py"
         program.write_text(block.code)
         runpy.run_path(str(program), run_name="__main__")
-    elif shell:
+    elif shell or block.code.startswith("curl"):
         subprocess.run(["bash", "-ec", block.code], check=True, cwd=folder)
     else:
         for line in commands_of(block.code):
@@ -211,11 +267,16 @@ def run_command(line: str, folder: Path) -> None:
     elif words[0] == "lotts-search":
         if words[1] == "study" and "--dry-run" not in words:
             words.append("--dry-run")  # it is run among the slow tests
+        if words[1] == "serve":
+            return pretend_to_serve(words)
         if words[1] == "report":
             words = [*(word if "/" not in word else "runs/NAME" for word in words), "--trees", "0", "--no-figures"]
         with pytest.raises(SystemExit) as ended:
             main(words[1:])
         assert not ended.value.code, line
+    elif words[:2] == ["pip", "install"] and (extra := re.fullmatch(r"lotts-search\[(\w+)\]", words[2])):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert extra[1] in project["optional-dependencies"], line
     elif words[0] == "source":
         assert "VENV ?= .venv\n" in (ROOT / "Makefile").read_text(), line
     elif words[0] == "make":
@@ -225,6 +286,15 @@ def run_command(line: str, folder: Path) -> None:
     else:
         words = [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
         subprocess.run(words, check=True, cwd=folder)
+
+
+def pretend_to_serve(words: list[str]) -> None:
+    """Run ``lotts-search serve`` up to the start of its server."""
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(SystemExit) as ended:
+        where = "local" if "--local" in words else "deployment"
+        monkeypatch.setattr(f"lotts_search.serve.{where}.run", lambda *_: None)
+        main(words[1:])
+    assert not ended.value.code, words
 
 
 def test_blocks_are_found() -> None:
@@ -242,12 +312,13 @@ def test_blocks_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_run(page: str, folder: Path, analytic: None) -> None:
-    for block in blocks_of(page):
-        try:
-            carry_out(block, folder, shell=False)
-        except (Exception, SystemExit) as error:
-            raise AssertionError(f"{block}:\n{block.code}\n{type(error).__name__}: {error}") from error
+def test_blocks_run(page: str, folder: Path, analytic: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(page, monkeypatch) as moved:
+        for block in blocks_of(page):
+            try:
+                carry_out(moved(block), folder, shell=False)
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{block}:\n{block.code}\n{type(error).__name__}: {error}") from error
 
 
 @pytest.mark.slow
@@ -255,6 +326,11 @@ def test_blocks_run(page: str, folder: Path, analytic: None) -> None:
     "page", [page for page in PAGES if any(b.kind == "shell" and not b.mark for b in blocks_of(page))]
 )
 def test_blocks_run_as_they_are(page: str, folder: Path) -> None:
-    for block in blocks_of(page):
-        if not block.code.startswith(("make", "source")):
-            carry_out(block, folder, shell=True)
+    with ExitStack() as server:
+        for block in blocks_of(page):
+            if not block.code.startswith(("make", "source")):
+                if lines := re.findall("^lotts-search serve.*", block.code, re.MULTILINE) if not block.mark else []:
+                    server.close()
+                    server.enter_context(serving(lines[-1], folder))
+                else:
+                    carry_out(block, folder, shell=True)
