@@ -70,6 +70,7 @@ def connect(
     object_store_mb: int = 256,
     ship_code: bool = False,
     packages: Sequence[str] = (),
+    loopback: bool = False,
 ) -> Connection:
     """Connect this process to Ray, unless it is connected already.
 
@@ -81,6 +82,7 @@ def connect(
         object_store_mb: shared memory of a private Ray, 80 MB or more.
         ship_code: copy this package to the workers of a joined cluster, so that they need not have it installed.
         packages: top-level packages and modules to copy there too, such as those of plug-ins.
+        loopback: let a private Ray listen to this machine only. Other programs cannot join it then.
 
     Raises:
         BadInput: the object store is too small, or there is no such package.
@@ -104,15 +106,15 @@ def connect(
     if object_store_mb < 80:
         raise BadInput(f"Ray's object store needs at least 80 MB, not {object_store_mb}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    return _start(needed, object_store_mb, quiet)
+    return _start(needed, object_store_mb, quiet, loopback)
 
 
-def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, Any]) -> Connection:
+def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, Any], loopback: bool) -> Connection:
     """Start a private Ray. Its parts must come up within 30 seconds, which a busy machine can miss, so try twice."""
     for last in (False, True):
         folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
         try:
-            with _on_this_machine():
+            with _on_this_machine() if loopback else contextlib.nullcontext():
                 ray.init(
                     address="local",
                     num_cpus=math.ceil(needed["CPU"]),

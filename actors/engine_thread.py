@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,7 +76,7 @@ class EngineThread:
 
     def submit(self, work: Any) -> Future[Result]:
         """Queue a piece of work. Its future fails with a :class:`lotts_search.errors.LottsError` if the work itself
-        failed, and with :class:`EngineBroken` if the engine did."""
+        failed, and with :class:`EngineBroken` if the engine did. Cancelling it stops the work at the engine's next tick."""
         future: Future[Result] = Future()
         self._inbox.put((work, future))
         return future
@@ -112,8 +112,10 @@ class EngineThread:
         return True
 
     def _begin(self, engine: Tickable, work: Any, future: Future[Result]) -> None:
+        if future.cancelled():
+            return
         if self._broken is not None:
-            future.set_exception(EngineBroken(self._broken))
+            _settle(future, EngineBroken(self._broken))
             return
         self._running.add(future)
         submitted = time.time()
@@ -121,12 +123,16 @@ class EngineThread:
             answer = engine.submit(work)
         except Exception as error:
             self._running.discard(future)
-            future.set_exception(_as_lotts_error(error))
+            _settle(future, _as_lotts_error(error))
             return
         answer.add_done_callback(lambda done: self._settle(done, future, submitted))
+        future.add_done_callback(lambda done: answer.cancel() if done.cancelled() else None)
 
     def _settle(self, done: Future[Result], future: Future[Result], submitted: float) -> None:
         if future not in self._running:  # failed already when the engine broke
+            return
+        if done.cancelled():
+            self._running.discard(future)
             return
         error = done.exception()
         if error is not None and _lost_device(error):
@@ -134,19 +140,28 @@ class EngineThread:
             return
         self._running.discard(future)
         if error is not None:
-            future.set_exception(_as_lotts_error(error))
+            _settle(future, _as_lotts_error(error))
             return
         result = done.result()
         result.actor, result.node = self.name, platform.node()
         result.started = result.started or submitted
         result.finished = result.finished or time.time()
-        future.set_result(result)
+        _settle(future, result)
 
     def _break(self, error: BaseException) -> None:
         self._broken = f"{type(error).__name__}: {error}"
         lost, self._running = self._running, set()
         for future in lost:
-            future.set_exception(EngineBroken(self._broken))
+            _settle(future, EngineBroken(self._broken))
+
+
+def _settle(future: Future[Result], answer: Result | Exception) -> None:
+    """Answer a piece of work, unless it was cancelled meanwhile."""
+    with suppress(InvalidStateError):
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
 
 
 def _lost_device(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, Runti
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.worker_actor import IN_FLIGHT, BrokenReply, Reply, WorkerActor
 from lotts_search.actors.worker_group import Died, Unavailable
-from lotts_search.errors import Failure, LottsError
+from lotts_search.errors import Failure
 from lotts_search.work.requests import Result
 
 
@@ -60,8 +60,16 @@ class RayWorker:
             ray.kill(self._actor, no_restart=True)
 
     def _call(self, method: Any, *arguments: Any) -> Future[Any]:
-        """Call a method of a :class:`WorkerActor`; errors that it returns as values become exceptions of the future."""
+        """Call a method of a :class:`WorkerActor`; errors that it returns as values become exceptions of the future.
+        Cancelling the future cancels the call."""
         out: Future[Any] = Future()
+
+        def settle(value: Any) -> None:
+            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                if isinstance(value, Exception):
+                    out.set_exception(value)
+                else:
+                    out.set_result(value)
 
         def arrived(reply: Future[Any]) -> None:
             error = reply.exception()
@@ -71,21 +79,24 @@ class RayWorker:
                     self._report(text)
                 value = value.value
             if error is not None:
-                out.set_exception(_classify(error))
-            elif isinstance(value, BrokenReply):
-                out.set_exception(Died(value.reason))
-            elif isinstance(value, LottsError):
-                out.set_exception(value)
+                settle(_classify(error))
             else:
-                out.set_result(value)
+                settle(Died(value.reason) if isinstance(value, BrokenReply) else value)
 
         try:
             reference = method.remote(*arguments)
         except Exception as error:  # not serializable, or Ray is gone
-            out.set_exception(_classify(error))
+            settle(_classify(error))
         else:
             reference.future().add_done_callback(arrived)
+            out.add_done_callback(lambda done: _cancel(reference) if done.cancelled() else None)
         return out
+
+
+def _cancel(reference: Any) -> None:
+    """Cancel a call; its coroutine in the actor stops, and with it the work."""
+    with contextlib.suppress(RayError, ValueError, TypeError, RuntimeError):  # the actor is gone, or Ray itself
+        ray.cancel(reference)
 
 
 def _classify(error: BaseException) -> Exception:

@@ -7,12 +7,13 @@ try of a task runs *alone* on a worker, and only the culprit runs out of tries.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -84,6 +85,7 @@ class _Task:
     attempts: int = 0
     lost: float = 0.0
     sent: float = 0.0
+    answer: Future[Result] | None = None
 
 
 @dataclass(eq=False)
@@ -150,11 +152,13 @@ class WorkerGroup:
             self._start_worker()
 
     def add(self, work: Work, future: Future[Result]) -> None:
-        """Queue a piece of work; ``future`` receives its result."""
+        """Queue a piece of work; ``future`` receives its result. Cancelling it stops the work, wherever it is."""
         if self._closed_reason is not None:
             _fail(future, PoolClosed(self._closed_reason))
             return
-        self._waiting.append(_Task(work, future, rows(work, self.batch), self._clock(), next(self._orders)))
+        task = _Task(work, future, rows(work, self.batch), self._clock(), next(self._orders))
+        self._waiting.append(task)
+        future.add_done_callback(lambda done: self._post(partial(self._cancel, task)) if done.cancelled() else None)
         self._dispatch()
 
     def check_timeouts(self) -> None:
@@ -247,12 +251,21 @@ class WorkerGroup:
             self._send(min(free, key=_load), self._waiting.popleft())
 
     def _send(self, member: _Member, task: _Task) -> None:
-        if task.attempts == 0 and not task.future.set_running_or_notify_cancel():
+        if task.future.cancelled():
             return
         task.attempts += 1
         task.sent = self._clock()
         member.tasks.add(task)
-        self._when(member.worker.run(task.work), partial(self._answered, member, task, task.attempts))
+        task.answer = member.worker.run(task.work)
+        self._when(task.answer, partial(self._answered, member, task, task.attempts))
+
+    def _cancel(self, task: _Task) -> None:
+        """Stop a task that was cancelled and is with a worker; one that waits is skipped when its turn comes."""
+        for member in self._members:
+            if task in member.tasks and task.answer is not None:
+                member.tasks.discard(task)
+                task.answer.cancel()
+        self._dispatch()
 
     def _answered(self, member: _Member, task: _Task, attempt: int, answer: Future[Result]) -> None:
         if task not in member.tasks or task.attempts != attempt:  # that try was abandoned
@@ -269,9 +282,10 @@ class WorkerGroup:
         else:
             member.tasks.discard(task)
             if error is not None:
-                task.future.set_exception(error)
+                _fail(task.future, error)
             else:
-                task.future.set_result(self._account(task, answer.result()))
+                with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                    task.future.set_result(self._account(task, answer.result()))
         self._dispatch()
 
     def _account(self, task: _Task, result: Result) -> Result:
@@ -314,9 +328,8 @@ class WorkerGroup:
         for task in tasks:
             task.lost += task.work.nfe
             if task.attempts >= self.limits.attempts:
-                task.future.set_exception(
-                    Failure(f"{_describe(task.work)} failed in try {task.attempts} of {self.limits.attempts}: {reason}")
-                )
+                tries = f"in try {task.attempts} of {self.limits.attempts}"
+                _fail(task.future, Failure(f"{_describe(task.work)} failed {tries}: {reason}"))
             elif task.attempts == self.limits.attempts - 1:
                 self._alone.append(task)
             else:
@@ -342,8 +355,8 @@ def _load(member: _Member) -> tuple[float, int]:
     return member.load
 
 
-def _fail(future: Future[Result], error: LottsError) -> None:
-    if future.running() or future.set_running_or_notify_cancel():
+def _fail(future: Future[Result], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
         future.set_exception(error)
 
 

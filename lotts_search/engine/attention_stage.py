@@ -57,6 +57,9 @@ class AttentionStage(Stage):
         self.jobs.isolate(batch, self._read, lambda item: [item.job])
         return True
 
+    def discard(self, gone: set[int]) -> None:
+        self._queue = deque(item for item in self._queue if id(item.job) not in gone)
+
     def clear(self) -> None:
         self._queue.clear()
 

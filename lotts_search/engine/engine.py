@@ -74,6 +74,7 @@ class Engine:
         self._landings = Landings(device, AHEAD.get(device.type, 0) if ahead is None else ahead)
         self._jobs = Jobs(backbone.info, self._landings)
         self._inbox: deque[Job[Any]] = deque()
+        self._cancelled: deque[Job[Any]] = deque()
         self._shared = Shared(backbone, device, max_batch, pad, self._landings, self._jobs)
         images = decode_batch or default_batch(self._shared)
         self._prompts = PromptStage(self._shared, prompts)
@@ -90,8 +91,10 @@ class Engine:
         )
 
     def submit(self, work: Generate) -> Future[Result]:
-        """Request a piece of work; never blocks. The future fails with a :class:`~lotts_search.errors.LottsError`."""
+        """Request a piece of work; never blocks. The future fails with a :class:`~lotts_search.errors.LottsError`. Cancelling
+        it, at any time, stops the work at the next tick."""
         job = self._jobs.open(work)
+        job.future.add_done_callback(lambda future: self._cancelled.append(job) if future.cancelled() else None)
         self._inbox.append(job)
         return job.future
 
@@ -105,6 +108,7 @@ class Engine:
     def tick(self) -> bool:
         """Do one operation: a network call or another batched call. False when there is nothing to do."""
         self._shared.ticks += 1
+        self._discard_cancelled()
         routed = self._route_inbox()
         landed = self._landings.settle()
         # The host waits for the device only when there is nothing else to do.
@@ -123,11 +127,17 @@ class Engine:
         routed = bool(self._inbox)
         while self._inbox:
             job = self._inbox.popleft()
-            if job.future.set_running_or_notify_cancel():
+            if not job.future.cancelled():
                 self._jobs.attempt([job], partial(self._route, job))
-            else:
-                self._jobs.drop(job)
         return routed
+
+    def _discard_cancelled(self) -> None:
+        gone = [self._cancelled.popleft() for _ in range(len(self._cancelled))]
+        for job in gone:
+            self._jobs.drop(job)
+        if gone:
+            for stage in self._stages:
+                stage.discard(set(map(id, gone)))
 
     def _route(self, job: Job[Any]) -> None:
         """Pass a job to its first stage, and say which one comes after its prompts."""
@@ -190,3 +200,4 @@ class Engine:
 
         for part in parts:
             part.add_done_callback(arrived)
+            job.future.add_done_callback(lambda _, part=part: part.cancel())  # type: ignore[misc]

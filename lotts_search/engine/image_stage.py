@@ -82,6 +82,9 @@ class DecodeStage(Stage):
         self.jobs.isolate(batch, self._decode, lambda item: [item.job])
         return True
 
+    def discard(self, gone: set[int]) -> None:
+        self._queue = deque(item for item in self._queue if id(item.job) not in gone)
+
     def clear(self) -> None:
         self._queue.clear()
 
@@ -140,6 +143,9 @@ class EncodeStage(Stage):
             return False
         self.jobs.isolate([self._queue.popleft() for _ in range(count)], self._encode, lambda job: [job])
         return True
+
+    def discard(self, gone: set[int]) -> None:
+        self._queue = deque(job for job in self._queue if id(job) not in gone)
 
     def clear(self) -> None:
         self._queue.clear()

@@ -89,7 +89,7 @@ class NetworkStage(Stage):
 
     def tick(self) -> bool:
         running = self._running
-        self._discard(self._broken)
+        self.discard(set(map(id, self._broken)))
         self._broken.clear()
         admitted = self._admit()
         spare = self.shared.max_batch - running.rows
@@ -104,7 +104,7 @@ class NetworkStage(Stage):
         failed: list[Job[Prompted]] = []
         if not self.jobs.attempt(jobs, lambda: failed.extend(self._call(probes))):
             failed = jobs
-        self._discard(failed)
+        self.discard(set(map(id, failed)))
         return True
 
     def clear(self) -> None:
@@ -114,13 +114,16 @@ class NetworkStage(Stage):
         self._broken.clear()
         self._running.clear()
 
-    def _discard(self, jobs: list[Job[Prompted]]) -> None:
-        """Remove what is left of jobs that failed."""
-        if not jobs:
+    def discard(self, gone: set[int]) -> None:
+        """Remove what is left of jobs that were cancelled or failed, also where they run."""
+        if not gone:
             return
-        gone, members = set(map(id, jobs)), self._running.members
+        members = self._running.members
         self._running.remove([slot for slot, member in enumerate(members) if id(member.job) in gone])
+        self._newcomers = [member for member in self._newcomers if id(member.job) not in gone]
         self._probes = deque(probe for probe in self._probes if id(probe.owner.job) not in gone)
+        self._previews = deque(job for job in self._previews if id(job) not in gone)
+        self._segments = deque(job for job in self._segments if id(job) not in gone)
 
     # Joining.
 

@@ -57,6 +57,9 @@ class PromptStage(Stage):
             self._known.popitem(last=False)
         return True
 
+    def discard(self, gone: set[int]) -> None:
+        self._unread = [item for item in self._unread if id(item.job) not in gone]
+
     def clear(self) -> None:
         self._unread.clear()
 

@@ -46,5 +46,9 @@ class Stage(ABC):
         """Do one operation; False when there is nothing to do."""
 
     @abstractmethod
+    def discard(self, gone: set[int]) -> None:
+        """Forget the jobs with these ``id``s, which were cancelled."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Forget all jobs."""

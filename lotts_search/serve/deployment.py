@@ -118,7 +118,7 @@ def needed(config: Config) -> dict[str, float]:
 
 def run(config: Config, host: str, port: int, address: str | None) -> None:
     """Serve until Ctrl-C, on a private Ray or in the cluster at ``address``."""
-    connection = connect(address, needed(config))
+    connection = connect(address, needed(config), loopback=True)
     try:
         serve.start(http_options={"host": host, "port": port})
         serve.run(application(config.model_dump(mode="json")), name=NAME, route_prefix="/")

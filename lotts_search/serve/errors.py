@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from lotts_search.errors import BadInput, LottsError, unknown
@@ -15,8 +16,8 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 """Types of errors by status; others are ``invalid_request_error`` below 500 and ``server_error`` from there on."""
 
 
-class ApiError(Exception):
-    """An error that a client gets.
+class ApiError(HTTPException):
+    """An error that a client gets. (FastAPI passes on an HTTPException, and hides others, while it reads a body.)
 
     Attributes:
         status: of the answer.
@@ -34,13 +35,13 @@ class ApiError(Exception):
         param: str | None = None,
         retry_s: float | None = None,
     ):
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object."""
         kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> Json:
         """Return the answer."""

@@ -144,10 +144,10 @@ class Service:
         try:
             done, _ = await asyncio.wait({task}, timeout=self.config.deadline_s)
         finally:
+            share.close()
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-            share.close()
             results += ended
         if done:
             return Outcome(task.result(), False)

@@ -63,6 +63,7 @@ class FakeEngine:
         return future
 
     def tick(self) -> bool:
+        self.running = [trajectory for trajectory in self.running if not trajectory.future.cancelled()]
         self.order.shuffle(self.running)
         for trajectory in self.running[: self.max_batch]:
             self.step(trajectory)

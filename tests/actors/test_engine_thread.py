@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ def test_a_result_does_not_depend_on_the_rest_of_the_batch() -> None:
     alone = start().submit(segment(4)).result(30).state
     assert alone is not None and latents[4] is not None
     assert np.array_equal(alone.latent, latents[4].latent)
+
+
+def test_a_cancelled_task_stops_in_the_engine(tmp_path: Path) -> None:
+    """The engine advances one task at a time, so the second ends only if the first stops."""
+    thread = EngineThread("h", lambda: (FakeEngine(1, tmp_path), INFO))
+    held = thread.submit(segment(0, prompt=f"hold {tmp_path / 'never'}"))
+    while not any(tmp_path.iterdir()):
+        time.sleep(0.001)
+    assert held.cancel()
+    assert thread.submit(segment(1)).result(30).usage.nfe == 6
+    thread.close()
 
 
 def test_a_task_fails_alone_and_keeps_its_error_type() -> None:

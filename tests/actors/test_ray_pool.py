@@ -178,6 +178,19 @@ def test_an_actor_killed_in_mid_search_is_replaced_and_each_task_charged_once(ra
         assert {"generator-2"} <= {r.actor for r in results} <= {"generator-0", "generator-1", "generator-2"}
 
 
+def test_cancelled_work_stops_in_its_actor(ray_up: None, tmp_path: Path) -> None:
+    """Actors advance three tasks at once, so the last ends only if the others stop."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    with make(backbone_options={"begun": str(begun)}) as pool:
+        held = [pool.submit(segment(seed, prompt=f"hold {tmp_path / 'never'}")) for seed in range(9)]
+        while not any(begun.iterdir()):
+            time.sleep(0.01)
+        assert all(future.cancel() for future in held)
+        assert pool.submit(segment(0)).result(WAIT).usage.nfe == 6
+        assert {ready.name for ready in pool.workers()} == {"generator-0"}  # it was not replaced
+
+
 @pytest.mark.parametrize("poison", ["kill", "break"])
 def test_a_task_that_always_kills_its_actor_fails_alone(ray_up: None, poison: str) -> None:
     with make(generators=1) as pool:

@@ -271,6 +271,31 @@ def test_a_cancelled_task_is_never_sent() -> None:
     assert len(harness.workers[0].works) == 3
 
 
+def test_a_task_that_is_cancelled_at_a_worker_stops_there_and_makes_room() -> None:
+    harness = Harness(batch=1)
+    futures = [harness.submit(segment(seed)) for seed in range(5)]
+    (worker,) = harness.workers
+    assert len(worker.works) == 3 and futures[1].cancel()
+    harness.settle()
+    assert worker.works[1][1].cancelled() and len(worker.works) == 4
+    harness.finish(worker)
+    harness.finish(worker)
+    assert [future.cancelled() for future in futures] == [False, True, False, False, False]
+    assert all(future.result(0).attempts == 1 for future in futures if not future.cancelled())
+
+
+def test_a_cancelled_task_is_not_retried() -> None:
+    harness = Harness(batch=1)
+    first, second = (harness.submit(segment(seed)) for seed in range(2))
+    first.cancel()
+    harness.workers[0].die()
+    harness.settle()
+    harness.start_all()
+    assert [work.lineage for work, _ in harness.workers[1].works] == [("seed 1",)]
+    harness.finish(harness.workers[1])
+    assert second.result(0).attempts == 2
+
+
 def test_closing_fails_unfinished_tasks_and_kills_the_workers() -> None:
     harness = Harness(batch=1)
     futures = [harness.submit(segment(i)) for i in range(5)]

@@ -403,6 +403,46 @@ def test_cancelled_work_is_not_done() -> None:
     assert watched.rows == [] and engine.outstanding_nfe == 0
 
 
+def test_work_that_is_cancelled_while_it_runs_stops_at_the_next_tick(finished: State) -> None:
+    """Wherever it is: in the network, in a queue, before the decoder, before the text encoder. The rest does not notice."""
+    works = [*mixed_work(finished), sample(5, RED, stop=6), sample(6, BLUE)]
+    alone = run(Engine(tiny_backbone(), 6), *works)
+    total = run_rows(works)
+    for ticks in range(0, 16, 3):
+        watched = Watched(tiny_backbone())
+        engine = Engine(watched, 6)
+        futures = [engine.submit(work) for work in works]
+        for _ in range(ticks):
+            engine.tick()
+        cancelled = [future.cancel() for future in futures[::2]]
+        assert any(cancelled)
+        while engine.tick():
+            pass
+        assert engine.outstanding_nfe == 0
+        for future, expected in zip(futures, alone, strict=True):
+            if not future.cancelled():
+                assert all(map(np.array_equal, arrays(future.result(0)), arrays(expected)))
+        assert len(watched.rows) < total or ticks > 9
+
+
+def run_rows(works: list[Generate]) -> int:
+    """The network calls of works that all end."""
+    watched = Watched(tiny_backbone())
+    run(Engine(watched, 6), *works)
+    return len(watched.rows)
+
+
+def test_cancelling_leaves_no_row_in_the_batch() -> None:
+    watched = Watched(tiny_backbone())
+    engine = Engine(watched, 4, pad=False)
+    futures = [engine.submit(sample(seed, BLUE)) for seed in range(3)]
+    while not watched.rows:
+        engine.tick()
+    futures[1].cancel()
+    engine.tick()
+    assert watched.rows == [3, 2]
+
+
 def test_bad_work_is_refused_with_a_message(finished: State) -> None:
     engine = Engine(tiny_backbone(), 4)
     part = State(finished.latent, 3, 6)
