@@ -14,6 +14,7 @@ from lotts_search.core.trial_table import TrialRecord
 from lotts_search.curves.steps import StepFunction
 from lotts_search.report.colours import colours, css
 from lotts_search.report.images import data_uri
+from lotts_search.report.lineages import lineages
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import DRAWN, build
@@ -96,6 +97,9 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
         facts.insert(0, ("ended by", ENDED[result.status], ""))
     if result.best_refined is not None and result.best_refined.score is not None:
         facts.insert(1, ("best refined", number(result.best_refined.score, 4), ""))
+    for one in lineages(result.to_table()):
+        if one.selected:
+            facts.append(("lineages", f"{one.left:.0f}", f"of {one.begun:.0f} starts have images"))
     for share in unscored(result.to_table()).values():
         facts.append(("not scored", f"{100 * share:.0f}", "% of the images: the verifier did not choose"))
     if (failures := result.failures).count:

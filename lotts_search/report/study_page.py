@@ -14,6 +14,7 @@ import numpy as np
 from lotts_search.core.failures import Failures
 from lotts_search.curves import AXES, Curve, Results, Setup
 from lotts_search.report.colours import COLOURS, colours, css
+from lotts_search.report.lineages import lineages
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import build
@@ -72,6 +73,7 @@ def write_study_page(
         timed=results.about.get("seconds_limit"),
         notes=found.notes,
         unscored=unscored(table),
+        lineages=[one for one in lineages(table) if one.selected],
         unchecked=results.about.get("unchecked") or [],
         colour=colour,
         sections=[_section(results, found, model, cases.get(model, ()), colour) for model in models],

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 def unscored(table: pa.Table) -> dict[str, float]:
     """Return by label the share, above 0 to 1, of the complete images of a trial table that their strategy left unscored.
-    Images whose score failed or was cancelled do not count."""
+    Images whose score failed or was cancelled do not count, nor do tables without these columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not {"status", "trial_id", "parent_id"} <= set(table.column_names):
+        return {}
     kind = table.column("kind")
     made = table.filter(pc.and_(pc.is_in(kind, pa.array(IMAGES)), pc.is_valid(table.column("image"))))
     tried = table.filter(pc.and_(pc.equal(kind, "score"), pc.not_equal(table.column("status"), "done")))

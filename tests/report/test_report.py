@@ -28,11 +28,13 @@ from lotts_search.report import page as page_module
 from lotts_search.report import write_search_page
 from lotts_search.report.colours import COLOURS, colours, css
 from lotts_search.report.images import area, colour_map, data_uri, outline
+from lotts_search.report.lineages import lineages, start_of
 from lotts_search.report.plot import Series, line_chart, ticks
 from lotts_search.report.search_figure import write_figure
 from lotts_search.report.search_page import best_so_far, ledger_lines
 from lotts_search.report.search_tree import Card, build, in_words
 from lotts_search.report.unscored import unscored
+from lotts_search.strategies.particle import Particle
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.requests import Score, Work
 from tests.made_up import made_up_search
@@ -372,3 +374,42 @@ def test_images_whose_score_failed_are_not_taken_for_unscored() -> None:
         result = search("red star", pool=pool, strategy="best-of-n", nfe=24)
     assert sum(t.kind == "sample" and t.score is None for t in result.trials) == 1
     assert unscored(result.to_table()) == {}
+
+
+def test_a_lineage_starts_where_its_last_branches_begin() -> None:
+    start = ("seed 3", "branch@2 1", "refine@4 0")
+    assert start_of((*start, "branch@5 1", "compose@6 0a", "vary@7 0.15 2")) == start_of(start) == start
+    assert start_of(("image 0a", "refine@2 1")) == ("image 0a", "refine@2 1") and start_of(()) == ()
+
+
+@pytest.mark.parametrize(("settings", "local"), [({}, False), ({"resampling": "fleming-viot"}, False), ({}, True)])
+def test_reports_count_the_lineages_that_the_particles_count_themselves(settings: dict[str, Any], local: bool) -> None:
+    """Those of the weights, which follow the ancestors of each particle through all resamplings."""
+    most = 0
+    for seed in range(3):
+        strategy = Particle(strength=2.0, interval=0.01, adaptive=False, local=local, **settings)
+        kept, steer = [], strategy.steer
+
+        async def steered(*arguments: Any, steer: Any = steer, kept: list[int] = kept) -> Any:
+            found = await steer(*arguments)
+            kept.append(found[1].lineages)
+            return found
+
+        strategy.steer = steered  # type: ignore[method-assign]
+        with AnalyticPool() as pool:
+            result = search("red star", pool=pool, strategy=strategy, nfe=9 + 12 * 8, seed=seed)
+        (found,) = lineages(result.to_table())
+        assert found.left == kept[0] + local  # the image that is refined is a start with an image, too
+        assert found.images == result.ledger.images and found.begun > found.left and found.selected
+        most = max(most, kept[0])
+    assert most > 1
+
+
+def test_pages_show_lineages_only_where_a_strategy_selects(tmp_path: Path) -> None:
+    with AnalyticPool() as pool:
+        halved = search("red star", pool=pool, strategy="successive-halving", nfe=67)
+        plain = search("red star", pool=pool, strategy="lotts", nfe=40)
+    (found,) = lineages(halved.to_table())
+    assert (found.begun, found.left, found.images) == (16, 1, 1)
+    assert "of 16 starts have images" in write_search_page(halved, tmp_path / "halved.html").read_text()
+    assert "starts have images" not in write_search_page(plain, tmp_path / "plain.html").read_text()
