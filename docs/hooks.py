@@ -20,7 +20,6 @@ PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "cluster/README.md": "cluster.md",
     "examples/paper/README.md": "results/run-paper.md",
 } | {f"{CARDS}/{model}/README.md": f"models/{model}.md" for model in sorted(p.name for p in (ROOT / CARDS).iterdir())}
 """Pages of the site, by their files in the repository."""

@@ -30,6 +30,7 @@ def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashb
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(jobs.VARIABLE, "http://127.0.0.1:1")  # the option comes first
     monkeypatch.setattr(jobs, "RETRY_S", 0.01)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it where a test has started a cluster
     Path("study.yaml").write_text(YAML)
     Path("prompts.txt").write_text("red star\n")
     with Dashboard() as found:
