@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lotts_search.core.virtual_time import gather_completed, repeat
     from lotts_search.engine.local_pool import LocalPool
     from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
+    from lotts_search.integrations.pipeline import SearchPipeline
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it from here
 
@@ -38,6 +39,7 @@ _HOME = {
     "LottsError": "errors",
     "Search": "core.handle",
     "LocalPool": "engine.local_pool",
+    "SearchPipeline": "integrations.pipeline",
     "Plan": "core.strategy",
     "Strategy": "core.strategy",
     "gather_completed": "core.virtual_time",
@@ -58,6 +60,7 @@ __all__ = [
     "Plan",
     "Search",
     "SearchFailed",
+    "SearchPipeline",
     "SearchResult",
     "Strategy",
     "__version__",

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from lotts_search import fingerprint, registry
 from lotts_search.core.book import Book, Labels
@@ -35,6 +35,7 @@ from lotts_search.work.prices import published
 from lotts_search.work.requests import Bytes, Sampling, Solver
 
 P = ParamSpec("P")
+T = TypeVar("T")
 DEFAULT_IMAGES = 9
 """Images of a search without a budget: N in the LoTTS paper."""
 
@@ -211,27 +212,31 @@ async def stream(prompt: str, **options: Any) -> AsyncIterator[Event]:
         await asyncio.wait({search})
 
 
+def blocking(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end, in a notebook too, where an event loop already runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(main())).result()
+
+
 def _blocking(function: Callable[P, Coroutine[Any, Any, SearchResult]]) -> Callable[P, SearchResult]:
     @wraps(function)
-    def blocking(*arguments: P.args, **options: P.kwargs) -> SearchResult:
+    def called(*arguments: P.args, **options: P.kwargs) -> SearchResult:
         async def main() -> SearchResult:
             try:
                 return await function(*arguments, **options)
             except Interrupted as interrupted:
                 return interrupted.result
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            result = asyncio.run(main())
-        else:  # a notebook already runs an event loop in this thread
-            with ThreadPoolExecutor(1) as thread:
-                result = thread.submit(lambda: asyncio.run(main())).result()
+        result = blocking(main)
         if result.failures.count:
             notice(str(result.failures))
         return result
 
-    return blocking
+    return called
 
 
 search = _blocking(asearch)
