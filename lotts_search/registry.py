@@ -23,7 +23,7 @@ from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, Failure, LottsError, unknown
 from lotts_search.plugins import Entry, misnamed, refuse_lacking, resolve, target_of, with_plugins
-from lotts_search.rewriters.base import PromptRewriter
+from lotts_search.rewriters.base import PromptRewriter, check_rewriter
 from lotts_search.settings import Setting, arguments, build, describe, describe_arguments
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.environments.hosted import load_hosted
@@ -272,6 +272,11 @@ def models() -> dict[str, Entry]:
 def strategies() -> dict[str, Entry]:
     """Return the registered strategies, including those of other packages."""
     return with_plugins("lotts_search.strategies", _STRATEGIES)
+
+
+def own_strategies() -> list[str]:
+    """Return the names of this package's strategies."""
+    return [entry.name for entry in _STRATEGIES]
 
 
 def verifiers() -> dict[str, Entry]:
@@ -577,6 +582,7 @@ def load_rewriter(name: str, settings: Mapping[str, object] | None = None) -> Pr
         BadInput: an unknown name or setting, or a value of the wrong type.
     """
     made: PromptRewriter = build(_rewriter_class(name), settings or {}, f"rewriter {name!r}")
+    check_rewriter(made)
     return made
 
 
@@ -638,6 +644,10 @@ def _index_of(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
         raise refuse_file(Path(name))
     elif not Path(name).is_dir() and "/" not in name:
         raise unknown("model", name, known)
+    if revision is not None and Path(folder).is_dir():
+        raise BadInput(
+            f"revision {revision!r} would not be used: {name} is a folder, and only models of the Hub have some"
+        )
     from lotts_search.backbones.model_folder import read_json  # slow to import; report a mistyped name first
 
     return folder, read_json(folder, "model_index.json", revision=revision)

@@ -145,15 +145,15 @@ class Flux(NetworkBackbone):
             Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "FluxPipeline", options, plugin=cls is not Flux)
-        transformer = load.weights("transformer", FluxTransformer2DModel)
+        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
         codec = load.autoencoder()
+        side = 2 * (codec.vae.config["sample_size"] // (2 * codec.factor))
+        size = load.latent_size(2 * codec.factor, codec.factor) or (side, side)
+        transformer = load.weights("transformer", FluxTransformer2DModel)
         text = load.weights("text_encoder", CLIPTextModel)
         tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
         text_2 = load.weights("text_encoder_2", T5EncoderModel)
         tokenizer_2 = load.tokenizer("tokenizer_2", _tokenizer_class(model, load.index))
-        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
-        side = 2 * (codec.vae.config["sample_size"] // (2 * codec.factor))
-        size = load.latent_size(2 * codec.factor, codec.factor) or (side, side)
         load.settle(scheduler=None)
         defaults = load.defaults(FLUX_DEV if transformer.config["guidance_embeds"] else FLUX_SCHNELL)
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, scheduler

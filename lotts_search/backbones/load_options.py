@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from lotts_search.errors import BadInput, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("model", "sequential")
+_DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class LoadOptions:
                 raise BadInput(f"dtype must be float32, bfloat16 or float16, got {options['dtype']!r}")
         if "device" in given:
             given["device"] = str(given["device"])
+            if not _DEVICE.fullmatch(given["device"]):
+                raise BadInput(f"device must be cpu, cuda or cuda:N, got {given['device']!r}")
         if given.get("offload", "model") not in OFFLOADS:
             raise BadInput(f"offload must be {' or '.join(OFFLOADS)}, got {given['offload']!r}")
         if given.get("compile") and given.get("offload") == "sequential":

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import few_steps, merged, pipeline_of, sounds_distilled
 from lotts_search.backbones.load_options import LoadOptions
-from lotts_search.backbones.lora import merge_adapters
+from lotts_search.backbones.lora import check_adapters, merge_adapters
 from lotts_search.backbones.model_folder import load_component, load_weights, reachable, read_json, weight_variants
 from lotts_search.backbones.offload import offload
 from lotts_search.errors import BadInput, notice
@@ -52,6 +52,7 @@ class Loader:
             self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except RuntimeError as error:
             raise BadInput(f"device must be cpu, cuda or cuda:N, got {self.options.device!r}") from error
+        check_adapters(self.options.lora)
         self._loaded: dict[str, Any] = {}
         self._helpers: list[Any] = []
         self._source: dict[str, Any] = {} if self.options.revision is None else {"revision": self.options.revision}
@@ -128,6 +129,10 @@ class Loader:
             self.model, "scheduler", lambda: cls.load_config(self.model, subfolder="scheduler", **self._source)
         )
         return config
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Return the config of a component of the folder."""
+        return read_json(self.model, f"{component}/config.json", revision=self.options.revision)
 
     def latent_size(self, multiple: int, factor: int) -> tuple[int, int] | None:
         """Return latent height and width for the options' image size, None for the model's own size.

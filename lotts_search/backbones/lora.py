@@ -36,14 +36,23 @@ def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Seque
             adapter that the model does not have.
         Failure: peft is missing, or an adapter cannot be read or does not fit.
     """
-    if not adapters:
-        return
-    if importlib.util.find_spec("peft") is None:
-        raise Failure("LoRA adapters need peft: pip install 'lotts-search[lora]'")
     with _without_warnings():
         pipeline = getattr(diffusers, kind)(**parts)
     for adapter in adapters:
         load_component(model, f"LoRA adapter {adapter.source}", partial(_merge, model, pipeline, adapter))
+
+
+def check_adapters(adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters that cannot be read, before anything is loaded.
+
+    Raises:
+        BadInput: an adapter does not exist.
+        Failure: peft is missing, or the Hub cannot be reached.
+    """
+    if adapters and importlib.util.find_spec("peft") is None:
+        raise Failure("LoRA adapters need peft: pip install 'lotts-search[lora]'")
+    for adapter in adapters:
+        _locate(adapter.source)
 
 
 def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:

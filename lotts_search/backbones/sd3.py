@@ -136,10 +136,13 @@ class StableDiffusion3(NetworkBackbone):
             Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusion3Pipeline", options, plugin=cls is not StableDiffusion3)
+        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
+        codec = load.autoencoder()
+        patch = load.config("transformer").get("patch_size", 2)
+        size = load.latent_size(codec.factor * patch, codec.factor)
         transformer = load.weights("transformer", SD3Transformer2DModel)
         # diffusers needs this to compile blocks; FLUX and the U-Nets set it themselves.
         transformer._repeated_blocks = transformer._repeated_blocks or ["JointTransformerBlock"]
-        codec = load.autoencoder()
         text = load.weights("text_encoder", CLIPTextModelWithProjection)
         tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
         text_2 = load.weights("text_encoder_2", CLIPTextModelWithProjection)
@@ -148,8 +151,6 @@ class StableDiffusion3(NetworkBackbone):
         if t5 and (load.index.get("text_encoder_3") or [None])[0] is not None:
             text_3, absent = load.weights("text_encoder_3", T5EncoderModel), {}
             tokenizer_3 = load.tokenizer("tokenizer_3", T5TokenizerFast)
-        scheduler = load.scheduler(FlowMatchEulerDiscreteScheduler)
-        size = load.latent_size(codec.factor * transformer.config["patch_size"], codec.factor)
         load.settle(scheduler=None, **absent)
         parts = transformer, codec, text, tokenizer, text_2, tokenizer_2, text_3, tokenizer_3, scheduler
         return cls(load.name, *parts, load.defaults(STABLE_DIFFUSION_3), size, load.device)

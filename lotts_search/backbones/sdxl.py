@@ -96,14 +96,14 @@ class StableDiffusionXL(UNetBackbone):
             Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusionXLPipeline", options, plugin=cls is not StableDiffusionXL)
-        unet = load.weights("unet", UNet2DConditionModel)
+        scheduler = load.scheduler(DPMSolverMultistepScheduler)
         codec = load.autoencoder()
+        size = load.latent_size(codec.factor, codec.factor)
+        unet = load.weights("unet", UNet2DConditionModel)
         text = load.weights("text_encoder", CLIPTextModel)
         tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
         text_2 = load.weights("text_encoder_2", CLIPTextModelWithProjection)
         tokenizer_2 = load.tokenizer("tokenizer_2", CLIPTokenizer, text_2.config.max_position_embeddings)
-        scheduler = load.scheduler(DPMSolverMultistepScheduler)
-        size = load.latent_size(codec.factor, codec.factor)
         load.settle(scheduler=None, add_watermarker=False)
         return cls(
             load.name,

@@ -66,12 +66,12 @@ class StableDiffusion(UNetBackbone):
             Failure: a file of the model is missing or broken; the message names the component.
         """
         load = Loader(model, "StableDiffusionPipeline", options, plugin=cls is not StableDiffusion)
-        unet = load.weights("unet", UNet2DConditionModel)
+        scheduler = load.scheduler(DPMSolverMultistepScheduler)
         codec = load.autoencoder()
+        size = load.latent_size(codec.factor, codec.factor)
+        unet = load.weights("unet", UNet2DConditionModel)
         text = load.weights("text_encoder", CLIPTextModel)
         tokenizer = load.tokenizer("tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
-        scheduler = load.scheduler(DPMSolverMultistepScheduler)
-        size = load.latent_size(codec.factor, codec.factor)
         load.settle(scheduler=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         defaults = load.defaults(STABLE_DIFFUSION)
         return cls(load.name, unet, codec, text, tokenizer, scheduler, defaults, size, load.device, own_timesteps)

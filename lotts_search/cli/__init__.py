@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from lotts_search import __version__
+from lotts_search.cli.command_line import Command
 from lotts_search.cli.commands.bench import bench
 from lotts_search.cli.commands.demo import demo
 from lotts_search.cli.commands.export import export
@@ -51,7 +52,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, cls=Command)(command)
 app.add_typer(bench, name="bench", rich_help_panel="Development")
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
+from lotts_search.backbones.load_options import LoadOptions
+from lotts_search.cli.command_line import option
 from lotts_search.errors import BadInput, notice
 from lotts_search.registry import check_verifier, find_model, metric_class
 from lotts_search.work.pool import Pool
@@ -29,7 +31,7 @@ class Compute:
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
 
     Raises:
-        BadInput: options that exclude each other.
+        BadInput: options that exclude each other, or no device of torch.
     """
 
     local: bool = False
@@ -39,6 +41,7 @@ class Compute:
     load: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        LoadOptions.of({"device": self.device})
         if self.local and self.address is not None:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
@@ -54,6 +57,14 @@ class Compute:
             return "this process"
         actors = f"{self.actors} generator actor{'s' if self.actors > 1 else ''}"
         return f"{actors} on Ray" + (f" at {self.address}" if self.address else "")
+
+    def words(self) -> list[str]:
+        """Return the options of the command line that choose this."""
+        words = ["--local"] if self.local else []
+        words += option("--address", self.address) if self.address else []
+        words += option("--generators", self.generators) if self.generators else []
+        words += option("--device", self.device) if self.device != "cpu" else []
+        return words
 
     def check_verifiers(self, verifiers: Sequence[str], metrics: Sequence[str] = ()) -> None:
         """Check the names and settings of verifiers, and of the verifiers among metrics, without loading any.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 import sys
 import tempfile
 from collections import defaultdict
@@ -46,11 +47,14 @@ def run(changes: Mapping[str, object], compute: Compute, out: Path, command: str
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FILE.name
         file.write_text(yaml.safe_dump(_checked(yaml.safe_load(FILE.read_text()) | dict(changes)), sort_keys=False))
-        study = read_study(file)
-        conducted = carry_out(
-            study, compute, out, command, console, json,
-            finished=lambda task, result: searched.__setitem__(task.search_id, result),
-        )  # fmt: skip
+        try:
+            study = read_study(file)
+            conducted = carry_out(
+                study, compute, out, command, console, json,
+                finished=lambda task, result: searched.__setitem__(task.search_id, result),
+            )  # fmt: skip
+        except BadInput as error:  # the lines of a temporary file say nothing to its user
+            raise BadInput(re.sub(rf"^{re.escape(str(file))}(, line \d+)?: ", "", str(error))) from error
     _check_finished(study, conducted)
     written = write(Wanted([out], out, prompts=len(study.prompts), figures=False), console, searched)
     if json:

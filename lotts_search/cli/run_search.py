@@ -18,9 +18,11 @@ from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
 from lotts_search.core.recipe import Recipe
 from lotts_search.core.result import SearchFailed, SearchResult
-from lotts_search.core.run import check_arguments
+from lotts_search.core.run import check_arguments, check_budget, check_start
 from lotts_search.errors import BadInput, unknown
 from lotts_search.shapes.world.vocabulary import report_unknown_words
+from lotts_search.study.model_files import check_settings, costs_of
+from lotts_search.study.spec import ModelEntry
 from lotts_search.work.image_files import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
@@ -49,11 +51,33 @@ class Request(Recipe):
             raise unknown("solver", self.solver, get_args(Solver))
         if self.nfe is None and self.images is None and self.seconds is None:
             self.images = DEFAULT_IMAGES
-        return Budget(self.nfe, self.images, self.seconds, self.target)
+        budget = Budget(self.nfe, self.images, self.seconds, self.target)
+        check_start(strategy, self.strategy, self.image is not None)
+        given = ModelEntry(self.model, self.model, self.load, self.sampling())
+        if (costs := costs_of(given, self.image is not None)) is not None:
+            check_settings(strategy, self.strategy, given, self.image is not None)
+            check_budget(strategy, budget, costs, self.image is not None)
+        size = registry.model_image_size(self.model, self.load)
+        if size is not None:
+            self.pixels(size)
+        return budget
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling settings that may differ from the model's."""
         return {name: getattr(self, name) for name in ("steps", "guidance", "negative", "eta", "solver")}
+
+    def pixels(self, size: tuple[int, int]) -> tuple[Bytes | None, dict[str, object]]:
+        """Return the initial image at the model's size (height, width), and the settings with the given mask.
+
+        Raises:
+            BadInput: a file is missing or not an image, or the mask is empty or of another aspect ratio.
+        """
+        if self.image is None:
+            return None, {}
+        image = read_image(self.image, size)
+        if self.mask is None:
+            return image, {}
+        return image, {"mask": GivenMask(mask_png(read_mask(self.mask, size, like=image_size(self.image))))}
 
     def run(
         self, pool: Pool, budget: Budget, live: Live, image: Bytes | None, given: dict[str, object]
@@ -102,7 +126,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         Live(f"starting {compute}", quiet=json) as live,
         compute.pool(request.model, verifier, rewriters=rewriters) as pool,
     ):
-        image, given = images(request, pool)
+        image, given = request.pixels(pool.info.image)
         settings = Sampling.of(pool.info, request.prompt, **request.sampling())
         live.console.print(used(pool.info, settings, verifier, str(budget)), soft_wrap=True)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
@@ -139,18 +163,3 @@ def _say(result: SearchResult, folder: Path) -> None:
         console.print(f"image    {folder / 'best.png'}", soft_wrap=True)
     console.print(f"report   {folder / 'search.html'}", soft_wrap=True)
     console.print(f"trials   {folder / 'trials.parquet'}", soft_wrap=True)
-
-
-def images(request: Request, pool: Pool) -> tuple[Bytes | None, dict[str, object]]:
-    """Return the initial image at the model's size, and the settings with the given mask.
-
-    Raises:
-        BadInput: a file is missing or not an image, or the mask is empty or of another aspect ratio.
-    """
-    if request.image is None:
-        return None, {}
-    image = read_image(request.image, pool.info.image)
-    if request.mask is None:
-        return image, {}
-    mask = read_mask(request.mask, pool.info.image, like=image_size(request.image))
-    return image, {"mask": GivenMask(mask_png(mask))}

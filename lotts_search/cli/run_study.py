@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lotts_search.cli.command_line import option, repeating
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
@@ -117,13 +117,7 @@ def _options(model: ModelEntry) -> dict[str, Any]:
 
 def _line(file: Path, out: Path | None, compute: Compute) -> str:
     """Return the command that resumes the study."""
-    words = ["lotts-search", "study", str(file)]
-    words += ["--out", str(out)] if out is not None else []
-    words += ["--local"] if compute.local else []
-    words += ["--address", compute.address] if compute.address else []
-    words += ["--generators", str(compute.generators)] if compute.generators else []
-    words += ["--device", compute.device] if compute.device != "cpu" else []
-    return shlex.join(words)
+    return repeating("study", [file], [*(option("--out", out) if out is not None else []), *compute.words()])
 
 
 def _status(progress: Progress) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json as json_module
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lotts_search import registry
+from lotts_search.cli.command_line import option, repeating
 from lotts_search.cli.progress import Live, SearchProgress, span
 from lotts_search.core.budget import Budget
 from lotts_search.core.failures import Failures
@@ -50,13 +50,17 @@ class Wanted:
     @property
     def command(self) -> str:
         """Return the command line."""
-        parts = ["lotts-search", "report", *map(str, self.runs)]
-        parts += [] if self.out is None else ["--out", str(self.out)]
-        parts += [] if self.metric is None else ["--metric", self.metric]
-        parts += [] if self.cost == "nfe" else ["--cost", self.cost]
-        parts += ["--as", self.prices] if self.prices else []
-        parts += [word for label in self.baselines for word in ("--baseline", label)]
-        return shlex.join(parts)
+        given: dict[str, object] = {
+            "out": self.out, "metric": self.metric, "cost": self.cost, "as": self.prices or None, "prompts": self.prompts,
+            "trees": self.trees, "device": self.device,
+        }  # fmt: skip
+        standard = {"cost": "nfe", "prompts": 6, "device": "cpu"}
+        chosen = {name: value for name, value in given.items() if value is not None and value != standard.get(name)}
+        words = [word for name, value in chosen.items() for word in option(f"--{name}", value)]
+        words += [word for label in self.baselines for word in option("--baseline", label)]
+        if self.figures is not None:
+            words.append("--figures" if self.figures else "--no-figures")
+        return repeating("report", self.runs, words)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,32 @@
-"""The recipe of a search: the command that repeats it."""
+"""Recipes: the commands that repeat searches and other runs."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+
+def repeating(command: str, arguments: Iterable[object], options: Iterable[str] = ()) -> str:
+    """Return the command line with these arguments and options.
+
+    Args:
+        arguments: texts and files. One that begins with a dash would be read as an option, so all come last, after ``--``.
+        options: words, as of :func:`option`.
+    """
+    texts = [str(argument) for argument in arguments]
+    dashed = any(text.startswith("-") for text in texts)
+    first, last = ([], ["--", *texts]) if dashed else (texts, [])
+    return shlex.join(["lotts-search", command, *first, *options, *last])
+
+
+def option(name: str, value: object) -> list[str]:
+    """Return the words of an option with its value, which may begin with a dash."""
+    text = str(value)
+    return [f"{name}={text}"] if text.startswith("-") else [name, text]
 
 
 @dataclass
@@ -48,25 +67,19 @@ class Recipe:
 
     def line(self) -> str:
         """Return the command that repeats the search."""
-        words = ["lotts-search", self.command]
-        last = []
-        if self.image is not None:
-            words += [str(self.image), "--prompt", self.prompt]
-        elif self.prompt.startswith("-"):
-            last = ["--", self.prompt]  # after "--" it is not read as an option
-        else:
-            words.append(self.prompt)
+        options: list[str] = [] if self.image is None else option("--prompt", self.prompt)
         for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
-                words += [f"--{name}", str(value)]
+                options += option(f"--{name}", value)
         if self.negative:
-            words += ["--negative", self.negative]
+            options += option("--negative", self.negative)
         for name, value in self.settings.items():
-            words += ["--set", f"{name}={_text(value)}"]
+            options += option("--set", f"{name}={_text(value)}")
         for name, value in self.writing.items():
-            words += ["--set-rewriter", f"{name}={_text(value)}"]
-        return shlex.join(words + loading_words(self.load) + last)
+            options += option("--set-rewriter", f"{name}={_text(value)}")
+        argument = self.prompt if self.image is None else self.image
+        return repeating(self.command, [argument], options + loading_words(self.load))
 
     def recipe(self) -> dict[str, object]:
         """Return the fields that are set, for JSON."""
@@ -86,12 +99,12 @@ def loading_words(load: Mapping[str, object]) -> list[str]:
     """Return the command-line words that :func:`loading` turns into ``load``."""
     words: list[str] = []
     for name, value in load.items():
-        option = f"--{name.replace('_', '-')}"
+        named = f"--{name.replace('_', '-')}"
         if name == "size" and isinstance(value, Sequence):
             value = f"{value[1]}x{value[0]}"
         if value is True:
-            words.append(option)
+            words.append(named)
         else:
             for one in value if isinstance(value, list) else [value]:
-                words += [option, str(one)]
+                words += option(named, one)
     return words

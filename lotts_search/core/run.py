@@ -41,6 +41,12 @@ def check_arguments(prompt: str, negative: str, seed: int, workers: int) -> None
             raise BadInput(f"{name} must be a whole number within {low}..{high}, not {value!r}")
 
 
+def check_start(strategy: Strategy, name: str, image: bool) -> None:
+    """Raise BadInput if a search starts from a given image and the strategy cannot."""
+    if image and not strategy.takes_image:
+        raise BadInput(f"strategy {name!r} cannot start from an image")
+
+
 def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: ModelInfo, image: Bytes | None) -> None:
     """Refuse what can be known to be wrong before any work.
 
@@ -49,14 +55,12 @@ def check(strategy: Strategy, name: str, budget: Budget, costs: Costs, info: Mod
             settings cannot work.
         BudgetTooSmall: the budget does not pay for the first image.
     """
-    if image is not None:
-        if not strategy.takes_image:
-            raise BadInput(f"strategy {name!r} cannot start from an image")
-        if image.shape != (*info.image, 3) or image.dtype != np.uint8:
-            height, width = info.image
-            raise BadInput(
-                f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
-            )
+    check_start(strategy, name, image is not None)
+    if image is not None and (image.shape != (*info.image, 3) or image.dtype != np.uint8):
+        height, width = info.image
+        raise BadInput(
+            f"the image must be uint8 [{height}, {width}, 3] for {info.name}, not {image.dtype} {list(image.shape)}"
+        )
     strategy.check_choices()
     strategy.check(costs, info)
     if budget.flops is not None and not costs.prices.row:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lotts_search.errors import BadInput
 from lotts_search.work.requests import Rewrite
+
+
+def check_rewriter(rewriter: PromptRewriter) -> None:
+    """Refuse a rewriter that would never be asked.
+
+    Raises:
+        BadInput: its ``batch``, ``parallel`` or ``timeout`` is not above 0.
+    """
+    for name in ("batch", "parallel", "timeout"):
+        if not getattr(rewriter, name) > 0:
+            raise BadInput(f"{name} of a rewriter must be above 0, not {getattr(rewriter, name)}")
 
 
 class PromptRewriter(Protocol):

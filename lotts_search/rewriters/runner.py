@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
-from lotts_search.errors import BadInput, PoolClosed
-from lotts_search.rewriters.base import PromptRewriter
+from lotts_search.errors import PoolClosed
+from lotts_search.rewriters.base import PromptRewriter, check_rewriter
 from lotts_search.work.requests import Result, Rewrite, Usage
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,7 @@ class RewriteRunner:
     """
 
     def __init__(self, rewriter: PromptRewriter):
-        for name in ("batch", "parallel", "timeout"):
-            if not getattr(rewriter, name) > 0:
-                raise BadInput(f"{name} of a rewriter must be above 0, not {getattr(rewriter, name)}")
+        check_rewriter(rewriter)
         self.rewriter = rewriter
         self._waiting: deque[_PendingRewrite] = deque()
         self._wake = threading.Condition()

@@ -12,6 +12,7 @@ from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.costs import Costs
+from lotts_search.core.strategy import Strategy
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
@@ -27,12 +28,38 @@ def check(model: str) -> None:
         raise unknown("model", model, registry.models())
 
 
-def costs_of(entry: ModelEntry) -> Costs | None:
+def costs_of(entry: ModelEntry, image: bool = False) -> Costs | None:
     """Return the cost of trials on a model; None where only loading it can tell, or its files cannot be read.
 
+    Args:
+        image: whether searches start from a given image.
+
     Raises:
-        BadInput: the study's sampling settings do not fit the model.
+        BadInput: the sampling settings do not fit the model.
     """
+    info = _known(entry)
+    return None if info is None else Costs.of(info, Sampling.of(info, "", **entry.sampling), image=image)
+
+
+def check_settings(strategy: Strategy, name: str, entry: ModelEntry, image: bool) -> None:
+    """Refuse settings of a strategy that cannot work on a model, before the model is loaded.
+
+    A strategy of another package may look at more of a model than its files tell: it is asked when the model is loaded.
+
+    Args:
+        name: of the strategy.
+        image: whether the search starts from a given image.
+
+    Raises:
+        BadInput: as :meth:`~lotts_search.core.strategy.Strategy.check`.
+    """
+    info, costs = _known(entry), costs_of(entry, image)
+    if info is not None and costs is not None and name in registry.own_strategies():
+        strategy.check(costs, info)
+
+
+def _known(entry: ModelEntry) -> ModelInfo | None:
+    """Return what is known of a model's settings. Its sizes and prices are not, and costs do not depend on them."""
     revision = entry.options.get("revision")
     try:
         found = defaults_of(entry.model, lambda file: read_json(entry.model, file, revision))
@@ -41,9 +68,7 @@ def costs_of(entry: ModelEntry) -> Costs | None:
     if found is None:
         return None
     defaults, embedded = found
-    # Costs depend on the settings alone, not on the network's sizes.
-    info = ModelInfo(entry.label, "", (0, 0, 0), (0, 0), Prices(), defaults, embedded)
-    return Costs.of(info, Sampling.of(info, "", **entry.sampling))
+    return ModelInfo(entry.label, "", (0, 0, 0), (0, 0), Prices(), defaults, embedded)
 
 
 def folder_of(model: str) -> Path | None:

@@ -11,7 +11,7 @@ from lotts_search import fingerprint, registry
 from lotts_search.core.costs import Costs
 from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import BadInput
-from lotts_search.study.model_files import costs_of, folder_of
+from lotts_search.study.model_files import check_settings, costs_of, folder_of
 from lotts_search.study.prompts import Prompt
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 
@@ -54,7 +54,7 @@ def tasks_of(study: Study) -> list[Task]:
     """Return the searches of a study, in its order.
 
     Raises:
-        BadInput: a budget does not pay for the first image of a strategy.
+        BadInput: a strategy's settings cannot work on a model, or a budget does not pay for its first image.
     """
     found: list[Task] = []
     for model in study.models:
@@ -113,6 +113,11 @@ def limits_on(entry: StrategyEntry, model: ModelEntry) -> list[Limit]:
 def _limits(study: Study, model: ModelEntry, entry: StrategyEntry, costs: Costs | None) -> list[Limit]:
     """Return the budgets at which a strategy is run on a model: for a nested one only the largest."""
     limits = limits_on(entry, model)
+    for image in {prompt.image is not None and entry.strategy.takes_image for prompt in study.prompts}:
+        try:
+            check_settings(entry.strategy, entry.name, model, image)
+        except BadInput as error:
+            raise BadInput(f"{study.path}: {entry.label} on {model.label}: {error}") from error
     if costs is not None:
         least = entry.strategy.least(costs)
         for limit in limits:

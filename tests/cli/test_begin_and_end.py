@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
@@ -87,6 +89,68 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     out = tmp_path / "run"
     assert call("study", world(tmp_path, YAML + more), "--out", out, "--dry-run") == 2
     assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("generate P --guidance 0.5", "guidance must be 1 (unguided) or more, not 0.5"),
+        ("generate P --guidance nan", "guidance must be a finite number"),
+        ("generate P --eta -1", "eta must be a number of 0 or more, got -1"),
+        ("generate P --eta 1.5 --solver ddim", "eta of DDIM must be within 0..1, got 1.5"),
+        ("generate P --negative dull --guidance 1", "the negative prompt 'dull' would not be used"),
+        ("generate P --nfe 9", "a budget of 9 NFE does not pay for one sample, which costs 10 NFE"),
+        ("generate P --nfe 3 --steps 4", "does not pay for one sample, which costs 4 NFE"),
+        ("generate P --images 0", "does not pay for one sample"),
+        ("generate P --set start=10", "start must be within 0..9, not 10"),
+        ("generate P --set start=4 --steps 4", "start must be within 0..3, not 4"),
+        ("generate P --set ratio=1.5", "a mask's ratio must be above 0 and at most 1, not 1.5"),
+        ("generate P --strategy ttgen --set-rewriter timeout=-1", "timeout of a rewriter must be above 0, not -1"),
+        ("generate P --revision main", "revision 'main' would not be used: shapes-sd is a folder"),
+        ("generate P --device tpu", "device must be cpu, cuda or cuda:N, got 'tpu'"),
+        ("refine none.png --prompt P", "there is no file none.png"),
+        ("refine text.png --prompt P", "text.png is not a readable image"),
+        ("refine image.png --prompt P --mask none.png", "there is no file the mask none.png"),
+        ("refine image.png --prompt P --mask image.png", "the mask image.png is empty"),
+        ("refine image.png --prompt P --strategy best-of-n", "strategy 'best-of-n' cannot start from an image"),
+        ("refine image.png --prompt P --nfe 3", "does not pay for one refinement"),
+        ("study study.yaml --device tpu", "device must be"),
+        ("study start.yaml", "start.yaml: lotts start=8 on analytic: start must be within 0..7, not 8"),
+        ("tune lotts --images 0", "images must be an integer of 1 or more, not 0"),
+        ("tune lotts --nfe 0", "a budget of 0 NFE does not pay for the first image of trial 0"),
+        ("tune lotts --nfe nan", "nfe must be a number of 0 or more, not nan"),
+        ("tune lotts --set ratio=7", "a mask's ratio must be above 0 and at most 1, not 7"),
+        ("demo --nfe 3", "error: a budget of 3 NFE does not pay for the first image of lotts on shapes-sd"),
+        ("demo --seconds nan", "error: seconds must be a number of 0 or more, not nan"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    use(monkeypatch, RuntimeError("a model was loaded"))
+    world(tmp_path)
+    (tmp_path / "start.yaml").write_text(YAML.replace("grid: {refinements: [1, 2]}", "settings: {start: 8}"))
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    prompt = "center red star on gray"
+    assert call(*(prompt if word == "P" else word for word in words.split()), "--out", "out") == 2
+    said = capsys.readouterr().err
+    assert message in said and "starting" not in said and "loading" not in said
+
+
+def test_a_tuning_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Refusing(AnalyticPool):
+        def submit(self, work: Any) -> Any:
+            raise BadInput("this pool makes no images")
+
+    monkeypatch.chdir(tmp_path)
+    with Refusing() as pool:
+        use(monkeypatch, pool)
+        assert call("tune", "lotts", "--trials", "2", "--count", "2", "--out", tmp_path / "run") == 1
+    assert "this pool makes no images" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("option", ["{dtype: float17}", "{size: 64}", "{quantize: int8}", "{offload: [1]}"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -15,10 +15,14 @@ from PIL.PngImagePlugin import PngInfo
 from lotts_search.cli import main, run_search
 from lotts_search.cli.outputs import folder_name, prepare
 from lotts_search.cli.run_search import Request
+from lotts_search.cli.run_study import _line
 from lotts_search.errors import BadInput, Notice
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+OPTION = st.sampled_from(["--", "--debug", "--help", "-h", "-s", "--json", "--negative=x", "--set", "-o out"])
+TEXT = PLAIN | OPTION | PLAIN.map(lambda text: f"-{text}")
 PROMPT = TEXT.filter(lambda text: text.strip())
+FILE = PROMPT.filter(lambda text: "/" not in text)
 NUMBER = st.floats(0, allow_nan=False, allow_infinity=False)
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -51,9 +55,10 @@ def request_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Request:
 
 
 @given(PROMPT, OPTIONS)
-@settings(max_examples=150, deadline=None)
+@example("a fox", {"--negative": "--debug"})
+@settings(max_examples=60, deadline=None)
 def test_the_command_of_a_search_makes_the_same_request(prompt: str, options: dict[str, Any]) -> None:
-    words = [word for name, value in options.items() for word in (name, str(value))]
+    words = [f"{name}={value}" for name, value in options.items()]
     with pytest.MonkeyPatch.context() as monkeypatch:
         request = request_of(["generate", *words, "--", prompt], monkeypatch)
         assert request.prompt == prompt
@@ -62,13 +67,93 @@ def test_the_command_of_a_search_makes_the_same_request(prompt: str, options: di
         assert request_of(again[1:], monkeypatch) == request
 
 
-@given(PROMPT)
-@settings(max_examples=100, deadline=None)
-def test_the_command_of_a_refinement_makes_the_same_request(prompt: str) -> None:
+@given(PROMPT, FILE, FILE)
+@settings(max_examples=40, deadline=None)
+def test_the_command_of_a_refinement_makes_the_same_request(prompt: str, image: str, mask: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        request = request_of(["refine", "in.png", "--prompt", prompt, "--mask", "m.png"], monkeypatch)
-        assert request.prompt == prompt
+        request = request_of(["refine", f"--prompt={prompt}", f"--mask={mask}", "--", image], monkeypatch)
+        assert (request.prompt, request.image, request.mask) == (prompt, Path(image), Path(mask))
         assert request_of(shlex.split(request.line())[1:], monkeypatch) == request
+
+
+def called_with(run: str, words: list[str]) -> tuple[Any, ...]:
+    """Return the arguments with which the command line calls ``run``."""
+    found: list[tuple[Any, ...]] = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run, lambda *arguments: found.append(arguments))
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert ended.value.code in (0, None), words
+    return found[0]
+
+
+COMPUTE = st.sampled_from([[], ["--local"], ["--address=-x:1", "--generators=3"], ["--device=cuda:1"]])
+
+
+@given(FILE, st.none() | FILE, COMPUTE)
+@settings(max_examples=30, deadline=None)
+def test_the_command_of_a_study_resumes_it(file: str, out: str | None, compute: list[str]) -> None:
+    run, more = "lotts_search.cli.run_study.run", [] if out is None else [f"--out={out}"]
+    given = called_with(run, ["study", *compute, *more, "--", file])
+    study, where, folder, *_ = given
+    assert study == Path(file) and folder == (None if out is None else Path(out))
+    assert called_with(run, shlex.split(_line(study, folder, where))[1:]) == given
+
+
+@given(NUMBER, NUMBER, FILE, COMPUTE)
+@settings(max_examples=30, deadline=None)
+def test_the_command_of_a_demo_resumes_it(nfe: float, seconds: float, out: str, compute: list[str]) -> None:
+    words = ["demo", f"--nfe={nfe}", f"--seconds={seconds}", f"--out={out}", "--model=-m", "--model=b", *compute]
+    given = called_with("lotts_search.cli.run_demo.run", words)
+    changes, _, folder, command, _ = given
+    assert (changes["budgets"], changes["seconds"], folder) == ({"nfe": nfe}, seconds, Path(out))
+    assert called_with("lotts_search.cli.run_demo.run", shlex.split(command)[1:]) == given
+
+
+@given(
+    st.lists(FILE, min_size=1, max_size=3),
+    st.lists(
+        st.sampled_from(
+            ["--out=-o", "--metric=a b", "--cost=flops", "--as=sdxl", "--baseline=-x", "--baseline=L 2", "--prompts=0",
+             "--trees=3", "--figures", "--no-figures", "--device=cuda"]
+        )
+    ),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_the_command_of_a_report_makes_the_same_report(runs: list[str], options: list[str]) -> None:
+    wanted, _ = called_with("lotts_search.cli.write_report.run", ["report", *options, "--", *runs])
+    assert wanted.runs == [Path(run) for run in runs]
+    again, _ = called_with("lotts_search.cli.write_report.run", shlex.split(wanted.command)[1:])
+    assert again == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "argument"),
+    [
+        (["generate", "-foo", "--local"], "prompt"),
+        (["generate", "-sunset over the sea"], "prompt"),  # -s is an option with the value "unset over the sea"
+        (["generate", "--steps", "4", "-1 star"], "prompt"),
+        (["refine", "-x.png", "--prompt", "-foo"], "image"),
+        (["study", "-s.yaml", "--dry-run"], "file"),
+    ],
+)
+def test_an_argument_that_begins_with_a_dash_is_refused_with_the_way_to_write_it(
+    words: list[str], argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = next(word for word in words if word.startswith("-") and not word.startswith("--"))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert ended.value.code == 2
+    written = f"lotts-search {words[0]} [OPTIONS] -- {shlex.quote(word)}"
+    assert f"If {word!r} is the {argument}, write it last, after two dashes: {written}" in said
+
+
+def test_a_misspelled_option_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--guidence", "3", "a fox"])
+    said = capsys.readouterr().err
+    assert "--guidance" in said and "after two dashes" not in said
 
 
 @given(PROMPT, st.sampled_from(["lotts", "my_package.search:Own", "best-of-n"]))

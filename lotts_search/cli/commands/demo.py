@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +53,7 @@ def demo(
 
         lotts-search demo --model shapes-sdxl --prompts 200 --seconds 3600 --generators 2
     """
+    from lotts_search.cli.command_line import option, repeating
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_demo import run
 
@@ -65,12 +65,14 @@ def demo(
         "seeds": [seed],
         "seconds": seconds,
     }
-    words = ["lotts-search", "demo", "--prompts", str(prompts), "--seconds", f"{seconds:g}"]
+    words = [*option("--prompts", prompts), *option("--seconds", seconds)]
     if model:
         changes["models"] = model
-        words += [word for name in model for word in ("--model", name)]
+        words += [word for name in model for word in option("--model", name)]
     if nfe is not None:
         changes["budgets"] = {"nfe": nfe}
-        words += ["--nfe", f"{nfe:g}"]
-    words += ["--strategy", strategy, "--against", against, "--seed", str(seed), "--out", str(out)]
-    run(changes, Compute(local, address, generators, device), out, shlex.join(words), json)
+        words += option("--nfe", nfe)
+    for name, value in (("strategy", strategy), ("against", against), ("seed", seed), ("out", out)):
+        words += option(f"--{name}", value)
+    compute = Compute(local, address, generators, device)
+    run(changes, compute, out, repeating("demo", [], words + compute.words()), json)

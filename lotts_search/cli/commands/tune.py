@@ -86,6 +86,7 @@ def tune(
     from rich.console import Console
 
     from lotts_search import registry
+    from lotts_search.api import DEFAULT_IMAGES
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import WIDTH, carry_out
     from lotts_search.errors import BadInput, Failure
@@ -107,7 +108,7 @@ def tune(
         strategy, settings, {key: yaml.safe_load(str(value)) for key, value in fixed.items()},
         model={"model": model, "options": load}, verifier=verifier, metrics=[metric] if metric else [],
         prompts=prompts, count=count, seed=seed,
-        budget={**({"nfe": nfe} if nfe else {}), **({"images": images or 9} if images or not nfe else {})},
+        budget={name: value for name, value in (("nfe", nfe), ("images", images)) if value is not None} or {"images": DEFAULT_IMAGES},
     )  # fmt: skip
     path = out or Path("runs") / str(said["name"])
     file = path.with_name(f"{path.name}.yaml")
@@ -122,7 +123,8 @@ def tune(
     if conducted.outcome.status == "interrupted":
         sys.exit(130)
     if conducted.outcome.status == "failed" or not found:
-        raise Failure(conducted.outcome.error or "no prompt was finished by all trials; the same command resumes")
+        why = [conducted.outcome.error, *conducted.outcome.errors.values()]
+        raise Failure(next(filter(None, why), "no prompt was finished by all trials") + "; the same command resumes")
 
 
 def _span(values: Any) -> str:
