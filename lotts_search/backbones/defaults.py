@@ -11,7 +11,7 @@ from typing import Any, get_args
 from lotts_search.errors import BadInput, unknown
 from lotts_search.work.masks import ConceptMask, mask_from_dict
 from lotts_search.work.model import Defaults
-from lotts_search.work.requests import Solver
+from lotts_search.work.requests import MOST_STEPS, Solver
 
 STABLE_DIFFUSION = Defaults(steps=50, guidance=7.5, t0=25, integrate=5)
 STABLE_DIFFUSION_XL = Defaults(steps=30, guidance=5.5, t0=15, integrate=3)
@@ -106,7 +106,7 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
     """Return the settings of a ``lotts.json``, completed with those of the model's family.
 
     Raises:
-        BadInput: a setting is unknown or of the wrong type.
+        BadInput: a setting is unknown, of the wrong type, or out of its range.
     """
     kinds: dict[str, Callable[[Any], Any]] = {
         "steps": int, "guidance": float, "t0": int, "integrate": int, "eta": float, "solver": _solver, "mask": mask_from_dict,
@@ -121,7 +121,21 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
             values[name] = kinds[name](value)
         except (TypeError, ValueError) as error:
             raise BadInput(f"model {model}: lotts.json: bad value for {name!r}: {error}") from error
-    return replace(family, **values)
+    if (steps := values.get("steps", family.steps)) >= 1:
+        family = family.scaled(steps)
+    made = replace(family, **values)
+    if "integrate" not in values:
+        made = replace(made, integrate=max(0, min(made.integrate, made.steps - made.t0)))
+    for name, least, most in (
+        ("steps", 1, MOST_STEPS),
+        ("t0", 0, made.steps - 1),
+        ("integrate", 0, made.steps - made.t0),
+    ):
+        if not least <= getattr(made, name) <= most:
+            raise BadInput(
+                f"model {model}: lotts.json: {name} must be within {least}..{most}, not {getattr(made, name)}"
+            )
+    return made
 
 
 def _solver(value: object) -> Solver:

@@ -24,6 +24,7 @@ from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
@@ -106,7 +107,9 @@ class Flux(NetworkBackbone):
             raise BadInput(f"height and width of the latent must be even numbers, got {height}x{width}")
         self._grid = height // 2, width // 2
         self._cached_positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
-        self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], compat=compat)
+        self._time = load_component(
+            name, "scheduler", lambda: FlowTime(scheduler, self._grid[0] * self._grid[1], compat=compat)
+        )
         limit = min(tokenizer_2.model_max_length, DEV_WORDS if embedded else SCHNELL_WORDS)
         if words is not None and words < 1:
             raise BadInput(f"words must be 1 or more, got {words}")

@@ -1,4 +1,4 @@
-"""The size of a model's images, from the configs in its folder; read before any weights are loaded."""
+"""The sizes of a model's images and latents, from the configs in its folder; read before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image_size(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> tuple
         read: returns the content of a JSON file of the folder, {} if the folder does not have the file.
     """
     vae = read("vae/config.json")
-    factor = 2 ** (len(vae.get("block_out_channels", ())) - 1)  # pixels per latent pixel and side
+    factor = _factor(vae)
     if pipeline == "FluxPipeline":
         side = vae.get("sample_size")
         latent = 2 * (side // (2 * int(factor))) if isinstance(side, int) and factor >= 1 else None
@@ -32,3 +32,19 @@ def image_size(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> tuple
     if not sides or factor < 1:
         return None
     return int(sides[0] * factor), int(sides[1] * factor)
+
+
+def latent_size(image: tuple[int, int], read: Callable[[str], Mapping[str, Any]]) -> tuple[int, int, int] | None:
+    """Return channels, height and width of the latents of images [height, width]; None where the configs do not tell.
+
+    Args:
+        read: as for :func:`image_size`.
+    """
+    vae = read("vae/config.json")
+    factor, channels = _factor(vae), vae.get("latent_channels")
+    return (channels, int(image[0] // factor), int(image[1] // factor)) if channels and factor >= 1 else None
+
+
+def _factor(vae: Mapping[str, Any]) -> float:
+    """Return the pixels per latent pixel and side, below 1 where the config does not tell."""
+    return 2.0 ** (len(vae.get("block_out_channels", ())) - 1)

@@ -13,7 +13,8 @@ from lotts_search.backbones.codec import Coded, LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.backbones.flops import count_part
 from lotts_search.backbones.flow import FlowTime
-from lotts_search.work.model import Schedule
+from lotts_search.backbones.model_folder import load_component
+from lotts_search.work.model import ModelInfo, Schedule
 from lotts_search.work.prices import Prices
 
 
@@ -22,6 +23,7 @@ class NetworkBackbone(Coded):
 
     network: Any
     """The denoiser: a diffusers model in evaluation mode."""
+    info: ModelInfo
     _time: DiscreteTime | FlowTime
     _device: torch.device | None
 
@@ -31,7 +33,7 @@ class NetworkBackbone(Coded):
         return self._device or torch.device(self.network.device)
 
     def schedule(self, steps: int) -> Schedule:
-        return self._time.schedule(steps)
+        return load_component(self.info.name, "scheduler", lambda: self._time.schedule(steps))
 
     def train_level(self, timestep: int) -> tuple[float, float]:
         return self._time.train_level(timestep)

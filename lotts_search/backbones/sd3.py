@@ -17,6 +17,7 @@ from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.backbones.unet import clip_tokens
 from lotts_search.errors import BadInput
@@ -99,7 +100,9 @@ class StableDiffusion3(NetworkBackbone):
                 f" got {height * self.codec.factor}x{width * self.codec.factor}"
             )
         self._grid = height // patch, width // patch
-        self._time = FlowTime(scheduler, self._grid[0] * self._grid[1], spaced=False)
+        self._time = load_component(
+            name, "scheduler", lambda: FlowTime(scheduler, self._grid[0] * self._grid[1], spaced=False)
+        )
         words = tokenizer.model_max_length + WORDS
         self.info = ModelInfo(
             name=name,

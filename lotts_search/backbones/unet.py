@@ -11,6 +11,7 @@ from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.discrete import DiscreteTime
+from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
@@ -56,7 +57,7 @@ class UNetBackbone(NetworkBackbone):
         self.scheduler = scheduler
         self._dtype = unet.dtype  # stored, because the network's own property searches all weights
         self._device = device
-        self._time = DiscreteTime(scheduler, name, own=own_timesteps)
+        self._time = load_component(name, "scheduler", lambda: DiscreteTime(scheduler, name, own=own_timesteps))
         _check(name, unet, codec)
         side = unet.config["sample_size"]
         height, width = size or ((side, side) if isinstance(side, int) else side)

@@ -32,15 +32,6 @@ class Cost:
     __rmul__ = __mul__
 
 
-def scaled(defaults: Defaults, steps: int) -> Defaults:
-    """Return a model's defaults on a schedule of ``steps`` steps; t0 and tg keep their share of the schedule."""
-    if steps == defaults.steps:
-        return defaults
-    t0 = min(max(round(defaults.t0 * steps / defaults.steps), 0), steps - 1)
-    integrate = min(round(defaults.integrate * steps / defaults.steps), steps - t0)
-    return replace(defaults, steps=steps, t0=t0, integrate=integrate)
-
-
 @dataclass(frozen=True)
 class Costs:
     """What the trials of one search cost.
@@ -69,7 +60,7 @@ class Costs:
             prices: None = those of the model.
         """
         traced = sampling.steps > 1 and not image
-        defaults = scaled(info.defaults, sampling.steps)
+        defaults = info.defaults.scaled(sampling.steps)
         return cls(sampling.steps, sampling.guided, defaults, traced, info.prices if prices is None else prices)
 
     def under(self, sampling: Sampling) -> Costs:
@@ -78,7 +69,7 @@ class Costs:
             self,
             steps=sampling.steps,
             guided=sampling.guided,
-            defaults=scaled(self.defaults, sampling.steps),
+            defaults=self.defaults.scaled(sampling.steps),
         )
 
     @property

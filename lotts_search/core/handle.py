@@ -13,7 +13,6 @@ from lotts_search.core import segments
 from lotts_search.core.book import Book
 from lotts_search.core.calls import Calls, Draft
 from lotts_search.core.candidate import Candidate, Mask
-from lotts_search.core.costs import scaled
 from lotts_search.core.trial_table import image_hash
 from lotts_search.core.view import SearchView
 from lotts_search.core.virtual_time import Trial
@@ -143,7 +142,7 @@ class Search(SearchView):
             score: as for :meth:`sample`.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
-        defaults = scaled(self.defaults, sampling.steps)
+        defaults = self.defaults.scaled(sampling.steps)
         drafted = segments.refine(
             self.seed,
             parent,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lotts_search.core.result import SearchResult
+from lotts_search.errors import Failure
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.runner import OpenPool, Outcome, Progress, Runner
 from lotts_search.study.searches import Task
@@ -75,7 +76,7 @@ def conduct(
             "machine": machine(generators, device),
         }
         if not stand.todo:  # nothing ran now
-            now |= {key: before[key] for key in now if key in before}
+            now |= {key: before[key] for key in now.keys() - {"status", "error"} if key in before}
         described = describe(
             study, tasks, folder.merge(tasks, study.name),
             before=before, now=now, errors=errors | outcome.errors, infos=outcome.infos,
@@ -96,4 +97,9 @@ def conduct(
         runner.outcome.status, runner.outcome.error = "failed", (str(error).strip().splitlines() or [repr(error)])[0]
         update("failed")
         raise
-    return Conducted(outcome, runner.progress, update(outcome.status))
+    try:
+        return Conducted(outcome, runner.progress, update(outcome.status))
+    except OSError as error:  # such as a disk too full for the table of trials
+        why = f"cannot write to {folder.path}: {error}"
+        folder.write_study(folder.study() | {"status": "failed", "error": why, "finished": time.time()})
+        raise Failure(f"the study stopped: {why}; what is finished is kept, and the same command resumes it") from error

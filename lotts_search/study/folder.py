@@ -73,10 +73,19 @@ class RunFolder:
             shutil.copyfile(yaml, self.path / "study.yaml")
 
     def write_study(self, study: Mapping[str, Any]) -> None:
-        """Write ``study.json``."""
-        text = json.dumps(study, ensure_ascii=False, indent=1, default=str)
-        with replacing(self.path / "study.json") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        """Write ``study.json``; on a full disk over the old one, so that it does not say that the study is running."""
+        path = self.path / "study.json"
+        text = json.dumps(study, ensure_ascii=False, indent=1, default=str) + "\n"
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError:
+            dense = json.dumps(study, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+            if not path.is_file() or len(dense) > path.stat().st_size:
+                raise
+            with path.open("r+b") as file:
+                file.write(dense)
+                file.truncate()
 
     def journal(self, task: Task, retry: bool) -> Journal:
         """Return the journal of a search; with ``retry``, without its failed trials."""

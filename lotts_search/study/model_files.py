@@ -10,6 +10,7 @@ from typing import Any
 
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
+from lotts_search.backbones.image_size import latent_size
 from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.costs import Costs
 from lotts_search.core.strategy import Strategy
@@ -18,6 +19,9 @@ from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Sampling
+
+UNKNOWN = (0, 0, 0)
+"""The latent size of a model whose files do not tell it."""
 
 
 def check(model: str) -> None:
@@ -42,9 +46,8 @@ def costs_of(entry: ModelEntry, image: bool = False) -> Costs | None:
 
 
 def check_settings(strategy: Strategy, name: str, entry: ModelEntry, image: bool) -> None:
-    """Refuse settings of a strategy that cannot work on a model, before the model is loaded.
-
-    A strategy of another package may look at more of a model than its files tell: it is asked when the model is loaded.
+    """Refuse settings of a strategy that cannot work on a model, before the model is loaded, as far as its files tell its
+    sizes. A strategy of another package may look at more of it, and is asked when it is loaded.
 
     Args:
         name: of the strategy.
@@ -54,21 +57,25 @@ def check_settings(strategy: Strategy, name: str, entry: ModelEntry, image: bool
         BadInput: as :meth:`~lotts_search.core.strategy.Strategy.check`.
     """
     info, costs = _known(entry), costs_of(entry, image)
-    if info is not None and costs is not None and name in registry.own_strategies():
+    if info is not None and costs is not None and info.latent != UNKNOWN and name in registry.own_strategies():
         strategy.check(costs, info)
 
 
 def _known(entry: ModelEntry) -> ModelInfo | None:
-    """Return what is known of a model's settings. Its sizes and prices are not, and costs do not depend on them."""
-    revision = entry.options.get("revision")
+    """Return what is known of a model: its settings, and its sizes where its files tell them. Its prices are not known."""
+
+    def read(file: str) -> dict[str, Any]:
+        return read_json(entry.model, file, entry.options.get("revision"))
+
     try:
-        found = defaults_of(entry.model, lambda file: read_json(entry.model, file, revision))
+        found = defaults_of(entry.model, read)
     except LottsError:  # the error surfaces when the model is loaded
         return None
     if found is None:
         return None
     defaults, embedded = found
-    return ModelInfo(entry.label, "", (0, 0, 0), (0, 0), Prices(), defaults, embedded)
+    image = registry.model_image_size(entry.model, entry.options) or (0, 0)
+    return ModelInfo(entry.label, "", latent_size(image, read) or UNKNOWN, image, Prices(), defaults, embedded)
 
 
 def folder_of(model: str) -> Path | None:

@@ -166,7 +166,9 @@ def _matching(prompts: Iterable[Prompt], where: Mapping[str, Any], source: str) 
     for prompt in prompts:
         for name in where:
             if name not in prompt.fields:
-                raise BadInput(f"prompts of {source} have no field {name!r}; they have {', '.join(prompt.fields)}")
+                raise BadInput(
+                    f"prompts of {source} have no field {name!r}; they have {', '.join(prompt.fields) or 'none'}"
+                )
         if all(_equal(prompt.fields[name], wanted) for name, wanted in where.items()):
             yield prompt
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,14 @@ class Defaults:
     eta: float = 1.0
     solver: Solver = "dpm"
     mask: MaskSource = field(default_factory=AttentionMask)
+
+    def scaled(self, steps: int) -> Self:
+        """Return the settings on a schedule of ``steps`` steps; t0 and tg keep their share of the schedule."""
+        if steps == self.steps:
+            return self
+        t0 = min(max(round(self.t0 * steps / self.steps), 0), steps - 1)
+        integrate = min(round(self.integrate * steps / self.steps), steps - t0)
+        return replace(self, steps=steps, t0=t0, integrate=integrate)
 
 
 @dataclass(frozen=True)

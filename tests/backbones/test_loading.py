@@ -17,7 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from lotts_search import plugins
 from lotts_search.backbones import model_folder
-from lotts_search.backbones.defaults import FLUX_SCHNELL, STABLE_DIFFUSION, STABLE_DIFFUSION_XL, defaults_of, few_steps
+from lotts_search.backbones.defaults import (
+    FLUX_SCHNELL,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    defaults_of,
+    few_steps,
+    merged,
+)
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure, LottsError, Notice
@@ -321,3 +328,56 @@ def test_a_name_of_few_steps_without_their_timesteps_is_reported(
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         assert load_backbone(str(folder), device="cpu").info.defaults.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "defaults"),
+    [
+        ({"steps": 10}, (10, 5, 1)),  # t0 and tg keep their share of the family's 50 steps
+        ({"steps": 3}, (3, 2, 0)),
+        ({"steps": 20, "t0": 3}, (20, 3, 2)),
+        ({"t0": 48}, (50, 48, 2)),
+    ],
+)
+def test_a_models_own_steps_carry_the_settings_of_its_family_along(
+    settings: dict[str, int], defaults: tuple[int, int, int]
+) -> None:
+    found = merged("m", settings, STABLE_DIFFUSION)
+    assert (found.steps, found.t0, found.integrate) == defaults
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be within 1..10000, not 0"),
+        ({"steps": -3, "t0": 1}, "steps must be within 1..10000, not -3"),
+        ({"t0": 50}, "t0 must be within 0..49, not 50"),
+        ({"steps": 10, "t0": 25}, "t0 must be within 0..9, not 25"),
+        ({"integrate": 26}, "integrate must be within 0..25, not 26"),
+        ({"t0": -1}, "t0 must be within 0..49, not -1"),
+    ],
+)
+def test_settings_of_a_model_that_cannot_work_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(BadInput, match=rf"model m: lotts.json: {message}"):
+        merged("m", settings, STABLE_DIFFUSION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beta_schedule": "banana"},
+        {"timestep_spacing": "banana"},
+        {"beta_start": "0.1"},
+        {"beta_start": -0.1},
+        {"trained_betas": "none"},
+    ],
+    ids=str,
+)
+def test_broken_settings_of_a_scheduler_are_one_sentence(
+    original: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "model"))
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(Failure, match="cannot load its scheduler: "):
+        load_backbone(str(folder), device="cpu").schedule(4)

@@ -115,7 +115,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
         ("refine image.png --prompt P --strategy best-of-n", "strategy 'best-of-n' cannot start from an image"),
         ("refine image.png --prompt P --nfe 3", "does not pay for one refinement"),
         ("study study.yaml --device tpu", "device must be"),
-        ("study start.yaml", "start.yaml: lotts start=8 on analytic: start must be within 0..7, not 8"),
+        ("study start.yaml", "start.yaml: lotts start=10 on shapes-sd: start must be within 0..9, not 10"),
         ("tune lotts --images 0", "images must be an integer of 1 or more, not 0"),
         ("tune lotts --nfe 0", "a budget of 0 NFE does not pay for the first image of trial 0"),
         ("tune lotts --nfe nan", "nfe must be a number of 0 or more, not nan"),
@@ -129,7 +129,8 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
 ) -> None:
     use(monkeypatch, RuntimeError("a model was loaded"))
     world(tmp_path)
-    (tmp_path / "start.yaml").write_text(YAML.replace("grid: {refinements: [1, 2]}", "settings: {start: 8}"))
+    embedded = YAML.replace("./analytic", "shapes-sd")
+    (tmp_path / "start.yaml").write_text(embedded.replace("grid: {refinements: [1, 2]}", "settings: {start: 10}"))
     (tmp_path / "text.png").write_text("no image")
     Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
@@ -321,6 +322,33 @@ def test_a_study_on_a_full_disk_fails_and_resumes(
     assert call("study", world(tmp_path), "--out", out) == 0
     assert call("study", world(tmp_path), "--out", tmp_path / "whole") == 0
     assert lasting(out) == lasting(tmp_path / "whole") and pq.read_table(out / "trials.parquet").num_rows > 15
+
+
+def test_a_study_whose_table_does_not_fit_on_the_disk_has_failed_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    out = tmp_path / "run"
+    write = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        if "study.json" in self.name and (out / "study.json").is_file():
+            no_space()
+        return write(self, text, **options)
+
+    with monkeypatch.context() as disk:
+        disk.setattr("pyarrow.parquet.write_table", no_space)
+        disk.setattr(Path, "write_text", full)
+        assert call("study", world(tmp_path), "--out", out) == 1
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "No space left on device; what is finished is kept, and the same command resumes it" in said
+    study = json.loads((out / "study.json").read_text())
+    assert study["status"] == "failed" and "No space left" in study["error"]
+    assert not [name for name in files(out) if name.endswith(".tmp")]
+    assert call("study", world(tmp_path), "--out", out) == 0
+    assert json.loads((out / "study.json").read_text())["status"] == "done"
+    assert call("study", world(tmp_path), "--out", tmp_path / "whole") == 0
+    assert lasting(out) == lasting(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("make", [lambda out: out.write_text(""), lambda out: (out / "x").mkdir(parents=True)])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lotts_search import BadInput, Budget, BudgetTooSmall, Interrupted, asearch, search
-from lotts_search.core.costs import Cost, Costs, scaled
+from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import gather_completed
 from lotts_search.core.trial_table import TrialRecord, image_hash, to_table, write_parquet
 from lotts_search.strategies.best_of_n import BestOfN
@@ -259,8 +259,8 @@ def test_costs_and_counts():
     assert (budget.count(costs.sample), budget.count(Cost(5)), budget.count(Cost(1, 1))) == (2, 22, 3)
     assert budget.minus(costs.sample) == Budget(nfe=60, images=2)
     assert Budget(seconds=1).count(costs.sample) is None
-    assert (scaled(defaults, 10).t0, scaled(defaults, 10).integrate) == (5, 1)
-    assert (scaled(defaults, 1).t0, scaled(defaults, 1).integrate) == (0, 0)
+    assert (defaults.scaled(10).t0, defaults.scaled(10).integrate) == (5, 1)
+    assert (defaults.scaled(1).t0, defaults.scaled(1).integrate) == (0, 0)
 
 
 def test_rows_add_up_in_virtual_order():
