@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lotts_search.backbones.load_options import LoadOptions
-from lotts_search.cli.command_line import option
+from lotts_search.core.recipe import option
 from lotts_search.errors import BadInput, notice
 from lotts_search.registry import check_verifier, find_model, metric_class
 from lotts_search.work.pool import Pool

@@ -16,13 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lotts_search.cli.command_line import option, repeating
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
 from lotts_search.core.costs import Costs
 from lotts_search.core.failures import Failures
+from lotts_search.core.recipe import option, repeating
 from lotts_search.core.result import SearchResult
 from lotts_search.core.run import check
 from lotts_search.errors import BadInput, Failure

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lotts_search import registry
-from lotts_search.cli.command_line import option, repeating
 from lotts_search.cli.progress import Live, SearchProgress, span
 from lotts_search.core.budget import Budget
 from lotts_search.core.failures import Failures
+from lotts_search.core.recipe import option, repeating
 from lotts_search.curves import Results, Setup, from_table
 from lotts_search.curves.results import load_whole
 from lotts_search.errors import BadInput, LottsError

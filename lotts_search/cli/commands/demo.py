@@ -53,9 +53,9 @@ def demo(
 
         lotts-search demo --model shapes-sdxl --prompts 200 --seconds 3600 --generators 2
     """
-    from lotts_search.cli.command_line import option, repeating
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_demo import run
+    from lotts_search.core.recipe import option, repeating
 
     changes: dict[str, object] = {
         "name": f"{strategy} and {against}",
