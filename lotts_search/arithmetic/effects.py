@@ -30,11 +30,9 @@ class Effects:
 
     Attributes:
         mean: [rows, columns, M] expected effects; each region's best child has the highest.
-        noise: standard deviation of a score around the sum of its effects: the verifier's noise, and what is not additive.
     """
 
     mean: Array
-    noise: float
 
     @property
     def best(self) -> npt.NDArray[np.intp]:
@@ -75,8 +73,7 @@ def estimate(
     # Rounded, so that equal effects stay equal whatever order a machine adds numbers in.
     scale = float(np.ptp(y)) or 1.0
     mean = np.round(np.asarray(mean) / scale, 9) * scale
-    noise = sum(float(fit.noise @ weight) for fit, weight in zip(fits, weights, strict=True))
-    return Effects(mean.reshape(rows, columns, count), noise**0.5)
+    return Effects(mean.reshape(rows, columns, count))
 
 
 def _alike(rows: int, columns: int, length: float) -> Array:
@@ -90,15 +87,13 @@ class _Fit(NamedTuple):
     """The model under one correlation, for each of :data:`RATIOS`.
 
     Attributes:
-        likelihood: [ratios] logarithms, with the best variance of the noise.
-        noise: [ratios] that variance.
+        likelihood: [ratios] logarithms, with the best variance of the noise, which is what the effects do not explain.
         weighted: [n, R, M] covariance of scores and effects, in units of the effects' variance.
         axes, parts, spread: principal axes [n, n-1] of the scores, the scores along them [n-1], and their variances [ratios,
             n-1] in units of the noise's.
     """
 
     likelihood: Array
-    noise: Array
     weighted: Array
     axes: Array
     parts: Array
@@ -120,4 +115,4 @@ def _fit(shown: Array, y: Array, contrasts: Array, alike: Array) -> _Fit:
     spread = RATIOS[:, None] * np.clip(sizes, 0, None) + 1
     noise = np.maximum((parts**2 / spread).mean(1), 1e-18)
     likelihood = -0.5 * (len(parts) * np.log(noise) + np.log(spread).sum(1))
-    return _Fit(likelihood, noise, weighted, axes, parts, spread)
+    return _Fit(likelihood, weighted, axes, parts, spread)

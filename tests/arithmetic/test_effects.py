@@ -65,13 +65,6 @@ def test_the_estimates_are_those_of_a_gaussian_process_with_the_same_prior():
     assert found.mean.reshape(-1) == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_noise_is_estimated():
-    rng = np.random.default_rng(3)
-    for noise in (0.01, 0.03, 0.1):
-        found = [estimate(*experiment(rng, noise)[1:], COUNT).noise for _ in range(60)]
-        assert np.mean(found) == pytest.approx(noise, rel=0.2)
-
-
 @pytest.mark.parametrize("noise", [0.01, 0.03, 0.1])
 def test_it_gains_more_than_one_region_at_a_time_and_than_the_best_child(noise):
     """With the same number of scores. The share of the greatest possible gain over a random child, over 60 experiments."""
