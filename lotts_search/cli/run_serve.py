@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lotts_search.errors import BadInput, notice
+from lotts_search.study.runner import terminable
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 
@@ -62,4 +63,5 @@ def run(
     else:
         from lotts_search.serve.deployment import run as deploy
 
-        deploy(settings, host, port, address)
+        with terminable():  # Ray stops its processes then
+            deploy(settings, host, port, address)
