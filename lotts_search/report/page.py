@@ -39,7 +39,8 @@ def write_page(template: str, path: Path, context: Mapping[str, object]) -> Path
         loader=PackageLoader("lotts_search.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(number=number, words=in_words)
-    style = Markup((files("lotts_search.report") / "templates" / "style.css").read_text())
+    folder = files("lotts_search.report") / "templates"
+    style = Markup("".join((folder / name).read_text() for name in ("colours.css", "style.css")))
     return write_text(path, environment.get_template(template).render(style=style, version=__version__, **context))
 
 

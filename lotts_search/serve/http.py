@@ -20,6 +20,7 @@ from lotts_search.serve.errors import ApiError, Json, invalid, of
 from lotts_search.serve.fields import Generation, edit_schema
 from lotts_search.serve.forms import read_form
 from lotts_search.serve.guard import Guard
+from lotts_search.serve.page import add_page
 from lotts_search.serve.service import Service
 from lotts_search.serve.streams import STREAM
 
@@ -55,6 +56,7 @@ def create_app(service: Service) -> FastAPI:
         fields, files = await read_form(request)
         return await answer(service, request, fields, files)
 
+    add_page(app)
     return app
 
 

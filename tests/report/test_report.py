@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -37,6 +36,7 @@ from lotts_search.report.unscored import unscored
 from lotts_search.strategies.particle import Particle
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.requests import Score, Work
+from tests.browser import CHROMIUM, needs_chromium
 from tests.made_up import made_up_search
 
 
@@ -268,14 +268,11 @@ def test_a_strategy_has_one_colour(tmp_path: Path) -> None:
     assert len(set(both.values())) == 4
     many = colours([f"lotts refinements={n}" for n in range(11)])
     assert sorted(many.values()) == list(range(len(COLOURS)))
-    style = (Path(page_module.__file__).parent / "templates" / "style.css").read_text()
+    style = (Path(page_module.__file__).parent / "templates" / "colours.css").read_text()
     light = re.findall(r"--series-(\d): (#\w+)", style)[: len(COLOURS)]
     assert light == [(str(n + 1), colour) for n, colour in enumerate(COLOURS)]
     html = write_search_page(made_up_search("lotts"), tmp_path / "search.html").read_text()
     assert f'style="--c:{css(alone["lotts"])}"' in html
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def _chromium(tmp_path: Path, page: Path, *arguments: str) -> str:
@@ -291,7 +288,7 @@ def _chromium(tmp_path: Path, page: Path, *arguments: str) -> str:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+@needs_chromium
 def test_browser_draws_the_search(tmp_path: Path) -> None:
     result = made_up_search("lotts")
     page = write_search_page(result, tmp_path / "search.html", "lotts-search generate …")
@@ -344,7 +341,7 @@ def overflow(tmp_path: Path, page: Path, width: int) -> dict[str, Any]:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+@needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_deep_tree_fits_the_window(tmp_path: Path, width: int) -> None:
     page = write_search_page(deep_search(), tmp_path / "search.html")

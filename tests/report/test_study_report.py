@@ -29,8 +29,9 @@ from lotts_search.report.study_page import failures, unpriced
 from lotts_search.testing.analytic import AnalyticPool
 from lotts_search.testing.studies import Simulated, simulate
 from lotts_search.work.prices import PUBLISHED
+from tests.browser import needs_chromium
 from tests.made_up import made_up_search
-from tests.report.test_report import CHROMIUM, Page, _chromium
+from tests.report.test_report import Page, _chromium
 
 ABOUT = {
     "name": "a <b> study", "command": "lotts-search study 'x <i>.yaml'", "metrics": ["truth"], "verifier": "reward",
@@ -347,7 +348,7 @@ def test_repeated_searches_equal_the_originals(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium to see the pages drawn")
+@needs_chromium
 def test_browser_draws_the_report(run: Path, tmp_path: Path) -> None:
     page = _report(run, "--no-figures") / "index.html"
     dom = Page(_chromium(tmp_path, page, "--dump-dom"))
