@@ -27,6 +27,7 @@ from lotts_search.cli.commands.refine import refine
 from lotts_search.cli.commands.report import report
 from lotts_search.cli.commands.serve import serve
 from lotts_search.cli.commands.set_metrics import set_metrics
+from lotts_search.cli.commands.status import status
 from lotts_search.cli.commands.study import study
 from lotts_search.cli.commands.submit import submit
 from lotts_search.cli.commands.theory import theory
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (generate, refine, serve, demo),
-    "Study": (study, submit, tune, report, export, set_metrics, theory),
+    "Study": (study, submit, status, tune, report, export, set_metrics, theory),
     "Models and plug-ins": (models, strategies, verifiers, verifier_env, metrics, rewriters, masks),
     "Development": (train,),
 }
