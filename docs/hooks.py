@@ -21,6 +21,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "examples/paper/README.md": "results/run-paper.md",
+    "integrations/comfyui/README.md": "comfyui.md",
 } | {f"{CARDS}/{model}/README.md": f"models/{model}.md" for model in sorted(p.name for p in (ROOT / CARDS).iterdir())}
 """Pages of the site, by their files in the repository."""
 SOURCES = {page: source for source, page in PAGES.items()}

@@ -21,7 +21,7 @@ from lotts_search.cli import main
 from lotts_search.work.requests import Rewrite
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("docs", "lotts_search", "examples", "tests", "benchmarks", "cluster", "strategies", "actors")
+FOLDERS = ("docs", "lotts_search", "examples", "tests", "benchmarks", "cluster", "strategies", "actors", "integrations")
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for page in (*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md")))
