@@ -23,6 +23,7 @@ class Model(BaseModel):
         rewriter: revises prompts for strategies that use a rewriter; None = the one that the model names, if any.
         load: options of the model, as for :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         generators: generator actors on Ray; each holds the model.
+        gpus, verifier_gpus: GPUs of each generator and of each verifier on Ray; None = 1 where its device is CUDA.
         max_batch: most network rows in one call of a generator.
     """
 
@@ -33,6 +34,8 @@ class Model(BaseModel):
     rewriter: str | None = None
     load: dict[str, Any] = {}
     generators: int = Field(default=1, ge=1)
+    gpus: float | None = Field(default=None, ge=0)
+    verifier_gpus: float | None = Field(default=None, ge=0)
     max_batch: int = Field(default=16, ge=2)
 
 

@@ -76,6 +76,8 @@ def _pool(model: Model, threads: int) -> Pool:
         max_batch=model.max_batch,
         threads=threads,
         backbone_options=model.load,
+        gpus=model.gpus,
+        verifier_gpus=model.verifier_gpus,
         rewriters={name: {} for name in rewriters},
     )
 
@@ -111,9 +113,14 @@ def needed(config: Config) -> dict[str, float]:
     for model in config.models:
         verifiers, rewriters = names_of(model)
         cpus += config.threads * (model.generators + len(verifiers) + len(rewriters))
-        on_gpu = [str(model.load.get("device", ""))] * model.generators + list(verifiers)
-        gpus += sum(text.startswith("cuda") or "device=cuda" in text for text in on_gpu)
+        for text in verifiers:
+            gpus += _gpus("device=cuda" in text, model.verifier_gpus)
+        gpus += model.generators * _gpus(str(model.load.get("device", "")).startswith("cuda"), model.gpus)
     return {"CPU": cpus, "GPU": gpus}
+
+
+def _gpus(on_gpu: bool, given: float | None) -> float:
+    return float(on_gpu) if given is None else given
 
 
 def run(config: Config, host: str, port: int, address: str | None) -> None:

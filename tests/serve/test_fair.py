@@ -169,17 +169,20 @@ def test_errors_reach_the_search() -> None:
 
 
 def test_answers_at_once_do_not_pile_up_calls() -> None:
-    """A pool that answers while it is asked must not be asked from within its own answer."""
+    """A pool that answers while it is asked is not asked from within its own answer: there may be thousands in a row."""
 
     class Instant(Manual):
         def submit(self, work: Work) -> Future[Result]:
             future = super().submit(work)
-            future.set_result(Result(Usage()))
+            if len(self.works) > 1:
+                future.set_result(Result(Usage()))
             return future
 
     pool = Instant()
-    fair = FairPool(pool, 2)
-    assert all(future.done() for future in asks(fair.share(), 1, 5000))
+    futures = asks(FairPool(pool, 1).share(), 1, 5000)
+    assert len(pool.works) == 1  # all others wait for it
+    pool.finish()
+    assert all(future.done() for future in futures)
 
 
 @pytest.mark.parametrize("strategy", ["lotts", "svdd", "adaptive-lotts"])

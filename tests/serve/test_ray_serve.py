@@ -14,22 +14,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import numpy as np
 import psutil
 import pytest
+import yaml
 from openai import OpenAI
 from PIL import Image
+from ray.serve.schema import ServeDeploySchema
 
 from lotts_search import registry, search
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import BadInput
 from lotts_search.serve import app
+from lotts_search.serve.config import parse
 from tests.serve.test_embedded import PROMPT
 
 KEY = "0123456789abcdef"
 WAIT_S = 240
+ROOT = Path(__file__).parents[2]
 
 
 def test_serve_run_builds_the_application() -> None:
@@ -52,6 +57,16 @@ def test_serve_run_builds_the_application() -> None:
 def test_a_wrong_configuration_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         app(fields)
+
+
+def test_the_files_of_the_guide_are_right() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = [yaml.safe_load(block) for block in blocks]
+    served = [yaml.safe_load(one["spec"]["serveConfigV2"]) if "spec" in one else one for one in found]
+    deployed = [ServeDeploySchema.model_validate(one) for one in served if "applications" in one]
+    configs = [parse(one.applications[0].args) for one in deployed] + [parse(one) for one in served if "models" in one]
+    assert len(deployed) == 3 and len(configs) == 4
+    assert all(one.applications[0].import_path == "lotts_search.serve:app" for one in deployed)
 
 
 @pytest.fixture(scope="module")
