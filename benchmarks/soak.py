@@ -20,6 +20,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -164,15 +165,23 @@ async def left(http: httpx2.AsyncClient) -> dict[str, float]:
     return values
 
 
+async def until_ready(http: httpx2.AsyncClient, server: psutil.Process) -> None:
+    """Wait for the server; a busy machine takes minutes."""
+    for _ in range(600):
+        with contextlib.suppress(httpx2.HTTPError):
+            if (await http.get("/readyz")).status_code == 200:
+                return
+        if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+            break
+        await asyncio.sleep(1)
+    sys.exit("the server does not start")
+
+
 async def soak(options: argparse.Namespace, port: int, server: psutil.Process) -> int:
     found, dice = Findings(), random.Random(options.seed)
     limits = httpx2.Limits(max_connections=200)
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANGS_S, limits=limits) as http:
-        for _ in range(300):
-            with contextlib.suppress(httpx2.HTTPError):
-                if (await http.get("/readyz")).status_code == 200:
-                    break
-            await asyncio.sleep(1)
+        await until_ready(http, server)
         began = time.monotonic()
         end = began + 60 * options.minutes
         clients = [client(http, found, random.Random(dice.random()), end) for _ in range(options.clients)]
@@ -200,9 +209,13 @@ def main() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lotts_search", "serve", "--port", str(port), "--generators", "2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             code = asyncio.run(soak(options, port, psutil.Process(process.pid)))
+        except BaseException:
+            log.seek(0)
+            print("".join(log.readlines()[-20:]))
+            raise
         finally:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
