@@ -172,6 +172,9 @@ def test_the_comparisons_of_the_package_are_studies() -> None:
     study = read_study(examples / "mosaic.yaml")
     assert {t.limit.nfe for t in tasks_of(study) if t.entry.label == "mosaic"} == {42.5, 85}
     assert study.baselines == ("svdd", "rollover-budget")
+    study = read_study(examples / "masks.yaml")
+    masks = {entry.label: entry.strategy.settings()["mask"] for entry in study.strategies}
+    assert masks["lotts"] is None and masks["lotts fused"] == masks["adaptive-lotts fused"] is not None
     study = read_study(examples / "strategies.yaml")
     ours = [e.name for e in registry.strategies().values() if e.target.startswith("lotts_search.")]
     assert {entry.name for entry in study.strategies} == set(ours) - {"random-search"}
