@@ -180,6 +180,7 @@ async def asearch(
         best=book.find(book.best),
         best_refined=book.find(book.best_refined),
         rewriter=rewriter,
+        priced_as=as_,
     )
     if on_event is not None:
         on_event(SearchEnded(result))

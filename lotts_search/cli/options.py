@@ -155,6 +155,24 @@ Nfe = Annotated[
     float | None,
     typer.Option("--nfe", help="Network evaluations: denoising steps of all images.", rich_help_panel=BUDGET),
 ]
+Flops = Annotated[
+    float | None,
+    typer.Option(
+        "--flops",
+        help="Floating-point operations of network, decoding, encoding and scores, such as 250e12.",
+        rich_help_panel=BUDGET,
+    ),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="MODEL",
+        help="Count FLOPs as on a published model with ImageReward: sd21, sdxl or flux, or with +tiny by its tiny decoder"
+        " [the model's own].",
+        rich_help_panel=BUDGET,
+    ),
+]
 Images = Annotated[int | None, typer.Option("--images", help="Number of images.", rich_help_panel=BUDGET)]
 Seconds = Annotated[float | None, typer.Option("--seconds", help="Wall-clock time in seconds.", rich_help_panel=BUDGET)]
 Target = Annotated[

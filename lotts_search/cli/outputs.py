@@ -77,7 +77,7 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         recipe: the command's options by name; stored with ``command`` in the metadata of the PNG.
 
     Returns:
-        The JSON object that ``--json`` prints: score, nfe, images, failed (trials), best (the PNG), out, and more.
+        The JSON object that ``--json`` prints: score, nfe, images, flops, failed (trials), best (the PNG), out, and more.
 
     Raises:
         Failure: files could not be written, for example to a full disk; the others were.
@@ -112,6 +112,7 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         "score": result.score,
         "nfe": ledger.nfe,
         "images": ledger.images,
+        "flops": ledger.flops,
         "failed": asdict(result.failures),
         "best": str(best) if image is not None else None,
         "out": str(out),

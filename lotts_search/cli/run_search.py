@@ -20,12 +20,14 @@ from lotts_search.core.recipe import Recipe
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.run import check_arguments, check_budget, check_start
 from lotts_search.errors import BadInput, unknown
+from lotts_search.report.page import large
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.model_files import check_settings, costs_of
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.image_files import image_size, mask_png, read_image, read_mask
 from lotts_search.work.masks import GivenMask
 from lotts_search.work.pool import Pool
+from lotts_search.work.prices import published
 from lotts_search.work.requests import Bytes, Sampling, Solver, check_steps
 
 
@@ -49,11 +51,13 @@ class Request(Recipe):
             check_steps(self.steps)
         if self.solver is not None and self.solver not in get_args(Solver):
             raise unknown("solver", self.solver, get_args(Solver))
-        if self.nfe is None and self.images is None and self.seconds is None:
+        if self.as_ is not None:
+            published(self.as_)
+        if self.nfe is None and self.images is None and self.flops is None and self.seconds is None:
             self.images = DEFAULT_IMAGES
-        budget = Budget(self.nfe, self.images, self.seconds, self.target)
+        budget = Budget(self.nfe, self.images, self.seconds, self.target, self.flops)
         check_start(strategy, self.strategy, self.image is not None)
-        given = ModelEntry(self.model, self.model, self.load, self.sampling())
+        given = ModelEntry(self.model, self.model, self.load, self.sampling(), self.as_)
         if (costs := costs_of(given, self.image is not None)) is not None:
             check_settings(strategy, self.strategy, given, self.image is not None)
             check_budget(strategy, budget, costs, self.image is not None)
@@ -95,6 +99,8 @@ class Request(Recipe):
             rewriter=self.rewriter,
             nfe=self.nfe,
             images=self.images,
+            flops=self.flops,
+            as_=self.as_,
             seconds=self.seconds,
             target=self.target,
             seed=self.seed,
@@ -128,7 +134,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
     ):
         image, given = request.pixels(pool.info.image)
         settings = Sampling.of(pool.info, request.prompt, **request.sampling())
-        live.console.print(used(pool.info, settings, verifier, str(budget)), soft_wrap=True)
+        live.console.print(used(pool.info, settings, verifier, str(budget), request.as_), soft_wrap=True)
         live.update(0.0, "", what=f"{request.strategy} on {request.model}")
         try:
             result = request.run(pool, budget, live, image, given)
@@ -153,7 +159,9 @@ def _say(result: SearchResult, folder: Path) -> None:
         console.print("stopped; results so far:")
     if result.score is not None:
         ledger = result.ledger
-        console.print(f"[bold]score {result.score:.4f}[/bold]  {ledger.nfe:g} NFE  {ledger.images} images")
+        priced = f" as {result.priced_as}" if result.priced_as else ""
+        spent = f"{ledger.nfe:g} NFE  {ledger.images} images  {large(ledger.flops)}FLOP{priced}"
+        console.print(f"[bold]score {result.score:.4f}[/bold]  {spent}")
         if ledger.stopped:
             console.print(f"saved {ledger.left}: {ledger.stopped}")
         if ledger.fallbacks:

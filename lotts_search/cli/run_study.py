@@ -16,25 +16,28 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lotts_search import registry
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
-from lotts_search.core.budget import Budget
+from lotts_search.core.budget import CURRENCIES, Budget
 from lotts_search.core.costs import Costs
 from lotts_search.core.failures import Failures
 from lotts_search.core.recipe import option, repeating
 from lotts_search.core.result import SearchResult
 from lotts_search.core.run import check
 from lotts_search.errors import BadInput, Failure
+from lotts_search.report.page import large
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.conduct import Conducted, conduct
 from lotts_search.study.folder import RunFolder
+from lotts_search.study.model_files import folder_of
 from lotts_search.study.read import read_study
 from lotts_search.study.runner import Progress
-from lotts_search.study.searches import Task, tasks_of, unchecked
-from lotts_search.study.spec import ModelEntry, Study
+from lotts_search.study.searches import Task, estimate, tasks_of, unchecked
+from lotts_search.study.spec import Limit, ModelEntry, Study
 from lotts_search.study.state import Standing, standing
-from lotts_search.work.pool import Pool
+from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Fresh, Sampling, Segment
 
 BATCH = 16
@@ -97,7 +100,8 @@ def carry_out(
                     budgets = ", ".join(
                         dict.fromkeys(str(limit) for entry in study.strategies for limit in entry.limits)
                     )
-                    live.console.print(used(pool.info, sampling, study.verifier, budgets), soft_wrap=True)
+                    line = used(pool.info, sampling, study.verifier, budgets, model.priced_as)
+                    live.console.print(line, soft_wrap=True)
                     live.update(0.0, "", what=f"{study.name} on {model.label}")
                     yield pool
 
@@ -173,17 +177,16 @@ def _dry(
     lines, total = [], 0.0
     for model in study.models:
         mine = [task for task in todo if task.model == model]
-        rate = stand.rate.get(model.label) or (_probe(model, mine, compute, console) if mine else None)
+        rate, mine = _probe(study, model, mine, stand.rate.get(model.label), compute, console)
         for entry in study.strategies:
             some = [task for task in mine if task.entry == entry]
-            nfe = None if any(task.nfe is None for task in some) else sum(task.nfe or 0.0 for task in some)
-            images = None if any(task.images is None for task in some) else sum(task.images or 0 for task in some)
+            nfe, images, flops = (_total([getattr(task.cost, name) for task in some]) for name in CURRENCIES)
             seconds = None if nfe is None or not rate else nfe / rate / generators
             total += seconds or 0.0
             limits = ", ".join(dict.fromkeys(str(task.limit) for task in some)) or "—"
             lines.append(
                 {"model": model.label, "label": entry.label, "budgets": limits, "nested": entry.nested,
-                 "searches": len(some), "nfe": nfe, "images": images, "seconds": seconds}
+                 "searches": len(some), "nfe": nfe, "images": images, "flops": flops, "seconds": seconds}
             )  # fmt: skip
     unknown_time = any(line["seconds"] is None for line in lines)
     if json:
@@ -199,10 +202,11 @@ def _dry(
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "strategy", "budget", "searches", "NFE", "images", "time"):
+    for heading in ("model", "strategy", "budget", "searches", "NFE", "images", "FLOPs", "time"):
         table.add_column(heading, justify="left" if heading in ("model", "strategy", "budget") else "right")
     for line in lines:
-        numbers = ("?" if line[key] is None else f"{line[key]:,.0f}" for key in ("nfe", "images"))
+        numbers = ["?" if line[key] is None else f"{line[key]:,.0f}" for key in ("nfe", "images")]
+        numbers.append("?" if line["flops"] is None else large(float(str(line["flops"]))))
         time_left = "?" if line["seconds"] is None else span(float(str(line["seconds"])))
         budget = str(line["budgets"]) + (" (and all below)" if line["nested"] and len(study.limits) > 1 else "")
         table.add_row(str(line["model"]), str(line["label"]), budget, str(line["searches"]), *numbers, time_left)
@@ -210,46 +214,75 @@ def _dry(
         f"{study.name}: {len(study.prompts)} prompts, {len(study.seeds)} seeds, {len(tasks)} searches: {stand}"
     )
     console.print(table)
-    nfe = sum(task.nfe or 0.0 for task in todo)
+    nfe = sum(task.cost.nfe or 0.0 for task in todo)
     about = "an unknown time" if unknown_time else f"about {span(total)}"
     console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
 
 
-def _probe(model: ModelEntry, tasks: Sequence[Task], compute: Compute, console: Console) -> float | None:
-    """Return the NFE/s of one generator, from a few steps of a full batch; None for a model that is not local.
+def _total(costs: Sequence[float | None]) -> float | None:
+    """Return the sum; None where one is not known."""
+    return None if None in costs else sum(cost or 0 for cost in costs)
+
+
+def _probe(
+    study: Study, model: ModelEntry, tasks: list[Task], rate: float | None, compute: Compute, console: Console
+) -> tuple[float | None, list[Task]]:
+    """Load a local model and return the NFE/s of one generator, measured with a few steps of a full batch, and the model's
+    tasks with the FLOPs that they will take.
+
+    Args:
+        rate: that of an earlier run; None = to be measured.
 
     Raises:
         BadInput: searches of the model would be refused.
         Failure: the model cannot be loaded; on a cluster, whose machines may differ from this one, this is printed.
     """
-    from lotts_search.study.model_files import folder_of
-
-    if folder_of(model.model) is None:
-        return None
+    # What a score takes is known once the verifier is loaded; those for large models are large themselves.
+    limited = any(task.limit.flops is not None for task in tasks)
+    scored = model.priced_as is None and (limited or model.model in registry.models())
+    if not tasks or folder_of(model.model) is None or (rate is not None and not scored):
+        return rate, tasks
+    verifiers = [study.verifier] if scored else []
+    kinds = {_kind(task): task for task in tasks}
     try:
-        with Compute(local=True, device=compute.device).pool(model.model, **_options(model)) as pool:
-            sampling = Sampling.of(pool.info, "an image", **model.sampling)
-            for task in {(task.entry.label, task.limit, task.image): task for task in tasks}.values():
+        with Compute(local=True, device=compute.device).pool(model.model, *verifiers, **_options(model)) as pool:
+            sampling, prices = Sampling.of(pool.info, "an image", **model.sampling), model.prices(pool.info)
+            if scored and isinstance(pool, Checking):
+                probe = pool.probe(study.verifier, tasks[0].prompt.text)
+                prices = replace(prices, score=probe.result().usage.flops)
+            costs = {image: Costs.of(pool.info, sampling, image=image, prices=prices) for image in (False, True)}
+            for task in kinds.values():
                 image = task.prompt.image if task.image else None
-                costs = Costs.of(pool.info, sampling, image=task.image)
-                check(task.entry.strategy, task.entry.name, task.limit.budget, costs, pool.info, image)
-            sampling = replace(sampling, steps=max(PROBE_STEPS + 1, sampling.steps))
-            count, taken = BATCH // (2 if sampling.guided else 1), 0.0
-            for number in range(2):  # the first round is a warm-up
-                began = time.perf_counter()
-                asked = [
-                    pool.submit(Segment(number, sampling, (f"seed {seed}",), PROBE_STEPS, noise=Fresh(seed)))
-                    for seed in range(count)
-                ]
-                for future in asked:
-                    future.result()
-                taken = time.perf_counter() - began
-            return count * PROBE_STEPS / taken
+                check(task.entry.strategy, task.entry.name, task.limit.budget, costs[task.image], pool.info, image)
+            if scored:
+                found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
+                tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
+            return rate or _rate(pool, sampling), tasks
     except Failure as error:
         if compute.address is None:
             raise
         console.print(f"{model.label}: {error}")
-        return None
+        return rate, tasks
+
+
+def _kind(task: Task) -> tuple[str, Limit, bool]:
+    return task.entry.label, task.limit, task.image
+
+
+def _rate(pool: Pool, sampling: Sampling) -> float:
+    """Return the NFE/s of a pool with one generator."""
+    sampling = replace(sampling, steps=max(PROBE_STEPS + 1, sampling.steps))
+    count, taken = BATCH // (2 if sampling.guided else 1), 0.0
+    for number in range(2):  # the first round is a warm-up
+        began = time.perf_counter()
+        asked = [
+            pool.submit(Segment(number, sampling, (f"seed {seed}",), PROBE_STEPS, noise=Fresh(seed)))
+            for seed in range(count)
+        ]
+        for future in asked:
+            future.result()
+        taken = time.perf_counter() - began
+    return count * PROBE_STEPS / taken
 
 
 def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> None:
@@ -281,7 +314,7 @@ def _print(conducted: Conducted, path: Path, console: Console) -> None:
     done = [s for s in conducted.searches if s["status"] == "done"]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for s in done:
-        budget = str(Budget(nfe=s["budget_nfe"], images=s["budget_images"]))
+        budget = str(Budget(**{name: s.get(f"budget_{name}") for name in CURRENCIES}))
         groups.setdefault((s["model"], s["label"], budget), []).append(s)
     table = Table(box=None, pad_edge=False, header_style="bold")
     metrics = [m for m in conducted.study["metrics"] if any(m in s["metrics"] for s in done)]

@@ -39,7 +39,7 @@ class Wanted:
     runs: list[Path]
     out: Path | None = None
     metric: str | None = None
-    cost: str = "nfe"
+    cost: str | None = None
     prices: str = ""
     baselines: list[str] = field(default_factory=list)
     prompts: int = 6
@@ -54,7 +54,7 @@ class Wanted:
             "out": self.out, "metric": self.metric, "cost": self.cost, "as": self.prices or None, "prompts": self.prompts,
             "trees": self.trees, "device": self.device,
         }  # fmt: skip
-        standard = {"cost": "nfe", "prompts": 6, "device": "cpu"}
+        standard = {"prompts": 6, "device": "cpu"}
         chosen = {name: value for name, value in given.items() if value is not None and value != standard.get(name)}
         words = [word for name, value in chosen.items() for word in option(f"--{name}", value)]
         words += [word for label in self.baselines for word in option("--baseline", label)]
@@ -218,7 +218,7 @@ def _trees(
             if result is None:
                 what = f"tree {number + 1} of {len(picked)}: {tree.setup.label} on {tree.setup.model}"
                 live.update(0.0, "", what=what)
-                budget = Budget(nfe=tree.setup.nfe, images=tree.setup.images)
+                budget = Budget(nfe=tree.setup.nfe, images=tree.setup.images, flops=tree.setup.flops)
                 try:
                     result = again.search(
                         tree.setup, tree.case.text, trials.prompts[tree.case.prompt], int(trials.seed[tree.search]),

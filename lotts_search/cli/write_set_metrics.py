@@ -43,6 +43,7 @@ def run(folder: Path, features: str, reference: Path | None, out: Path, json: bo
 def _plain(one: SetMetrics) -> dict[str, object]:
     row: dict[str, object] = {
         "model": one.setup.model, "label": one.setup.label, "budget_nfe": one.setup.nfe, "budget_images": one.setup.images,
+        "budget_flops": one.setup.flops,
         "images": one.images, "prompts": one.prompts, "frechet": one.frechet,
     }  # fmt: skip
     for name in INTERVALS:

@@ -41,6 +41,7 @@ class Recipe:
         rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
         writing: settings of the rewriter.
         load: options of the model, from :func:`lotts_search.cli.options.loading`.
+        as_: the published model at whose prices FLOPs are counted; None = the model's own.
     """
 
     command: str
@@ -64,14 +65,16 @@ class Recipe:
     load: dict[str, Any] = field(default_factory=dict)
     rewriter: str | None = None
     writing: dict[str, object] = field(default_factory=dict)
+    flops: float | None = None
+    as_: str | None = None
 
     def line(self) -> str:
         """Return the command that repeats the search."""
         options: list[str] = [] if self.image is None else option("--prompt", self.prompt)
-        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "flops", "as_", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
-                options += option(f"--{name}", value)
+                options += option(f"--{name.rstrip('_')}", value)
         if self.negative:
             options += option("--negative", self.negative)
         for name, value in self.settings.items():

@@ -34,6 +34,7 @@ class SearchResult:
         best: the trial with the highest guiding score, None where no image was finished.
         best_refined: the same among refined images only.
         rewriter: name of the rewriter; "" where the strategy uses none.
+        priced_as: the published model at whose prices FLOPs are counted; None = the model itself.
     """
 
     prompt: str
@@ -52,6 +53,7 @@ class SearchResult:
     best: TrialRecord | None
     best_refined: TrialRecord | None
     rewriter: str = ""
+    priced_as: str | None = None
 
     @property
     def image(self) -> Bytes | None:

@@ -91,7 +91,7 @@ def searched(trials: Trials, setup: Setup) -> Setup:
     whole = [i for i, a in enumerate(trials.setups) if (a.model, a.label) == (setup.model, setup.label)]
     if not whole or setup.label not in trials.nested:
         raise BadInput(f"the table has no searches by {setup.label} on {setup.model} with a budget of {setup.budget}")
-    # Budgets of different kinds (images, NFE) cannot be compared by their limits: the longest searches hold the others.
+    # Budgets of different kinds (images, NFE, FLOPs) cannot be compared by their limits: the longest searches hold the others.
     return trials.setups[max(whole, key=lambda i: (trials.first[1:] - trials.first[:-1])[trials.setup == i].sum())]
 
 
@@ -101,9 +101,7 @@ def _rows(trials: Trials, setup: Setup) -> tuple[Ints, Bools]:
     inside = trials.setup == trials.setups.index(whole)
     rows = inside[trials.search]
     if whole != setup:
-        for over, limit in (("nfe", setup.nfe), ("images", setup.images)):
-            if limit is not None:
-                rows &= trials.cost(over) <= limit + 1e-9
+        rows &= trials.within(setup)
     return np.flatnonzero(inside), rows
 
 

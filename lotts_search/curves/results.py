@@ -58,7 +58,13 @@ class Results:
         return next(iter([*named, *self.metrics]), "score")
 
     def find(
-        self, label: str, *, model: str | None = None, nfe: float | None = None, images: int | None = None
+        self,
+        label: str,
+        *,
+        model: str | None = None,
+        nfe: float | None = None,
+        images: int | None = None,
+        flops: float | None = None,
     ) -> Setup:
         """Return the only setup with this label, and with the model and limits that are given.
 
@@ -68,10 +74,9 @@ class Results:
             BadInput: no setup or several fit; the message lists the setups of the label.
         """
         labelled = self.find_label(label)
+        wanted = {"model": model, "nfe": nfe, "images": images, "flops": flops}
         fitting = [
-            a
-            for a in labelled
-            if model in (None, a.model) and nfe in (None, a.nfe) and images in (None, a.images)
+            a for a in labelled if all(value in (None, getattr(a, name)) for name, value in wanted.items())
         ]  # fmt: skip
         if len(fitting) > 1:  # the setup with the largest budget contains all the others
             whole = [a for a in fitting if a in self.trials.setups]

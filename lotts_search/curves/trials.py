@@ -30,6 +30,8 @@ COUNTS = ("nfe", "rows", "decodes", "previews", "encodes", "scores")
 Price: TypeAlias = "Callable[[Mapping[str, Doubles]], Doubles]"
 """Returns the FLOPs [n] of counts [n]: those of :data:`COUNTS`, and of the NFE and rows apart, ``steps`` of denoising and rows of
 localizations (``located``)."""
+LIMITS = ("budget_nfe", "budget_images", "budget_flops")
+"""Columns of the budgets."""
 IMAGES = ("sample", "encode", "refine", "advance")
 """Kinds of trials that make candidates."""
 NEEDED = (
@@ -46,6 +48,7 @@ class Setup:
     label: str
     nfe: float | None = None
     images: int | None = None
+    flops: float | None = None
 
     @property
     def budget(self) -> str:
@@ -53,6 +56,7 @@ class Setup:
         limits = [f"{self.nfe:g} NFE"] if self.nfe is not None else []
         if self.images is not None:
             limits.append(f"{self.images} image{'' if self.images == 1 else 's'}")
+        limits += [f"{self.flops:.4g} FLOPs"] if self.flops is not None else []
         return " and ".join(limits) or "without limit"
 
 
@@ -73,6 +77,7 @@ class Trials:
         image: whether each row made a complete image [n].
         refined: whether each row is a refinement [n].
         order: the place of each row in the table [n].
+        counted: FLOPs of each row [n] as its search counted them; those of ``columns`` may be at other prices.
         nested: labels whose search with a small budget is the beginning of the one with a large budget.
         smaller: setups that are the beginning of the searches of another setup.
     """
@@ -91,9 +96,11 @@ class Trials:
     image: Bools
     refined: Bools
     order: Ints
+    counted: Doubles
     nested: frozenset[str] = frozenset()
     smaller: tuple[Setup, ...] = ()
     _sums: dict[str, Doubles] = field(default_factory=dict, repr=False)
+    _within: dict[Setup, Bools] = field(default_factory=dict, repr=False)
 
     @property
     def metrics(self) -> list[str]:
@@ -114,9 +121,25 @@ class Trials:
         if over not in AXES:
             raise unknown("cost", over, AXES)
         if over not in self._sums:
-            sums = np.concatenate([[0.0], np.cumsum(self.columns[over])])
-            self._sums[over] = sums[1:] - sums[self.first[:-1]][self.search]
+            self._sums[over] = self._running(self.columns[over])
         return self._sums[over]
+
+    def _running(self, values: Doubles) -> Doubles:
+        """Return the sums over the rows of each search, up to and including each row."""
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        return np.asarray(sums[1:] - sums[self.first[:-1]][self.search])
+
+    def within(self, setup: Setup) -> Bools:
+        """Return whether each row lies within the limits of a setup [n]; of an image, its score in the next row too."""
+        if setup not in self._within:
+            flops = self._running(self.counted)
+            scored = np.append(self.search[1:] == self.search[:-1], False) & self.image
+            flops = np.where(scored, np.append(flops[1:], 0.0), flops)
+            spent = {"nfe": self.cost("nfe"), "images": self.cost("images"), "flops": flops}
+            limits = {over: getattr(setup, over) for over in spent}
+            parts = [spent[over] <= limit * (1 + 1e-12) for over, limit in limits.items() if limit is not None]
+            self._within[setup] = np.logical_and.reduce([np.ones(len(self.order), dtype=bool), *parts])
+        return self._within[setup]
 
     @cached_property
     def leading(self) -> Bools:
@@ -165,11 +188,7 @@ def load_table(path: Path | str, *, whole: bool = True) -> tuple[pa.Table, dict[
         used = [
             n
             for n in names
-            if whole
-            or n in NEEDED
-            or n in COUNTS
-            or n in ("label", "budget_nfe", "budget_images")
-            or n.startswith("metric_")
+            if whole or n in NEEDED or n in COUNTS or n in ("label", *LIMITS) or n.startswith("metric_")
         ]
         table = pq.read_table(file, columns=used)
     except (OSError, pa.ArrowInvalid) as error:
@@ -223,9 +242,10 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None, price: P
     texts, known = _codes(table, "prompt")
     kinds, kind_names = _codes(table, "kind")
     models, model_names = _codes(table, "model")
-    budgets = [_numbers(table, name)[heads] for name in ("budget_nfe", "budget_images")]
+    budgets = [_numbers(table, name)[heads] for name in LIMITS]
 
     columns = {name: np.nan_to_num(_numbers(table, name)[order]) for name in AXES}
+    counted = columns["flops"]
     if price is not None:
         counts = {name: np.nan_to_num(_numbers(table, name)[order]) for name in COUNTS}
         located = np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "localize"])[order]
@@ -242,8 +262,14 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None, price: P
     kept, firsts, setup = np.unique(parts, axis=0, return_index=True, return_inverse=True)
     place = np.argsort(firsts)  # setups in the order of the table
     setups = [
-        Setup(model_names[int(m)], label_names[int(name)], None if n < 0 else float(n), None if i < 0 else int(i))
-        for m, name, n, i in kept[place]
+        Setup(
+            model_names[int(m)],
+            label_names[int(name)],
+            None if nfe < 0 else float(nfe),
+            None if images < 0 else int(images),
+            None if flops < 0 else float(flops),
+        )
+        for m, name, nfe, images, flops in kept[place]
     ]
     of_prompt = np.full(len(prompts), -1)
     of_prompt[prompt[heads]] = texts[heads]
@@ -263,6 +289,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any] | None = None, price: P
         image=(made & seen)[order],
         refined=np.isin(kinds, [i for i, name in enumerate(kind_names) if name == "refine"])[order],
         order=order,
+        counted=counted,
         nested=nested,
         smaller=smaller,
     )
@@ -274,7 +301,7 @@ def _nested(setups: list[Setup], about: Mapping[str, Any]) -> tuple[frozenset[st
     smaller = []
     for setup in setups:
         for budget in (b for s in known if s["label"] == setup.label for b in s.get("budgets", ())):
-            part = Setup(setup.model, setup.label, budget.get("nfe"), budget.get("images"))
+            part = Setup(setup.model, setup.label, budget.get("nfe"), budget.get("images"), budget.get("flops"))
             if budget.get("model", setup.model) == setup.model and part not in setups and part not in smaller:
                 smaller.append(part)
     return frozenset(s["label"] for s in known), tuple(smaller)

@@ -84,10 +84,13 @@ def write_search_page(result: SearchResult, path: Path | str, command: str = "")
     trials = result.trials
     best = result.best.trial_id if result.best is not None else None
     ledger = result.ledger
+    flops = f"of {large(result.budget.flops)}" if result.budget.flops else ""
+    flops += f" as {result.priced_as}" if result.priced_as else ""
     facts = [
         ("score", number(result.score, 4), ""),
         ("NFE", number(ledger.nfe), f"of {number(result.budget.nfe)}" if result.budget.nfe else ""),
-        ("images", str(ledger.images), ""),
+        ("images", str(ledger.images), f"of {result.budget.images}" if result.budget.images else ""),
+        ("FLOPs", large(ledger.flops), flops),
         ("network rows", number(ledger.rows, 0), ""),
         ("device time", f"{ledger.device_s:.1f}", "s"),
         ("model", result.model.name, ""),

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lotts_search.curves import AXES, Setup
+from lotts_search.curves.trials import LIMITS
 from lotts_search.errors import BadInput
 from lotts_search.report.colours import COLOURS
 from lotts_search.report.page import write_csv, write_text
-from lotts_search.report.study_numbers import Line, Numbers, Trace
+from lotts_search.report.study_numbers import Numbers, Trace, limits
 from lotts_search.report.study_page import label_colours
 
 
@@ -38,7 +39,7 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
         for line in found.tasks
         for tag, share in line.shares.items()
     ]
-    key = ("model", "label", "budget_nfe", "budget_images")
+    key = ("model", "label", *LIMITS)
     files = [
         write_csv(folder / "results.csv", (*key, "value", "mean", "low", "high", "prompts", "searches", *costs), results),
         write_csv(folder / "curves.csv", ("model", "label", "value", "over", "cost", "mean", "low", "high"), curves),
@@ -57,8 +58,8 @@ def write_tables(found: Numbers, folder: Path) -> list[Path]:
     return files
 
 
-def _key(setup: Setup) -> tuple[str, str, float | None, int | None]:
-    return setup.model, setup.label, setup.nfe, setup.images
+def _key(setup: Setup) -> tuple[str, str, float | None, int | None, float | None]:
+    return setup.model, setup.label, setup.nfe, setup.images, setup.flops
 
 
 def _markdown(found: Numbers) -> str:
@@ -68,7 +69,7 @@ def _markdown(found: Numbers) -> str:
     text: list[str] = []
     for model in dict.fromkeys(line.setup.model for line in found.lines):
         mine = sorted((x for x in found.lines if x.setup.model == model), key=lambda x: -x.values[found.main].mean)
-        budgets = list(dict.fromkeys(x.setup.budget for x in sorted(mine, key=_size)))
+        budgets = list(dict.fromkeys(x.setup.budget for x in sorted(mine, key=lambda x: limits(x.setup))))
         cells = {(x.setup.label, x.setup.budget): str(x.values[found.main]) for x in mine}
         # The order is that of the largest budget.
         labels = dict.fromkeys(x.setup.label for x in sorted(mine, key=lambda x: x.setup.budget != budgets[-1]))
@@ -86,10 +87,6 @@ def _markdown(found: Numbers) -> str:
             ]  # fmt: skip
             text.append(_table(head, body))
     return "\n".join(text)
-
-
-def _size(line: Line) -> tuple[float, int]:
-    return line.setup.nfe or 0.0, line.setup.images or 0
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -108,11 +108,7 @@ class Gallery:
         if search is None:
             return None
         first, last = trials.first[search : search + 2]
-        inside = trials.leading[first:last].copy()
-        for over, limit in (("nfe", setup.nfe), ("images", setup.images)):
-            if limit is not None:
-                inside &= trials.cost(over)[first:last] <= limit + 1e-9
-        leads = np.flatnonzero(inside)
+        leads = np.flatnonzero((trials.leading & trials.within(setup))[first:last])
         return int(first + leads[-1]) if leads.size else None
 
     def image(self, row: int) -> str | None:
@@ -180,7 +176,8 @@ class Again:
         again = partial(
             search,
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
-            verifier=self._verifier, nfe=setup.nfe, images=setup.images, seed=seed, steps=model.get("steps"),
+            verifier=self._verifier, nfe=setup.nfe, images=setup.images, flops=setup.flops,
+            as_=model.get("as"), seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
             negative=model.get("negative") or "", rewriter=next(iter(rewriters), None), workers=self.about.get("workers", 8), prompt_id=prompt_id,
             journal=journal, on_event=on_event,

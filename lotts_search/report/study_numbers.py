@@ -106,7 +106,11 @@ class Numbers:
 
 
 def numbers(
-    results: Results, main: str | None = None, baselines: Sequence[str] = (), cost: str = "nfe", prices: str = ""
+    results: Results,
+    main: str | None = None,
+    baselines: Sequence[str] = (),
+    cost: str | None = None,
+    prices: str = "",
 ) -> Numbers:
     """Compute all numbers of a study's report.
 
@@ -115,12 +119,14 @@ def numbers(
         main: the metric that decides; None = the study's first.
         baselines: labels of the strategies to compare the others with; empty = those of the study, else the first that
             is a pool of independent samples, else the first.
-        cost: the cost that decides.
-        prices: name of the prices of FLOPs; "" = those of the models themselves.
+        cost: the cost that decides; None = FLOPs where all budgets limit them, else NFE.
+        prices: name of the prices of FLOPs; "" = those of the study.
 
     Raises:
         BadInput: no such metric, label or cost.
     """
+    cost = cost or ("flops" if all(setup.flops is not None for setup in results.setups) else "nfe")
+    prices = prices or " and ".join(dict.fromkeys(m["as"] for m in results.about.get("models", ()) if m.get("as")))
     if cost not in AXES:
         raise unknown("cost", cost, AXES)
     costs = COSTS if cost in COSTS else (*COSTS, cost)
@@ -173,10 +179,15 @@ def bases_of(results: Results, setups: Sequence[Setup], baselines: Sequence[str]
     ]
 
 
+def limits(setup: Setup) -> tuple[float, int, float]:
+    """Return the limits of a setup, to sort by; 0 = none."""
+    return setup.nfe or 0.0, setup.images or 0, setup.flops or 0.0
+
+
 def _ordered(results: Results) -> list[Setup]:
     """Return the setups by model and label in the order of the study, then by budget."""
     places = {pair: i for i, pair in enumerate(_labels(results))}
-    return sorted(results.setups, key=lambda a: (places[a.model, a.label], a.nfe or 0.0, a.images or 0))
+    return sorted(results.setups, key=lambda a: (places[a.model, a.label], *limits(a)))
 
 
 def _labels(results: Results) -> list[tuple[str, str]]:
@@ -254,7 +265,7 @@ def _against(results: Results, setup: Setup, base: Setup, values: Sequence[str],
 def _match(results: Results, setup: Setup, base: Setup) -> Setup:
     """Return the baseline's setup with the same budget; else the smallest that makes as many images; else the largest."""
     rivals = [a for a in results.setups if (a.model, a.label) == (base.model, base.label)]
-    same = [a for a in rivals if (a.nfe, a.images) == (setup.nfe, setup.images)]
+    same = [a for a in rivals if limits(a) == limits(setup)]
     spent = results.spent(setup, "images")
     paid = [a for a in rivals if results.spent(a, "images") >= spent - 1e-9]
     return min(same or paid or [base], key=lambda a: results.spent(a, "images"))

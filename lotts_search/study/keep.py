@@ -30,7 +30,7 @@ def keep(folder: RunFolder, task: Task, result: SearchResult, columns: Sequence[
             recipe = {
                 "prompt": result.prompt, "model": task.model.model, "strategy": task.entry.name,
                 "settings": json.loads(task.entry.arguments), "verifier": result.verifier, "seed": result.seed,
-                "nfe": result.budget.nfe, "images": result.budget.images, "score": row.score, "trial": row.trial_id,
+                "nfe": result.budget.nfe, "images": result.budget.images, "flops": result.budget.flops, "score": row.score, "trial": row.trial_id,
             }  # fmt: skip
             _write_png(path, result.images[row.trial_id], recipe)
     folder.add(result.trials, columns)

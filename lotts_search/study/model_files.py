@@ -17,7 +17,6 @@ from lotts_search.core.strategy import Strategy
 from lotts_search.errors import LottsError, unknown
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
-from lotts_search.work.prices import Prices
 from lotts_search.work.requests import Sampling
 
 UNKNOWN = (0, 0, 0)
@@ -33,7 +32,8 @@ def check(model: str) -> None:
 
 
 def costs_of(entry: ModelEntry, image: bool = False) -> Costs | None:
-    """Return the cost of trials on a model; None where only loading it can tell, or its files cannot be read.
+    """Return the cost of trials on a model; None where only loading it can tell, or its files cannot be read. FLOPs are known
+    only as those of a published model.
 
     Args:
         image: whether searches start from a given image.
@@ -62,7 +62,8 @@ def check_settings(strategy: Strategy, name: str, entry: ModelEntry, image: bool
 
 
 def _known(entry: ModelEntry) -> ModelInfo | None:
-    """Return what is known of a model: its settings, and its sizes where its files tell them. Its prices are not known."""
+    """Return what is known of a model: its settings, and its sizes where its files tell them. Its prices are known where it is
+    priced as a published model."""
 
     def read(file: str) -> dict[str, Any]:
         return read_json(entry.model, file, entry.options.get("revision"))
@@ -75,7 +76,7 @@ def _known(entry: ModelEntry) -> ModelInfo | None:
         return None
     defaults, embedded = found
     image = registry.model_image_size(entry.model, entry.options) or (0, 0)
-    return ModelInfo(entry.label, "", latent_size(image, read) or UNKNOWN, image, Prices(), defaults, embedded)
+    return ModelInfo(entry.label, "", latent_size(image, read) or UNKNOWN, image, entry.prices(), defaults, embedded)
 
 
 def folder_of(model: str) -> Path | None:

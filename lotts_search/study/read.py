@@ -21,6 +21,7 @@ from lotts_search.study.prompts import Prompt, load_prompts, prompt_file, sample
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.study.yaml_file import YamlNode, open_yaml
 from lotts_search.verifiers.spec import VerifierSpec
+from lotts_search.work.prices import PUBLISHED
 from lotts_search.work.requests import MOST_STEPS, Solver
 
 SAMPLING: dict[str, Callable[[YamlNode], object]] = {
@@ -30,9 +31,14 @@ SAMPLING: dict[str, Callable[[YamlNode], object]] = {
     "eta": lambda node: node.number("eta", 0),
     "solver": lambda node: node.choice("solver", typing.get_args(Solver)),
 }
+LIMITS: dict[str, Callable[[YamlNode], Any]] = {
+    "nfe": lambda node: node.number("nfe", 0),
+    "images": lambda node: node.integer("images", 1),
+    "flops": lambda node: node.number("flops", 0),
+}
 KEYS = (
     "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "seconds", "verifier", "metrics", "judge",
-    "baselines", "workers", "images", "at-once", "rewriter", *SAMPLING,
+    "baselines", "workers", "images", "at-once", "rewriter", "as", *SAMPLING,
 )  # fmt: skip
 MOST_LABELS = 10_000
 """Most strategies of a study, with all combinations of its grids."""
@@ -192,13 +198,13 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
         raise keys["model"].wrong("give either 'model' or 'models'")
     node = keys.get("models") or keys.get("model")
     if node is None:
-        return [ModelEntry("shapes-sd", "shapes-sd", {}, dict(sampling))]
+        return [ModelEntry("shapes-sd", "shapes-sd", {}, dict(sampling), _priced_as(keys))]
     found: list[ModelEntry] = []
     for item in node.items("models"):
         options: dict[str, Any] = {}
         own = dict(sampling)
         if item.is_table:
-            parts = item.table("a model", ("model", "label", "options", *SAMPLING))
+            parts = item.table("a model", ("model", "label", "options", "as", *SAMPLING))
             if "model" not in parts:
                 raise item.wrong("a model needs the key 'model': a name, a folder or a hub id")
             where, label = parts["model"], parts["label"].text("label") if "label" in parts else None
@@ -209,7 +215,7 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
                 raise parts["options"].wrong(error) from error
             own |= {name: read(parts[name]) for name, read in SAMPLING.items() if name in parts}
         else:
-            where, label = item, None
+            where, label, parts = item, None, {}
         model = where.text("a model")
         try:
             model_files.check(model)
@@ -218,8 +224,12 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
         label = label or (model if model in registry.models() else Path(model).name)
         if label in {other.label for other in found}:
             raise where.wrong(f"two models have the label {label!r}: give one of them another 'label'")
-        found.append(ModelEntry(label, model, options, own))
+        found.append(ModelEntry(label, model, options, own, _priced_as(parts) or _priced_as(keys)))
     return found
+
+
+def _priced_as(parts: Mapping[str, YamlNode]) -> str | None:
+    return parts["as"].choice("as", sorted(PUBLISHED)) if "as" in parts else None
 
 
 def _table(node: YamlNode | None) -> dict[str, YamlNode]:
@@ -310,18 +320,16 @@ def _short(value: Any) -> str:
 def _limits(node: YamlNode) -> list[Limit]:
     found: list[Limit] = []
     for item in node.items("budgets") if node.is_list else [node]:
-        parts = item.table("budgets", ("nfe", "images", "samples"))
+        parts = item.table("budgets", ("nfe", "images", "flops", "samples"))
         if not parts:
-            raise item.wrong("a budget needs 'nfe', 'images' or 'samples'")
-        nfe = [(p.number("nfe", 0), p.line) for p in parts["nfe"].items("nfe")] if "nfe" in parts else []
-        images = (
-            [(p.integer("images", 1), p.line) for p in parts["images"].items("images")] if "images" in parts else []
-        )
-        if node.is_list and len(nfe) == len(images) == 1:
-            found.append(Limit(nfe[0][0], images[0][0], line=item.line))  # both limits at once
-            continue
-        found += [Limit(nfe=value, line=line) for value, line in nfe]
-        found += [Limit(images=value, line=line) for value, line in images]
+            raise item.wrong("a budget needs 'nfe', 'images', 'flops' or 'samples'")
+        given = {name: parts[name].items(name) for name in LIMITS if name in parts}
+        if node.is_list and len(given) > 1 and all(len(values) == 1 for values in given.values()):
+            whole: dict[str, Any] = {name: LIMITS[name](value) for name, (value,) in given.items()}
+            found.append(Limit(**whole, line=item.line))  # all limits at once
+        else:
+            for name, values in given.items():
+                found += [Limit(**{name: LIMITS[name](value)}, line=value.line) for value in values]
         for part in parts["samples"].items("samples") if "samples" in parts else []:
             found.append(Limit(samples=part.number("samples", 1), line=part.line))
     for limit, times in Counter(found).items():

@@ -130,7 +130,7 @@ class Runner:
         finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
     ):
         self.study, self.folder, self.tasks, self.failed = study, folder, tasks, failed
-        self.progress = Progress(len(tasks), planned=sum(task.nfe or 0.0 for task in tasks))
+        self.progress = Progress(len(tasks), planned=sum(task.cost.nfe or 0.0 for task in tasks))
         self.outcome = Outcome()
         self._open_pool, self._generators = open_pool, generators
         self._tick, self._merge, self._finished = tick, merge, finished
@@ -204,9 +204,9 @@ class Runner:
         """Replace the estimated costs by those of the loaded model."""
         for task in tasks:
             sampling = Sampling.of(info, task.prompt.text, **task.model.sampling)
-            costs = Costs.of(info, sampling, image=task.image)
-            price = estimate(task.entry, task.limit, costs)[0] or 0.0
-            self.progress.planned += price - (task.nfe or 0.0)
+            costs = Costs.of(info, sampling, image=task.image, prices=task.model.prices(info))
+            price = estimate(task.entry, task.limit, costs).nfe or 0.0
+            self.progress.planned += price - (task.cost.nfe or 0.0)
             self._prices[task.search_id] = price
 
     async def _search(self, task: Task, meter: Meter, judges: Judges) -> None:
@@ -246,6 +246,8 @@ class Runner:
                 rewriter=study.rewriter,
                 nfe=task.limit.nfe,
                 images=task.limit.images,
+                flops=task.limit.flops,
+                as_=task.model.priced_as,
                 seed=task.search_seed,
                 pool=meter,
                 **task.model.sampling,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from lotts_search import fingerprint, registry
 from lotts_search.core.costs import Costs
@@ -19,6 +19,20 @@ FORMAT = 2
 """Increment it when the same arguments begin to mean another search: ids change, and no old trial is reused."""
 
 
+class Estimate(NamedTuple):
+    """What a search is expected to cost; None where only the loaded model can tell.
+
+    Attributes:
+        nfe, images, flops: in all.
+        longest: NFE of its mean trial.
+    """
+
+    nfe: float | None
+    images: int | None
+    flops: float | None
+    longest: float = 0.0
+
+
 @dataclass(frozen=True)
 class Task:
     """One search of a study.
@@ -29,7 +43,7 @@ class Task:
         seed: the study's seed.
         search_seed: the search's own seed: different for every prompt, so that prompts are independent; shared by
             strategies and budgets.
-        nfe, images: estimated cost; ``longest``: NFE of its mean trial. None where only the loaded model can tell.
+        cost: estimated.
     """
 
     number: int
@@ -40,9 +54,7 @@ class Task:
     seed: int
     search_seed: int
     limit: Limit
-    nfe: float | None
-    images: int | None
-    longest: float = 0.0
+    cost: Estimate
 
     @property
     def image(self) -> bool:
@@ -69,7 +81,7 @@ def tasks_of(study: Study) -> list[Task]:
                 own = seed_of(seed, prompt)
                 for entry, decided, limit, price in runs:
                     search_id = _name(study, model, entry, decided, prompt, own, limit)
-                    found.append(Task(len(found), search_id, model, entry, prompt, seed, own, limit, *price))
+                    found.append(Task(len(found), search_id, model, entry, prompt, seed, own, limit, price))
     return found
 
 
@@ -78,18 +90,18 @@ def seed_of(seed: int, prompt: Prompt) -> int:
     return int.from_bytes(blake2b(f"{seed} {prompt.text}".encode(), digest_size=4).digest()) >> 1
 
 
-def estimate(entry: StrategyEntry, limit: Limit, costs: Costs | None) -> tuple[float | None, int | None, float]:
-    """Return the NFE and images that a search will take, and the NFE of its mean trial."""
-    if costs is None:
-        return limit.nfe, limit.images, limit.nfe or 0.0
+def estimate(entry: StrategyEntry, limit: Limit, costs: Costs | None) -> Estimate:
+    """Return the expected cost of a search. Where the costs are not known, it is what its budget says."""
+    if costs is None or (limit.flops is not None and not costs.prices.row):
+        return Estimate(limit.nfe, limit.images, limit.flops, limit.nfe or 0.0)
     budget = limit.budget
-    most = (budget.count(costs.sample) or 0) * costs.sample.nfe if limit.nfe is None else limit.nfe
     try:
         plan = entry.strategy.plan(budget, costs)
     except (BadInput, NotImplementedError):
-        return most, limit.images, most
-    made = sum(count for kind, count in plan.trials.items() if kind not in ("localize", "score", "rewrite"))
-    return plan.nfe, made, plan.nfe / max(1, sum(plan.trials.values()))
+        most = (budget.count(costs.sample) or 0) * costs.sample.nfe if limit.nfe is None else limit.nfe
+        return Estimate(most, limit.images, limit.flops, most)
+    flops = plan.flops if costs.prices.row else None
+    return Estimate(plan.nfe, plan.images, flops, plan.nfe / max(1, sum(plan.trials.values())))
 
 
 def longest_first(tasks: Iterable[Task], at_once: int) -> list[Task]:
@@ -100,7 +112,7 @@ def longest_first(tasks: Iterable[Task], at_once: int) -> list[Task]:
     """
     ordered = list(tasks)
     end = max(0, len(ordered) - 2 * at_once)
-    last = sorted(ordered[end:], key=lambda task: (-task.longest, -(task.nfe or 0.0), task.number))
+    last = sorted(ordered[end:], key=lambda task: (-task.cost.longest, -(task.cost.nfe or 0.0), task.number))
     return ordered[:end] + last
 
 
@@ -124,15 +136,15 @@ def _limits(study: Study, model: ModelEntry, entry: StrategyEntry, costs: Costs 
             if not limit.budget.pays(least):
                 raise BadInput(
                     f"{study.path}, line {limit.line}: a budget of {limit} does not pay for the first image of "
-                    f"{entry.label} on {model.label}, which costs {least.nfe:g} NFE"
+                    f"{entry.label} on {model.label}, which costs {limit.budget.words(least)}"
                 )
     if not entry.nested or len(limits) == 1:
         return limits
-    if costs is not None:
+    if costs is not None and (costs.prices.row or all(limit.flops is None for limit in limits)):
         return [max(limits, key=lambda limit: limit.budget.count(costs.sample) or 0)]
-    # Without a price NFE and images cannot be compared: the largest of each.
-    by_size = sorted(limits, key=lambda limit: (limit.nfe or 0.0, limit.images or 0))
-    return list({(limit.nfe is None, limit.images is None): limit for limit in by_size}.values())
+    # Without a price NFE, images and FLOPs cannot be compared: the largest of each.
+    by_size = sorted(limits, key=lambda limit: (limit.nfe or 0.0, limit.images or 0, limit.flops or 0.0))
+    return list({(limit.nfe is None, limit.images is None, limit.flops is None): limit for limit in by_size}.values())
 
 
 def _name(
@@ -149,6 +161,8 @@ def _name(
         FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
         search_seed, limit.nfe, limit.images, study.workers, decided,
     ]  # fmt: skip
+    if limit.flops is not None or model.priced_as is not None:
+        parts += ["flops", limit.flops, model.priced_as]
     if entry.strategy.rewrites:
         parts += [study.rewriter, study.writing]
     return fingerprint.combined(parts)

@@ -13,13 +13,15 @@ from lotts_search.core.costs import Costs
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput
 from lotts_search.study.prompts import Prompt
+from lotts_search.work.model import ModelInfo
+from lotts_search.work.prices import Prices, published
 
 Keep: TypeAlias = Literal["best", "all", "none"]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A budget of a study: NFE, images or both; or ``samples``, the NFE of that many images from pure noise.
+    """A budget of a study: NFE, images, FLOPs or several of them; or ``samples``, the NFE of that many images from pure noise.
 
     ``line`` is its line in the study file.
     """
@@ -27,12 +29,13 @@ class Limit:
     nfe: float | None = None
     images: int | None = None
     samples: float | None = None
+    flops: float | None = None
     line: int = field(default=0, compare=False)
 
     @property
     def budget(self) -> Budget:
         """The same as a search's budget."""
-        return Budget(nfe=self.nfe, images=self.images)
+        return Budget(nfe=self.nfe, images=self.images, flops=self.flops)
 
     def on(self, costs: Costs | None) -> Limit:
         """The same on a model with these costs, with ``samples`` converted to NFE.
@@ -59,12 +62,21 @@ class ModelEntry:
         model: registered name, folder or hub id.
         options: for the family's ``from_pretrained``, e.g. ``dtype`` or ``size``.
         sampling: steps, guidance, negative, eta and solver, where they differ from the model's own.
+        priced_as: the published model at whose prices FLOPs are counted; None = its own.
     """
 
     label: str
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    priced_as: str | None = None
+
+    def prices(self, info: ModelInfo | None = None) -> Prices:
+        """Return the prices of operations; unless it is priced as a published model, they are those of the loaded model, not
+        known before it is loaded."""
+        if self.priced_as is not None:
+            return published(self.priced_as)
+        return Prices() if info is None else info.prices
 
 
 @dataclass(frozen=True)

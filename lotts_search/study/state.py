@@ -217,7 +217,9 @@ def machine(generators: int, device: str) -> dict[str, Any]:
 
 
 def _model(model: ModelEntry, info: ModelInfo | None, before: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"label": model.label, "model": model.model, "options": dict(model.options)}
+    found: dict[str, Any] = {
+        "label": model.label, "model": model.model, "options": dict(model.options), "as": model.priced_as
+    }  # fmt: skip
     if info is None:
         names = ("steps", "guidance", "eta", "solver", "negative", "sample_nfe", "prices", "family")
         return found | {name: before.get(name) for name in names} | dict(model.sampling)
@@ -242,14 +244,14 @@ def _strategy(study: Study, entry: StrategyEntry) -> dict[str, Any]:
 
 def _limit(limit: Limit) -> dict[str, Any]:
     samples = {} if limit.samples is None else {"samples": limit.samples}
-    return {"nfe": limit.nfe, "images": limit.images} | samples
+    return {"nfe": limit.nfe, "images": limit.images, "flops": limit.flops} | samples
 
 
 def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "search_id": task.search_id, "model": task.model.label, "label": task.entry.label,
         "prompt_id": task.prompt.id, "seed": task.seed, "search_seed": task.search_seed,
-        "budget_nfe": task.limit.nfe, "budget_images": task.limit.images,
+        "budget_nfe": task.limit.nfe, "budget_images": task.limit.images, "budget_flops": task.limit.flops,
     }  # fmt: skip
     if summary is None:
         nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds", "failed_trials"))

@@ -50,7 +50,7 @@ def test_every_table_is_a_study_that_can_run() -> None:
         assert study.name == table.stem and len(study.prompts) >= 100 and "shapes-oracle" in study.metrics
         # The mask that is found is one line of the file.
         assert sum("mask:" in line for line in table.read_text().splitlines() if "*" not in line) <= 3
-        total += sum(task.nfe or 0.0 for task in tasks_of(study))
+        total += sum(task.cost.nfe or 0.0 for task in tasks_of(study))
     assert 200_000 < total < 400_000
 
 

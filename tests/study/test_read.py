@@ -167,7 +167,11 @@ def test_the_comparisons_of_the_package_are_studies() -> None:
     labels = ["LoTTS", "Best-of-N", "Best-of-N with p+", "MoreSteps"]
     assert [entry.label for entry in study.strategies] == labels and list(study.baselines) == labels[1:]
     assert study.strategies[2].strategy.settings()["template"] == "A high-quality image of {}"
-    costs = {task.entry.label: (task.nfe, task.images) for task in tasks_of(study) if task.model.label == "shapes-sd"}
+    costs = {
+        task.entry.label: (task.cost.nfe, task.cost.images)
+        for task in tasks_of(study)
+        if task.model.label == "shapes-sd"
+    }
     assert costs == {"LoTTS": (90, 9), "Best-of-N": (90, 9), "Best-of-N with p+": (90, 9), "MoreSteps": (90, 1)}
     study = read_study(examples / "mosaic.yaml")
     assert {t.limit.nfe for t in tasks_of(study) if t.entry.label == "mosaic"} == {42.5, 85}

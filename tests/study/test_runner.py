@@ -372,7 +372,7 @@ def test_the_last_searches_begin_with_the_longest(tmp_path: Path) -> None:
     assert ordered[: len(tasks) - 8] == tasks[: len(tasks) - 8] and sorted(t.number for t in ordered) == list(
         range(len(tasks))
     )
-    lengths = [task.longest for task in ordered[len(tasks) - 8 :]]
+    lengths = [task.cost.longest for task in ordered[len(tasks) - 8 :]]
     assert lengths == sorted(lengths, reverse=True)
 
 

@@ -35,6 +35,8 @@ def generate(
     variant: o.Variant = None,
     nfe: o.Nfe = None,
     images: o.Images = None,
+    flops: o.Flops = None,
+    as_: o.As = None,
     seconds: o.Seconds = None,
     target: o.Target = None,
     local: o.Local = False,
@@ -83,5 +85,7 @@ def generate(
         writing=o.settings(set_rewriter, "--set-rewriter"),
         eta=eta,
         load=load,
+        flops=flops,
+        as_=as_,
     )
     run(request, Compute(local, address, generators, device, load), out, json)

@@ -44,6 +44,8 @@ def refine(
     variant: o.Variant = None,
     nfe: o.Nfe = None,
     images: o.Images = None,
+    flops: o.Flops = None,
+    as_: o.As = None,
     seconds: o.Seconds = None,
     target: o.Target = None,
     local: o.Local = False,
@@ -88,5 +90,7 @@ def refine(
         solver=solver,
         eta=eta,
         load=load,
+        flops=flops,
+        as_=as_,
     )
     run(request, Compute(local, address, generators, device, load), out, json)

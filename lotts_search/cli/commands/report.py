@@ -21,14 +21,19 @@ def report(
         str | None, typer.Option("--metric", help="The value that decides [the study's first metric].")
     ] = None,
     cost: Annotated[
-        str, typer.Option("--cost", help="The cost that decides: images, nfe, rows, flops or device_s.")
-    ] = "nfe",
+        str | None,
+        typer.Option(
+            "--cost",
+            help="The cost that decides: images, nfe, rows, flops or device_s [flops where all budgets limit it, else nfe].",
+        ),
+    ] = None,
     prices: Annotated[
         str | None,
         typer.Option(
             "--as",
+            metavar="MODEL",
             help="Price FLOPs as on a published model with ImageReward: sd21, sdxl or flux, or with +tiny by its tiny "
-            "decoder [the model's own].",
+            "decoder [as the study did].",
         ),
     ] = None,
     baseline: Annotated[

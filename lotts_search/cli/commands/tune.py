@@ -54,6 +54,8 @@ def tune(
     dtype: o.Dtype = None,
     nfe: o.Nfe = None,
     images: o.Images = None,
+    flops: o.Flops = None,
+    as_: o.As = None,
     local: o.Local = False,
     address: o.Address = None,
     generators: o.Generators = None,
@@ -104,12 +106,13 @@ def tune(
     space = space_of(strategy, choices, fixed)
     settings = points(space, trials, seed)
     load = o.loading(dtype)
+    budget = {name: limit for name, limit in (("nfe", nfe), ("images", images), ("flops", flops)) if limit is not None}
     said = study_of(
         strategy, settings, {key: yaml.safe_load(str(value)) for key, value in fixed.items()},
         model={"model": model, "options": load}, verifier=verifier, metrics=[metric] if metric else [],
         prompts=prompts, count=count, seed=seed,
-        budget={name: value for name, value in (("nfe", nfe), ("images", images)) if value is not None} or {"images": DEFAULT_IMAGES},
-    )  # fmt: skip
+        budget=budget or {"images": DEFAULT_IMAGES},
+    ) | ({"as": as_} if as_ else {})  # fmt: skip
     path = out or Path("runs") / str(said["name"])
     file = path.with_name(f"{path.name}.yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
