@@ -29,6 +29,8 @@ OPTIONS = st.fixed_dictionaries(
     optional={
         "--nfe": NUMBER,
         "--images": st.integers(0, 10**12),
+        "--flops": NUMBER,
+        "--as": st.sampled_from(["sdxl", "flux+tiny"]),
         "--seconds": NUMBER,
         "--target": st.floats(allow_nan=False, allow_infinity=False),
         "--seed": st.integers(-(2**63), 2**63 - 1),

@@ -59,6 +59,8 @@ def generate(
 
         lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
 
+        lotts-search generate "$PROMPT" --flops 500e12 --as sdxl
+
         lotts-search generate "a red fox in the snow" --model ./my-sdxl --verifier image-reward --device cuda --dtype float16
     """
     from lotts_search.cli.pools import Compute
