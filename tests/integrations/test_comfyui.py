@@ -148,6 +148,7 @@ def test_generate_returns_the_image_of_the_search(server: Running) -> None:
     assert report.startswith(
         f"seed 3, score {result.score:.4f}, done: lotts-search generate '{PROMPT}' --model analytic"
     )
+    assert all(words in report for words in ("--negative blue", "--steps 4", "--guidance 2.0", "--nfe 60.0"))
 
 
 def test_defaults_are_those_of_the_server(server: Running) -> None:
