@@ -338,6 +338,16 @@ def test_a_failed_search_says_why(visit: Open) -> None:
         expect(page.locator(".status")).to_contain_text("Failed: no image was finished")
 
 
+def test_a_key_is_asked_for_by_the_browser(visit: Open, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("anna 0123456789abcdef\n")
+    with running(keys=tmp_path / "keys") as server:
+        page = visit(server, http_credentials={"username": "whoever", "password": "0123456789abcdef"}, refused=True)
+        fill(page, images=1)
+        go(page)
+        expect(page.locator(".status")).to_have_text("Done")
+        assert 'lotts_nfe_total{key="anna"' in page.request.get(f"{server.url}/metrics").text()
+
+
 def test_texts_are_no_markup(visit: Open, server: Running) -> None:
     page = visit(server)
     prompt = '<img src="x" onerror="document.title = 1">'

@@ -6,6 +6,7 @@ import { outlined } from "./mask.js";
 const KINDS = {
   sample: "first image", encode: "given image", refine: "refinement", advance: "unfinished image", compose: "composition",
 };
+const STEPS = ["advance", "compose"];
 const DEEP = 4;
 
 /** One candidate: what the server told of it, and its elements. */
@@ -49,6 +50,7 @@ class Candidate {
     this.blank.textContent = this.status === "started" ? "…" : this.status === "done" ? `step ${this.told?.stop}` : this.status;
     this.card.classList.toggle("waiting", this.status === "started");
     this.card.classList.toggle("winner", this.best);
+    this.card.classList.toggle("partial", STEPS.includes(this.kind) && (this.told?.score ?? null) === null);
     const more = this.best ? "★ best" : this.gained === null ? "" : gain(this.gained);
     const class_ = this.best ? "badge" : this.gained > 0 ? "up" : "down";
     this.numbers.replaceChildren(element("b", {}, score(this.score)), element("span", { class: class_ }, more));
