@@ -82,6 +82,9 @@ def test_a_study_that_was_killed_names_the_command_that_resumes_it(
     assert "not running any more" in printed and "lotts-search study study.yaml" in printed
     journal.touch()
     assert status_of(out).status == "running", "a trial was written"
+    os.utime(journal, (past, past))
+    (out / "study.json").touch()
+    assert status_of(out).status == "running", "a search was written"
 
 
 def test_status_needs_no_lock(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
