@@ -1,7 +1,7 @@
 """Run many searches at once on one Ray pool, on a private Ray or as a job on a cluster:
 
     python examples/ray_job.py "a red circle" "a blue star"
-    ray job submit --working-dir . -- python examples/ray_job.py --generators 4 --gpus 1 "a red circle" "a blue star"
+    ray job submit --working-dir . -- python examples/ray_job.py --out /shared/out --generators 4 --gpus 1 "a red circle"
 
 It prints one line of JSON per prompt and writes the images.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each generator")
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args()
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not options.out.is_absolute():
+        parser.error(f"a job runs in a folder that Ray deletes: give --out as an absolute path, not {options.out}")
     options.out.mkdir(parents=True, exist_ok=True)
     device = {"device": "cuda"} if options.gpus else {}
     verifier = options.verifier or default_verifier(options.model)

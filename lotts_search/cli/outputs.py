@@ -50,7 +50,7 @@ def prepare(folder: Path, command: str) -> Path:
     try:
         with Image.open(folder / "best.png") as before:
             found = before.text.get("command")  # type: ignore[attr-defined]
-    except (OSError, ValueError, SyntaxError, AttributeError):
+    except (OSError, ValueError, SyntaxError, AttributeError, Image.DecompressionBombError):
         found = None
     if found not in (None, command):
         notice(f"{folder} holds the results of another search, which are replaced: {found}")

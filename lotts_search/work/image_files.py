@@ -7,6 +7,9 @@ the rotation that a camera notes in EXIF. Nothing of that is silent here: it is 
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +97,7 @@ def image_size(data: bytes | Path) -> tuple[int, int]:
 
 def _open(source: Path | io.BytesIO, name: object) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with _without_bomb_warnings(), Image.open(source) as image:
             image.load()
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
@@ -103,9 +106,17 @@ def _open(source: Path | io.BytesIO, name: object) -> Image.Image:
     except FileNotFoundError as error:
         raise BadInput(f"there is no file {name}") from error
     except Image.DecompressionBombError as error:
-        raise BadInput(f"{name} is too large: {error}") from error
+        raise BadInput(f"{name} has too many pixels: at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are read") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
         raise BadInput(f"{name} is not a readable image") from error
+
+
+@contextmanager
+def _without_bomb_warnings() -> Iterator[None]:
+    """Silence Pillow's warning of images that have more than half of the pixels at which it refuses them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lotts_search.cli.outputs import prepare
 from lotts_search.errors import BadInput, Notice
-from lotts_search.work.image_files import mask_png, read_image, read_mask
+from lotts_search.work.image_files import image_size, mask_png, read_image, read_mask
 
 SIZE = (4, 4)
 COLOUR = (200, 40, 90)
@@ -219,3 +222,48 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         assert read_mask(b"\x89PNG\r\n\x1a\n" + data, SIZE).any()
     except BadInput as error:
         assert "the mask" in str(error)
+
+
+def png(width: int, height: int, pixels: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A grey PNG whose header says what it likes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+BOMBS = {
+    "a header of many pixels": (png(60_000, 60_000, b""), "has too many pixels: at most 178,956,970 are read"),
+    "a header of most pixels": (png(2**31 - 1, 2**31 - 1, b""), "has too many pixels"),
+    "no pixels": (png(0, 0, b""), "is not a readable image"),
+    "pixels that end": (png(800, 800, bytes(100)), "is not a readable image"),
+    "a text that unpacks": (
+        png(8, 8, bytes(72), (b"zTXt", b"command\0\0" + zlib.compress(bytes(10**8)))), "is not a readable image",
+    ),
+    "a profile that unpacks": (
+        png(8, 8, bytes(72), (b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))), "is not a readable image",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), BOMBS.values(), ids=BOMBS)
+def test_bombs_are_refused_in_one_sentence(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "best.png"
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for read in (lambda: read_image(path), lambda: read_mask(path, (8, 8)), lambda: image_size(path)):
+            with pytest.raises(BadInput, match=f"best.png {message}"):
+                read()
+        assert prepare(tmp_path, "lotts-search generate 'a fox'") == tmp_path, "a file that is replaced is not needed"
+
+
+def test_large_images_are_read_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png(12_000, 8_000, bytes(12_001 * 8_000)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(path) == (8_000, 12_000)
