@@ -202,9 +202,12 @@ def _parquet_rows(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     try:
+        names = pq.read_schema(path).names
+        if len(set(names)) < len(names):
+            raise BadInput(f"{path} has two columns of one name: {', '.join(names)}")
         table = pq.read_table(path)
+    except BadInput:
+        raise
     except (pa.ArrowException, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
-    if len(set(table.column_names)) < len(table.column_names):
-        raise BadInput(f"{path} has two columns of one name: {', '.join(table.column_names)}")
     return [Row(number, values) for number, values in enumerate(table.to_pylist(), 1)]

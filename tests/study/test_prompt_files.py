@@ -175,3 +175,40 @@ def test_any_bytes_are_read_or_refused_in_one_message(tmp_path_factory, data: by
             assert all(text.strip() for text in read(path))
         except BadInput as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "message"),
+    [
+        ("p.csv", "id,text_en\n1,red star\n", None, "has no column 'prompt'; its columns: id, text_en$"),
+        ("p.csv", "caption;x\nred star;1\n", None, "its columns: caption;x; its columns are separated by ';', not by commas"),
+        ("p.csv", "prompt,other\nred star,x\n", "third", "has no column 'third'; its columns: prompt, other$"),
+        ("p.jsonl", '{"id": true, "prompt": "red star"}\n', None, "line 1: 'id' must be a text or an integer, not True"),
+        ("p.jsonl", '{"id": 1.5, "prompt": "red star"}\n', None, "line 1: 'id' must be a text or an integer, not 1.5"),
+    ],
+)  # fmt: skip
+def test_columns_and_ids_that_are_wrong_are_named(
+    tmp_path: Path, name: str, content: str, column: str | None, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=message):
+        load_prompts(str(tmp_path / name), column=column)
+
+
+def test_the_column_of_the_prompts_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,other\nred star,blue ring\n")
+    assert [prompt.text for prompt in load_prompts(str(tmp_path / "p.csv"), column="other")] == ["blue ring"]
+    assert [prompt.text for prompt in load_prompts(str(tmp_path / "p.csv"))] == ["red star"]
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["red star"]), pa.array(["blue ring"])], names=["prompt", "prompt"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(BadInput, match="two columns of one name: prompt, prompt"):
+        load_prompts(str(tmp_path / "p.parquet"))
+
+
+def test_fields_that_no_prompt_has_are_named(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("red star\n")
+    with pytest.raises(BadInput, match="no field 'hard'; they have none"):
+        load_prompts(str(tmp_path / "p.txt"), where={"hard": True})
