@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import sysconfig
 import tempfile
@@ -98,7 +99,8 @@ def connect(
         environment = {"py_modules": [str(path) for path in code]} if code else {}
         _check_listening(address)
         try:
-            ray.init(address=address, runtime_env=environment, **quiet)
+            with _own_sigterm():
+                ray.init(address=address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise Failure(f"cannot join the Ray cluster at {address!r}: {_first_line(error)}") from error
         _warn_if_short(needed)
@@ -114,7 +116,7 @@ def _start(needed: Mapping[str, float], object_store_mb: int, quiet: dict[str, A
     for last in (False, True):
         folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp" if os.path.isdir("/tmp") else None))  # short: sockets
         try:
-            with _on_this_machine() if loopback else contextlib.nullcontext():
+            with _own_sigterm(), _on_this_machine() if loopback else contextlib.nullcontext():
                 ray.init(
                     address="local",
                     num_cpus=math.ceil(needed["CPU"]),
@@ -149,6 +151,17 @@ def _on_this_machine() -> Iterator[None]:
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep a program's handler of SIGTERM. Ray replaces it, and below it installs one that prints a stack trace and aborts."""
+    try:
+        before = signal.getsignal(signal.SIGTERM)
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread, which has the handlers
+            signal.signal(signal.SIGTERM, before if callable(before) else signal.getsignal(signal.SIGTERM))
+
+
 def _check_listening(address: str) -> None:
     """Fail at once where nothing listens; Ray would retry for minutes.
 
@@ -165,10 +178,20 @@ def _check_listening(address: str) -> None:
 
 
 def _warn_if_short(needed: Mapping[str, float]) -> None:
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    found = _free()
     for name, amount in needed.items():
-        if free.get(name, 0) < amount:
-            log.warning("the actors need %g %s, but Ray has only %g free: waiting", amount, name, free.get(name, 0))
+        if found[name] < amount:
+            log.warning("the actors need %g %s, but Ray has only %g free: waiting", amount, name, found[name])
+
+
+def _free() -> dict[str, float]:
+    found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return {name: found.get(name, 0.0) for name in ("CPU", "GPU")}
+
+
+def free() -> str:
+    """Say how many CPUs and GPUs Ray has free now."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in _free().items())
 
 
 def environment(threads: int, requirements: Sequence[str] = ()) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import os
 import pkgutil
 import queue
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -18,12 +17,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from lotts_search import registry
-from lotts_search.actors.connection import connect, environment
+from lotts_search.actors.connection import connect, environment, free
+from lotts_search.actors.crew import PLACE_S, Limits
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
+from lotts_search.actors.pool_thread import PoolThread
 from lotts_search.actors.ray_worker import RayWorker
 from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor, drained
-from lotts_search.actors.worker_group import Limits, WorkerGroup
+from lotts_search.actors.worker_group import WorkerGroup
 from lotts_search.backbones.load_options import with_absolute_paths
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry, target_of
@@ -32,8 +33,8 @@ from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Judge, Result, Rewrite, Work
 
-CHECK_S = 1.0
-"""Seconds between checks of the worker groups' timeouts."""
+log = logging.getLogger(__name__)
+
 REWRITES = 64
 """Requests that a rewriter actor holds at once; its own threads take them from there."""
 
@@ -115,7 +116,7 @@ class RayPool(Checking):
         needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
         needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
 
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = PoolThread(self._break)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._noticed: set[str] = set()
         self._closed, self._lock = False, threading.Lock()
@@ -142,7 +143,7 @@ class RayPool(Checking):
                 given = {"num_cpus": threads, **ray_options}
                 return RayWorker(actor, f"{name}-{number}", (*arguments, threads), given, self._notices.put)
 
-            return WorkerGroup(kind, size, batch, spawn, self._inbox.put, limits or Limits())
+            return WorkerGroup(kind, size, batch, spawn, self._thread.post, limits or Limits())
 
         self._generators = group(
             "generator",
@@ -181,22 +182,35 @@ class RayPool(Checking):
             for name, settings in writers.items()
         }
         self._groups = [self._generators, *self._verifiers.values(), *self._rewriters.values()]
-        self._thread = threading.Thread(target=self._loop, name="ray pool", daemon=True)
         atexit.register(self.close)
-        self._thread.start()
-        for each in self._groups:
-            self._inbox.put(each.open)
+        self._thread.open(self._groups, shared=self._connection.how != "started")
         try:
-            info = self._generators.ready.result().info
+            info = self._wait_for(self._generators).info
             # What a search is named by: as given, not by absolute paths.
             named = {"name": model} if info.name == where else {}
             self.info = replace(info, **named, **({"loaded": registry.loaded(options)} if info.loaded else {}))
             for each in self._groups:
-                each.ready.result()
+                self._wait_for(each)
             self._report()
         except BaseException:
             self.close()
             raise
+
+    def _wait_for(self, group: WorkerGroup) -> Ready:
+        """Return the first worker of a group when the group can begin, and say now and then what it waits for."""
+        pause = 2 * PLACE_S
+        while True:
+            try:
+                first = group.ready.result(pause)
+                break
+            except TimeoutError:
+                log.warning("waiting for actors. %s. Ray has %s free", group.crew, free())
+                pause *= 2
+        if len(group.crew.working) < group.crew.size:
+            notice(
+                f"the pool begins with what is ready. {group.crew}. Ray has {free()} free; more actors are used once they start"
+            )
+        return first
 
     def submit(self, work: Work) -> Future[Result]:
         """Queue a piece of work; never blocks. New notices of the actors are reported.
@@ -220,7 +234,7 @@ class RayPool(Checking):
         with self._lock:
             if self._closed_reason is not None:
                 raise PoolClosed(self._closed_reason)
-            self._inbox.put(partial(group.add, work, future))
+            self._thread.post(partial(group.add, work, future))
         return future
 
     def workers(self) -> list[Ready]:
@@ -229,7 +243,7 @@ class RayPool(Checking):
         with self._lock:
             if self._closed_reason is not None:
                 return []
-            self._inbox.put(
+            self._thread.post(
                 lambda: answer.set_result([ready for group in self._groups for ready in group.ready_workers()])
             )
         return answer.result()
@@ -241,12 +255,15 @@ class RayPool(Checking):
                 return
             self._closed = True
             self._closed_reason = self._closed_reason or "the pool is closed"
-            self._inbox.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.end()
+        self._thread.join()
         self._connection.close()
         atexit.unregister(self.close)
         self._report()
+
+    def _break(self, reason: str) -> None:
+        with self._lock:
+            self._closed_reason = reason
 
     def _report(self) -> None:
         """Report the notices that the actors' replies brought, each once, in the thread of the caller."""
@@ -263,35 +280,6 @@ class RayPool(Checking):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _loop(self) -> None:
-        """Run the one thread of all groups: each reply of Ray and each new task passes through its inbox."""
-        reason = "the pool was closed before this work was done"
-        checked = time.monotonic()
-        try:
-            while (call := self._next()) is not None:
-                call()
-                if time.monotonic() - checked > CHECK_S:
-                    checked = time.monotonic()
-                    for group in self._groups:
-                        group.check_timeouts()
-        except Exception as error:  # fail pending futures instead of hanging on an internal error
-            logging.getLogger(__name__).exception("internal error of the pool")
-            reason = f"internal error of the pool: {type(error).__name__}: {error}"
-            with self._lock:
-                self._closed_reason = reason
-        for group in self._groups:
-            group.close(reason)
-
-    def _next(self) -> Callable[[], None] | None:
-        try:
-            return self._inbox.get(timeout=CHECK_S)
-        except queue.Empty:
-            return _nothing
-
-
-def _nothing() -> None:
-    """Do nothing; returned on a timeout."""
 
 
 def _of_verifier(text: str) -> Sequence[str]:

@@ -7,14 +7,16 @@ import contextlib
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import is_dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RuntimeEnvSetupError
 
+from lotts_search.actors.crew import Died, Unavailable
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.worker_actor import IN_FLIGHT, BrokenReply, Reply, WorkerActor
-from lotts_search.actors.worker_group import Died, Unavailable
 from lotts_search.errors import Failure
 from lotts_search.work.requests import Result
 
@@ -45,6 +47,9 @@ class RayWorker:
             .options(max_restarts=0, max_task_retries=0, max_concurrency=IN_FLIGHT, **options)
             .remote(name, *arguments)
         )
+
+    def placed(self) -> Future[None]:
+        return self.ping()  # answered as soon as its process runs, while it still loads
 
     def start(self) -> Future[Ready]:
         return self._call(self._actor.start)
@@ -81,7 +86,7 @@ class RayWorker:
             if error is not None:
                 settle(_classify(error))
             else:
-                settle(Died(value.reason) if isinstance(value, BrokenReply) else value)
+                settle(Died(value.reason) if isinstance(value, BrokenReply) else owned(value))
 
         try:
             reference = method.remote(*arguments)
@@ -91,6 +96,25 @@ class RayWorker:
             reference.future().add_done_callback(arrived)
             out.add_done_callback(lambda done: _cancel(reference) if done.cancelled() else None)
         return out
+
+
+def owned(value: Any) -> Any:
+    """Return a value whose arrays are its own.
+
+    Ray's arrays are views of its shared memory, and searches keep results: the memory would fill, and actors with new
+    results would wait for it.
+    """
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: owned(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(owned, value))
+    if is_dataclass(value):
+        for name, item in vars(value).items():
+            if not isinstance(item, int | float | str | None):
+                object.__setattr__(value, name, owned(item))
+    return value
 
 
 def _cancel(reference: Any) -> None:

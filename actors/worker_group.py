@@ -1,8 +1,7 @@
 """Distribute tasks over workers of one kind, and replace workers that die. No Ray here.
 
 A group is a plain state machine in one thread; answers and deaths reach that thread through ``post``. Tasks are
-idempotent, so a lost one is retried. A task that kills its worker also loses the tasks beside it; therefore the last
-try of a task runs *alone* on a worker, and only the culprit runs out of tries.
+idempotent, so a lost one is retried, see :mod:`lotts_search.actors.tasks`.
 """
 
 from __future__ import annotations
@@ -12,117 +11,35 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
 
+from lotts_search.actors.crew import PAUSE_S, Crew, Limits, Member, Unavailable, Worker
 from lotts_search.actors.engine_thread import Ready
-from lotts_search.errors import Failure, LottsError, PoolClosed
-from lotts_search.work.requests import Locate, Predict, Result, ScoreMosaics, Segment, Work
+from lotts_search.actors.tasks import Task, described, rows
+from lotts_search.errors import Failure, LostWork, LottsError, PoolClosed
+from lotts_search.work.requests import Result, Work
 
 log = logging.getLogger(__name__)
 
-SPARE = 2
-"""Tasks queued at a worker beyond its batch, so that a free row of the batch is used at the next tick."""
-
-START_ATTEMPTS = 3
-"""Consecutive deaths during start-up after which a group gives up."""
-
-
-class Died(Exception):
-    """The worker is gone for good, with all its tasks."""
-
-
-class Unavailable(Exception):
-    """The worker cannot be reached now and may come back; this task is lost either way."""
-
-
-class Worker(Protocol):
-    """A worker in another process. Its futures fail with :class:`LottsError` (the task itself failed, no retry),
-    :class:`Died` or :class:`Unavailable`."""
-
-    name: str
-
-    def start(self) -> Future[Ready]:
-        """Return a future that is done when everything is loaded."""
-
-    def run(self, work: Any) -> Future[Result]:
-        """Start a piece of work."""
-
-    def ping(self) -> Future[None]:
-        """Return a future that is done when the worker has been reached."""
-
-    def kill(self) -> None:
-        """End the worker at once."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Timeouts and number of tries.
-
-    Attributes:
-        attempts: tries per task, 1 or more.
-        answer_s: seconds without an answer after which a worker counts as hanging and is replaced.
-        start_s: seconds that a worker may take to start.
-        return_s: seconds that an unavailable worker may take to come back.
-    """
-
-    attempts: int = 3
-    answer_s: float = 900.0
-    start_s: float = 600.0
-    return_s: float = 60.0
-
-
-@dataclass(eq=False)
-class _Task:
-    work: Work
-    future: Future[Result]
-    rows: int
-    submitted: float
-    order: int
-    attempts: int = 0
-    lost: float = 0.0
-    sent: float = 0.0
-    answer: Future[Result] | None = None
-
-
-@dataclass(eq=False)
-class _Member:
-    worker: Worker
-    since: float
-    state: Literal["starting", "ready", "unreachable"] = "starting"
-    ready: Ready | None = None
-    reserved: bool = False
-    pinging: bool = False
-    tasks: set[_Task] = field(default_factory=set)
-
-    @property
-    def load(self) -> tuple[float, int]:
-        """Outstanding NFE and tasks, to compare in this order (encoding and scoring take no NFE)."""
-        return sum(task.work.nfe for task in self.tasks), len(self.tasks)
-
-    @property
-    def rows(self) -> int:
-        return sum(task.rows for task in self.tasks)
-
 
 class WorkerGroup:
-    """Workers of one kind.
+    """Workers of one kind, and the tasks for them.
 
     Args:
         kind: name of the kind in messages, e.g. ``generator``.
         size: number of workers.
-        batch: rows that a worker computes at once. A worker holds at most :data:`SPARE` tasks more than fill its batch;
-            the others wait here for the first worker with room.
+        batch: rows that a worker computes at once. A worker holds few tasks more than fill its batch; the others wait here
+            for the first worker with room.
         spawn: creates the worker with a given number; replacements get new numbers.
         post: schedules a call in the group's thread.
         limits: timeouts and number of tries.
         clock: monotonic time in seconds.
 
     Attributes:
-        ready: done when all workers have started; fails with the first error that a retry cannot fix.
+        crew: the workers.
+        ready: see :class:`~lotts_search.actors.crew.Crew`.
     """
 
     def __init__(
@@ -135,28 +52,27 @@ class WorkerGroup:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.kind, self.batch, self.limits = kind, batch, limits
-        self.ready: Future[Ready] = Future()
-        self._spawn, self._post, self._clock = spawn, post, clock
-        self._size = size
-        self._numbers, self._orders = itertools.count(), itertools.count()
-        self._members: list[_Member] = []
-        self._waiting: deque[_Task] = deque()
-        self._alone: deque[_Task] = deque()
-        self._deaths = 0
+        self.batch, self.limits = batch, limits
+        self.crew = Crew(kind, size, spawn, post, limits, clock, changed=self._dispatch, over=self.close)
+        self.ready: Future[Ready] = self.crew.ready
+        self._post, self._clock = post, clock
+        self._orders = itertools.count()
+        self._waiting: deque[Task] = deque()
+        self._lost: list[Task] = []
+        self._holding = False
         self._closed_reason: str | None = None
 
     def open(self) -> None:
         """Start all workers."""
-        for _ in range(self._size):
-            self._start_worker()
+        for _ in range(self.crew.size):
+            self.crew.hire()
 
     def add(self, work: Work, future: Future[Result]) -> None:
         """Queue a piece of work; ``future`` receives its result. Cancelling it stops the work, wherever it is."""
         if self._closed_reason is not None:
             _fail(future, PoolClosed(self._closed_reason))
             return
-        task = _Task(work, future, rows(work, self.batch), self._clock(), next(self._orders))
+        task = Task(work, future, rows(work, self.batch), self._clock(), next(self._orders))
         self._waiting.append(task)
         future.add_done_callback(lambda done: self._post(partial(self._cancel, task)) if done.cancelled() else None)
         self._dispatch()
@@ -164,11 +80,10 @@ class WorkerGroup:
     def check_timeouts(self) -> None:
         """Check all timeouts; call this about once per second."""
         now = self._clock()
-        for member in list(self._members):
+        self.crew.check()
+        for member in list(self.crew.members):
             waited = now - member.since
-            if member.state == "starting" and waited > self.limits.start_s and not self.ready_workers():
-                self._start_failed(member, Failure(f"{member.worker.name} did not start within {waited:.0f} s"))
-            elif member.state == "unreachable" and waited > self.limits.return_s:
+            if member.state == "unreachable" and waited > self.limits.return_s:
                 self._replace(member, f"unavailable for {waited:.0f} s")
             elif any(now - task.sent > self.limits.answer_s for task in member.tasks):
                 self._replace(member, f"no answer within {self.limits.answer_s:g} s")
@@ -176,17 +91,27 @@ class WorkerGroup:
                 self._ping(member)
         self._dispatch()
 
+    def give_way(self) -> None:
+        """Leave a place to another group: dismiss the workers that wait for one, or else the least busy of several. They are
+        hired again later."""
+        hired = [member for member in self.crew.members if member.state == "hired"]
+        started = self.crew.working
+        for member in hired or ([min(started, key=_load)] if len(started) > 1 else []):
+            log.warning("%s is dismissed to make room for another kind of worker", member.worker.name)
+            self.crew.dismiss(member, PAUSE_S)
+            self._retry(member.lose(died=False), "dismissed")
+        self._dispatch()
+
     def close(self, reason: str) -> None:
         """End all workers; unfinished tasks fail with ``reason``."""
         if self._closed_reason is None:
             self._closed_reason = reason
-        unfinished = [*self._waiting, *self._alone, *(task for member in self._members for task in member.tasks)]
-        members, self._members = self._members, []
+        unfinished = [*self._waiting, *self._lost]
         self._waiting.clear()
-        self._alone.clear()
-        for member in members:
-            member.tasks.clear()
-            member.worker.kill()
+        self._lost.clear()
+        for member in list(self.crew.members):
+            unfinished += member.lose(died=False)
+            self.crew.dismiss(member)
         for task in unfinished:
             _fail(task.future, PoolClosed(self._closed_reason))
         if not self.ready.done():
@@ -194,85 +119,61 @@ class WorkerGroup:
 
     def ready_workers(self) -> list[Ready]:
         """Return the workers that are ready now."""
-        return [member.ready for member in self._members if member.ready is not None and member.state == "ready"]
+        return [member.ready for member in self._ready() if member.ready is not None]
 
-    # Starting workers
-
-    def _start_worker(self) -> None:
-        member = _Member(self._spawn(next(self._numbers)), self._clock())
-        self._members.append(member)
-        self._when(member.worker.start(), partial(self._started, member))
-
-    def _started(self, member: _Member, answer: Future[Ready]) -> None:
-        if member not in self._members:
-            return
-        error = answer.exception()
-        if error is not None:
-            self._start_failed(member, error)
-            return
-        member.ready, member.state = answer.result(), "ready"
-        self._deaths = 0
-        if not self.ready.done() and all(other.state == "ready" for other in self._members):
-            self.ready.set_result(self._members[0].ready or member.ready)
-        self._dispatch()
-
-    def _start_failed(self, member: _Member, error: BaseException) -> None:
-        self._members.remove(member)
-        member.worker.kill()
-        self._deaths += 1
-        if not isinstance(error, LottsError):
-            if self._deaths < START_ATTEMPTS:
-                self._start_worker()
-                return
-            error = Failure(f"{member.worker.name} died during start-up: {error}")
-        if not self.ready.done():
-            self.ready.set_exception(error)
-        if not self._members:
-            self.close(f"no {self.kind} is left: {error}")
+    def _ready(self) -> list[Member]:
+        return [member for member in self.crew.members if member.state == "ready"]
 
     # Tasks
 
     def _dispatch(self) -> None:
-        ready = [member for member in self._members if member.state == "ready"]
-        if self._alone and ready and not any(member.reserved for member in ready):
-            min(ready, key=_load).reserved = True
-        for member in ready:
-            if member.reserved and not member.tasks:
-                if self._alone:
-                    self._send(member, self._alone.popleft())
-                else:
-                    member.reserved = False
+        ready = self._ready()
+        if self._lost or self._holding:
+            self._dispatch_lost(ready)
         while self._waiting:
             task = self._waiting[0]
-            most = self.batch + SPARE * task.rows
-            free = [member for member in ready if not member.reserved and member.rows + task.rows <= most]
+            free = [member for member in ready if not member.held and member.takes(task, self.batch)]
             if not free:
                 return
             self._send(min(free, key=_load), self._waiting.popleft())
 
-    def _send(self, member: _Member, task: _Task) -> None:
+    def _dispatch_lost(self, ready: Sequence[Member]) -> None:
+        """Send lost tasks, the oldest first. For each that finds no place, a worker is held free of newer tasks."""
+        self._lost = [task for task in self._lost if not task.future.cancelled()]
+        for task in list(self._lost):
+            free = [member for member in ready if member.takes(task, self.batch)]
+            if free:
+                self._lost.remove(task)
+                self._send(min(free, key=_load), task)
+        self._holding = bool(self._lost)
+        best = sorted(ready, key=lambda member: (not member.held, member.load))[: len(self._lost)]
+        for member in self.crew.members:
+            member.held = member in best
+
+    def _send(self, member: Member, task: Task) -> None:
         if task.future.cancelled():
             return
         task.attempts += 1
         task.sent = self._clock()
         member.tasks.add(task)
         task.answer = member.worker.run(task.work)
-        self._when(task.answer, partial(self._answered, member, task, task.attempts))
+        self.crew.when(task.answer, partial(self._answered, member, task, task.attempts))
 
-    def _cancel(self, task: _Task) -> None:
+    def _cancel(self, task: Task) -> None:
         """Stop a task that was cancelled and is with a worker; one that waits is skipped when its turn comes."""
-        for member in self._members:
+        for member in self.crew.members:
             if task in member.tasks and task.answer is not None:
                 member.tasks.discard(task)
                 task.answer.cancel()
         self._dispatch()
 
-    def _answered(self, member: _Member, task: _Task, attempt: int, answer: Future[Result]) -> None:
+    def _answered(self, member: Member, task: Task, attempt: int, answer: Future[Result]) -> None:
         if task not in member.tasks or task.attempts != attempt:  # that try was abandoned
             return
         error = answer.exception()
         if isinstance(error, Unavailable):
             member.tasks.discard(task)
+            task.lost += task.work.nfe
             self._retry([task], f"{member.worker.name} was unavailable: {error}")
             if member.state == "ready":
                 member.state, member.since = "unreachable", self._clock()
@@ -288,7 +189,7 @@ class WorkerGroup:
                     task.future.set_result(self._account(task, answer.result()))
         self._dispatch()
 
-    def _account(self, task: _Task, result: Result) -> Result:
+    def _account(self, task: Task, result: Result) -> Result:
         """Charge the task once, however many tries it took; lost tries go to ``nfe_wasted``."""
         result.attempts = task.attempts
         result.usage.nfe_wasted += task.lost
@@ -297,12 +198,12 @@ class WorkerGroup:
 
     # Lost workers
 
-    def _ping(self, member: _Member) -> None:
+    def _ping(self, member: Member) -> None:
         member.pinging = True
-        self._when(member.worker.ping(), partial(self._pinged, member))
+        self.crew.when(member.worker.ping(), partial(self._pinged, member))
 
-    def _pinged(self, member: _Member, answer: Future[None]) -> None:
-        if member not in self._members:
+    def _pinged(self, member: Member, answer: Future[None]) -> None:
+        if member not in self.crew.members:
             return
         member.pinging = False
         error = answer.exception()
@@ -312,55 +213,31 @@ class WorkerGroup:
             self._replace(member, str(error))
         self._dispatch()
 
-    def _replace(self, member: _Member, reason: str) -> None:
-        self._members.remove(member)
-        member.worker.kill()
-        lost = sorted(member.tasks, key=lambda task: task.order)
-        member.tasks.clear()
+    def _replace(self, member: Member, reason: str) -> None:
+        lost = member.lose(died=True)
         log.warning("%s was lost with %d tasks and is being replaced: %s", member.worker.name, len(lost), reason)
-        self._start_worker()
+        self.crew.dismiss(member)
+        self.crew.hire()
         self._retry(lost, f"{member.worker.name} was lost: {reason}")
 
-    def _retry(self, tasks: list[_Task], reason: str) -> None:
-        """Retry lost tasks ahead of newer ones, or fail them. A dead worker cannot report its progress, so a lost try
-        counts in full."""
-        again: list[_Task] = []
+    def _retry(self, tasks: Sequence[Task], reason: str) -> None:
+        """Retry lost tasks ahead of newer ones; fail one at whose sole company too many workers died."""
         for task in tasks:
-            task.lost += task.work.nfe
-            if task.attempts >= self.limits.attempts:
-                tries = f"in try {task.attempts} of {self.limits.attempts}"
-                _fail(task.future, Failure(f"{_describe(task.work)} failed {tries}: {reason}"))
-            elif task.attempts == self.limits.attempts - 1:
-                self._alone.append(task)
+            if task.deaths >= self.limits.attempts:
+                workers = "a worker" if task.deaths == 1 else f"{task.deaths} workers"
+                _fail(
+                    task.future,
+                    LostWork(f"{described(task.work)}: {workers} died that ran nothing else, the last: {reason}"),
+                )
             else:
-                again.append(task)
-        self._waiting.extendleft(reversed(again))
-
-    def _when(self, answer: Future[Any], then: Callable[[Future[Any]], None]) -> None:
-        answer.add_done_callback(lambda done: self._post(lambda: then(done)))
+                self._lost.append(task)
+        self._lost.sort(key=lambda task: task.order)
 
 
-def rows(work: Work, batch: int) -> int:
-    """Return how many rows of a batch of ``batch`` rows a piece of work takes while it runs."""
-    if isinstance(work, Segment | Predict):
-        return 2 if work.sampling.guided else 1
-    if isinstance(work, Locate):
-        return min(batch, max(1, work.source.rows()))
-    if isinstance(work, ScoreMosaics):
-        return min(batch, len(work.choices))
-    return 1
-
-
-def _load(member: _Member) -> tuple[float, int]:
+def _load(member: Member) -> tuple[float, int]:
     return member.load
 
 
 def _fail(future: Future[Result], error: BaseException) -> None:
     with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
         future.set_exception(error)
-
-
-def _describe(work: Work) -> str:
-    if isinstance(work, Segment):
-        return f"a segment of steps {work.start}..{work.stop} ({work.sampling.prompt!r}, {', '.join(work.lineage)})"
-    return f"a {type(work).__name__.lower()} task"

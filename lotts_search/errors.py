@@ -28,6 +28,15 @@ class Failure(LottsError, RuntimeError):
     """An error at run time: a dead actor, a broken file, NaN latents."""
 
 
+class LostWork(Failure):
+    """Workers died each time that they ran this work and nothing else. A study retries it when it is resumed."""
+
+    MARK = "lost work: "
+
+    def __init__(self, what: str):
+        super().__init__(f"{self.MARK}{what}")
+
+
 class PoolClosed(Failure):
     """The pool is closed or broken; it does no more work."""
 

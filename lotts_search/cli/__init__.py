@@ -35,6 +35,7 @@ from lotts_search.cli.commands.train import train
 from lotts_search.cli.commands.tune import tune
 from lotts_search.cli.commands.verifier_env import verifier_env
 from lotts_search.errors import BadInput, LottsError, Notice, place_of
+from lotts_search.study.signals import terminable
 
 DISK = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS)
 """Errors of files that are no fault of the program."""
@@ -86,7 +87,7 @@ def explain(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 success, 1 failure, 2 bad input, 130 interrupted.
+    """Run the command line and exit: 0 success, 1 failure, 2 bad input, 130 stopped by Ctrl-C or SIGTERM.
 
     Args:
         arguments: the words after the program's name; those of the process when None.
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # --strategy my_module:Name imports from the working directory, as python -m does
     try:
-        app(given, prog_name="lotts-search")
+        with terminable():
+            app(given, prog_name="lotts-search")
     except SystemExit as end:
         # Typer turns Ctrl-C into an exit without a word.
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):

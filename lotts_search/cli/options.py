@@ -195,6 +195,16 @@ Generators = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=2,
+        help="Rows of each network call, 2 or more [16]. Fewer make a search with few images at a time faster, more use a"
+        " large GPU; results are bitwise equal at an equal number.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Torch device of the generators.", rich_help_panel=COMPUTE)]
 
 Out = Annotated[

@@ -19,6 +19,10 @@ THREADS = 1
 """Torch threads per generator, the same in all pools, so results are bitwise identical across pools."""
 
 
+BATCH = 16
+"""Rows of each network call, and images of each call of a verifier, unless a command says otherwise."""
+
+
 @dataclass(frozen=True)
 class Compute:
     """Where to run: in this process (``local``), on the Ray cluster at ``address``, or on a private Ray.
@@ -28,6 +32,7 @@ class Compute:
         address: cluster to join.
         generators: number of generator actors, None = see :attr:`actors`.
         device: torch device.
+        batch: rows of each network call, None = :data:`BATCH`.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
 
     Raises:
@@ -39,6 +44,7 @@ class Compute:
     generators: int | None = None
     device: str = "cpu"
     load: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         LoadOptions.of({"device": self.device})
@@ -52,6 +58,11 @@ class Compute:
         """Return the number of generator actors on Ray; results do not depend on it."""
         return self.generators or (min(2, len(os.sched_getaffinity(0))) if self.device == "cpu" else 1)
 
+    @property
+    def rows(self) -> int:
+        """Return the rows of each network call; results are padded to them, so that they depend on nothing else."""
+        return self.batch or BATCH
+
     def __str__(self) -> str:
         if self.local:
             return "this process"
@@ -64,6 +75,7 @@ class Compute:
         words += option("--address", self.address) if self.address else []
         words += option("--generators", self.generators) if self.generators else []
         words += option("--device", self.device) if self.device != "cpu" else []
+        words += option("--batch", self.batch) if self.batch else []
         return words
 
     def check_verifiers(self, verifiers: Sequence[str], metrics: Sequence[str] = ()) -> None:
@@ -121,13 +133,14 @@ class Compute:
 
             loaded = {name: load_verifier(name) for name in verifiers}
             writers = {name: load_rewriter(name, settings) for name, settings in rewriters.items()}
-            return LocalPool(load_backbone(model, **options), loaded, threads=THREADS, rewriters=writers)
+            return LocalPool(load_backbone(model, **options), loaded, self.rows, THREADS, rewriters=writers)
         from lotts_search.actors.ray_pool import RayPool
 
         return RayPool(
             model,
             verifiers,
             generators=self.actors,
+            max_batch=self.rows,
             threads=THREADS,
             address=self.address,
             backbone_options=options,

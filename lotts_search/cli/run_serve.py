@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from lotts_search.errors import BadInput, notice
-from lotts_search.study.runner import terminable
+from lotts_search.study.signals import terminable
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 

@@ -40,8 +40,6 @@ from lotts_search.study.state import Standing, standing
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Fresh, Sampling, Segment
 
-BATCH = 16
-"""Network rows of a generator's batch: the default of pools."""
 PROBE_STEPS = 4
 SHOWN = 6
 """Labels whose mean scores fit into the progress line."""
@@ -107,7 +105,7 @@ def carry_out(
 
             return conduct(
                 study, folder, tasks, stand, opened, command=command,
-                generators=1 if compute.local else compute.actors, batch=BATCH, device=compute.device,
+                generators=1 if compute.local else compute.actors, batch=compute.rows, device=compute.device,
                 tick=lambda progress: live.update(progress.share, _status(progress)), finished=finished,
             )  # fmt: skip
     finally:
@@ -245,7 +243,9 @@ def _probe(
     verifiers = [study.verifier] if scored else []
     kinds = {_kind(task): task for task in tasks}
     try:
-        with Compute(local=True, device=compute.device).pool(model.model, *verifiers, **_options(model)) as pool:
+        with Compute(local=True, device=compute.device, batch=compute.batch).pool(
+            model.model, *verifiers, **_options(model)
+        ) as pool:
             sampling, prices = Sampling.of(pool.info, "an image", **model.sampling), model.prices(pool.info)
             if scored and isinstance(pool, Checking):
                 probe = pool.probe(study.verifier, tasks[0].prompt.text)
@@ -257,7 +257,7 @@ def _probe(
             if scored:
                 found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
                 tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
-            return rate or _rate(pool, sampling), tasks
+            return rate or _rate(pool, sampling, compute.rows), tasks
     except Failure as error:
         if compute.address is None:
             raise
@@ -269,10 +269,10 @@ def _kind(task: Task) -> tuple[str, Limit, bool]:
     return task.entry.label, task.limit, task.image
 
 
-def _rate(pool: Pool, sampling: Sampling) -> float:
-    """Return the NFE/s of a pool with one generator."""
+def _rate(pool: Pool, sampling: Sampling, rows: int) -> float:
+    """Return the NFE/s of a pool with one generator, whose calls have so many rows."""
     sampling = replace(sampling, steps=max(PROBE_STEPS + 1, sampling.steps))
-    count, taken = BATCH // (2 if sampling.guided else 1), 0.0
+    count, taken = rows // (2 if sampling.guided else 1), 0.0
     for number in range(2):  # the first round is a warm-up
         began = time.perf_counter()
         asked = [

@@ -19,7 +19,7 @@ from typing import Any, Self
 import msgpack
 import numpy as np
 
-from lotts_search.errors import BadInput, Failure, LottsError, PoolClosed
+from lotts_search.errors import BadInput, Failure, LostWork, LottsError, PoolClosed
 from lotts_search.work import requests as work
 from lotts_search.work.requests import Result
 
@@ -159,13 +159,13 @@ class Journal:
         return self._known.get(name)
 
     def add(self, name: str, outcome: Result | Failure) -> None:
-        """Record what a trial returned or failed with. Known trials, and work that a closed pool did not do, are left
-        out.
+        """Record what a trial returned or failed with. Known trials are left out, and work that was not done: that of
+        a closed pool, and work that was lost with its workers.
 
         Raises:
             JournalError: it cannot be written.
         """
-        if name in self._known or isinstance(outcome, PoolClosed):
+        if name in self._known or isinstance(outcome, PoolClosed | LostWork):
             return
         fresh: dict[bytes, list[Any]] = {}
         body = str(outcome) if isinstance(outcome, Failure) else _pack(outcome, self._arrays, fresh)

@@ -40,6 +40,7 @@ class Recipe:
         verifier: its name and settings; None = the one that the model names.
         rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
         writing: settings of the rewriter.
+        batch: rows of each network call, which the last bits of an image depend on; None = the standard.
         load: options of the model, from :func:`lotts_search.cli.options.loading`.
         as_: the published model at whose prices FLOPs are counted; None = the model's own.
     """
@@ -67,11 +68,12 @@ class Recipe:
     writing: dict[str, object] = field(default_factory=dict)
     flops: float | None = None
     as_: str | None = None
+    batch: int | None = None
 
     def line(self) -> str:
         """Return the command that repeats the search."""
         options: list[str] = [] if self.image is None else option("--prompt", self.prompt)
-        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "flops", "as_", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter"):  # fmt: skip
+        for name in ("mask", "model", "strategy", "verifier", "nfe", "images", "flops", "as_", "seconds", "target", "seed", "steps", "guidance", "solver", "eta", "rewriter", "batch"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
                 options += option(f"--{name.rstrip('_')}", value)

@@ -85,9 +85,14 @@ def conduct(
         return described
 
     errors = {s["search_id"]: s["error"] for s in before.get("searches", ()) if s["search_id"] in failed}
+
+    def succeeded(task: Task, result: SearchResult) -> None:
+        errors.pop(task.search_id, None)
+        finished(task, result)
+
     runner = Runner(
         study, folder, stand.todo, failed, open_pool,
-        generators=generators, batch=batch, tick=tick, merge=lambda: update("running"), finished=finished,
+        generators=generators, batch=batch, tick=tick, merge=lambda: update("running"), finished=succeeded,
     )  # fmt: skip
     folder.copy_file(study.path)
     update("running" if stand.todo else "done")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 from lotts_search import registry
 from lotts_search.api import asearch
@@ -18,12 +16,13 @@ from lotts_search.core.costs import Costs
 from lotts_search.core.events import Event, TrialFinished
 from lotts_search.core.journal import Journal, JournalError
 from lotts_search.core.result import SearchFailed, SearchResult
-from lotts_search.errors import PoolClosed
+from lotts_search.errors import Failure, LostWork, PoolClosed
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.keep import keep
 from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
 from lotts_search.study.searches import Task, estimate, longest_first
+from lotts_search.study.signals import terminable
 from lotts_search.study.spec import ModelEntry, Study
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
@@ -223,6 +222,8 @@ class Runner:
                 await self._write(lambda: keep(self.folder, task, result, self._columns, self.study.keep))
                 if error is not None:
                     raise error
+                if lost := sum(LostWork.MARK in trial.error for trial in result.trials if trial.status == "failed"):
+                    raise Failure(f"{lost} of its {len(result.trials)} trials were lost with their workers")
                 journal.remove()
         except (PoolClosed, JournalError):
             raise
@@ -299,23 +300,3 @@ def time_shares(seconds: float | None, models: int) -> list[float | None]:
     if seconds is None or models < 2:
         return [seconds] * models
     return [seconds / 2, *[seconds / 2 / (models - 1)] * (models - 1)]
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM stop a study as Ctrl-C does: cluster managers send it before they kill."""
-
-    def end(*_: object) -> None:
-        if callable(signal.getsignal(signal.SIGINT)):
-            signal.raise_signal(signal.SIGINT)
-        else:  # a background job of a script ignores SIGINT, and asyncio then installs no handler
-            raise KeyboardInterrupt
-
-    before: Any = None
-    with suppress(ValueError):  # not in the main thread: the caller owns signal handling
-        before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotts_search import __version__
 from lotts_search.core.failures import Failures
-from lotts_search.errors import BadInput
+from lotts_search.errors import BadInput, LostWork
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import COMPLETE, columns_of
 from lotts_search.study.searches import FORMAT, Task, limits_on, unchecked
@@ -30,7 +30,7 @@ class Standing:
 
     Attributes:
         done: finished before; nothing to do.
-        failed: finished without an image; to be retried.
+        failed: finished without an image, or with trials that were lost with their workers; to be retried.
         begun: unfinished, with a journal.
         new: not started.
         aside: number of finished searches in the folder that the study no longer contains.
@@ -81,7 +81,7 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
     begun = folder.begun()
     for task in tasks:
         known = summaries.get(task.search_id)
-        if known is not None and known["score"] is not None:
+        if known is not None and known["score"] is not None and not known["lost"]:
             found.done.append(task)
         elif known is not None or task.search_id in failed_before:
             found.failed.append(task)
@@ -100,8 +100,8 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
 
 
 def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
-    """Return score (None without an image), nfe, images, device_s, seconds, failed trials, first error and metrics of each
-    search.
+    """Return score (None without an image), nfe, images, device_s, seconds, failed trials, first error, whether trials were
+    lost with their workers, and metrics of each search.
 
     The metrics are those of the image that it returned.
     """
@@ -114,10 +114,11 @@ def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
         {name: rows[name] for name in ("search_id", "nfe", "images", "device_s", "best_so_far", "finished")}
     )
     error = pc.if_else(pc.equal(rows["status"], "failed"), rows["error"], pa.scalar(None, pa.string()))
-    table = table.append_column("started", started).append_column("error", error)
+    lost = pc.fill_null(pc.match_substring(error, LostWork.MARK), False)
+    table = table.append_column("started", started).append_column("error", error).append_column("lost", lost)
     totals = table.group_by("search_id", use_threads=False).aggregate(  # threads have no first row
         [("nfe", "sum"), ("images", "sum"), ("device_s", "sum"), ("best_so_far", "max"), ("started", "min"),
-         ("finished", "max"), ("error", "first"), ("error", "count")]
+         ("finished", "max"), ("error", "first"), ("error", "count"), ("lost", "any")]
     )  # fmt: skip
     metrics = _metrics_of_best(rows)
     found: dict[str, dict[str, Any]] = {}
@@ -126,7 +127,7 @@ def summaries_of(rows: pa.Table) -> dict[str, dict[str, Any]]:
         found[row["search_id"]] = {
             "score": row["best_so_far_max"], "nfe": row["nfe_sum"], "images": row["images_sum"],
             "device_s": row["device_s_sum"], "seconds": seconds, "error": row["error_first"] or "",
-            "failed_trials": row["error_count"],
+            "failed_trials": row["error_count"], "lost": row["lost_any"],
             "metrics": metrics.get(row["search_id"], {}),
         }  # fmt: skip
     return found
@@ -256,7 +257,6 @@ def _search(task: Task, summary: Mapping[str, Any] | None, error: str) -> dict[s
     if summary is None:
         nothing: dict[str, Any] = dict.fromkeys(("score", "nfe", "images", "device_s", "seconds", "failed_trials"))
         return found | {"status": "failed" if error else "open", "error": error, "metrics": {}} | nothing
-    status = "failed" if error or summary["score"] is None else "done"
-    return (
-        found | dict(summary) | {"status": status, "error": error or (summary["error"] if status == "failed" else "")}
-    )
+    about = dict(summary)
+    status = "failed" if about.pop("lost") or error or about["score"] is None else "done"
+    return found | about | {"status": status, "error": error or (about["error"] if status == "failed" else "")}

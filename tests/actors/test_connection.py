@@ -11,8 +11,8 @@ from ray.exceptions import RayError
 
 import lotts_search
 from lotts_search.actors import connection
+from lotts_search.actors.crew import Died
 from lotts_search.actors.ray_worker import _classify
-from lotts_search.actors.worker_group import Died
 from lotts_search.errors import BadInput, Failure
 
 

@@ -22,13 +22,14 @@ pytest.importorskip("ray")
 
 from lotts_search import registry
 from lotts_search.actors.connection import environment
+from lotts_search.actors.crew import Limits
 from lotts_search.actors.engine_thread import EngineThread
 from lotts_search.actors.ray_pool import RayPool
+from lotts_search.actors.ray_worker import owned
 from lotts_search.actors.worker_actor import Reply, WorkerActor
-from lotts_search.actors.worker_group import Limits
 from lotts_search.errors import BadInput, Failure, Notice, notice
 from lotts_search.verifiers.clip_score import ClipScore
-from lotts_search.work.requests import Result, Rewrite, Score
+from lotts_search.work.requests import Located, Region, Result, Rewrite, Score, State, Usage
 from tests.actors.fakes import INFO, FakeEngine, segment
 from tests.verifiers.published import clip_folder
 
@@ -114,6 +115,29 @@ def expected(count: int) -> list[Any]:
     return latents([thread.submit(segment(seed)) for seed in range(count)])
 
 
+def test_results_do_not_hold_shared_memory(ray_up: None) -> None:
+    """Searches keep results, so arrays must not be views of Ray's object store."""
+    with make(verifiers=["brightness"]) as pool:
+        for _ in range(2):
+            state = pool.submit(segment(0)).result(WAIT).state
+            assert state is not None and state.latent.flags.owndata and state.latent.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
+def test_arrays_at_any_depth_of_a_result_become_its_own(shape: tuple[int, ...]) -> None:
+    shared = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    shared.flags.writeable = False
+    located = Located(shared > 1, shared, {"map": shared})
+    region = Region(shared > 1, shared, ("seed 0",), 1)
+    result = Result(Usage(nfe=2), State(shared, 3, 3, shared, region=region), located=located, prompts=("a", "b"))
+    found = owned(result)
+    assert found is result and found.prompts == ("a", "b") and found.usage.nfe == 2
+    arrays = [found.state.latent, found.state.previous, found.state.region.origin, found.located.stages["map"]]
+    for array in arrays:
+        assert array.flags.owndata and array.flags.writeable and np.array_equal(array, shared)
+    assert found.state.region.mask.dtype == bool
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -197,7 +221,7 @@ def test_a_task_that_always_kills_its_actor_fails_alone(ray_up: None, poison: st
         futures = [pool.submit(segment(seed)) for seed in range(3)]
         bad = pool.submit(segment(99, prompt=poison))
         futures += [pool.submit(segment(seed)) for seed in range(3, 6)]
-        with pytest.raises(Failure, match=r"a segment of steps 0\.\.6 .*seed 99.* failed in try 3 of 3"):
+        with pytest.raises(Failure, match=r"lost work: a segment of steps 0\.\.6 .*seed 99.*: 3 workers died"):
             bad.result(WAIT)
         assert np.array_equal(latents(futures), expected(6))
 
@@ -325,6 +349,37 @@ def test_an_unreachable_cluster_is_reported_at_once(address: str) -> None:
     assert f"Failure: cannot join the Ray cluster at {address!r}: " in done.stderr.splitlines()[-1]
 
 
+STOPPED = """
+import os, signal, time
+from lotts_search.actors.ray_pool import RayPool
+from lotts_search.study.signals import terminable
+from tests.actors.fakes import segment
+with terminable(), RayPool("fake", object_store_mb=100, engine="tests.actors.fakes:make_engine") as pool:
+    print(pool.submit(segment(5)).result(200).usage.nfe, flush=True)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(100)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+def test_sigterm_stops_a_program_on_ray_as_ctrl_c_does() -> None:
+    """Ray replaces the handlers of SIGTERM, Python's and the system's."""
+    environ = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED],
+        cwd=root,
+        env={**environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "6.0\nstopped\n", "")
+
+
 def test_workers_find_a_checkout_and_have_equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", "/plugins"]))
@@ -346,7 +401,7 @@ def test_a_failing_rewriter_actor_does_not_end_the_pool(ray_up: None, monkeypatc
         assert fox.prompts == ("a fox twice passed",) * 2 and cat.prompts == ("a cat twice passed",) * 2
         assert (fox.actor, fox.usage.rewrites, fox.usage.fallbacks) == (f"{echo}-0", 1, 0)
         assert (bad.prompts, bad.usage.fallbacks, bad.note) == (("bad", "bad"), 2, "ValueError: a bad reply")
-        with pytest.raises(Failure, match="failed in try 1 of 1"):
+        with pytest.raises(Failure, match="lost work: a rewrite task: a worker died"):
             pool.submit(Rewrite(echo, "kill", image, 2, 0)).result(WAIT)
         assert pool.submit(Rewrite(echo, "a fox", image, 1, 0)).result(WAIT).prompts == ("a fox twice passed",)
         with pytest.raises(BadInput, match="unknown rewriter 'chat'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lotts_search.actors.crew import START_ATTEMPTS, Died, Limits, Unavailable
 from lotts_search.actors.engine_thread import Ready
-from lotts_search.actors.worker_group import SPARE, START_ATTEMPTS, Died, Limits, Unavailable, WorkerGroup, rows
-from lotts_search.errors import BadInput, Failure
+from lotts_search.actors.tasks import SPARE, rows
+from lotts_search.actors.worker_group import WorkerGroup
+from lotts_search.errors import BadInput, Failure, LostWork
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask
 from lotts_search.work.requests import Encode, Generate, Locate, Predict, Result, Sampling, Score, Segment, State, Usage
 from tests.actors.fakes import INFO, segment
@@ -25,9 +29,13 @@ class ManualWorker:
     def __init__(self, number: int) -> None:
         self.name = f"w{number}"
         self.starting: Future[Ready] = Future()
+        self.place: Future[None] = Future()
         self.works: list[tuple[Segment, Future[Result]]] = []
         self.pings: list[Future[None]] = []
         self.killed = False
+
+    def placed(self) -> Future[None]:
+        return self.place
 
     def start(self) -> Future[Ready]:
         return self.starting
@@ -126,13 +134,10 @@ def test_a_replacement_does_the_tasks_of_a_dead_worker_and_each_is_charged_once(
     harness.settle()
     assert harness.workers[0].killed and len(harness.workers) == 2
     harness.start_all()
-    assert [work.lineage[0] for work, _ in harness.workers[1].works] == [
-        "seed 0",
-        "seed 1",
-        "seed 2",
-    ]  # lost tasks go first
-    harness.finish(harness.workers[1])
-    harness.finish(harness.workers[1])
+    for _ in range(3):
+        harness.finish(harness.workers[1])
+    # Lost tasks go first.
+    assert [work.lineage[0] for work, _ in harness.workers[1].works] == ["seed 0", "seed 1", "seed 2", "seed 3"]
     results = [f.result(0) for f in futures]
     assert [r.usage.nfe for r in results] == [4, 5, 6, 7]
     assert [r.usage.nfe_wasted for r in results] == [4, 5, 6, 0]
@@ -142,9 +147,9 @@ def test_a_replacement_does_the_tasks_of_a_dead_worker_and_each_is_charged_once(
 
 def test_only_the_task_that_kills_its_worker_runs_out_of_tries() -> None:
     harness = Harness(size=1, batch=4)
-    innocent = [harness.submit(segment(i)) for i in range(3)]
+    innocent = [harness.submit(segment(i)) for i in range(5)]
     poison = harness.submit(segment(9, prompt="kill"))
-    for _ in range(20):
+    for _ in range(40):
         harness.start_all()
         worker = harness.workers[-1]
         works = worker.open_works()
@@ -153,25 +158,107 @@ def test_only_the_task_that_kills_its_worker_runs_out_of_tries() -> None:
             harness.settle()
         else:
             harness.finish(worker)
-    assert [f.result(0).usage.nfe for f in innocent] == [6, 6, 6]
-    assert max(f.result(0).attempts for f in innocent) == 3
-    with pytest.raises(Failure, match=r"failed in try 3 of 3: .*killed"):
+    assert [f.result(0).usage.nfe for f in innocent] == [6] * 5
+    with pytest.raises(LostWork, match=r"^lost work: a segment .*: 3 workers died that ran nothing else, .*killed"):
         poison.result(0)
+    assert len(harness.workers) - 1 == 2 + 3  # with five others, with two others, and three times alone
 
 
-def test_a_last_try_has_the_worker_to_itself() -> None:
-    harness = Harness(size=1, batch=4, limits=Limits(attempts=2))
-    harness.submit(segment(0))
-    harness.submit(segment(1))
-    harness.workers[0].die()
+@pytest.mark.parametrize("seed", range(5))
+def test_deaths_in_company_are_held_against_no_task(seed: int) -> None:
+    """Whatever workers are killed, all work is done, each charged once."""
+    chance = random.Random(seed)
+    harness = Harness(size=3, batch=4)
+    futures = [harness.submit(segment(i)) for i in range(60)]
+    kills = 0
+    for _ in range(1000):
+        if all(future.done() for future in futures):
+            break
+        harness.start_all()
+        worker = chance.choice([worker for worker in harness.workers if not worker.killed])
+        if chance.random() < 0.4 and len(worker.open_works()) > 1:
+            kills += 1
+            worker.die()
+            harness.settle()
+        else:
+            for work, answer in worker.open_works()[: chance.randrange(1, 5)]:
+                answer.set_result(Result(Usage(nfe=work.nfe)))
+            harness.settle()
+    results = [future.result(0) for future in futures]
+    assert kills > 5
+    assert sum(result.usage.nfe for result in results) == 360
+    assert max(result.attempts for result in results) > 3
+
+
+def test_two_kills_of_all_workers_halve_the_company_twice() -> None:
+    """Tasks that were lost twice take a few rounds on each of two workers, not one round each."""
+    harness = Harness(size=2, batch=16)
+    futures = [harness.submit(segment(i)) for i in range(36)]
+    for _ in range(2):
+        for worker in [worker for worker in harness.workers if not worker.killed]:
+            assert worker.open_works()
+            worker.die()
+        harness.settle()
+        harness.start_all()
+    rounds = 0
+    while not all(future.done() for future in futures):
+        rounds += 1
+        for worker in [worker for worker in harness.workers if not worker.killed]:
+            assert len(worker.open_works()) <= 9
+            harness.finish(worker)
+    assert rounds <= 4
+
+
+def test_several_works_are_alone_at_once_and_newer_ones_use_the_other_workers() -> None:
+    harness = Harness(size=1, batch=2, limits=Limits(attempts=2))
+    lone = [harness.submit(segment(i)) for i in range(2)]
+    harness.workers[0].die()  # now each must be alone
     harness.settle()
+    for _ in range(2):
+        harness.group.crew.hire()
     harness.start_all()
-    harness.submit(segment(2))
-    seen = []
+    assert [[work.lineage[0] for work, _ in worker.open_works()] for worker in harness.workers[1:]] == [
+        ["seed 0"],
+        ["seed 1"],
+        [],
+    ]
+    newer = [harness.submit(segment(10 + i)) for i in range(6)]
+    assert [len(worker.open_works()) for worker in harness.workers[1:]] == [1, 1, 4]
+    harness.finish(harness.workers[1])
+    assert [len(worker.open_works()) for worker in harness.workers[1:]] == [2, 1, 4]
     for _ in range(3):
-        seen.append([work.lineage[0] for work, _ in harness.workers[1].open_works()])
-        harness.finish(harness.workers[1])
-    assert seen == [["seed 0"], ["seed 1"], ["seed 2"]]
+        for worker in harness.workers:
+            harness.finish(worker)
+    assert all(future.result(0) for future in [*lone, *newer])
+
+
+def test_a_worker_is_held_free_for_a_task_that_must_be_alone() -> None:
+    harness = Harness(size=2, batch=2)
+    first, second = harness.workers
+    futures = [harness.submit(segment(i)) for i in range(4)]
+    first.die()  # two of the four; each must be alone now
+    harness.settle()
+    futures += [harness.submit(segment(10 + i)) for i in range(4)]
+    alone = []
+    for _ in range(6):
+        alone += [work.lineage[0] for work, _ in second.open_works() if len(second.open_works()) == 1]
+        harness.finish(second)
+    assert {"seed 0", "seed 2"} <= set(alone)
+    assert all(future.done() for future in futures)
+
+
+def test_a_cancelled_lost_task_holds_no_worker() -> None:
+    harness = Harness(size=2, batch=2)
+    first, second = harness.workers
+    futures = [harness.submit(segment(i)) for i in range(4)]
+    first.die()
+    harness.settle()
+    assert futures[0].cancel() and futures[2].cancel()
+    harness.settle()
+    newer = [harness.submit(segment(10 + i)) for i in range(2)]
+    assert len(second.open_works()) == 4
+    harness.finish(second)
+    assert all(future.done() for future in newer)
 
 
 def test_an_unavailable_worker_keeps_its_tasks_and_gets_no_more_until_it_answers() -> None:
@@ -248,9 +335,90 @@ def test_a_worker_that_dies_during_start_up_is_retried_a_few_times() -> None:
     for number in range(START_ATTEMPTS):
         harness.workers[number].starting.set_exception(Died("out of memory"))
         harness.settle()
+        harness.check(at=harness.now + 2.0**number)
     assert len(harness.workers) == START_ATTEMPTS
     with pytest.raises(Failure, match="died during start-up: out of memory"):
         harness.group.ready.result(0)
+
+
+@pytest.mark.parametrize("error", [Died("out of memory"), BadInput("there are no weights on this node")])
+def test_a_crew_begins_with_what_is_ready_and_hires_again_with_longer_and_longer_pauses(error: Exception) -> None:
+    harness = Harness(size=2, limits=Limits(together_s=30), started=False)
+    harness.workers[0].starting.set_result(Ready(INFO, "w0", "here", 1))
+    harness.settle()
+    harness.workers[1].starting.set_exception(error)
+    harness.settle()
+    assert not harness.group.ready.done()
+    hired = []
+    while len(hired) < 9:
+        harness.check(at=harness.now + 0.5)
+        if len(harness.workers) > 2 + len(hired):
+            hired.append(harness.now)
+            harness.workers[-1].starting.set_exception(error)
+            harness.settle()
+    assert [round(b - a) for a, b in itertools.pairwise([0.0, *hired])] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert harness.group.ready.result(0).name == "w0"
+    assert str(harness.group.crew) == "manual worker: 1 of 2 ready, 1 will be tried again"
+    harness.check(at=harness.now + 61)
+    harness.start_all()
+    assert str(harness.group.crew) == "manual worker: 2 of 2 ready"
+
+
+def test_a_worker_without_a_place_is_waited_for_while_others_work() -> None:
+    harness = Harness(size=2, limits=Limits(start_s=10, together_s=3), started=False)
+    harness.workers[0].starting.set_result(Ready(INFO, "w0", "here", 1))
+    harness.settle()
+    assert str(harness.group.crew) == "manual worker: 1 of 2 ready, 1 have no place yet"
+    harness.check(at=2.9)
+    assert not harness.group.ready.done()
+    harness.check(at=3.1)
+    assert harness.group.ready.done()
+    harness.check(at=500)
+    assert len(harness.workers) == 2 and not harness.workers[1].killed
+    harness.workers[1].place.set_result(None)
+    harness.settle()
+    harness.check(at=509)
+    assert not harness.workers[1].killed
+    harness.check(at=511)  # it has a place, and did not load in time
+    assert harness.workers[1].killed
+
+
+def test_a_crew_without_any_place_gives_up() -> None:
+    harness = Harness(size=2, limits=Limits(start_s=10), started=False)
+    harness.check(at=11)
+    with pytest.raises(Failure, match="w0 found no place within 11 s"):
+        harness.group.ready.result(0)
+
+
+def test_a_crew_gives_its_places_to_another_and_takes_them_again_later() -> None:
+    harness = Harness(size=3, batch=1, started=False)
+    for worker in harness.workers[:2]:
+        worker.starting.set_result(Ready(INFO, worker.name, "here", 1))
+    harness.settle()
+    futures = [harness.submit(segment(i, steps=4 + i)) for i in range(3)]  # the first worker has two of them
+    harness.group.give_way()
+    assert [worker.killed for worker in harness.workers] == [False, False, True]  # the one without a place
+    harness.group.give_way()
+    assert [worker.killed for worker in harness.workers] == [False, True, True]  # the less busy one
+    harness.group.give_way()
+    assert not harness.workers[0].killed, "the last one stays"
+    harness.finish(harness.workers[0])
+    assert [future.result(0).attempts for future in futures] == [1, 2, 1]
+    harness.check(at=59)
+    assert len(harness.workers) == 3
+    harness.check(at=61)
+    assert len(harness.workers) == 5
+
+
+def test_a_crew_starves_while_it_has_no_worker_and_no_place() -> None:
+    harness = Harness(size=1, started=False)
+    starved = []
+    for at in (29.0, 31.0):
+        harness.check(at=at)
+        starved.append(harness.group.crew.starved())
+    harness.workers[0].place.set_result(None)
+    harness.settle()
+    assert (*starved, harness.group.crew.starved()) == (False, True, False)
 
 
 def test_a_replacement_that_cannot_start_fails_the_tasks_that_wait_for_it() -> None:
@@ -259,7 +427,7 @@ def test_a_replacement_that_cannot_start_fails_the_tasks_that_wait_for_it() -> N
     harness.workers[0].die()
     harness.settle()
     harness.check(at=11.0)
-    with pytest.raises(Failure, match="no manual worker is left: w1 did not start within 11 s"):
+    with pytest.raises(Failure, match="no manual worker is left: w1 found no place within 11 s"):
         future.result(0)
 
 

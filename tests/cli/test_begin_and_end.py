@@ -140,6 +140,27 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     assert message in said and "starting" not in said and "loading" not in said
 
 
+@pytest.mark.parametrize(("words", "rows"), [([], 16), (["--batch", "2"], 2), (["--batch", "64"], 64)])
+@pytest.mark.parametrize("where", ["engine.local_pool.LocalPool", "actors.ray_pool.RayPool"])
+def test_pools_have_the_rows_that_the_command_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: list[str], rows: int
+) -> None:
+    found: list[object] = []
+
+    def made(*arguments: object, **options: object) -> Pool:
+        found.append(options["max_batch"] if "max_batch" in options else arguments[2])
+        return AnalyticPool()
+
+    monkeypatch.setattr(f"lotts_search.{where}", made)
+    monkeypatch.setattr("lotts_search.registry.load_backbone", lambda *_, **__: None)
+    monkeypatch.setattr("lotts_search.registry.load_verifier", lambda name: None)
+    local = ["--local"] if "Local" in where else []
+    assert call("generate", "center red star on gray", "--images", "2", "--out", tmp_path, *local, *words) == 0
+    file = world(tmp_path, YAML.replace("./analytic", "shapes-sd"))
+    assert call("study", file, "--out", tmp_path / "run", *local, *words) == 0
+    assert found == [rows, rows]
+
+
 def test_a_tuning_that_fails_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ OPTIONS = st.fixed_dictionaries(
         "--negative": TEXT,
         "--set": st.sampled_from(["refinements=4", "ratio=0.30000000000000004", "high=A good {}, = and -"]),
         "--size": st.sampled_from(["64x64", "128"]),
+        "--batch": st.integers(2, 10**6),
         "--dtype": st.sampled_from(["float32", "bfloat16"]),
     },
 )
@@ -89,7 +90,7 @@ def called_with(run: str, words: list[str]) -> tuple[Any, ...]:
     return found[0]
 
 
-COMPUTE = st.sampled_from([[], ["--local"], ["--address=-x:1", "--generators=3"], ["--device=cuda:1"]])
+COMPUTE = st.sampled_from([[], ["--local"], ["--address=-x:1", "--generators=3"], ["--device=cuda:1", "--batch=4"]])
 
 
 @given(FILE, st.none() | FILE, COMPUTE)

@@ -21,7 +21,7 @@ from lotts_search import BadInput, Failure, search
 from lotts_search.core.journal import JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.curves import load
-from lotts_search.errors import PoolClosed
+from lotts_search.errors import LostWork, PoolClosed
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import scenes
 from lotts_search.study.folder import RunFolder
@@ -307,8 +307,34 @@ def test_searches_that_fail_are_told_and_tried_again(tmp_path: Path) -> None:
     ill.clear()
     conducted, stand = run(world(tmp_path), out)
     assert str(stand) == "10 reused, 5 to retry"
+    assert {s["status"] for s in conducted.searches} == {"done"}
     run(world(tmp_path), tmp_path / "whole")
     assert lasting(out) == lasting(tmp_path / "whole") and files(out) == files(tmp_path / "whole")
+
+
+def test_trials_that_are_lost_with_their_workers_are_told_and_tried_again(tmp_path: Path) -> None:
+    out, ill = tmp_path / "run", [True]
+
+    def lose(work: Generate | Score) -> Exception | None:
+        """Lose the second image of each prompt, as if its workers had died."""
+        second = isinstance(work, Segment) and work.lineage[0] == "seed 1" and work.sampling.prompt == "blue ring"
+        return LostWork("3 workers died that ran nothing else") if second and ill else None
+
+    conducted, _ = run(world(tmp_path), out, AnalyticPool(fail=lose))
+    lost = [s for s in conducted.searches if s["status"] == "failed"]
+    assert conducted.outcome.status == "done" and 0 < len(lost) < len(conducted.searches)
+    assert all(s["score"] is not None and "lost with their workers" in s["error"] for s in lost)
+    again, stand = run(world(tmp_path), out, AnalyticPool(fail=lose))
+    assert len(stand.failed) == len(lost), "they are lost again, and told again"
+    assert [s["status"] for s in again.searches] == [s["status"] for s in conducted.searches]
+    ill.clear()
+    asked = AnalyticPool()
+    conducted, _ = run(world(tmp_path), out, asked)
+    assert {s["status"] for s in conducted.searches} == {"done"}
+    whole = AnalyticPool()
+    run(world(tmp_path), tmp_path / "whole", whole)
+    assert lasting(out) == lasting(tmp_path / "whole") and files(out) >= files(tmp_path / "whole")
+    assert 0 < sum(work.nfe for work in asked.asked) < 0.3 * sum(work.nfe for work in whole.asked)
 
 
 def test_a_strategys_own_fault_fails_its_searches_alone(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def demo(
     address: o.Address = None,
     generators: o.Generators = None,
     device: o.Device = "cpu",
+    batch: o.Batch = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the page and the study.", rich_help_panel=o.OUTPUT)
     ] = Path("out/demo"),
@@ -74,5 +75,5 @@ def demo(
         words += option("--nfe", nfe)
     for name, value in (("strategy", strategy), ("against", against), ("seed", seed), ("out", out)):
         words += option(f"--{name}", value)
-    compute = Compute(local, address, generators, device)
+    compute = Compute(local, address, generators, device, batch=batch)
     run(changes, compute, out, repeating("demo", [], words + compute.words()), json)

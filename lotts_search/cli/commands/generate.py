@@ -43,6 +43,7 @@ def generate(
     address: o.Address = None,
     generators: o.Generators = None,
     device: o.Device = "cpu",
+    batch: o.Batch = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -89,5 +90,6 @@ def generate(
         load=load,
         flops=flops,
         as_=as_,
+        batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load), out, json)
+    run(request, Compute(local, address, generators, device, load, batch), out, json)

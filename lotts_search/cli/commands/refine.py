@@ -52,6 +52,7 @@ def refine(
     address: o.Address = None,
     generators: o.Generators = None,
     device: o.Device = "cpu",
+    batch: o.Batch = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -92,5 +93,6 @@ def refine(
         load=load,
         flops=flops,
         as_=as_,
+        batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load), out, json)
+    run(request, Compute(local, address, generators, device, load, batch), out, json)

@@ -22,6 +22,7 @@ def study(
     address: o.Address = None,
     generators: o.Generators = None,
     device: o.Device = "cpu",
+    batch: o.Batch = None,
     json: o.Json = False,
 ) -> None:
     """Run models × strategies × prompts × seeds × budgets, from one file into one folder.
@@ -50,4 +51,4 @@ def study(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import run
 
-    run(file, Compute(local, address, generators, device), out, dry_run, json)
+    run(file, Compute(local, address, generators, device, batch=batch), out, dry_run, json)

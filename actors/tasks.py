@@ -1,0 +1,93 @@
+"""Pieces of work on their way through a worker group, and how many of them may share a worker. No Ray here.
+
+The death of a worker says little about the tasks that it had: machines are preempted, and one task may take down all beside
+it. So a death in company is held against none of them. It halves the company in which each is tried again, until the one
+that kills workers is alone on one; only deaths there count against it.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from lotts_search.work.requests import Locate, Predict, Result, ScoreMosaics, Segment, Work
+
+SPARE = 2
+"""Tasks queued at a worker beyond its batch, so that a free row of the batch is used at the next tick."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A piece of work with its tries.
+
+    Attributes:
+        order: number of its arrival.
+        company: most tasks that a worker may have while it has this one, itself included.
+        deaths: deaths of workers that had no other task.
+        lost: NFE of lost tries.
+    """
+
+    work: Work
+    future: Future[Result]
+    rows: int
+    submitted: float
+    order: int
+    attempts: int = 0
+    company: float = math.inf
+    deaths: int = 0
+    lost: float = 0.0
+    sent: float = 0.0
+    answer: Future[Result] | None = None
+
+
+@dataclass(eq=False)
+class Hand:
+    """The tasks that a worker has."""
+
+    tasks: set[Task] = field(default_factory=set, kw_only=True)
+
+    @property
+    def load(self) -> tuple[float, int]:
+        """Return the outstanding NFE and tasks, to compare in this order (encoding and scoring take no NFE)."""
+        return sum(task.work.nfe for task in self.tasks), len(self.tasks)
+
+    def takes(self, task: Task, batch: int) -> bool:
+        """Return whether another task has room in a batch of ``batch`` rows, and may be in the company of these."""
+        rows = sum(other.rows for other in self.tasks) + task.rows
+        company = min([task.company, *(other.company for other in self.tasks)])
+        return rows <= batch + SPARE * task.rows and len(self.tasks) < company
+
+    def lose(self, *, died: bool) -> list[Task]:
+        """Take all tasks, oldest first; their tries are lost, in full as a dead worker cannot report its progress.
+
+        Args:
+            died: the worker is dead, perhaps because of one of them.
+        """
+        lost = sorted(self.tasks, key=lambda task: task.order)
+        self.tasks.clear()
+        for task in lost:
+            task.lost += task.work.nfe
+            if died and len(lost) == 1:
+                task.deaths += 1
+            elif died:
+                task.company = min(task.company, math.ceil(len(lost) / 2))
+        return lost
+
+
+def rows(work: Work, batch: int) -> int:
+    """Return how many rows of a batch of ``batch`` rows a piece of work takes while it runs."""
+    if isinstance(work, Segment | Predict):
+        return 2 if work.sampling.guided else 1
+    if isinstance(work, Locate):
+        return min(batch, max(1, work.source.rows()))
+    if isinstance(work, ScoreMosaics):
+        return min(batch, len(work.choices))
+    return 1
+
+
+def described(work: Work) -> str:
+    """Name a piece of work in messages."""
+    if isinstance(work, Segment):
+        return f"a segment of steps {work.start}..{work.stop} ({work.sampling.prompt!r}, {', '.join(work.lineage)})"
+    return f"a {type(work).__name__.lower()} task"
