@@ -26,7 +26,7 @@ class AdaptiveMosaic(AdaptiveLoTTS, MosaicChains):
     """
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region; decisions as in AdaptiveLoTTS"
-    formula = "at most the budget; a new image 1 + children · (T - 1), a refinement T - t0, its parent's mask L once"
+    formula = "at most the budget; a new image children · T, a refinement T - t0, its parent's mask L once"
     space = tunable(children=(2, 4, 8), regions=(2, 4, 6), initial=(1, 2, 3), worth=(0.0, 0.05, 0.1))
 
     def __post_init__(self) -> None:
@@ -41,12 +41,12 @@ class AdaptiveMosaic(AdaptiveLoTTS, MosaicChains):
         return budget.allowed(costs.sample) if budget.counted else budget
 
     def image_cost(self, left: Budget, costs: Costs) -> Cost:
-        return self.chain_cost(costs, 0, self._nfe(left, costs))
+        return self.chain_cost(costs, 0, self._afforded(left, costs))
 
     async def new_image(self, search: Search, seed: int, left: Budget) -> Candidate | None:
-        return await self.sample(search, seed, self._nfe(left, search.costs))
+        return await self.sample(search, seed, self._afforded(left, search.costs))
 
-    def _nfe(self, left: Budget, costs: Costs) -> int:
+    def _afforded(self, left: Budget, costs: Costs) -> int:
         """Return the NFE of the next new image: a whole chain, or less where the budget does not pay for it. What would be left
         and pay for nothing more goes into this image too."""
         whole, narrowest = self.whole(costs.steps), self.narrowest(costs.steps)

@@ -50,6 +50,7 @@ class MosaicChains(Chains):
     """
 
     children: int = 4
+    choose_start: bool = True
     regions: int = 4
     mosaics: int | None = None
     exact: bool = False
@@ -107,7 +108,7 @@ class Mosaic(MosaicChains, Localized):
     """
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region"
-    formula = "chains · (1 + children · (T - 1)); exact: at most chains · (1 + (children + 1) · (T - 1))"
+    formula = "chains · children · T; exact: at most chains · (children + 1) · T"
     space = tunable(children=(2, 4, 8), regions=(2, 4, 6), exact=(False, True))
 
     local: bool = False
@@ -134,7 +135,7 @@ class Mosaic(MosaicChains, Localized):
             await self.chain(search, state, nfe)
 
         if not search.budget.left.counted:
-            await repeat(lambda seed: refine(seed, self.whole(search.steps - first)), None)
+            await repeat(lambda seed: refine(seed, self.whole(search.steps, first)), None)
             return
         chains = self.shares(search.budget.left, search.costs, first, search.costs.step)
         await gather_completed(*(refine(seed, nfe) for seed, nfe in enumerate(chains)))
@@ -154,7 +155,7 @@ class Mosaic(MosaicChains, Localized):
     def refinement(self, costs: Costs) -> Cost:
         """Return the cost of a refinement with one child per step."""
         first = self.begin(costs) + 1
-        return costs.step + self.chain_cost(costs, first, self.narrowest(costs.steps - first))
+        return costs.step + self.chain_cost(costs, first, self.narrowest(costs.steps, first))
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
         return Localized.least(self, costs, image) if image or self.local else Chains.least(self, costs)

@@ -34,7 +34,7 @@ class SVDD(Chains):
         "decoding (SVDD-PM: M = 20, alpha = 0)"
     )
     formula = "chains · (1 + children · (T - 1))"
-    space = tunable(children=(2, 4, 8, 20), alpha=(0.0, 0.25, 0.5, 1.0))
+    space = tunable(children=(2, 4, 8, 20), choose_start=(False, True), alpha=(0.0, 0.25, 0.5, 1.0))
 
     alpha: float = 0.0
 

@@ -15,6 +15,9 @@ from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Plan, Scored, Strategy, scored
 from lotts_search.core.virtual_time import gather_completed, repeat
 
+_APART = 2**20
+"""Between the seeds of the start noises of one chain, above the number of chains."""
+
 
 @dataclass
 class Chains(Strategy):
@@ -25,9 +28,11 @@ class Chains(Strategy):
 
     Attributes:
         children: M, children per step.
+        choose_start: choose the start noise, too, among as many as there are children.
     """
 
     children: int = 20
+    choose_start: bool = False
 
     def __post_init__(self) -> None:
         self.check_minimum(children=1)
@@ -51,11 +56,21 @@ class Chains(Strategy):
 
     async def sample(self, search: Search, seed: int, nfe: int) -> Candidate | None:
         """Make one image from pure noise for this many NFE; None where all children of a step failed."""
-        return await self.chain(search, await search.sample(seed, stop=0), nfe)
+        count = next(self.counts(search.steps, 0, nfe)) if self.choose_start else 1
+        # The first one is the start of a plain sample; those of other chains have other seeds.
+        starts = [search.sample(seed + number * _APART, stop=0) for number in range(count)]
+        if count == 1:
+            return await self.chain(search, await starts[0], nfe)
+        found = await scored(search, starts)
+        return await self.chain(search, await self.choose(search, found), nfe, branched=True) if found else None
 
-    async def chain(self, search: Search, state: Candidate, nfe: int) -> Candidate | None:
-        """Carry a candidate to the last step for this many NFE; None where all children of a step failed."""
-        branched = False
+    async def chain(self, search: Search, state: Candidate, nfe: int, branched: bool = False) -> Candidate | None:
+        """Carry a candidate to the last step; None where all children of a step failed.
+
+        Args:
+            nfe: of the whole chain, from where :meth:`sample` or a refinement began it.
+            branched: whether the candidate was chosen among scored ones, which has paid for its next prediction.
+        """
         for _, stop, count in self.stages(search.steps, state.step, nfe):
             if count == 1:
                 state = await search.advance(state, stop)
@@ -77,15 +92,25 @@ class Chains(Strategy):
     def stages(self, steps: int, start: int, nfe: int) -> Iterator[tuple[int, int, int]]:
         """Yield the parts of a chain of this many NFE from step ``start`` to the last of ``steps``: where each begins and stops, and
         its number of children. Steps with one child join, since nothing is chosen there."""
-        last = steps - 1 - start  # the last step has no noise
         begin = start
-        # Where the children cannot be equally many, early steps get more: what they choose decides most.
-        counts = [(nfe - 1 + last - 1 - number) // last - self.beside for number in range(last)]
-        for count, group in itertools.groupby([*counts, 1]):
+        counts = itertools.islice(self.counts(steps, start, nfe), int(self._begins_with_choice(start)), None)
+        for count, group in itertools.groupby([*counts, 1]):  # the last step has no noise
             length = len(list(group))
             for stop in [begin + length] if count == 1 else range(begin + 1, begin + length + 1):
                 yield begin, stop, count
                 begin = stop
+
+    def counts(self, steps: int, start: int, nfe: int) -> Iterator[int]:
+        """Yield how many start noises a chain of this many NFE chooses from, where it chooses, and how many children at each step
+        that has noise."""
+        choice = self._begins_with_choice(start)
+        number, total = steps - 1 - start + int(choice), nfe - int(not choice)
+        for place in range(number):
+            # Where they cannot be equally many, early steps get more: what they choose decides most.
+            yield (total + number - 1 - place) // number - self.beside
+
+    def _begins_with_choice(self, start: int) -> bool:
+        return self.choose_start and start == 0
 
     def selection(self, costs: Costs, step: int, count: int) -> Cost:
         """Return what :meth:`choose` costs without NFE, with ``count`` children at this step."""
@@ -94,6 +119,12 @@ class Chains(Strategy):
     def lines(self, costs: Costs, start: int, nfe: int) -> Iterator[tuple[str, int, Cost]]:
         """Yield what a chain of this many NFE from step ``start`` does and costs at most: kind, number, cost of one."""
         branched = False
+        if start == 0:
+            count = next(self.counts(costs.steps, 0, nfe)) if self.choose_start else 1
+            yield "sample", count, Cost()
+            if branched := count > 1:
+                yield "score", count + self.beside, costs.score
+                yield "compare", 1, self.selection(costs, 0, count)
         for begin, stop, count in self.stages(costs.steps, start, nfe):
             if count == 1:
                 yield "advance", 1, costs.segment(begin, stop, scored=branched)
@@ -105,7 +136,7 @@ class Chains(Strategy):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         chains = self.shares(budget, costs)
-        return self.planned(chains, costs, 0, ("sample", len(chains), Cost()))
+        return self.planned(chains, costs, 0)
 
     def planned(self, chains: Sequence[int], costs: Costs, start: int, *before: tuple[str, int, Cost]) -> Plan:
         """Return the plan of chains of these NFE from step ``start``, after the trials ``before`` (kind, number, cost of one);
@@ -113,13 +144,17 @@ class Chains(Strategy):
         plan = Plan.of(*before, *itertools.chain.from_iterable(self.lines(costs, start, nfe) for nfe in chains))
         return replace(plan, trials=Plan.of(*before).trials, exact=False) if self.beside else plan
 
-    def whole(self, steps: int) -> int:
-        """Return the NFE of a chain of this many steps with all of its children."""
-        return 1 + (self.children + self.beside) * (steps - 1)
+    def whole(self, steps: int, start: int = 0) -> int:
+        """Return the NFE of a chain from step ``start`` to the last of ``steps`` with all of its children."""
+        return self._nfe(self.children, steps, start)
 
-    def narrowest(self, steps: int) -> int:
-        """Return the NFE of a chain of this many steps with one child per step."""
-        return 1 + (1 + self.beside) * (steps - 1)
+    def narrowest(self, steps: int, start: int = 0) -> int:
+        """Return the NFE of a chain from step ``start`` to the last of ``steps`` with one child per step."""
+        return self._nfe(1, steps, start)
+
+    def _nfe(self, children: int, steps: int, start: int) -> int:
+        choice = self._begins_with_choice(start)
+        return int(not choice) + (children + self.beside) * (steps - 1 - start + int(choice))
 
     def chain_cost(self, costs: Costs, start: int, nfe: int) -> Cost:
         """Return the most that a chain of this many NFE from step ``start`` costs."""
@@ -136,7 +171,7 @@ class Chains(Strategy):
             before: what is paid before each chain, from pure noise or a re-noised image on.
         """
         left = budget.allowed(before + costs.segment(start, costs.steps))
-        whole = self.whole(costs.steps - start)
+        whole = self.whole(costs.steps, start)
         cost = before + self.chain_cost(costs, start, whole)
         count = left.paid(cost)
         rest = self.most(left.minus(count * cost), costs, start, whole - 1, before)
@@ -148,7 +183,7 @@ class Chains(Strategy):
         Args:
             start, before: as for :meth:`shares`.
         """
-        narrowest = self.narrowest(costs.steps - start)
+        narrowest = self.narrowest(costs.steps, start)
         possible = range(narrowest, limit + 1)
         paid = bisect_left(possible, True, key=lambda nfe: not budget.pays(before + self.chain_cost(costs, start, nfe)))
         return possible[paid - 1] if paid else None

@@ -46,6 +46,13 @@ class TestMosaicOfTheMiddleSteps(StrategyConformance):
         return Mosaic(first=0.3, last=0.6, mosaics=10, regions=3)
 
 
+class TestMosaicOfOneStart(StrategyConformance):
+    images_are_steps = True
+
+    def strategy(self) -> Strategy:
+        return Mosaic(children=3, regions=2, choose_start=False)
+
+
 class TestLocalMosaic(StrategyConformance):
     def strategy(self) -> Strategy:
         return Mosaic(children=3, regions=2, local=True)
@@ -71,17 +78,26 @@ def test_one_child_is_the_plain_sample() -> None:
 @pytest.mark.parametrize("settings", [{"regions": 1}, {"first": 1.0}])
 def test_one_region_is_svdd(settings: dict[str, Any]) -> None:
     for seed in range(3):
-        one, _ = run(Mosaic(children=4, **settings), nfe=29, seed=seed)
-        other, _ = run(SVDD(children=4), nfe=29, seed=seed)
+        one, _ = run(Mosaic(children=4, **settings), nfe=32, seed=seed)
+        other, _ = run(SVDD(children=4, choose_start=True), nfe=32, seed=seed)
         assert np.array_equal(one.image, other.image)
         assert [t.trial_id for t in one.trials] == [t.trial_id for t in other.trials]
+
+
+def test_the_start_is_chosen_among_as_many_as_there_are_children() -> None:
+    """The x0 predictions of pure noise are all alike on the analytic model, so none is composed there."""
+    result, _ = run(Mosaic(children=4, regions=2), nfe=32)
+    starts = [t.trial_id for t in result.trials if t.kind == "sample"]
+    assert len({t.parent_id for t in result.trials if t.kind == "score"} & set(starts)) == 4
+    one, _ = run(Mosaic(children=4, regions=2, choose_start=False), nfe=29)
+    assert [t.lineage for t in one.trials if t.kind == "sample"] == [("seed 0",)]
 
 
 def test_the_choice_is_the_best_of_all_combinations_where_rewards_add_up() -> None:
     """The score of the analytic model is a sum over positions, so the best of the M^R mosaics is known."""
     compared = 0
     for seed in range(4):
-        result, pool = run(Mosaic(children=3, regions=2, mosaics=30), nfe=1 + 3 * 7, seed=seed)
+        result, pool = run(Mosaic(children=3, regions=2, mosaics=30), nfe=3 * 8, seed=seed)
         composed = [t for t in result.trials if t.kind == "compose"]
         for trial in composed:
             asked = [work for work in pool.asked if isinstance(work, ScoreMosaics) and len(work.images) == 3]
@@ -125,12 +141,12 @@ def test_a_local_mosaic_changes_nothing_outside_its_mask_before_the_unmasked_ste
 
 
 def test_it_scores_as_many_mosaics_as_it_says() -> None:
-    result, pool = run(Mosaic(children=4, regions=3), nfe=29)
+    result, pool = run(Mosaic(children=4, regions=3), nfe=32)
     asked = [work for work in pool.asked if isinstance(work, ScoreMosaics)]
-    assert [len(work.choices) for work in asked] == [18] * 7
-    assert sum(t.scores for t in result.trials if t.kind == "compare") == 18 * 7
-    assert result.ledger.scores == 18 * 7 + 29 + 1  # each x0 prediction, and the image
-    result, pool = run(Mosaic(children=4, regions=3, mosaics=5), nfe=29)
+    assert [len(work.choices) for work in asked] == [18] * 8
+    assert sum(t.scores for t in result.trials if t.kind == "compare") == 18 * 8
+    assert result.ledger.scores == 18 * 8 + 32 + 1  # each x0 prediction, and the image
+    result, pool = run(Mosaic(children=4, regions=3, mosaics=5), nfe=32)
     assert {len(work.choices) for work in pool.asked if isinstance(work, ScoreMosaics)} == {5}
 
 
