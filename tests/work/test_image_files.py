@@ -267,3 +267,26 @@ def test_large_images_are_read_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert image_size(path) == (8_000, 12_000)
+
+
+@pytest.mark.parametrize(
+    ("opacity", "white"), [(0, False), (100, False), (127, False), (128, True), (200, True), (255, True)]
+)
+def test_a_white_pixel_counts_by_its_opacity(tmp_path: Path, opacity: int, white: bool) -> None:
+    image = Image.new("RGBA", (8, 8), (255, 255, 255, opacity))
+    image.putpixel((0, 0), (255, 255, 255, 255))
+    image.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", (8, 8)).sum() == (64 if white else 1)
+
+
+def test_the_first_frame_of_several_is_used_and_reported(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.warns(Notice, match="a.png has 3 frames: the first is used"):
+        assert (read_image(tmp_path / "a.png") == (255, 0, 0)).all()
+
+
+def test_the_share_that_is_left_out_is_reported_in_percent(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 50)).save(tmp_path / "a.png")
+    with pytest.warns(Notice, match=r"80x50 cropped around its centre \(38 % are left out\)"):
+        read_image(tmp_path / "a.png", (50, 50))
