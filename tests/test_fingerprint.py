@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,40 @@ def test_hashes_of_large_files_are_kept_and_small_changes_are_seen(tmp_path: Pat
     (tmp_path / "cache" / "lotts-search" / "hashes.json").write_text("{broken")
     fingerprint._known.cache_clear()
     assert fingerprint.of_path(file) == before
+
+
+@dataclass
+class Inner:
+    """A plug-in among settings."""
+
+    file: Path | str | None = None
+
+
+@dataclass
+class Outer:
+    """A strategy with plug-ins and files among its settings."""
+
+    parts: tuple[Inner, ...] = ()
+    folder: Path | None = None
+    name: str = "lotts"
+
+
+def test_files_and_plug_ins_among_settings_count_by_their_contents(tmp_path: Path) -> None:
+    file, folder = tmp_path / "mask.png", tmp_path / "folder"
+    folder.mkdir()
+    file.write_bytes(b"one")
+    (folder / "a.txt").write_text("one")
+
+    def found() -> tuple[str, ...]:
+        return tuple(fingerprint.of_settings(Outer((Inner(str(file)), Inner()), folder)))
+
+    before = found()
+    assert len(before) == 5, "three classes, a file and a folder"
+    assert found() == before
+    file.write_bytes(b"two")
+    other = found()
+    assert sum(a != b for a, b in zip(before, other, strict=True)) == 1
+    (folder / "a.txt").write_text("two")
+    assert sum(a != b for a, b in zip(other, found(), strict=True)) == 1
+    assert fingerprint.of_settings(Outer(name="a name")) == fingerprint.of_settings(Outer())
+    assert fingerprint.of_settings(Outer((Inner("none.png"),))) == fingerprint.of_settings(Outer((Inner(),)))
