@@ -93,7 +93,8 @@ def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(model_folder, "read_json", hub)
     costs = costs_of(ModelEntry("mine", "some/model", {"revision": "v2"}))
     assert costs is not None and costs.sample.nfe == 30 and costs.guided
-    names = "lotts.json", "model_index.json", "scheduler/scheduler_config.json"
+    parts = (f"{part}/config.json" for part in ("unet", "vae"))
+    names = "lotts.json", "model_index.json", "scheduler/scheduler_config.json", *parts
     assert set(asked) == {("some/model", file, "v2") for file in names}
     assert costs_of(ModelEntry("mine", "gone/model")) is None
 
