@@ -11,6 +11,9 @@ from fastapi import Request
 
 from lotts_search.serve.errors import ApiError
 
+GONE = 499
+"""Status, used by nginx too, of an answer that nobody reads any more."""
+
 
 @asynccontextmanager
 async def while_connected(request: Request, work: asyncio.Future[Any]) -> AsyncIterator[None]:
@@ -26,7 +29,7 @@ async def while_connected(request: Request, work: asyncio.Future[Any]) -> AsyncI
     except asyncio.CancelledError:
         if not gone.done():  # the server ends
             raise
-        raise ApiError(499, "the client is gone") from None
+        raise ApiError(GONE, "the client is gone") from None
     finally:
         gone.cancel()
         work.cancel()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lotts_search.serve.connection import GONE
 from lotts_search.serve.errors import ApiError
 from lotts_search.serve.service import Service
 
@@ -60,7 +61,7 @@ class Guard:
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "other")
-            self._service.metrics.requests.labels(path, answered or 499).inc()
+            self._service.metrics.requests.labels(path, answered or GONE).inc()
             self._service.metrics.seconds.labels(path).observe(time.monotonic() - began)
 
     def _admit(self, scope: Scope) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from lotts_search.core.events import Event
 from lotts_search.errors import LottsError
 from lotts_search.serve.asked import Asked
-from lotts_search.serve.connection import while_connected
+from lotts_search.serve.connection import GONE, while_connected
 from lotts_search.serve.errors import ApiError, of
 from lotts_search.serve.pictures import encoded
 from lotts_search.serve.results import found, usage
@@ -32,6 +32,9 @@ class _Stream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.stream_response(send)
+        except ApiError as error:
+            if error.status != GONE:
+                raise
         finally:
             await self.body_iterator.aclose()  # type: ignore[attr-defined]
 

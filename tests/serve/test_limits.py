@@ -374,7 +374,7 @@ def test_more_searches_than_places_are_told_to_wait() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_its_search(stream: bool) -> None:
+def test_a_client_that_leaves_ends_its_search(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     pool = Slow()
     with running(pool, key_nfe=100) as server:
         body = json.dumps({"prompt": PROMPT, "nfe": 80, "stream": stream}).encode()
@@ -389,6 +389,7 @@ def test_a_client_that_leaves_ends_its_search(stream: bool) -> None:
         assert server.service.quota.left("everyone") == 100
         pool.release()
         assert server.generate(nfe=80).status_code == 200
+    assert "unexpectedly" not in caplog.text
 
 
 def test_the_deadline_ends_a_search_without_an_image() -> None:
