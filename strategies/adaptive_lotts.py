@@ -76,9 +76,9 @@ class AdaptiveLoTTS(Localized):
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         limits = self.limits(budget, costs)
-        image, refinement = self.image_cost(limits, costs), self.refinement(costs)
-        initial = {"sample": self._initial(limits, costs)}
-        return Plan.within(limits, image, refinement, self.localization(costs) + refinement, trials=initial)
+        refinement = self.refinement(costs)
+        possible = *self.image_costs(costs), refinement, self.localization(costs) + refinement
+        return Plan.within(limits, *possible, trials={"sample": self._initial(limits, costs)})
 
     def limits(self, budget: Budget, costs: Costs) -> Budget:
         """Return what a search may spend under a budget."""
@@ -88,13 +88,19 @@ class AdaptiveLoTTS(Localized):
         """Return the cost of the next new image; the budget need not pay for it."""
         return costs.sample
 
+    def image_costs(self, costs: Costs) -> tuple[Cost, ...]:
+        """Return costs of new images, among them those that cost most in one currency for their cost in another."""
+        return (costs.sample,)
+
     async def new_image(self, search: Search, seed: int, left: Budget) -> Candidate | None:
         """Make an image from pure noise for what :meth:`image_cost` says; None where that fails on the way."""
         return await search.sample(seed)
 
     def _initial(self, limits: Budget, costs: Costs) -> int:
-        # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image.
-        return self.initial or max(1, round((limits.count(self.image_cost(limits, costs)) or 9) ** 0.5))
+        # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image, and one
+        # image does not tell how much new ones differ.
+        count = limits.count(self.image_cost(limits, costs)) or 9
+        return self.initial or max(min(2, count), round(count**0.5))
 
 
 @dataclass

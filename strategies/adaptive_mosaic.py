@@ -43,6 +43,10 @@ class AdaptiveMosaic(AdaptiveLoTTS, MosaicChains):
     def image_cost(self, left: Budget, costs: Costs) -> Cost:
         return self.chain_cost(costs, 0, self._afforded(left, costs))
 
+    def image_costs(self, costs: Costs) -> tuple[Cost, ...]:
+        whole = self.whole(costs.steps)
+        return costs.sample, self.chain_cost(costs, 0, whole), self.chain_cost(costs, 0, 2 * whole)
+
     async def new_image(self, search: Search, seed: int, left: Budget) -> Candidate | None:
         return await self.sample(search, seed, self._afforded(left, search.costs))
 

@@ -79,3 +79,9 @@ def test_it_is_ahead_of_adaptive_lotts():
         for strategy in (AdaptiveMosaic(), AdaptiveLoTTS())
     )
     assert np.mean(mosaic - adaptive) > 0
+
+
+def test_it_begins_with_two_images_where_the_budget_pays_for_them():
+    for nfe, images in ((31, 1), (32, 2), (40, 2)):
+        result = run(AdaptiveMosaic(children=2, choose_start=False, initial=None, worth=1e6), nfe=nfe - 2)
+        assert len([t for t in result.trials if t.kind == "sample"]) == images, nfe
