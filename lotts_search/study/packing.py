@@ -88,6 +88,10 @@ def _modules() -> Iterator[tuple[PurePath, Path]]:
         if installed or not file.is_file():
             continue
         parts = name.split(".")
+        if not all(
+            part.isidentifier() for part in parts
+        ):  # somebody loaded a file under a name that nothing can import
+            continue
         yield PurePath(*parts, file.name) if file.name == "__init__.py" else PurePath(*parts[:-1], file.name), file
 
 

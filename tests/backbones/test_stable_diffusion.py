@@ -151,7 +151,7 @@ def test_a_folder_can_override_the_defaults(folder: Path, tmp_path: Path) -> Non
     settings = {"steps": 25, "guidance": 3, "t0": 10, "mask": {"kind": "error-contrast", "levels": [100, 300]}}
     (copy / "lotts.json").write_text(json.dumps(settings))
     defaults = StableDiffusion.from_pretrained(str(copy), device="cpu").info.defaults
-    assert (defaults.steps, defaults.guidance, defaults.t0, defaults.integrate) == (25, 3.0, 10, 5)
+    assert (defaults.steps, defaults.guidance, defaults.t0, defaults.integrate) == (25, 3.0, 10, 2)
     assert defaults.mask == ErrorContrastMask(levels=(100, 300))
     (copy / "lotts.json").write_text('{"stepz": 3}')
     with pytest.raises(BadInput, match=r"lotts.json.*stepz.*steps"):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -113,3 +114,17 @@ def test_a_model_of_this_machine_is_named_or_sent(here: Path, tmp_path: Path) ->
 def test_installed_modules_stay_at_home(here: Path, tmp_path: Path) -> None:
     pack(tmp_path / "there", [], read_study(Path("studies/first.yaml")))
     assert not {"numpy", "lotts_search", "yaml", "json"} & {path.name for path in (tmp_path / "there").iterdir()}
+
+
+def test_a_file_under_a_name_that_nothing_can_import_stays_at_home(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some programs load plug-ins under their path."""
+    loaded = tmp_path / "loaded"
+    loaded.mkdir()
+    (loaded / "__init__.py").write_text("")
+    module = ModuleType(str(loaded))
+    module.__file__ = str(loaded / "__init__.py")
+    monkeypatch.setitem(sys.modules, str(loaded), module)
+    pack(tmp_path / "there", [], read_study(Path("studies/first.yaml")))
+    assert (tmp_path / "there" / "studies" / "first.yaml").is_file()
