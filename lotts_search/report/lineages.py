@@ -56,10 +56,12 @@ def lineages(table: pa.Table) -> list[Lineages]:
     if not {"status", *COLUMNS} <= set(table.column_names):
         return []
     done = pc.and_(pc.is_in(table.column("kind"), pa.array(IMAGES)), pc.equal(table.column("status"), "done"))
-    rows = zip(*(table.filter(done).column(name).to_pylist() for name in COLUMNS), strict=True)
+    table = table.filter(done)
+    limits = table.column("budget_flops").to_pylist() if "budget_flops" in table.column_names else [None] * len(table)
+    rows = zip(*(table.column(name).to_pylist() for name in COLUMNS), limits, strict=True)
     searches: dict[Setup, dict[str, tuple[set[tuple[str, ...]], list[tuple[str, ...]]]]] = {}
-    for model, label, nfe, images, search, lineage, image in rows:
-        begun, ends = searches.setdefault(Setup(model, label, nfe, images), {}).setdefault(search, (set(), []))
+    for model, label, nfe, images, search, lineage, image, flops in rows:
+        begun, ends = searches.setdefault(Setup(model, label, nfe, images, flops), {}).setdefault(search, (set(), []))
         begun.add(start := start_of(lineage))
         if image is not None:
             ends.append(start)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -410,3 +411,15 @@ def test_pages_show_lineages_only_where_a_strategy_selects(tmp_path: Path) -> No
     assert (found.begun, found.left, found.images) == (16, 1, 1)
     assert "of 16 starts have images" in write_search_page(halved, tmp_path / "halved.html").read_text()
     assert "starts have images" not in write_search_page(plain, tmp_path / "plain.html").read_text()
+
+
+def test_lineages_of_budgets_in_flops_are_counted_apart() -> None:
+    """The setups are those of the curves, so that a page can put both side by side."""
+    with AnalyticPool() as pool:
+        one = search("red star", pool=pool, strategy="successive-halving", flops=60_000)
+        two = search("red star", pool=pool, strategy="successive-halving", flops=120_000)
+    tables = [result.to_table() for result in (one, two)]
+    found = lineages(pa.concat_tables(tables, promote_options="permissive"))
+    assert [line.setup.flops for line in found] == [60_000, 120_000]
+    assert [line.begun for line in found] == [lineages(table)[0].begun for table in tables]
+    assert lineages(tables[0].drop_columns(["budget_flops"]))[0].begun == found[0].begun
