@@ -105,8 +105,7 @@ class RayPool(Checking):
             if number < 1:
                 raise BadInput(f"{name} must be 1 or more, not {number}")
         options = dict(backbone_options or {})
-        if gpus is None:
-            gpus = 1 if str(options.get("device", "")).startswith("cuda") else 0
+        gpus = gpus_of(options, gpus)
         # Workers run in another folder. A registered name takes precedence over a folder of that name.
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
         self.verifiers = names = tuple(dict.fromkeys(verifiers))
@@ -121,11 +120,11 @@ class RayPool(Checking):
         self._noticed: set[str] = set()
         self._closed, self._lock = False, threading.Lock()
         self._closed_reason: str | None = None
-        scoring = {name: _gpus(name) if verifier_gpus is None else verifier_gpus for name in names}
-        needed = {
-            "CPU": threads * (generators + len(names) + len(writers)),
-            "GPU": gpus * generators + sum(scoring.values()) + rewriter_gpus * len(writers),
-        }
+        scoring = {name: _verifier_gpus(name, verifier_gpus) for name in names}
+        needed = resources(
+            options, names, len(writers), generators=generators, threads=threads, gpus=gpus, verifier_gpus=verifier_gpus,
+            rewriter_gpus=rewriter_gpus,
+        )  # fmt: skip
         self._connection = connect(
             address, needed, object_store_mb=object_store_mb, ship_code=ship_code, packages=packages
         )
@@ -292,8 +291,37 @@ def _of_verifier(text: str) -> Sequence[str]:
     return tuple(dict.fromkeys(need for name in parts for need in _declared("verifier", name, registry.verifiers())))
 
 
-def _gpus(text: str) -> int:
-    return int(str(VerifierSpec.parse(text).settings.get("device", "")).startswith("cuda"))
+def resources(
+    options: Mapping[str, Any],
+    verifiers: Sequence[str],
+    rewriters: int,
+    *,
+    generators: int,
+    threads: int,
+    gpus: float | None = None,
+    verifier_gpus: float | None = None,
+    rewriter_gpus: float = 0,
+) -> dict[str, float]:
+    """Return the CPUs and GPUs of a pool's actors; for the arguments see :class:`RayPool`.
+
+    Args:
+        options: the pool's ``backbone_options``.
+        rewriters: number of rewriters.
+    """
+    scoring = sum(_verifier_gpus(name, verifier_gpus) for name in verifiers)
+    return {
+        "CPU": threads * (generators + len(verifiers) + rewriters),
+        "GPU": gpus_of(options, gpus) * generators + scoring + rewriter_gpus * rewriters,
+    }
+
+
+def gpus_of(options: Mapping[str, Any], given: float | None) -> float:
+    """Return the GPUs of an actor with these settings: what is given, or 1 if its ``device`` is a CUDA device."""
+    return int(str(options.get("device", "")).startswith("cuda")) if given is None else given
+
+
+def _verifier_gpus(text: str, given: float | None) -> float:
+    return gpus_of(VerifierSpec.parse(text).settings, given)
 
 
 def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]:

@@ -12,7 +12,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from lotts_search.actors.connection import connect
-from lotts_search.actors.ray_pool import RayPool
+from lotts_search.actors.ray_pool import RayPool, resources
 from lotts_search.serve.config import Config, Model, parse
 from lotts_search.serve.http import create_app
 from lotts_search.serve.service import Service, names_of
@@ -108,19 +108,15 @@ def application(values: Mapping[str, Any]) -> serve.Application:
 
 def needed(config: Config) -> dict[str, float]:
     """Return the CPUs and GPUs of the endpoint."""
-    cpus: float = REPLICA_CPUS
-    gpus = 0.0
+    total: dict[str, float] = {"CPU": REPLICA_CPUS, "GPU": 0.0}
     for model in config.models:
         verifiers, rewriters = names_of(model)
-        cpus += config.threads * (model.generators + len(verifiers) + len(rewriters))
-        for text in verifiers:
-            gpus += _gpus("device=cuda" in text, model.verifier_gpus)
-        gpus += model.generators * _gpus(str(model.load.get("device", "")).startswith("cuda"), model.gpus)
-    return {"CPU": cpus, "GPU": gpus}
-
-
-def _gpus(on_gpu: bool, given: float | None) -> float:
-    return float(on_gpu) if given is None else given
+        found = resources(
+            model.load, verifiers, len(rewriters), generators=model.generators, threads=config.threads, gpus=model.gpus,
+            verifier_gpus=model.verifier_gpus,
+        )  # fmt: skip
+        total = {kind: number + found[kind] for kind, number in total.items()}
+    return total
 
 
 def run(config: Config, host: str, port: int, address: str | None) -> None:
