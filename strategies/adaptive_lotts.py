@@ -39,7 +39,8 @@ class AdaptiveLoTTS(Localized):
     halved as the budget is spent.
 
     Attributes:
-        initial: images from pure noise at the beginning; None = the square root of the number that the budget pays for.
+        initial: images from pure noise at the beginning; None = the square root of the number that the budget pays for, at
+            least two where it pays for them.
         width: trials under way at a time; the more, the less they know of each other.
         worth: stop when no expected improvement reaches this share of the spread of new images' scores; 0 = never.
         unsure: do not refine where the mask's confidence is below this, 0..1.

@@ -20,9 +20,6 @@ class AdaptiveMosaic(AdaptiveLoTTS, MosaicChains):
     whole one. Refinements and decisions are those of ``adaptive-lotts``. Without noise of the solver (eta = 0) a
     trajectory cannot branch: new images are then plain samples. Under a budget of N images alone, the search takes the
     steps of N samples.
-
-    Attributes:
-        initial: images from pure noise at the beginning; None = the square root of the number that the budget pays for.
     """
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region; decisions as in AdaptiveLoTTS"

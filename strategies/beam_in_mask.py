@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lotts_search.arithmetic.smc import checkpoints
 from lotts_search.core.localized import Localized
+from lotts_search.core.stages import Stages
 from lotts_search.core.strategy import (
     Budget,
     Candidate,
@@ -26,7 +27,6 @@ from lotts_search.core.strategy import (
     repeat,
     score_of,
     scored,
-    staged,
     tunable,
 )
 
@@ -103,18 +103,20 @@ class BeamInMask(Localized):
         left = budget.minus(count * costs.sample)
         masks = count if left.pays(localize + refine) else 0
         refined = left.minus(masks * localize).paid(refine) if masks else 0
-        stops = self._stops(costs)
         return Plan.of(
             ("sample", count, costs.sample),
             ("localize", masks, localize),
-            *staged(costs, "refine", [refined] * len(stops), self.begin(costs), stops),
+            *self._stages(costs).lines(costs, refined),
         )
 
     def refinement(self, costs: Costs) -> Cost:
         """Return the cost of a refinement with the scores of its selections."""
+        return self._stages(costs).cost(costs)
+
+    def _stages(self, costs: Costs) -> Stages:
+        """Return the stages of a refinement; as many beams as there were go on at each."""
         stops = self._stops(costs)
-        lines = staged(costs, "refine", [1] * len(stops), self.begin(costs), stops)
-        return sum((number * cost for _, number, cost in lines), Cost())
+        return Stages("refine", self.begin(costs), stops, [1.0] * len(stops))
 
     def _trees(self, budget: Budget, costs: Costs, image: bool = False) -> int | None:
         """Return for how many images the budget pays with a whole tree, at least one; None = without limit."""

@@ -33,11 +33,7 @@ from lotts_search.errors import BadInput
 
 @dataclass
 class MosaicChains(Chains):
-    """Chains that at every step choose among their children region by region.
-
-    All children are scored whole. Then mosaics are scored that show in every region a random child, which costs no network
-    row and no decoding, and the effects of all regions and children on the score are estimated together. The noisier the
-    verifier, the smaller are the estimates, and the more alike in neighbouring regions.
+    """Chains that at every step choose among their children region by region, as :class:`Mosaic` describes.
 
     Attributes:
         children: M, children per step.

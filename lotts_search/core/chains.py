@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from lotts_search.core.budget import Budget
 from lotts_search.core.candidate import Candidate
-from lotts_search.core.costs import Cost, Costs
+from lotts_search.core.costs import Cost, Costs, total
 from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Plan, Scored, Strategy, scored
 from lotts_search.core.virtual_time import gather_completed, repeat
@@ -56,7 +56,7 @@ class Chains(Strategy):
 
     async def sample(self, search: Search, seed: int, nfe: int) -> Candidate | None:
         """Make one image from pure noise for this many NFE; None where all children of a step failed."""
-        count = next(self.counts(search.steps, 0, nfe)) if self.choose_start else 1
+        count = self._starts(search.steps, nfe)
         # The first one is the start of a plain sample; those of other chains have other seeds.
         starts = [search.sample(seed + number * _APART, stop=0) for number in range(count)]
         if count == 1:
@@ -109,6 +109,10 @@ class Chains(Strategy):
             # Where they cannot be equally many, early steps get more: what they choose decides most.
             yield (total + number - 1 - place) // number - self.beside
 
+    def _starts(self, steps: int, nfe: int) -> int:
+        """Return the number of start noises of a chain of this many NFE."""
+        return next(self.counts(steps, 0, nfe)) if self.choose_start else 1
+
     def _begins_with_choice(self, start: int) -> bool:
         return self.choose_start and start == 0
 
@@ -120,7 +124,7 @@ class Chains(Strategy):
         """Yield what a chain of this many NFE from step ``start`` does and costs at most: kind, number, cost of one."""
         branched = False
         if start == 0:
-            count = next(self.counts(costs.steps, 0, nfe)) if self.choose_start else 1
+            count = self._starts(costs.steps, nfe)
             yield "sample", count, Cost()
             if branched := count > 1:
                 yield "score", count + self.beside, costs.score
@@ -158,7 +162,7 @@ class Chains(Strategy):
 
     def chain_cost(self, costs: Costs, start: int, nfe: int) -> Cost:
         """Return the most that a chain of this many NFE from step ``start`` costs."""
-        return sum((number * cost for _, number, cost in self.lines(costs, start, nfe)), Cost())
+        return total(self.lines(costs, start, nfe))
 
     def least(self, costs: Costs, image: bool = False) -> Cost:
         return self.chain_cost(costs, 0, self.narrowest(costs.steps))

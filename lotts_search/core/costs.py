@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lotts_search.errors import BadInput
@@ -30,6 +30,11 @@ class Cost:
         return Cost(self.nfe * times, self.images * times, self.flops * times)
 
     __rmul__ = __mul__
+
+
+def total(lines: Iterable[tuple[str, int, Cost]]) -> Cost:
+    """Return what lines of a plan (kind, number, cost of one) cost together."""
+    return sum((number * cost for _, number, cost in lines), Cost())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lotts_search.core.costs import total
 from lotts_search.core.strategy import Budget, Cost, Costs, staged
 
 
@@ -34,7 +35,7 @@ class Stages:
 
     def cost(self, costs: Costs, count: int = 1) -> Cost:
         """Return the cost of ``count`` candidates."""
-        return sum((number * cost for _, number, cost in self.lines(costs, count)), Cost())
+        return total(self.lines(costs, count))
 
     def paid(self, budget: Budget, costs: Costs, most: int | None = None) -> int:
         """Return for how many candidates the budget pays, at most ``most``.

@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple
 
 from lotts_search.core.budget import CURRENCIES, EPSILON, UNCOUNTED, Budget
 from lotts_search.core.candidate import Candidate, Mask, score_of
-from lotts_search.core.costs import Cost, Costs
+from lotts_search.core.costs import Cost, Costs, total
 from lotts_search.core.handle import Search
 from lotts_search.core.space import Space, Span, tunable
 from lotts_search.core.virtual_time import Trial, gather_completed, repeat
@@ -83,8 +83,8 @@ class Plan:
         for kind, number, cost in lines:
             if number and (cost.nfe or kind not in FREE):
                 trials[kind] = trials.get(kind, 0) + number
-        total = sum((number * cost for _, number, cost in lines), Cost())
-        return cls(trials, total.nfe, True, total.images, total.flops)
+        cost = total(lines)
+        return cls(trials, cost.nfe, True, cost.images, cost.flops)
 
     @classmethod
     def within(cls, budget: Budget, *costs: Cost, trials: dict[str, int] | None = None) -> Plan:
