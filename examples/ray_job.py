@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", nargs="+")
     parser.add_argument("--model", default="shapes-sd")
-    parser.add_argument("--strategy", default="lotts")
+    parser.add_argument("--strategy")
     parser.add_argument("--verifier", help="the model's by default")
     parser.add_argument("--nfe", type=float, default=300)
     parser.add_argument("--generators", type=int, default=1)

@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
         default="image-reward",
         help="NAME:KEY=VALUE,…, such as image-reward:device=cuda; `lotts-search verifiers` lists names [%(default)s]",
     )
-    parser.add_argument("--strategy", default="lotts", help="`lotts-search strategies` lists names [%(default)s]")
+    parser.add_argument("--strategy", help="`lotts-search strategies` lists names [as for searches]")
     parser.add_argument("--images", type=int, default=9, help="the budget [%(default)s]")
     parser.add_argument("--steps", type=int, help="of an image [the model's]")
     parser.add_argument("--size", type=int, help="height and width in pixels [the model's]")

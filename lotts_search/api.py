@@ -44,7 +44,7 @@ async def asearch(
     prompt: str,
     *,
     model: str = "shapes-sd",
-    strategy: str | Strategy = "lotts",
+    strategy: str | Strategy | None = None,
     verifier: str | None = None,
     rewriter: str | None = None,
     nfe: float | None = None,
@@ -76,7 +76,8 @@ async def asearch(
     Args:
         prompt: what to draw.
         model: a registered name, a diffusers folder or a Hub id; not used with a ``pool``.
-        strategy: a registered name, ``package.module:Class``, or a strategy object.
+        strategy: a registered name, ``package.module:Class``, or a strategy object; None = as
+            :func:`~lotts_search.registry.default_strategy` chooses for the verifier.
         verifier: the verifier that guides the search, as for :func:`~lotts_search.registry.load_verifier`; a ``pool``
             must have it under this text. None = the pool's only one, or without a pool the one that the model names in its
             ``lotts.json``, see :func:`~lotts_search.registry.default_verifier`.
@@ -113,22 +114,23 @@ async def asearch(
     """
     check_arguments(prompt, negative, seed, workers)
     seed = int(seed)  # one of numpy is not written to JSON
-    if isinstance(strategy, Strategy):
-        if settings:
-            raise BadInput("settings apply to a strategy given by its name; this strategy has its own")
-        name, chosen = registry.name_of(strategy), strategy
-    else:
-        name, chosen = strategy, registry.make_strategy(strategy, settings or {})
-    if nfe is None and images is None and flops is None and seconds is None:
-        images = DEFAULT_IMAGES
-    budget = Budget(nfe, images, seconds, target, flops)
-    prices = None if as_ is None else published(as_)
     if verifier is not None and not isinstance(verifier, str):
         raise BadInput(
             f"verifier must be a text, a name or package.module:Class, not {verifier!r}; an object goes to a pool, "
             'as in pool=LocalPool(backbone, {"mine": object})'
         )
     verifier = verifier or (registry.default_verifier(model) if pool is None else _only(pool.verifiers, "verifier"))
+    if isinstance(strategy, Strategy):
+        if settings:
+            raise BadInput("settings apply to a strategy given by its name; this strategy has its own")
+        name, chosen = registry.name_of(strategy), strategy
+    else:
+        name = strategy or registry.default_strategy(verifier)
+        chosen = registry.make_strategy(name, settings or {})
+    if nfe is None and images is None and flops is None and seconds is None:
+        images = DEFAULT_IMAGES
+    budget = Budget(nfe, images, seconds, target, flops)
+    prices = None if as_ is None else published(as_)
     registry.check_judging(verifier, [prompt], [(model, {})] if pool is None else ())
     if not chosen.rewrites:
         rewriter = ""

@@ -446,6 +446,20 @@ def default_verifier(model: str, revision: str | None = None) -> str:
     return text
 
 
+def default_strategy(verifier: str) -> str:
+    """Return the strategy of a search that names none.
+
+    Args:
+        verifier: what guides the search. ``adaptive-mosaic`` asks it for hundreds of scores, so a verifier that is ``remote``,
+            or has a part that is, guides ``adaptive-lotts``, which asks for one per image.
+    """
+    try:
+        remote = any(getattr(verifier_class(part), "remote", False) for part in verifier_parts(verifier))
+    except BadInput:  # an object that a pool has under a name of its own
+        remote = False
+    return "adaptive-lotts" if remote else "adaptive-mosaic"
+
+
 def default_rewriter(model: str, revision: str | None = None) -> str:
     """Return the rewriter that the ``lotts.json`` of a model names, for a search that needs one and names none: a registered
     name. Arguments and errors are those of :func:`default_verifier`.

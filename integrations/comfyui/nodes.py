@@ -19,7 +19,7 @@ PREVIEW = 512
 COMMON: dict[str, dict[str, Any]] = {
     "required": {
         "prompt": ("STRING", {"multiline": True, "dynamicPrompts": True}),
-        "strategy": ("STRING", {"default": "lotts", "tooltip": "one of /v1/strategies of the server"}),
+        "strategy": ("STRING", {"default": "", "tooltip": "one of /v1/strategies of the server; empty = its default"}),
         "budget": ("FLOAT", {"default": 9.0, "min": 0.1, "max": 1e6, "step": 1.0}),
         "unit": (list(UNITS), {"default": "images", "tooltip": "of the budget; nfe = denoising steps of one image"}),
         "seed": ("INT", {"default": 0, "min": 0, "max": SEED, "control_after_generate": True}),
@@ -135,13 +135,12 @@ def _fields(inputs: dict[str, Any], seed: int) -> dict[str, Any]:
     """Return the fields of a request."""
     fields = {
         "prompt": inputs["prompt"],
-        "strategy": inputs["strategy"],
         "seed": seed,
         inputs["unit"]: _budget(inputs["budget"], inputs["unit"]),
         "partial_images": 3,
         "events": True,
     }
-    for name in ("negative_prompt", "model", "verifier"):
+    for name in ("strategy", "negative_prompt", "model", "verifier"):
         if inputs.get(name):
             fields[name] = inputs[name]
     if inputs.get("steps"):

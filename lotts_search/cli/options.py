@@ -23,11 +23,12 @@ Model = Annotated[
     ),
 ]
 Strategy = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--strategy",
         "-s",
-        help="A name from `lotts-search strategies`, or package.module:Class.",
+        help="A name from `lotts-search strategies`, or package.module:Class [adaptive-mosaic; adaptive-lotts where the"
+        " verifier asks a server].",
         rich_help_panel=SEARCH,
     ),
 ]

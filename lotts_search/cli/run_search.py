@@ -41,6 +41,8 @@ class Request(Recipe):
             BadInput: an option is wrong.
         """
         check_arguments(self.prompt, self.negative, self.seed, workers=1)
+        self.verifier = self.verifier or registry.default_verifier(self.model, self.load.get("revision"))
+        self.strategy = self.strategy or registry.default_strategy(self.verifier)
         strategy = registry.make_strategy(self.strategy, self.settings)
         if (self.rewriter or self.writing) and not strategy.rewrites:
             raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
@@ -121,12 +123,11 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         SearchFailed: no image was finished; the trials are written nevertheless.
     """
     budget = request.check()
-    verifier = request.verifier or registry.default_verifier(request.model, compute.load.get("revision"))
-    request.verifier = verifier  # the recipe names it
+    verifier, strategy = str(request.verifier), str(request.strategy)  # the recipe names them, too
     compute.check_verifiers([verifier])
     registry.check_judging(verifier, [request.prompt], [(request.model, compute.load)])
     report_unknown_words(request.model, [request.prompt])
-    folder = prepare(out or Path("out") / folder_name(request.prompt, request.strategy, request.line()), request.line())
+    folder = prepare(out or Path("out") / folder_name(request.prompt, strategy, request.line()), request.line())
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}
     with (
         Live(f"starting {compute}", quiet=json) as live,
@@ -135,7 +136,7 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
         image, given = request.pixels(pool.info.image)
         settings = Sampling.of(pool.info, request.prompt, **request.sampling())
         live.console.print(used(pool.info, settings, verifier, str(budget), request.as_), soft_wrap=True)
-        live.update(0.0, "", what=f"{request.strategy} on {request.model}")
+        live.update(0.0, "", what=f"{strategy} on {request.model}")
         try:
             result = request.run(pool, budget, live, image, given)
         except SearchFailed as failed:

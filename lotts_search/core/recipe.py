@@ -36,6 +36,7 @@ class Recipe:
     Attributes:
         command: ``generate`` or ``refine``.
         image, mask: files of the initial image and of its mask.
+        strategy: None = the one for searches that name none, until it is chosen.
         settings: settings of the strategy.
         verifier: its name and settings; None = the one that the model names.
         rewriter: name of the rewriter; None = the one that the model names, for strategies that use a rewriter.
@@ -48,7 +49,7 @@ class Recipe:
     command: str
     prompt: str
     model: str
-    strategy: str
+    strategy: str | None
     verifier: str | None
     seed: int
     nfe: float | None = None

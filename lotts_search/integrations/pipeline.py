@@ -52,7 +52,8 @@ class SearchPipeline:
 
     Args:
         pool: where the work runs; it stays open when the pipeline is closed.
-        strategy: a registered name, ``package.module:Class``, or a strategy object.
+        strategy: a registered name, ``package.module:Class``, or a strategy object; None = as for
+            :func:`lotts_search.api.asearch`.
         settings: of a strategy given by its name.
         verifier, rewriter: as for :func:`lotts_search.api.asearch`.
     """
@@ -60,7 +61,7 @@ class SearchPipeline:
     def __init__(
         self,
         pool: Pool,
-        strategy: str | Strategy = "lotts",
+        strategy: str | Strategy | None = None,
         settings: Mapping[str, object] | None = None,
         verifier: str | None = None,
         rewriter: str | None = None,
@@ -81,7 +82,7 @@ class SearchPipeline:
         model: str,
         *,
         verifier: str | None = None,
-        strategy: str | Strategy = "lotts",
+        strategy: str | Strategy | None = None,
         settings: Mapping[str, object] | None = None,
         rewriter: str | None = None,
         torch_dtype: object = None,
@@ -111,9 +112,10 @@ class SearchPipeline:
                 raise BadInput("torch_dtype and dtype are the same: give one of them")
             options["dtype"] = torch_dtype
         LoadOptions.of(options)
-        chosen = strategy if isinstance(strategy, Strategy) else registry.make_strategy(strategy, settings or {})
         verifier = verifier or registry.default_verifier(model, options.get("revision"))
         registry.check_verifier(verifier)
+        strategy = strategy or registry.default_strategy(verifier)
+        chosen = strategy if isinstance(strategy, Strategy) else registry.make_strategy(strategy, settings or {})
         rewriters = {}
         if chosen.rewrites:
             rewriter = rewriter or registry.default_rewriter(model, options.get("revision"))

@@ -121,6 +121,7 @@ class ModelCard(BaseModel):
         size: of its images, WIDTHxHEIGHT.
         steps, guidance: its own settings.
         nfe_per_image: of an image from pure noise.
+        strategy: of a request that names neither a strategy nor a verifier.
         verifiers: what may guide a search on it, the first by default.
         rewrites: whether strategies that revise prompts work on it.
     """
@@ -134,6 +135,7 @@ class ModelCard(BaseModel):
     steps: int
     guidance: float
     nfe_per_image: float
+    strategy: str
     verifiers: list[str]
     rewrites: bool
 

@@ -21,6 +21,7 @@ from lotts_search.serve.fields import SEED, Edit, Fields
 from lotts_search.work.image_files import mask_png
 from lotts_search.work.masks import GivenMask, mask_kinds
 from lotts_search.work.model import ModelInfo
+from lotts_search.work.prices import published
 from lotts_search.work.requests import Bools, Bytes, Sampling
 
 QUALITY = {"low": 1, "medium": DEFAULT_IMAGES, "high": 36, "standard": DEFAULT_IMAGES, "hd": 36}
@@ -77,7 +78,11 @@ class Asked:
     @property
     def names(self) -> dict[str, str]:
         """What is used, defaults filled in."""
-        return {"model": self.recipe.model, "strategy": self.recipe.strategy, "verifier": self.recipe.verifier or ""}
+        return {
+            "model": self.recipe.model,
+            "strategy": self.recipe.strategy or "",
+            "verifier": self.recipe.verifier or "",
+        }
 
     def of(self, number: int) -> Recipe:
         """Return the recipe of a search."""
@@ -88,7 +93,20 @@ class Asked:
         settings = dict(recipe.settings)
         if self.mask is not None:
             settings["mask"] = GivenMask(mask_png(self.mask))
-        names = ("strategy", "verifier", "nfe", "images", "seconds", "target", "seed", "steps", "guidance", "negative")
+        names = (
+            "strategy",
+            "verifier",
+            "nfe",
+            "images",
+            "flops",
+            "as_",
+            "seconds",
+            "target",
+            "seed",
+            "steps",
+            "guidance",
+            "negative",
+        )
         return {name: getattr(recipe, name) for name in names} | {
             "prompt": recipe.prompt,
             "settings": settings,
@@ -128,7 +146,7 @@ def asked(
     for name in ("partial_images", "events"):
         if getattr(fields, name) and not fields.stream:
             raise ApiError(400, f"{name} needs stream: true", param=name)
-    name = fields.strategy or "lotts"
+    name = fields.strategy or registry.default_strategy(fields.verifier or verifiers[0])
     if name not in {*registry.strategies(), *config.strategies}:
         raise unknown("strategy", name, {*registry.strategies(), *config.strategies})
     if fields.verifier is not None and fields.verifier not in verifiers:
@@ -144,11 +162,13 @@ def asked(
     sampling = Sampling.of(
         info, fields.prompt, steps=steps, guidance=fields.guidance_scale, negative=fields.negative_prompt or ""
     )
-    costs = Costs.of(info, sampling, image=image is not None)
+    prices = None if fields.priced_as is None else published(fields.priced_as)
+    costs = Costs.of(info, sampling, image=image is not None, prices=prices)
     quality, budget = _budget(fields, header)
-    if not budget.counted:  # seconds alone
-        budget = replace(budget, nfe=config.request_nfe)
-    nfe = budget.allowed(costs.sample).nfe or 0.0
+    if budget.nfe is None and budget.images is None:  # FLOPs pay for no more steps than this, seconds for any number
+        steps_paid = Budget(flops=budget.flops).count(costs.step)
+        budget = replace(budget, nfe=config.request_nfe if steps_paid is None else steps_paid)
+    nfe = replace(budget, flops=None).allowed(costs.sample).nfe or 0.0
     count = fields.n or 1
     if nfe * count > config.request_nfe:
         raise ApiError(
@@ -166,7 +186,7 @@ def asked(
         fields.verifier or verifiers[0], seed, budget.nfe, budget.images, budget.seconds, budget.target,
         fields.num_inference_steps, fields.guidance_scale, fields.negative_prompt or "",
         image=None if image is None else Path("image.png"), mask=None if mask is None else Path("mask.png"),
-        settings=settings, load=dict(load), rewriter=rewriters[0] if strategy.rewrites else None,
+        settings=settings, flops=budget.flops, as_=fields.priced_as, load=dict(load), rewriter=rewriters[0] if strategy.rewrites else None,
     )  # fmt: skip
     return Asked(fields, recipe, image, mask, f"{width}x{height}", quality, nfe * count)
 
@@ -180,14 +200,16 @@ def _budget(fields: Fields, header: str | None) -> tuple[str | None, Budget]:
         images.append(int(header))
     if len(images) > 1:
         raise ApiError(400, "images, budget and X-ITS-Budget are the same: give one of them", param="budget")
-    given = fields.nfe is not None or fields.seconds is not None or bool(images)
+    given = any(value is not None for value in (fields.nfe, fields.flops, fields.seconds)) or bool(images)
     quality = fields.quality or "auto"
     if given and quality != "auto":
         raise ApiError(
-            400, f"quality {quality} stands for a budget: leave it out, or nfe, images and seconds", param="quality"
+            400,
+            f"quality {quality} stands for a budget: leave it out, or nfe, images, flops and seconds",
+            param="quality",
         )
     if given:
-        return None, Budget(fields.nfe, images[0] if images else None, fields.seconds, fields.target)
+        return None, Budget(fields.nfe, images[0] if images else None, fields.seconds, fields.target, fields.flops)
     quality = "medium" if quality == "auto" else quality
     return OLD.get(quality, quality), Budget(images=QUALITY[quality], target=fields.target)
 

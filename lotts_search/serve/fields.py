@@ -17,8 +17,8 @@ class Fields(BaseModel):
     high (and hd) = 36. ``size`` is the model's own. ``user`` and ``safety_identifier`` are returned and not used otherwise.
 
     Ours: ``seed`` decides all noise, a random one is drawn without it. The budget is any combination of ``nfe``, ``images``
-    (of which ``budget`` is another name), ``seconds`` and ``target``, and excludes a ``quality``. ``strategy`` and
-    ``settings`` are those of ``/v1/strategies``. ``events`` adds the events of the search to a stream.
+    (of which ``budget`` is another name), ``flops``, ``seconds`` and ``target``, and excludes a ``quality``; ``priced_as`` counts FLOPs
+    as on a published model. ``strategy`` and ``settings`` are those of ``/v1/strategies``. ``events`` adds the events of the search to a stream.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -46,6 +46,8 @@ class Fields(BaseModel):
     budget: int | None = Field(None, ge=1, le=1_000_000)
     nfe: Number | None = Field(None, gt=0, le=1e9)
     images: int | None = Field(None, ge=1, le=1_000_000)
+    flops: Number | None = Field(None, gt=0, le=1e24)
+    priced_as: str | None = Field(None, max_length=256)
     seconds: Number | None = Field(None, gt=0, le=1e6)
     target: Number | None = None
     verifier: str | None = Field(None, max_length=256)

@@ -187,6 +187,7 @@ class Service:
                     steps=info.defaults.steps,
                     guidance=info.defaults.guidance,
                     nfe_per_image=costs.sample.nfe,
+                    strategy=registry.default_strategy(served.pool.verifiers[0]),
                     verifiers=list(served.pool.verifiers),
                     rewrites=bool(served.pool.rewriters),
                 )

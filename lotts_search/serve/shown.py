@@ -16,7 +16,7 @@ from lotts_search.work.requests import Bytes
 
 class Partials:
     """Chooses the images that a stream shows before the last one: the first that there is, be it unfinished, and then the best
-    so far, once for each further ``1/wanted`` of the budget.
+    so far, once for each further ``1/wanted`` of the budget; until one is finished, the newest x0 prediction.
 
     Args:
         wanted: how many, 0..3.
@@ -24,18 +24,26 @@ class Partials:
 
     def __init__(self, wanted: int):
         self._wanted = wanted
+        self._finished = False
         self.sent = 0
 
     def choose(self, event: Event) -> Bytes | None:
         """Return the image to show after this event."""
         if self.sent == self._wanted:
             return None
-        early = isinstance(event, Preview) and self.sent == 0
-        due = isinstance(event, NewBest) and (self.sent == 0 or event.spent >= self.sent / self._wanted)
-        if not (early or due):
+        match event:
+            case Preview(image):
+                spent = 0.0
+            case NewBest(_, _, image, spent):
+                self._finished = True
+            case TrialFinished(_, made, spent) if made is not None and not self._finished:
+                image = made
+            case _:
+                return None
+        if spent < self.sent / self._wanted:
             return None
         self.sent += 1
-        return event.image  # type: ignore[union-attr]
+        return image
 
 
 def partial(kind: str, image: Bytes, index: int, common: dict[str, Any], compression: int | None) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def tree(event: Event) -> Iterator[dict[str, Any]]:
     """Yield what an event tells of the tree of a search (docs/serve.md, The events of a search)."""
     match event:
         case SearchStarted(search_id, budget, sampling):
-            limits = {name: getattr(budget, name) for name in ("nfe", "images", "seconds", "target")}
+            limits = {name: getattr(budget, name) for name in ("nfe", "images", "flops", "seconds", "target")}
             yield {
                 "type": "search.started",
                 "search_id": search_id,

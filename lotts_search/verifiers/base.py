@@ -22,6 +22,8 @@ class Verifier(Protocol):
         batch: most images in one call; without it the pool's (16).
         pad: False where a score does not depend on the other images of its call, or where each image costs: calls then
             have only the images that wait. Without it calls are filled to a fixed size by repeating their own images.
+        remote: True where images are sent to a server, which takes time or money: a search that names no strategy then asks for
+            few scores.
         flops: floating-point operations of one score; without it they are not known, and count as 0.
         environment: recipe of an environment whose Python runs the verifier, of this package (``"hpsv2-package"``) or a
             TOML file beside the verifier's module (:mod:`lotts_search.verifiers.environments.recipe`).

@@ -25,6 +25,7 @@ class HttpVerifier:
     name = "http"
     requirements: tuple[str, ...] = ()
     pad = False
+    remote = True
 
     def __init__(self, client: Client, batch: int):
         self.client, self.batch = client, batch

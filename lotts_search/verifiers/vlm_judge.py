@@ -26,6 +26,7 @@ class VlmJudge:
     name = "vlm-judge"
     requirements: tuple[str, ...] = ()
     pad = False
+    remote = True
 
     def __init__(self, judge: Judge, parallel: int):
         self.judge, self.batch = judge, parallel

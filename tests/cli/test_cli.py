@@ -102,7 +102,7 @@ def test_generate_writes_image_trials_and_page(
 
 
 def test_the_command_in_the_image_reproduces_it(tmp_path: Path, pool: AnalyticPool) -> None:
-    words = ["--images", "7", "--seed", "5", "--steps", "6", "--guidance", "2.5", "--set", "refinements=3"]
+    words = ["--images", "7", "--seed", "5", "--steps", "6", "--guidance", "2.5", "--set", "children=3"]
     assert generate(tmp_path / "a", *words, "--negative", "it's dull") == 0
     with Image.open(tmp_path / "a" / "best.png") as image:
         command = shlex.split(image.text["command"])
@@ -150,8 +150,8 @@ def test_a_rewriter_and_its_settings_are_in_the_command(
         (["generate", PROMPT, "--strategy", "nowhere.at:All"], "cannot be imported"),
         (["generate", PROMPT, "--verifier", "shape-reward"], "did you mean 'shapes-reward'"),
         (["generate", PROMPT, "--set", "refinements"], "KEY=VALUE"),
-        (["generate", PROMPT, "--set", "refinments=3"], "did you mean 'refinements'"),
-        (["generate", PROMPT, "--set", "refinements=many"], "refinements"),
+        (["generate", PROMPT, "--set", "refinments=3", "-s", "lotts"], "did you mean 'refinements'"),
+        (["generate", PROMPT, "-s", "lotts", "--set", "refinements=many"], "refinements"),
         (["generate", PROMPT, "--nfe", "-1"], "not -1"),
         (["generate", PROMPT, "--steps", "100000000"], "steps must be a whole number within 1..10000, not 100000000"),
         (["generate", PROMPT, "--strategy", "ttgen", "--rewriter", "os:path"], "os:path is not a rewriter"),
@@ -233,7 +233,7 @@ def test_ctrl_c_writes_the_results_so_far(
     assert generate(tmp_path, "--nfe", "200", "--json") == 130
     printed = json.loads(capsys.readouterr().out)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    done = [row for row in rows if row["status"] == "done" and row["kind"] == "sample"]
+    done = [row for row in rows if row["status"] == "done" and row["images"]]
     assert len(done) >= 1
     assert printed["images"] == sum(row["images"] for row in rows)
     assert printed["score"] == max(row["score"] for row in done if row["score"] is not None)

@@ -265,7 +265,7 @@ def test_costs_and_counts():
 
 def test_rows_add_up_in_virtual_order():
     with AnalyticPool(shuffle=0) as pool:
-        result = search("red star", pool=pool, nfe=60, run_id="r1", prompt_id="p1")
+        result = search("red star", pool=pool, strategy="lotts", nfe=60, run_id="r1", prompt_id="p1")
     trials = result.trials
     assert [t.nfe_cum for t in trials] == list(np.cumsum([t.nfe for t in trials]))
     best = -math.inf

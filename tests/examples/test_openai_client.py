@@ -63,8 +63,8 @@ def test_it_generates_and_prints_seed_score_and_recipe(run: Run, capsys: pytest.
 
 
 def test_it_streams_partial_images(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    run("stream", "--prompt", PROMPT, "--nfe", "200", "--seed", "2", "--out", "out")
-    result = alone(nfe=200, seed=2)
+    run("stream", "--prompt", PROMPT, "--nfe", "200", "--seed", "2", "--strategy", "lotts", "--out", "out")
+    result = alone(nfe=200, seed=2, strategy="lotts")
     assert np.array_equal(pixels("out/best.png"), result.image)
     partial = sorted(Path("out").glob("partial-*.png"))
     shown = capsys.readouterr().out.splitlines()

@@ -38,7 +38,7 @@ def test_a_folder_is_searched(
     pixels = np.asarray(Image.open("out/best.png"))
     assert pixels.shape == (40, 40, 3)
     score = ImageReward.load(weights="judge").score(["circle"], pixels[None])[0]
-    assert f"score {score:.4f} for 9.5 NFE" in capsys.readouterr().out
+    assert f"score {score:.4f} for 12 NFE" in capsys.readouterr().out
     assert {path.name for path in Path("out").iterdir()} == {"best.png", "search.html", "trials.parquet"}
     with pytest.raises(BadInput, match="unknown verifier 'image-rewrd'; did you mean 'image-reward'"):
         run("--model sdxl --verifier image-rewrd")

@@ -87,7 +87,7 @@ def test_it_follows_another_block(pool: AnalyticPool) -> None:
     state = made(blocks, pool)(subject="star", seed=2, budget=2)
     assert state.prompt == PROMPT and np.array_equal(np.asarray(state.images[0]), alone(seed=2, images=2).image)
     again = made(SearchBlock(), pool)(state=state, seed=3)
-    assert again.results[0].ledger.images == 2, "the budget of the state, not the images of the last search"
+    assert again.results[0].budget.images == 2, "the budget of the state, not the images of the last search"
 
 
 def test_it_documents_itself() -> None:

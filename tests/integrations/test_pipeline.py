@@ -53,7 +53,7 @@ def test_arguments_reach_the_search(pipe: SearchPipeline) -> None:
         PROMPT, num_inference_steps=4, guidance_scale=2.0, height=6, width=6, seed=1, images=2, seconds=60, target=5.0
     ).results
     other = alone(steps=4, guidance=2.0, seed=1, images=2, seconds=60, target=5.0)
-    assert (result.sampling, result.budget, result.strategy) == (other.sampling, other.budget, "lotts")
+    assert (result.sampling, result.budget, result.strategy) == (other.sampling, other.budget, "adaptive-mosaic")
     pipe = SearchPipeline(pipe.pool, strategy="best-of-n", settings={"n": 3})
     assert pipe(PROMPT, seed=1).results[0].ledger.images == 3
 
@@ -120,6 +120,7 @@ def test_a_callback_is_called_after_each_trial(pipe: SearchPipeline) -> None:
         told.append(arguments)
         return arguments[3]
 
+    pipe = SearchPipeline(pipe.pool, strategy="lotts")
     (result,) = pipe(PROMPT, seed=3, images=4, callback_on_step_end=callback).results
     assert [step for _, step, _, _ in told] == list(range(len(result.trials)))
     assert [(p, nfe) for p, _, nfe, _ in told] == [(pipe, trial.nfe_cum) for trial in result.trials]
@@ -145,11 +146,11 @@ def test_a_callback_cannot_change_a_search(pipe: SearchPipeline) -> None:
 
 def test_a_callback_ends_searches_early(pipe: SearchPipeline) -> None:
     def stop(pipe: Any, step: int, timestep: float, values: dict[str, Any]) -> None:
-        pipe._interrupt = timestep >= 16
+        pipe._interrupt = timestep >= 100
 
     (result,) = pipe(PROMPT, seed=1, nfe=400, callback_on_step_end=stop).results
     whole = alone(seed=1, nfe=400)
-    assert result.status == "interrupted" and 16 <= result.ledger.nfe < whole.ledger.nfe
+    assert result.status == "interrupted" and 100 <= result.ledger.nfe < whole.ledger.nfe
     assert result.image is not None
     assert pipe(PROMPT, seed=1, nfe=40).results[0].status == "done", "the next call is not interrupted"
 
@@ -197,7 +198,7 @@ def test_a_folder_is_loaded_and_freed(tmp_path: Path) -> None:
         ({"torch_dtype": "float16", "dtype": "float16"}, "torch_dtype and dtype are the same"),
         ({"safety_checker": None}, "unknown option of a model 'safety_checker'"),
         ({"strategy": "lots"}, "did you mean 'lotts'"),
-        ({"settings": {"refinement": 2}}, "did you mean 'refinements'"),
+        ({"strategy": "lotts", "settings": {"refinement": 2}}, "did you mean 'refinements'"),
         ({"verifier": "brisk"}, "unknown verifier 'brisk'"),
         ({"model": "no-such-model"}, "no-such-model"),
     ],

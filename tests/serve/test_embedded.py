@@ -42,7 +42,8 @@ def png(image: Any) -> bytes:
 
 def test_the_recipe_reproduces_the_image(server: Running, tmp_path: Path) -> None:
     settings = {"refinements": 1, "mask": {"kind": "random", "ratio": 0.25}}
-    (image,) = server.generate(prompt=PROMPT, images=2, seed=5, num_inference_steps=3, settings=settings).json()["data"]
+    fields = {"strategy": "lotts", "images": 2, "num_inference_steps": 3, "settings": settings}
+    (image,) = server.generate(prompt=PROMPT, seed=5, **fields).json()["data"]
     with pytest.raises(SystemExit) as end:
         main([*shlex.split(image["recipe"])[1:], "--local", "--out", str(tmp_path)])
     assert end.value.code == 0

@@ -8,7 +8,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import openai
@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from lotts_search import search
+from lotts_search.core.events import NewBest, TrialFinished
+from lotts_search.serve.shown import Partials
 from lotts_search.testing import AnalyticPool
 from tests.serve.running import PROMPT, Running, running
 
@@ -49,7 +51,7 @@ def test_an_image_is_that_of_the_search(server: Running) -> None:
     assert np.array_equal(pixels(image.b64_json), result.image)
     assert image.score == result.score and image.seed == 3
     assert (answer.quality, answer.size, answer.output_format) == ("medium", "6x6", "png")
-    assert answer.usage.nfe == result.ledger.nfe and answer.usage.images == 9
+    assert (answer.usage.nfe, answer.usage.images) == (result.ledger.nfe, result.ledger.images)
     assert answer.usage.flops == result.ledger.flops and answer.usage.total_tokens == 0
 
 
@@ -76,9 +78,20 @@ def test_a_quality_or_a_budget_decides_the_cost(
     assert {name: float(value) for name, value in given.items()} == budget
 
 
+def test_flops_are_a_budget(server: Running) -> None:
+    answer = server.generate(seed=1, flops=4e14, priced_as="sdxl").json()
+    result = alone(seed=1, nfe=29, flops=4e14, as_="sdxl")  # no more steps than FLOPs pay for: 2 rows of 6.76e12 each
+    assert answer["usage"]["flops"] == result.ledger.flops <= 4e14 and answer["usage"]["nfe"] == result.ledger.nfe
+    assert "--flops 400000000000000" in answer["data"][0]["recipe"] and "--as sdxl" in answer["data"][0]["recipe"]
+    refused = server.generate(flops=4e14, priced_as="sd3").json()["error"]["message"]
+    assert "unknown price list 'sd3'" in refused and "sdxl+tiny" in refused
+
+
 def test_the_header_is_a_budget(server: Running) -> None:
-    answer = server.http.post("/v1/images/generations", json={"prompt": PROMPT}, headers={"X-ITS-Budget": "4"}).json()
-    assert answer["usage"]["images"] == 4 and "quality" not in answer
+    answer = server.http.post(
+        "/v1/images/generations", json={"prompt": PROMPT, "seed": 1}, headers={"X-ITS-Budget": "4"}
+    ).json()
+    assert answer["usage"]["nfe"] == alone(seed=1, images=4).ledger.nfe and "quality" not in answer
 
 
 def test_a_recipe_names_all_that_was_asked(server: Running) -> None:
@@ -119,16 +132,20 @@ def test_nulls_count_as_absent(server: Running) -> None:
     fields = ("model", "n", "size", "quality", "background", "output_format", "output_compression", "response_format",
               "stream", "partial_images", "user", "nfe", "images", "settings", "strategy")  # fmt: skip
     answer = server.generate(seed=1, **dict.fromkeys(fields))
-    assert answer.status_code == 200 and answer.json()["usage"]["images"] == 9
+    assert answer.status_code == 200 and answer.json()["usage"]["nfe"] == alone(seed=1, images=9).ledger.nfe
 
 
 def test_a_stream_shows_the_best_so_far(server: Running) -> None:
     events = list(
         server.openai().images.generate(
-            model="analytic", prompt=PROMPT, stream=True, partial_images=3, extra_body={"nfe": 200, "seed": 2}
+            model="analytic",
+            prompt=PROMPT,
+            stream=True,
+            partial_images=3,
+            extra_body={"nfe": 200, "seed": 2, "strategy": "lotts"},
         )
     )
-    result = alone(seed=2, nfe=200)
+    result = alone(seed=2, nfe=200, strategy="lotts")
     assert [event.type for event in events[:-1]] == ["image_generation.partial_image"] * (len(events) - 1)
     assert events[-1].type == "image_generation.completed" and 3 <= len(events) <= 4
     assert [event.partial_image_index for event in events[:-1]] == list(range(len(events) - 1))
@@ -138,6 +155,20 @@ def test_a_stream_shows_the_best_so_far(server: Running) -> None:
     assert "--nfe 200.0" in last.recipe and last.seed == 2 and last.status == "done"
     made = [image.tobytes() for image in result.images.values()]
     assert all(pixels(event.b64_json).tobytes() in made for event in events[1:-1])
+
+
+def test_predictions_are_shown_until_an_image_is_finished() -> None:
+    first, second, third, best, late = (np.full((1, 1, 3), value, np.uint8) for value in range(5))
+
+    def finished(image: Any, spent: float) -> TrialFinished:
+        return TrialFinished(cast(Any, None), image, spent)
+
+    shown = Partials(3)
+    assert shown.choose(finished(first, 0.1)) is first and shown.choose(finished(second, 0.2)) is None
+    assert shown.choose(finished(None, 0.4)) is None and shown.choose(finished(third, 0.4)) is third
+    assert shown.choose(NewBest("a", 1.0, best, 0.5)) is None, "the next is due at two thirds of the budget"
+    assert shown.choose(finished(late, 0.7)) is None, "a finished image is not followed by predictions"
+    assert shown.choose(NewBest("b", 2.0, late, 0.8)) is late and shown.choose(NewBest("c", 3.0, best, 0.9)) is None
 
 
 @pytest.mark.parametrize("wanted", [None, 0, 1])

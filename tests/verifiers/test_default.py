@@ -14,7 +14,7 @@ from lotts_search.backbones.defaults import STABLE_DIFFUSION_XL, merged
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput
-from lotts_search.registry import default_rewriter, default_verifier
+from lotts_search.registry import default_rewriter, default_strategy, default_verifier
 from lotts_search.study.read import read_study
 from lotts_search.testing import AnalyticPool
 
@@ -193,3 +193,17 @@ def test_a_model_names_its_rewriter_for_strategies_that_use_one(tmp_path: Path) 
             study(tmp_path, revised)
     settings.write_text(json.dumps({"rewriter": "transformers", "verifier": "aesthetic"}))
     assert study(tmp_path, revised).rewriter == default_rewriter(folder) == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("verifier", "strategy"),
+    [
+        ("shapes-reward", "adaptive-mosaic"),
+        ("vlm-judge:base_url=http://127.0.0.1:1/v1", "adaptive-lotts"),
+        ("http:url=http://127.0.0.1:1", "adaptive-lotts"),
+        ("noisy:of=http:url=http://127.0.0.1:1", "adaptive-lotts"),
+        ("an object of a pool", "adaptive-mosaic"),
+    ],
+)
+def test_a_verifier_that_asks_a_server_gets_a_strategy_that_asks_it_rarely(verifier: str, strategy: str) -> None:
+    assert default_strategy(verifier) == strategy

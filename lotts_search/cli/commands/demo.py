@@ -28,7 +28,9 @@ def demo(
         list[str] | None,
         typer.Option("--model", "-m", help="A model; may be repeated [all embedded ones].", rich_help_panel=o.SEARCH),
     ] = None,
-    strategy: o.Strategy = "lotts",
+    strategy: Annotated[
+        str, typer.Option("--strategy", "-s", help="The strategy to look at.", rich_help_panel=o.SEARCH)
+    ] = "lotts",
     against: Annotated[
         str, typer.Option("--against", help="The strategy to compare with.", rich_help_panel=o.SEARCH)
     ] = "best-of-n",

@@ -12,7 +12,7 @@ from lotts_search.cli import options as o
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to generate an image for.", show_default=False)],
     model: o.Model = "shapes-sd",
-    strategy: o.Strategy = "lotts",
+    strategy: o.Strategy = None,
     verifier: o.Verifier = None,
     seed: o.Seed = 0,
     steps: o.Steps = None,
@@ -58,7 +58,7 @@ def generate(
 
         lotts-search generate "$PROMPT" --strategy best-of-n --nfe 200 --seed 1 --json
 
-        lotts-search generate "$PROMPT" --seconds 20 --set refinements=4 --local
+        lotts-search generate "$PROMPT" --strategy lotts --set refinements=4 --seconds 20 --local
 
         lotts-search generate "$PROMPT" --flops 500e12 --as sdxl
 

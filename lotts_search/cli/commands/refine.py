@@ -23,7 +23,7 @@ def refine(
         typer.Option("--mask", help="Black and white image: white is resampled [detected].", rich_help_panel=o.SEARCH),
     ] = None,
     model: o.Model = "shapes-sd",
-    strategy: o.Strategy = "lotts",
+    strategy: o.Strategy = None,
     verifier: o.Verifier = None,
     seed: o.Seed = 0,
     steps: o.Steps = None,
@@ -59,7 +59,7 @@ def refine(
     """Refine IMAGE: resample its defective region several times and keep the best image.
 
     The region is detected, or given by --mask. The image is scaled to the model's size. It is a candidate itself, so the
-    result never scores lower. The default budget is 9 refinements.
+    result never scores lower. The default budget is that of 9 images.
 
     Examples:
 

@@ -30,7 +30,7 @@ async function start() {
   }
   byId("model").replaceChildren(...models.map((card) => element("option", { value: card.id }, card.id)));
   choices = [
-    new StrategyChoice("Strategy", "first", strategies, "lotts"),
+    new StrategyChoice("Strategy", "first", strategies, models[0].strategy),
     new StrategyChoice("Second strategy", "second", strategies, "best-of-n"),
   ];
   byId("strategies").append(...choices.map((choice) => choice.root));
