@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lotts_search.errors import Failure, LottsError
+from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Result
 
 
@@ -126,7 +127,7 @@ class EngineThread:
             _settle(future, _as_lotts_error(error))
             return
         answer.add_done_callback(lambda done: self._settle(done, future, submitted))
-        future.add_done_callback(lambda done: answer.cancel() if done.cancelled() else None)
+        when_cancelled(future, answer, Future.cancel)
 
     def _settle(self, done: Future[Result], future: Future[Result], submitted: float) -> None:
         if future not in self._running:  # failed already when the engine broke

@@ -41,22 +41,54 @@ class Task:
     answer: Future[Result] | None = None
 
 
+class Held(set[Task]):
+    """The tasks of a worker, with their sums, which each new task asks of each worker.
+
+    Attributes:
+        nfe, rows: sums over the tasks.
+        wary: number of tasks whose company is limited.
+    """
+
+    nfe = 0.0
+    rows = wary = 0
+
+    def add(self, task: Task) -> None:
+        if task not in self:
+            super().add(task)
+            self._count(task, 1)
+
+    def discard(self, task: Task) -> None:
+        if task in self:
+            super().discard(task)
+            self._count(task, -1)
+
+    def clear(self) -> None:
+        super().clear()
+        self.nfe, self.rows, self.wary = 0.0, 0, 0
+
+    def _count(self, task: Task, sign: int) -> None:
+        self.nfe += sign * task.work.nfe
+        self.rows += sign * task.rows
+        self.wary += sign * (task.company < math.inf)
+
+
 @dataclass(eq=False)
 class Hand:
     """The tasks that a worker has."""
 
-    tasks: set[Task] = field(default_factory=set, kw_only=True)
+    tasks: Held = field(default_factory=Held, kw_only=True)
 
     @property
     def load(self) -> tuple[float, int]:
         """Return the outstanding NFE and tasks, to compare in this order (encoding and scoring take no NFE)."""
-        return sum(task.work.nfe for task in self.tasks), len(self.tasks)
+        return self.tasks.nfe, len(self.tasks)
 
     def takes(self, task: Task, batch: int) -> bool:
         """Return whether another task has room in a batch of ``batch`` rows, and may be in the company of these."""
-        rows = sum(other.rows for other in self.tasks) + task.rows
-        company = min([task.company, *(other.company for other in self.tasks)])
-        return rows <= batch + SPARE * task.rows and len(self.tasks) < company
+        if self.tasks.rows + task.rows > batch + SPARE * task.rows:
+            return False
+        company = min(other.company for other in self.tasks) if self.tasks.wary else math.inf
+        return len(self.tasks) < min(task.company, company)
 
     def lose(self, *, died: bool) -> list[Task]:
         """Take all tasks, oldest first; their tries are lost, in full as a dead worker cannot report its progress.

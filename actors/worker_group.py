@@ -17,8 +17,10 @@ from functools import partial
 
 from lotts_search.actors.crew import PAUSE_S, Crew, Limits, Member, Unavailable, Worker
 from lotts_search.actors.engine_thread import Ready
+from lotts_search.actors.places import Places
 from lotts_search.actors.tasks import Task, described, rows
 from lotts_search.errors import Failure, LostWork, LottsError, PoolClosed
+from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Result, Work
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class WorkerGroup:
         self._post, self._clock = post, clock
         self._orders = itertools.count()
         self._waiting: deque[Task] = deque()
+        self._places = Places(batch)
         self._lost: list[Task] = []
         self._holding = False
         self._closed_reason: str | None = None
@@ -74,8 +77,8 @@ class WorkerGroup:
             return
         task = Task(work, future, rows(work, self.batch), self._clock(), next(self._orders))
         self._waiting.append(task)
-        future.add_done_callback(lambda done: self._post(partial(self._cancel, task)) if done.cancelled() else None)
-        self._dispatch()
+        when_cancelled(future, task, lambda task: self._post(partial(self._cancel, task)))
+        self._place()
 
     def check_timeouts(self) -> None:
         """Check all timeouts; call this about once per second."""
@@ -127,15 +130,17 @@ class WorkerGroup:
     # Tasks
 
     def _dispatch(self) -> None:
+        """Send what can be sent, whatever has changed."""
         ready = self._ready()
         if self._lost or self._holding:
             self._dispatch_lost(ready)
-        while self._waiting:
-            task = self._waiting[0]
-            free = [member for member in ready if not member.held and member.takes(task, self.batch)]
-            if not free:
-                return
-            self._send(min(free, key=_load), self._waiting.popleft())
+        self._places.reset(member for member in ready if not member.held)
+        self._place()
+
+    def _place(self) -> None:
+        """Send waiting tasks, the oldest first, as long as there are places."""
+        while self._waiting and (member := self._places.best(self._waiting[0])) is not None:
+            self._send(member, self._waiting.popleft())
 
     def _dispatch_lost(self, ready: Sequence[Member]) -> None:
         """Send lost tasks, the oldest first. For each that finds no place, a worker is held free of newer tasks."""
@@ -156,6 +161,7 @@ class WorkerGroup:
         task.attempts += 1
         task.sent = self._clock()
         member.tasks.add(task)
+        self._places.changed(member)
         task.answer = member.worker.run(task.work)
         self.crew.when(task.answer, partial(self._answered, member, task, task.attempts))
 
@@ -182,11 +188,16 @@ class WorkerGroup:
             self._replace(member, str(error))
         else:
             member.tasks.discard(task)
+            task.answer = None  # which holds the task, and its result
             if error is not None:
                 _fail(task.future, error)
             else:
                 with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
                     task.future.set_result(self._account(task, answer.result()))
+            if not self._lost and not self._holding and member.state == "ready":  # as nearly always
+                self._places.changed(member)
+                self._place()
+                return
         self._dispatch()
 
     def _account(self, task: Task, result: Result) -> Result:

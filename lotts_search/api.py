@@ -100,7 +100,8 @@ async def asearch(
         run_id, prompt_id, label, search_id: columns of the trial table. The last three default to the hash of the prompt,
             the strategy's name, and the hash of everything that decides the search.
         journal: file that records what finished trials return. If it exists, the search is replayed: recorded trials take
-            no time, the others run. A budget in seconds starts again. The file is not deleted.
+            no time, the others run. A budget in seconds starts again. The file is not deleted. In a journal that the caller
+            has opened, large images and states are left: the result's ``images`` reads them from there while it is open.
 
     Returns:
         The result. Trials that failed, e.g. by an exception in a plug-in, ended their branch and not the search: its
@@ -154,10 +155,13 @@ async def asearch(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
             nfe, images, budget.flops, sampling.steps,
         )  # fmt: skip
+        lasting = journal if isinstance(journal, Journal) else None
         if journal is not None and not isinstance(journal, Journal):
             decided = _contents(where.info, chosen, verifier, rewriter)
             journal = opened.enter_context(Journal(journal, search_id, contents=fingerprint.combined(decided)))
         book = Book(labels, Ledger(limits=budget, costs=costs), on_event)
+        if lasting is not None:
+            book.leave_in(lasting)
         scheduler = Scheduler(workers)
         works = Previewing(where, on_event) if preview and on_event is not None else where
         calls = Calls(works, scheduler, book, verifier, prompt, journal, rewriter)

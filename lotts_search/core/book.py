@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lotts_search.core.budget import Ledger
 from lotts_search.core.candidate import Candidate, score_of
 from lotts_search.core.costs import Cost
+from lotts_search.core.dispatch import large
 from lotts_search.core.events import Event, MaskFound, NewBest, TrialFinished
+from lotts_search.core.journal import Journal
+from lotts_search.core.kept import Kept
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.core.virtual_time import Stopped
 from lotts_search.errors import LottsError
@@ -55,20 +58,49 @@ class Book:
     ledger: Ledger
     on_event: Callable[[Event], object] | None = None
     trials: list[TrialRecord] = field(default_factory=list)
-    states: dict[str, State] = field(default_factory=dict)
+    states: MutableMapping[str, State] = field(default_factory=dict)
     samplings: dict[str, Sampling] = field(default_factory=dict)
-    images: dict[str, Bytes] = field(default_factory=dict)
+    images: MutableMapping[str, Bytes] = field(default_factory=dict)
     located: dict[str, Located] = field(default_factory=dict)
     best: Candidate | None = None
     best_refined: Candidate | None = None
     _told: Candidate | None = None
+    _rows: dict[str, TrialRecord] = field(default_factory=dict)
+    _journal: Journal | None = None
+
+    def leave_in(self, journal: Journal) -> None:
+        """Leave large images and states in the journal's file, and read them back when they are needed."""
+
+        def result(key: str) -> Result:
+            found = journal.find(key)
+            assert isinstance(found, Result)
+            return found
+
+        def image(key: str) -> Bytes:
+            found = result(key).image
+            assert found is not None
+            return found
+
+        def state(key: str) -> State:
+            found = result(key).state
+            assert found is not None
+            return found
+
+        self.images, self.states, self._journal = Kept(image), Kept(state), journal
+
+    def _release(self, key: str, result: Result) -> None:
+        if self._journal is None or not large(result) or key not in self._journal:
+            return
+        for kept, own in ((self.images, result.image), (self.states, result.state)):
+            if isinstance(kept, Kept) and own is not None and key in kept:
+                kept.release(key)
 
     def row(self, key: str, parent: str | None, kind: str, *results: Result, **columns: Any) -> None:
         """Enter a finished trial, which took one result or several in a row."""
         for result in results:
             if result.image is not None:
                 self.images[key] = result.image
-                columns["image"] = image_hash(result.image)
+                columns["image"] = result.image_hash or image_hash(result.image)
         usage = self._used(kind, results)
         last = results[-1]
         columns |= vars(usage) | {
@@ -82,6 +114,7 @@ class Book:
             "error": last.note,
         }
         self._enter(usage, key, parent, kind, columns)
+        self._release(key, results[0])
 
     def broken(
         self, key: str, parent: str | None, kind: str, cost: Cost, error: LottsError, *results: Result, **columns: Any
@@ -117,7 +150,7 @@ class Book:
 
     def find(self, candidate: Candidate | None) -> TrialRecord | None:
         """Return the row of the trial that made a candidate."""
-        return next((row for row in self.trials if candidate is not None and row.trial_id == candidate.key), None)
+        return None if candidate is None else self._rows.get(candidate.key)
 
     def _used(self, kind: str, results: Iterable[Result]) -> Usage:
         """Return the usage of a trial's results, with FLOPs at the prices of the search."""
@@ -139,6 +172,7 @@ class Book:
             best_so_far=self.best.score if self.best is not None else None,
         )
         self.trials.append(row)
+        self._rows.setdefault(key, row)
         if self.on_event is not None:
             self._tell(self.on_event, row)
 

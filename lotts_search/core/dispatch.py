@@ -13,12 +13,16 @@ from lotts_search.core.candidate import trial_key
 from lotts_search.core.costs import Cost
 from lotts_search.core.events import Event, TrialStarted
 from lotts_search.core.journal import Journal
+from lotts_search.core.trial_table import image_hash
 from lotts_search.core.virtual_time import Scheduler, Settle, Trial
 from lotts_search.errors import BudgetExhausted, Failure, LottsError
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Bytes, Result, Rewrite, Score, Work
 
 T = TypeVar("T")
+LARGE = 1 << 17
+"""Bytes of an image or latent from which on it is hashed and recorded in another thread, where it holds up no other search, and is
+left in the journal of a study."""
 Next: TypeAlias = Callable[[Bytes], Score | Rewrite]
 """Makes the request that follows as soon as there is an image."""
 
@@ -116,8 +120,22 @@ class Dispatch:
             outcome = await asyncio.wrap_future(submitted)
         except Failure as failure:
             outcome = failure
-        if self._journal is not None:
-            self._journal.add(name, outcome)
+        if isinstance(outcome, Result) and large(outcome):
+            await asyncio.get_running_loop().run_in_executor(None, self._record, name, outcome)
+        else:
+            self._record(name, outcome)
         if isinstance(outcome, Failure):
             raise outcome
         return outcome
+
+    def _record(self, name: str, outcome: Result | Failure) -> None:
+        if isinstance(outcome, Result) and outcome.image is not None and not outcome.image_hash:
+            outcome.image_hash = image_hash(outcome.image)
+        if self._journal is not None:
+            self._journal.add(name, outcome)
+
+
+def large(result: Result) -> bool:
+    """Return whether a result has an image or a latent of :data:`LARGE` bytes or more."""
+    arrays = (result.image, None if result.state is None else result.state.latent)
+    return any(array is not None and array.nbytes >= LARGE for array in arrays)

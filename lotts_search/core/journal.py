@@ -1,129 +1,47 @@
 """The journal of a search: what its finished trials returned, so that the search can be replayed.
 
-An append-only file of records. Each record is preceded by its length and checksum, so that a last record that a crash
-has torn is found and dropped. Contents are msgpack: dataclasses of :mod:`lotts_search.work.requests` by name, and arrays
-by the hash of their bytes, written once per file however many states share them. Nothing in it is ever executed.
+A file of :class:`~lotts_search.core.records.Records`. Contents are msgpack: dataclasses of
+:mod:`lotts_search.work.requests` by name, and arrays by the hash of their bytes, written once per file however many states
+share them. Nothing in it is ever executed. A journal remembers where its arrays are, and reads them back when they are
+needed, so that it takes no memory for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import struct
-import zlib
-from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from threading import Lock
+from typing import Any, NamedTuple, Self
 
 import msgpack
 import numpy as np
 
-from lotts_search.errors import BadInput, Failure, LostWork, LottsError, PoolClosed
+from lotts_search.core.records import JournalError, Part, Records
+from lotts_search.errors import BadInput, Failure, LostWork, PoolClosed
 from lotts_search.work import requests as work
 from lotts_search.work.requests import Result
 
-MAGIC = b"lotts-search 1\n"
-_HEAD = struct.Struct("<QI")
 _TUPLE, _OBJECT, _ARRAY = 1, 2, 3
 _KNOWN = {name: cls for name, cls in vars(work).items() if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
+_BIN32 = struct.Struct(">BI")
 
 
-class JournalError(LottsError):
-    """A journal cannot be written or read. It ends the search: work that is not recorded must not continue."""
+class _Array(NamedTuple):
+    """Where an array is in the file."""
 
+    kind: str
+    shape: tuple[int, ...]
+    at: int
 
-class Records:
-    """An append-only file of binary records; one writer at a time. Opening it cuts off a torn end.
-
-    Args:
-        path: the file; it and its folder are created if missing.
-
-    Attributes:
-        size: bytes of the complete records.
-
-    Raises:
-        BadInput: the file is something else.
-        JournalError: it cannot be opened.
-    """
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise JournalError(f"cannot open {self.path}: {error}") from error
-        try:
-            self.size = self._whole()
-            self._file.truncate(self.size)
-            if not self.size:
-                self._write(MAGIC)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate over the records, oldest first."""
-        with open(self.path, "rb") as file:
-            file.seek(len(MAGIC))
-            while file.tell() < self.size:
-                length, _ = _HEAD.unpack(file.read(_HEAD.size))
-                yield file.read(length)
-
-    def append(self, record: bytes) -> None:
-        """Append a record. It survives a crash of this process; after a power failure it may be missing.
-
-        Raises:
-            JournalError: it cannot be written, e.g. because the disk is full.
-        """
-        self._write(_HEAD.pack(len(record), zlib.crc32(record)) + record)
-
-    def close(self) -> None:
-        """Close the file; it can be opened again."""
-        self._file.close()
-
-    def remove(self) -> None:
-        """Close and delete the file."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except (OSError, ValueError) as error:
-            raise JournalError(f"cannot write {self.path}: {error}") from error
-        self.size += len(data)
-
-    def _whole(self) -> int:
-        """Return the length of the file up to the end of its last complete record."""
-        total = os.fstat(self._file.fileno()).st_size
-        with open(self.path, "rb") as file:
-            start = file.read(len(MAGIC))
-            if not MAGIC.startswith(start):
-                raise BadInput(f"{self.path} is not a journal of lotts-search")
-            if start != MAGIC:
-                return 0
-            end = len(MAGIC)
-            while total - end >= _HEAD.size:
-                length, check = _HEAD.unpack(file.read(_HEAD.size))
-                # The length in a torn head may be anything: compare it with the file before reading that much.
-                if length > total - end - _HEAD.size or zlib.crc32(file.read(length)) != check:
-                    break
-                end += _HEAD.size + length
-        return end
+    @property
+    def nbytes(self) -> int:
+        return int(np.dtype(self.kind).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 class Journal:
-    """What the finished trials of one search returned, by name.
+    """What the finished trials of one search returned, by name. Its methods may be called in any thread.
 
     Args:
         path: the file; an existing one is read and continued, a missing one is created.
@@ -131,15 +49,20 @@ class Journal:
         contents: fingerprint of the files and the code that decide it; "" = not compared.
         retry: forget the recorded failures, so that these trials run again.
 
+    Attributes:
+        nfe: NFE of the recorded trials.
+
     Raises:
         BadInput: the file is the journal of another search, or not a journal.
         JournalError: it was written by another version.
     """
 
     def __init__(self, path: Path | str, search_id: str, *, contents: str = "", retry: bool = False):
+        self.nfe = 0.0
         self._records = Records(path)
-        self._arrays: dict[bytes, np.ndarray[Any, Any]] = {}
-        self._known: dict[str, Result | Failure] = {}
+        self._lock = Lock()
+        self._arrays: dict[bytes, _Array] = {}
+        self._known: dict[str, tuple[int, int] | Failure] = {}
         try:
             self._read(search_id, contents, retry)
         except BaseException:
@@ -149,14 +72,19 @@ class Journal:
     def __len__(self) -> int:
         return len(self._known)
 
-    @property
-    def nfe(self) -> float:
-        """NFE of the recorded trials."""
-        return sum(known.usage.nfe for known in self._known.values() if isinstance(known, Result))
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
 
     def find(self, name: str) -> Result | Failure | None:
-        """Return what the trial ``name`` returned or failed with; None where it is not recorded."""
-        return self._known.get(name)
+        """Return what the trial ``name`` returned or failed with; None where it is not recorded.
+
+        Raises:
+            JournalError: it cannot be read, e.g. because another version wrote it.
+        """
+        place = self._known.get(name)
+        if place is None or isinstance(place, Failure):
+            return place
+        return self._unpacked(self._records.read(*place))
 
     def add(self, name: str, outcome: Result | Failure) -> None:
         """Record what a trial returned or failed with. Known trials are left out, and work that was not done: that of
@@ -167,10 +95,25 @@ class Journal:
         """
         if name in self._known or isinstance(outcome, PoolClosed | LostWork):
             return
-        fresh: dict[bytes, list[Any]] = {}
-        body = str(outcome) if isinstance(outcome, Failure) else _pack(outcome, self._arrays, fresh)
-        self._records.append(msgpack.packb([name, fresh, body]))
-        self._known[name] = outcome
+        arrays: dict[bytes, np.ndarray[Any, Any]] = {}
+        body = msgpack.packb(str(outcome) if isinstance(outcome, Failure) else _pack(outcome, arrays))
+        with self._lock:
+            if name in self._known:
+                return
+            fresh = {key: array for key, array in arrays.items() if key not in self._arrays}
+            parts: list[Part] = [b"\x93" + msgpack.packb(name) + msgpack.Packer().pack_map_header(len(fresh))]
+            begin = {}
+            for key, array in fresh.items():
+                about = msgpack.packb(array.dtype.str) + msgpack.packb(array.shape)
+                parts.append(msgpack.packb(key) + b"\x93" + about + _BIN32.pack(0xC6, array.nbytes))
+                begin[key] = sum(map(len, parts))
+                parts.append(_bytes(array))
+            at = self._records.append(*parts, body)
+            for key, array in fresh.items():
+                self._arrays[key] = _Array(array.dtype.str, array.shape, at + begin[key])
+            where = at + sum(map(len, parts)), len(body)
+            self._known[name] = outcome if isinstance(outcome, Failure) else where
+            self.nfe += outcome.usage.nfe if isinstance(outcome, Result) else 0.0
 
     def close(self) -> None:
         """Close the file; it can be opened again."""
@@ -187,12 +130,12 @@ class Journal:
         self.close()
 
     def _read(self, search_id: str, contents: str, retry: bool) -> None:
-        records = iter(self._records)
-        first = next(records, None)
+        places = self._records.places()
+        first = next(places, None)
         if first is None:
             self._records.append(f"{search_id} {contents}".strip().encode())
             return
-        known_id, _, known_contents = first.decode(errors="replace").partition(" ")
+        known_id, _, known_contents = self._records.read(*first).decode(errors="replace").partition(" ")
         if known_id != search_id:
             raise BadInput(
                 f"{self._records.path} is the journal of another search: it was started with other arguments or by another "
@@ -203,36 +146,73 @@ class Journal:
                 f"{self._records.path} cannot be resumed: a file of the model, a plug-in or the version of lotts-search has "
                 "changed since it was started"
             )
+        for at, length in places:
+            self._index(at, self._records.read(at, length), retry)
+
+    def _index(self, at: int, record: bytes, retry: bool) -> None:
+        """Remember where a record has its arrays and its body."""
+        reader = msgpack.Unpacker(strict_map_key=False, max_buffer_size=len(record))
+        reader.feed(record)
         try:
-            for record in records:
-                name, fresh, body = msgpack.unpackb(record, strict_map_key=False)
-                for key, (kind, shape, data) in fresh.items():
-                    # A bytearray makes the array writable, like those that a pool returns.
-                    self._arrays[key] = np.frombuffer(bytearray(data), kind).reshape(shape)
-                if not isinstance(body, str):
-                    self._known[name] = _unpack(body, self._arrays)
-                elif not retry:
-                    self._known[name] = Failure(body)
+            reader.read_array_header()
+            name = reader.unpack()
+            for _ in range(reader.read_map_header()):
+                key = reader.unpack()
+                reader.read_array_header()
+                array = _Array(reader.unpack(), tuple(reader.unpack()), 0)
+                reader.skip()
+                self._arrays[key] = array._replace(at=at + reader.tell() - array.nbytes)
+            begin = reader.tell()
+            body = reader.unpack()
+            if not isinstance(body, str):
+                self._known[name] = at + begin, len(record) - begin
+                self.nfe += self._unpacked(record[begin:], arrays=False).usage.nfe
+            elif not retry:
+                self._known[name] = Failure(body)
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+            raise self._foreign(error) from error
+
+    def _unpacked(self, body: bytes, arrays: bool = True) -> Result:
+        """Return a result; without ``arrays`` with None instead of them."""
+        try:
+            found = _unpack(msgpack.unpackb(body), self._array if arrays else lambda key: self._arrays[key] and None)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-            raise JournalError(
-                f"{self._records.path} was written by another version of lotts-search: {error}"
-            ) from error
+            raise self._foreign(error) from error
+        if not isinstance(found, Result):
+            raise self._foreign(f"a record holds {type(found).__name__}")
+        return found
+
+    def _array(self, key: bytes) -> np.ndarray[Any, Any]:
+        place = self._arrays[key]
+        # A bytearray makes the array writable, like those that a pool returns.
+        return np.frombuffer(bytearray(self._records.read(place.at, place.nbytes)), place.kind).reshape(place.shape)
+
+    def _foreign(self, error: object) -> JournalError:
+        return JournalError(f"{self._records.path} was written by another version of lotts-search: {error}")
 
 
-def _pack(value: object, written: dict[bytes, np.ndarray[Any, Any]], fresh: dict[bytes, list[Any]]) -> bytes:
-    """Return ``value`` as msgpack. Arrays that are not ``written`` yet are added to both dictionaries."""
+def _bytes(array: np.ndarray[Any, Any]) -> Part:
+    return array.data.cast("B") if array.size else b""
+
+
+def _pack(value: object, arrays: dict[bytes, np.ndarray[Any, Any]]) -> bytes:
+    """Return ``value`` as msgpack, with the hashes of its arrays, which are added to ``arrays``."""
+    # An image that was hashed for its name needs no second hash.
+    seen: dict[int, bytes] = {}
+    if isinstance(value, Result) and value.image is not None and value.image_hash and value.image.flags.c_contiguous:
+        seen[id(value.image)] = key = value.image_hash.encode()
+        arrays[key] = value.image
 
     def special(found: object) -> object:
         if isinstance(found, tuple):
             return msgpack.ExtType(_TUPLE, pack(list(found)))
         if isinstance(found, np.ndarray):
-            array = np.ascontiguousarray(found)
-            head = f"{array.dtype.str}{array.shape}".encode()
-            key = blake2b(array.data.cast("B") if array.size else b"", digest_size=16, key=head[:64]).digest()
-            if key not in written:
-                written[key] = array
-                fresh[key] = [array.dtype.str, array.shape, array.tobytes()]
-            return msgpack.ExtType(_ARRAY, key)
+            if id(found) not in seen:
+                array = np.ascontiguousarray(found)
+                head = f"{array.dtype.str}{array.shape}".encode()
+                key = seen[id(found)] = blake2b(_bytes(array), digest_size=16, key=head[:64]).digest()
+                arrays[key] = array
+            return msgpack.ExtType(_ARRAY, seen[id(found)])
         if isinstance(found, np.generic):
             return found.item()
         name = type(found).__name__
@@ -248,10 +228,10 @@ def _pack(value: object, written: dict[bytes, np.ndarray[Any, Any]], fresh: dict
     return pack(value)
 
 
-def _unpack(data: bytes, arrays: dict[bytes, np.ndarray[Any, Any]]) -> Any:
+def _unpack(data: bytes, array: Any) -> Any:
     def special(code: int, packed: bytes) -> Any:
         if code == _ARRAY:
-            return arrays[packed]
+            return array(packed)
         value = unpack(packed)
         if code == _TUPLE:
             return tuple(value)

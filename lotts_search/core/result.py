@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -48,7 +49,7 @@ class SearchResult:
     status: Status
     ledger: Ledger
     trials: list[TrialRecord]
-    images: dict[str, Bytes]
+    images: Mapping[str, Bytes]
     located: dict[str, Located]
     best: TrialRecord | None
     best_refined: TrialRecord | None

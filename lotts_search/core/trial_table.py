@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+import numpy as np
 
 from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes, Lineage
@@ -97,7 +98,9 @@ _NAMES = [column.name for column in fields(TrialRecord)]
 
 def image_hash(image: Bytes) -> str:
     """Return the content hash of an image [h, w, 3]: 16 hex digits, the stem of its file name."""
-    return blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=8).hexdigest()
+    found = blake2b(repr(image.shape).encode(), digest_size=8)
+    found.update(np.ascontiguousarray(image).data)
+    return found.hexdigest()
 
 
 def to_table(trials: Iterable[TrialRecord], metrics: Iterable[str] = ()) -> pa.Table:

@@ -86,6 +86,7 @@ class Trial(Generic[T]):
         except LottsError as raised:
             self._error = raised
         self._done = True
+        self.results = []  # whoever holds the trial need not hold its arrays
 
 
 def _error(task: asyncio.Task[None]) -> LottsError | None:
@@ -141,7 +142,6 @@ class _Branch:
     def __init__(self, awaitable: Awaitable[Any], group: _Gather[Any] | None = None):
         self.coroutine: Coroutine[Any, None, Any] = awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
         self.group = group
-        self.done = False
         self.value: Any = None
         self.error: Exception | None = None
 
@@ -155,6 +155,7 @@ class _Gather(Generic[T]):
 
     def __init__(self, awaitables: tuple[Awaitable[T], ...]):
         self.branches = [_Branch(awaitable, self) for awaitable in awaitables]
+        self.running = len(self.branches)
         self.waiter: _Branch | None = None
 
     def __await__(self) -> Generator[Any, None, list[T]]:
@@ -295,14 +296,14 @@ class Scheduler:
                 self._end(branch)
 
     def _end(self, branch: _Branch) -> None:
-        branch.done = True
         self._live.discard(branch)
         group = branch.group
         if group is None or group.waiter is None:
             return
+        group.running -= 1
         if branch.fatal:
             self._close(group)
-        elif not all(other.done for other in group.branches):
+        elif group.running:
             return
         self._ready.append(group.waiter)
         group.waiter = None
@@ -315,6 +316,5 @@ class Scheduler:
             while above is not None and id(above) not in members:
                 above = above.group.waiter if above.group is not None else None
             if above is not None:
-                branch.done = True
                 branch.coroutine.close()
                 self._live.discard(branch)

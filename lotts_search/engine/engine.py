@@ -32,6 +32,7 @@ from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.localization.plan import AttentionPlan, CallPlan, FusionPlan, plan_of, prompts_of
+from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result, Usage
 
 AHEAD = {"cuda": 2}
@@ -94,7 +95,7 @@ class Engine:
         """Request a piece of work; never blocks. The future fails with a :class:`~lotts_search.errors.LottsError`. Cancelling
         it, at any time, stops the work at the next tick."""
         job = self._jobs.open(work)
-        job.future.add_done_callback(lambda future: self._cancelled.append(job) if future.cancelled() else None)
+        when_cancelled(job.future, job, self._cancelled.append)
         self._inbox.append(job)
         return job.future
 

@@ -166,7 +166,7 @@ class Again:
             BadInput: ``study.json`` does not describe the search.
         """
         from lotts_search.api import search
-        from lotts_search.core.journal import JournalError
+        from lotts_search.core.records import JournalError
 
         model = next((m for m in self.about.get("models", ()) if m["label"] == setup.model), None)
         found = [s for s in self.about.get("strategies", ()) if s["label"] == setup.label]

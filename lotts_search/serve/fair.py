@@ -15,6 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 from lotts_search.errors import LottsError
+from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Check, Judge, Predict, Result, Rewrite, Segment, Work
 
@@ -78,7 +79,7 @@ class _Lane:
             if not (flow.soon or flow.later):
                 flow.tag = max(flow.tag, self._clock)
             (flow.later if isinstance(work, Segment) else flow.soon).append(item)
-        item.future.add_done_callback(lambda future: self._cancelled(item) if future.cancelled() else None)
+        when_cancelled(item.future, item, self._cancelled)
         self._fill()
         return item.future
 
@@ -127,6 +128,7 @@ class _Lane:
     def _done(self, item: _Item, inner: Future[Result]) -> None:
         with self._lock:
             self.used -= item.rows
+        item.inner = None  # which holds the item, and its result
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
             if inner.cancelled():
                 item.future.cancel()

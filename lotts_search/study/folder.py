@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from lotts_search.core.journal import Journal, JournalError, Records
+from lotts_search.core.journal import Journal
+from lotts_search.core.records import JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, pack, to_table, unpack, write_parquet
 from lotts_search.errors import BadInput
 from lotts_search.study.searches import Task

@@ -14,7 +14,8 @@ from lotts_search import registry
 from lotts_search.api import asearch
 from lotts_search.core.costs import Costs
 from lotts_search.core.events import Event, TrialFinished
-from lotts_search.core.journal import Journal, JournalError
+from lotts_search.core.journal import Journal
+from lotts_search.core.records import JournalError
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.errors import Failure, LostWork, PoolClosed
 from lotts_search.study.folder import RunFolder

@@ -446,8 +446,9 @@ class Usage:
     encodes: int = 0
 
     def __iadd__(self, other: Usage) -> Self:
-        for name in Usage.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        mine = vars(self)
+        for name, value in vars(other).items():
+            mine[name] += value
         return self
 
 
@@ -476,6 +477,7 @@ class Result:
         usage: of the successful attempt; what lost attempts used is in ``usage.nfe_wasted``.
         state: of Segment, Predict (with ``predicted`` filled) and Encode.
         image: [h, w, 3] uint8, of complete Segments, Predict and Encode.
+        image_hash: content hash of the image, once it is known.
         located: of Locate.
         score: of Score.
         scores: of ScoreMosaics, one per mosaic.
@@ -502,3 +504,4 @@ class Result:
     prompts: tuple[str, ...] = ()
     note: str = ""
     scores: tuple[float, ...] = ()
+    image_hash: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, Failure, SearchFailed, SearchResult, fingerprint, search
-from lotts_search.core.journal import Journal, JournalError, Records
+from lotts_search.core.journal import Journal
+from lotts_search.core.kept import Kept
+from lotts_search.core.records import JournalError, Records
+from lotts_search.core.trial_table import image_hash
 from lotts_search.errors import PoolClosed
 from lotts_search.testing import AnalyticPool, analytic_info
 from lotts_search.testing.conformance import tree
@@ -66,6 +70,38 @@ def test_an_array_is_written_once_a_file(tmp_path):
     with Journal(tmp_path / "a", "id") as journal:  # also after it was opened again
         journal.add("more", Result(Usage(), State(latent, 3, 10)))
     assert (tmp_path / "a").stat().st_size < 1.3 * latent.nbytes
+
+
+def test_what_is_recorded_is_read_back_from_the_file_by_any_thread(tmp_path):
+    rng = np.random.default_rng(0)
+    results = {str(number): replace(full_result(rng), image_hash="") for number in range(20)}
+    results["0"].image_hash = image_hash(results["0"].image)
+    with Journal(tmp_path / "a", "id") as journal, ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: journal.add(name, results[name]), [*results, *results]))
+        assert len(journal) == 20 and journal.nfe == 20 * 1.5
+        found = dict(zip(results, threads.map(journal.find, results), strict=True))
+    assert all(same(found[name], results[name]) for name in results)
+    assert not any(np.shares_memory(found[name].image, results[name].image) for name in results)
+
+
+@pytest.mark.parametrize("size", [8, 1024])
+def test_a_search_reads_large_images_and_states_back_from_its_journal(tmp_path, monkeypatch, size):
+    """The result is that of a search that keeps all in memory; only the large stay in the file."""
+    monkeypatch.setattr("lotts_search.core.dispatch.LARGE", size)
+    options = {"strategy": "lotts", "images": 9, "seed": 3}
+    whole = search("red star", pool=AnalyticPool(), **options)
+    with Journal(tmp_path / "a", "id") as journal:
+        found = search("red star", pool=AnalyticPool(), journal=journal, search_id="id", **options)
+        assert [(t.trial_id, t.score, t.image) for t in found.trials] == [
+            (t.trial_id, t.score, t.image) for t in whole.trials
+        ]
+        assert isinstance(found.images, Kept) and list(found.images) == list(whole.images)
+        assert all(same(found.images[key], whole.images[key]) for key in whole.images)
+        in_memory = sum(image is not None for image in found.images._held.values())
+        assert in_memory == (0 if size == 8 else len(whole.images))
+    if size == 8:
+        with pytest.raises(JournalError, match="cannot read"):
+            found.images[found.best.trial_id]
 
 
 def test_a_torn_end_is_dropped_wherever_it_is_cut(tmp_path):

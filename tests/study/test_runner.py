@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lotts_search import BadInput, Failure, search
-from lotts_search.core.journal import JournalError, Records
+from lotts_search.core.records import JournalError, Records
 from lotts_search.core.trial_table import TrialRecord, image_hash
 from lotts_search.curves import load
 from lotts_search.errors import LostWork, PoolClosed
