@@ -57,8 +57,8 @@ class Held(set[Task]):
             super().add(task)
             self._count(task, 1)
 
-    def discard(self, task: Task) -> None:
-        if task in self:
+    def discard(self, task: object) -> None:
+        if isinstance(task, Task) and task in self:
             super().discard(task)
             self._count(task, -1)
 
