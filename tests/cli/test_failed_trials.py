@@ -39,14 +39,14 @@ def counted(trials: Path) -> tuple[int, dict[str, int]]:
 
 def test_search_reports_failed_trials_and_the_result_has_them() -> None:
     with AnalyticPool(fail=breaks) as pool, pytest.warns(Notice) as caught:
-        result = search("red star", pool=pool, nfe=60)
+        result = search("red star", strategy="lotts", pool=pool, nfe=60)
     assert result.failures == Failures(1, len(result.trials), {"localize": 1}, WHY)
     said = f"1 of {len(result.trials)} trials failed (1 localize), the first because: {WHY}"
     assert [str(one.message) for one in caught] == [said] and said in repr(result)
     assert caught[0].filename == __file__
     with AnalyticPool() as pool, warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = search("red star", pool=pool, nfe=60)
+        result = search("red star", strategy="lotts", pool=pool, nfe=60)
     assert "failed" not in repr(result)
     assert str(result.failures) == f"none of {len(result.trials)} trials failed"
 
@@ -55,7 +55,7 @@ def test_generate_names_failed_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, AnalyticPool(fail=breaks))
-    assert generate(tmp_path, "--nfe", "60", "--json") == 0
+    assert generate(tmp_path, "--strategy", "lotts", "--nfe", "60", "--json") == 0
     out, err = capsys.readouterr()
     count, kinds = counted(tmp_path / "trials.parquet")
     assert count == 1 and f"(1 localize), the first because: {WHY}\n" in err
@@ -64,7 +64,7 @@ def test_generate_names_failed_trials(
     assert failed["trials"] == len(pq.read_table(tmp_path / "trials.parquet"))
     assert "failed trials" in (tmp_path / "search.html").read_text()
     use(monkeypatch, AnalyticPool())
-    assert generate(tmp_path, "--nfe", "60", "--json") == 0
+    assert generate(tmp_path, "--strategy", "lotts", "--nfe", "60", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["failed"]["count"] == 0 and "failed" not in err
     assert "failed trials" not in (tmp_path / "search.html").read_text()

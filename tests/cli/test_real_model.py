@@ -23,7 +23,7 @@ from tests.tiny_xl import tiny_xl_pipeline
 from tests.verifiers.published import aesthetic_head, clip_folder, image_reward_folder
 
 PROMPT = "a red circle on the left"
-SEARCH = ["--local", "--steps", "4", "--images", "3", "--seed", "2"]
+SEARCH = ["--strategy", "lotts", "--local", "--steps", "4", "--images", "3", "--seed", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +169,10 @@ def test_bad_input_is_one_message_before_any_step(
         logging.getLogger("transformers"), "handlers", [logging.StreamHandler()]
     )  # to the captured stderr
     out = tmp_path / "out"
-    words = ["--model", *model.split(), "--verifier", verifier, *SEARCH, "--out", out]
+    words = [*SEARCH, "--model", *model.split(), "--verifier", verifier, "--out", out]
     assert call("generate", PROMPT, *words) in (1, 2)
     printed = capsys.readouterr().err
     # What is used is said first, once the model is loaded.
-    lines = [line for line in printed.splitlines() if not line.startswith(("starting ", "using ", "lotts on "))]
+    lines = [line for line in printed.splitlines() if not line.startswith(("starting ", "using ", "lotts on ", "ttgen on "))]
     assert len(lines) == 1 and re.match(rf"error: .*{message}", lines[0]), printed
     assert not any(out.glob("*"))
