@@ -173,6 +173,6 @@ def test_bad_input_is_one_message_before_any_step(
     assert call("generate", PROMPT, *words) in (1, 2)
     printed = capsys.readouterr().err
     # What is used is said first, once the model is loaded.
-    lines = [line for line in printed.splitlines() if not line.startswith(("starting ", "using ", "lotts on ", "ttgen on "))]
+    lines = [line for line in printed.splitlines() if not line.startswith(("starting ", "using ", "lotts on "))]
     assert len(lines) == 1 and re.match(rf"error: .*{message}", lines[0]), printed
     assert not any(out.glob("*"))
