@@ -41,7 +41,7 @@ class Worker(Protocol):
 
     name: str
 
-    def placed(self) -> Future[None]:
+    def placed(self) -> Future[Any]:
         """Return a future that is done when there is a place for it and its process runs."""
 
     def start(self) -> Future[Ready]:
@@ -50,8 +50,8 @@ class Worker(Protocol):
     def run(self, work: Any) -> Future[Result]:
         """Start a piece of work."""
 
-    def ping(self) -> Future[None]:
-        """Return a future that is done when the worker has been reached."""
+    def ping(self) -> Future[int]:
+        """Return the number of operations that the worker's engine has done so far, as soon as the worker is reached."""
 
     def kill(self) -> None:
         """End the worker at once."""
@@ -63,13 +63,16 @@ class Limits:
 
     Attributes:
         attempts: deaths of workers that had nothing but one task, after which that task fails; 1 or more.
-        answer_s: seconds without an answer after which a worker counts as hanging and is replaced.
+        ping_s: seconds without an answer to a ping after which the process of a worker counts as hanging and is replaced.
+        answer_s: seconds that an operation of a worker may take before it is known how long such work takes; later see
+            :class:`~lotts_search.actors.watch.Watch`.
         start_s: seconds that a worker may take to start, and that a crew without any may wait for a place.
-        return_s: seconds that an unavailable worker may take to come back.
+        return_s: seconds that an unavailable worker may take to come back, and one that starts to answer a ping.
         together_s: seconds that a pool waits for the other workers once one is ready.
     """
 
     attempts: int = 3
+    ping_s: float = 10.0
     answer_s: float = 900.0
     start_s: float = 600.0
     return_s: float = 60.0
@@ -83,6 +86,10 @@ class Member(Hand):
     Attributes:
         state: ``hired`` it waits for a place, ``starting``, ``ready`` or ``unreachable``; ``since`` when it is so.
         held: kept free for a lost task that finds no other place.
+        asked: when a ping was sent that has no answer yet.
+        heard, moved: when it last answered anything; when it last did something, or got work while it had none.
+        ticks: operations of its engine, as of the last ping.
+        proven: it has answered some work.
     """
 
     worker: Worker
@@ -90,7 +97,11 @@ class Member(Hand):
     state: Literal["hired", "starting", "ready", "unreachable"] = "hired"
     ready: Ready | None = None
     held: bool = False
-    pinging: bool = False
+    asked: float | None = None
+    heard: float = 0.0
+    moved: float = 0.0
+    ticks: int = 0
+    proven: bool = False
 
 
 class Crew:
@@ -175,13 +186,14 @@ class Crew:
         due, self._due = [at for at in self._due if at <= now], [at for at in self._due if at > now]
         for _ in due:
             self.hire()
-        for member in list(self.members):
+        for member in [member for member in self.members if member.ready is None]:
             waited = now - member.since
-            if waited <= self.limits.start_s or member.ready is not None or (member.state == "hired" and self.working):
-                continue
-            what = "found no place" if member.state == "hired" else "did not start"
-            late = f"{what} within {waited:.0f} s"
-            self._failed(member, Died(late) if self.working else Failure(f"{member.worker.name} {late}"))
+            if member.asked is not None and now - member.asked > self.limits.return_s:
+                self._failed(member, Died(f"its process has not answered for {now - member.asked:.0f} s"))
+            elif waited > self.limits.start_s and (member.state == "starting" or not self.working):
+                what = "found no place" if member.state == "hired" else "did not start"
+                late = f"{what} within {waited:.0f} s"
+                self._failed(member, Died(late) if self.working else Failure(f"{member.worker.name} {late}"))
         if self._first is not None and now - self._first > self.limits.together_s:
             self._begin()
 
@@ -189,9 +201,10 @@ class Crew:
         """Call ``then`` in the crew's thread when ``answer`` is done."""
         answer.add_done_callback(lambda done: self._post(lambda: then(done)))
 
-    def _placed(self, member: Member, answer: Future[None]) -> None:
+    def _placed(self, member: Member, answer: Future[Any]) -> None:
         if member.state == "hired" and answer.exception() is None:
-            member.state, member.since = "starting", self._clock()
+            member.state = "starting"
+            member.since = member.heard = self._clock()
 
     def _started(self, member: Member, answer: Future[Ready]) -> None:
         if member not in self.members:
@@ -200,7 +213,8 @@ class Crew:
         if error is not None:
             self._failed(member, error)
             return
-        member.ready, member.state, member.since = answer.result(), "ready", self._clock()
+        member.ready, member.state, member.asked = answer.result(), "ready", None
+        member.since = member.heard = member.moved = self._clock()
         self._failures = 0
         self._first = self._clock() if self._first is None else self._first
         if len(self.working) >= self.size:

@@ -65,11 +65,13 @@ class EngineThread:
 
     Attributes:
         ready: done once the engine is built; fails with a :class:`lotts_search.errors.LottsError`.
+        ticks: operations of the engine so far.
     """
 
     def __init__(self, name: str, factory: Factory) -> None:
         self.name = name
         self.ready: Future[Ready] = Future()
+        self.ticks = 0
         self._inbox: queue.SimpleQueue[tuple[Any, Future[Result]] | None] = queue.SimpleQueue()
         self._running: set[Future[Result]] = set()
         self._broken: str | None = None
@@ -97,6 +99,7 @@ class EngineThread:
         while self._admit(engine, busy):
             try:
                 busy = self._broken is None and engine.tick()
+                self.ticks += 1
             except Exception as error:
                 self._break(error)
                 busy = False

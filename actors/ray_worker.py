@@ -48,7 +48,7 @@ class RayWorker:
             .remote(name, *arguments)
         )
 
-    def placed(self) -> Future[None]:
+    def placed(self) -> Future[Any]:
         return self.ping()  # answered as soon as its process runs, while it still loads
 
     def start(self) -> Future[Ready]:
@@ -57,7 +57,7 @@ class RayWorker:
     def run(self, work: Any) -> Future[Result]:
         return self._call(self._actor.run, work)
 
-    def ping(self) -> Future[None]:
+    def ping(self) -> Future[int]:
         return self._call(self._actor.ping)
 
     def kill(self) -> None:

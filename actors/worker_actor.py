@@ -61,8 +61,9 @@ class WorkerActor:
         """Do one piece of work; many calls may be in flight."""
         return await self._reply(self._thread.submit(work))
 
-    async def ping(self) -> None:
-        """Return as soon as the actor can be reached."""
+    async def ping(self) -> int:
+        """Return at once how many operations the engine has done."""
+        return self._thread.ticks
 
     async def _reply(self, answer: Future[Any]) -> Reply:
         value: Ready | Result | LottsError | BrokenReply

@@ -19,6 +19,7 @@ from lotts_search.actors.crew import PAUSE_S, Crew, Limits, Member, Unavailable,
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.places import Places
 from lotts_search.actors.tasks import Task, described, rows
+from lotts_search.actors.watch import PING_S, Watch
 from lotts_search.errors import Failure, LostWork, LottsError, PoolClosed
 from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Result, Work
@@ -57,7 +58,7 @@ class WorkerGroup:
         self.batch, self.limits = batch, limits
         self.crew = Crew(kind, size, spawn, post, limits, clock, changed=self._dispatch, over=self.close)
         self.ready: Future[Ready] = self.crew.ready
-        self._post, self._clock = post, clock
+        self._post, self._clock, self._watch = post, clock, Watch(limits)
         self._orders = itertools.count()
         self._waiting: deque[Task] = deque()
         self._places = Places(batch)
@@ -88,9 +89,9 @@ class WorkerGroup:
             waited = now - member.since
             if member.state == "unreachable" and waited > self.limits.return_s:
                 self._replace(member, f"unavailable for {waited:.0f} s")
-            elif any(now - task.sent > self.limits.answer_s for task in member.tasks):
-                self._replace(member, f"no answer within {self.limits.answer_s:g} s")
-            elif member.state == "unreachable" and not member.pinging:
+            elif member.ready is not None and (reason := self._watch.hangs(member, now)):
+                self._replace(member, reason)
+            elif member.state == "unreachable" or (member.state != "hired" and now - member.heard >= PING_S):
                 self._ping(member)
         self._dispatch()
 
@@ -160,6 +161,8 @@ class WorkerGroup:
             return
         task.attempts += 1
         task.sent = self._clock()
+        if not member.tasks:
+            member.moved = task.sent
         member.tasks.add(task)
         self._places.changed(member)
         task.answer = member.worker.run(task.work)
@@ -181,14 +184,13 @@ class WorkerGroup:
             member.tasks.discard(task)
             task.lost += task.work.nfe
             self._retry([task], f"{member.worker.name} was unavailable: {error}")
-            if member.state == "ready":
-                member.state, member.since = "unreachable", self._clock()
-                self._ping(member)
+            self._unreachable(member)
         elif error is not None and not isinstance(error, LottsError):
             self._replace(member, str(error))
         else:
             member.tasks.discard(task)
             task.answer = None  # which holds the task, and its result
+            self._watch.answered(member, task, self._clock())
             if error is not None:
                 _fail(task.future, error)
             else:
@@ -209,18 +211,29 @@ class WorkerGroup:
 
     # Lost workers
 
-    def _ping(self, member: Member) -> None:
-        member.pinging = True
-        self.crew.when(member.worker.ping(), partial(self._pinged, member))
+    def _unreachable(self, member: Member) -> None:
+        if member.state == "ready":
+            member.state, member.since = "unreachable", self._clock()
+            self._ping(member)
 
-    def _pinged(self, member: Member, answer: Future[None]) -> None:
+    def _ping(self, member: Member) -> None:
+        if member.asked is not None:
+            return
+        member.asked = self._clock()
+        self.crew.when(member.worker.ping(), partial(self._ponged, member))
+
+    def _ponged(self, member: Member, answer: Future[int]) -> None:
         if member not in self.crew.members:
             return
-        member.pinging = False
         error = answer.exception()
         if error is None:
-            member.state = "ready"
-        elif not isinstance(error, Unavailable):
+            self._watch.ponged(member, answer.result(), self._clock())
+            if member.state == "unreachable":
+                member.state = "ready"
+        elif isinstance(error, Unavailable):
+            member.asked = None
+            self._unreachable(member)
+        elif member.ready is not None:  # else its start fails, too
             self._replace(member, str(error))
         self._dispatch()
 

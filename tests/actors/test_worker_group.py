@@ -16,6 +16,7 @@ import pytest
 from lotts_search.actors.crew import START_ATTEMPTS, Died, Limits, Unavailable
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.tasks import SPARE, rows
+from lotts_search.actors.watch import LAST, LEAST_S
 from lotts_search.actors.worker_group import WorkerGroup
 from lotts_search.errors import BadInput, Failure, LostWork
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask
@@ -24,17 +25,18 @@ from tests.actors.fakes import INFO, segment
 
 
 class ManualWorker:
-    """A worker whose answers are set by the test."""
+    """A worker whose answers are set by the test, those of pings only if it is ``mute``."""
 
     def __init__(self, number: int) -> None:
         self.name = f"w{number}"
         self.starting: Future[Ready] = Future()
-        self.place: Future[None] = Future()
+        self.place: Future[Any] = Future()
         self.works: list[tuple[Segment, Future[Result]]] = []
-        self.pings: list[Future[None]] = []
-        self.killed = False
+        self.pings: list[Future[int]] = []
+        self.killed = self.mute = False
+        self.ticks = 0
 
-    def placed(self) -> Future[None]:
+    def placed(self) -> Future[Any]:
         return self.place
 
     def start(self) -> Future[Ready]:
@@ -44,8 +46,10 @@ class ManualWorker:
         self.works.append((work, Future()))
         return self.works[-1][1]
 
-    def ping(self) -> Future[None]:
+    def ping(self) -> Future[int]:
         self.pings.append(Future())
+        if not self.mute:
+            self.pings[-1].set_result(self.ticks)
         return self.pings[-1]
 
     def kill(self) -> None:
@@ -265,6 +269,7 @@ def test_an_unavailable_worker_keeps_its_tasks_and_gets_no_more_until_it_answers
     harness = Harness(size=2, batch=2)
     futures = [harness.submit(segment(i)) for i in range(4)]
     first, second = harness.workers
+    first.mute = True
     first.works[0][1].set_exception(Unavailable("network"))
     harness.settle()
     futures += [harness.submit(segment(4 + i)) for i in range(2)]
@@ -273,7 +278,7 @@ def test_an_unavailable_worker_keeps_its_tasks_and_gets_no_more_until_it_answers
     harness.settle()
     harness.check(at=1.0)
     assert len(first.pings) == 2 and not first.killed
-    first.pings[1].set_result(None)
+    first.pings[1].set_result(0)
     harness.settle()
     assert len(first.works) == 3 and len(harness.workers) == 2
     harness.finish(first)
@@ -285,6 +290,7 @@ def test_an_unavailable_worker_keeps_its_tasks_and_gets_no_more_until_it_answers
 def test_a_worker_that_stays_unreachable_is_replaced() -> None:
     harness = Harness(limits=Limits(return_s=10))
     future = harness.submit(segment(0))
+    harness.workers[0].mute = True
     harness.workers[0].works[0][1].set_exception(Unavailable("network"))
     harness.settle()
     harness.check(at=11.0)
@@ -294,18 +300,84 @@ def test_a_worker_that_stays_unreachable_is_replaced() -> None:
     assert future.result(0).attempts == 2
 
 
-def test_a_worker_that_hangs_is_replaced_and_its_late_answer_ignored() -> None:
-    harness = Harness(limits=Limits(answer_s=10))
+def test_a_worker_that_does_nothing_is_replaced_and_its_late_answer_ignored() -> None:
+    harness = Harness(limits=Limits(answer_s=30))
     future = harness.submit(segment(0))
-    harness.check(at=9.0)
-    assert not harness.workers[0].killed
-    harness.check(at=11.0)
-    assert harness.workers[0].killed
+    worker = harness.workers[0]
+    for at in range(2, 40, 2):
+        worker.ticks = min(at, 6)
+        harness.check(at=at)
+        assert not worker.killed
+    harness.check(at=40)
+    assert worker.killed, "it last did something before the ping of the sixth second, and was alive in the 38th"
     harness.start_all()
-    harness.finish(harness.workers[0])
+    harness.finish(worker)
     assert not future.done()
     harness.finish(harness.workers[1])
     assert future.result(0).usage.nfe_wasted == 6
+
+
+@pytest.mark.parametrize("works", [0, 1])
+def test_a_process_that_answers_no_ping_is_replaced_at_work_and_idle(works: int) -> None:
+    harness = Harness(limits=Limits(ping_s=10))
+    futures = [harness.submit(segment(i)) for i in range(works)]
+    worker = harness.workers[0]
+    harness.check(at=2)
+    worker.mute = True
+    harness.check(at=3.9)
+    assert len(worker.pings) == 1  # it has been heard of
+    harness.check(at=4)
+    harness.check(at=14)
+    assert len(worker.pings) == 2 and not worker.killed
+    harness.check(at=14.1)
+    assert worker.killed and len(harness.workers) == 2
+    harness.start_all()
+    harness.finish(harness.workers[1])
+    assert [future.result(0).attempts for future in futures] == [2] * works
+
+
+def test_a_worker_that_starts_may_take_longer_to_answer_a_ping() -> None:
+    harness = Harness(limits=Limits(ping_s=10, return_s=60), size=2, started=False)
+    worker = harness.workers[0]
+    worker.mute = True
+    worker.place.set_result(None)
+    harness.settle()
+    harness.check(at=2)
+    harness.check(at=62)
+    assert len(worker.pings) == 1 and not worker.killed
+    harness.check(at=62.1)
+    assert worker.killed and not harness.workers[1].pings  # the other has no process yet
+
+
+def test_the_limit_follows_what_work_of_a_kind_has_taken() -> None:
+    """Three times the longest of late, at least a minute; unlimited by the pace of other kinds of work."""
+    limits, queue = Limits(answer_s=900), [100.0, 30.0]
+    harness = Harness(batch=1, limits=limits)
+    worker = harness.workers[0]
+    watch, (member,) = harness.group._watch, harness.group.crew.members
+    assert watch.limit(member) == LEAST_S
+    harness.submit(segment(0))
+    assert watch.limit(member) == 900, "nothing is known of it"
+    for took in queue:
+        harness.now += took
+        harness.finish(worker)
+        harness.submit(segment(1))
+    assert watch.limit(member) == 300
+    encode = Encode(np.zeros((8, 8, 3), np.uint8), 6)
+    harness.submit(encode)
+    assert watch.limit(member) == 900
+    harness.finish(worker)
+    for number in range(LAST):
+        harness.submit(segment(number))
+        harness.now += 1
+        harness.finish(worker)
+    harness.submit(segment(0))
+    assert watch.limit(member) == LEAST_S
+    worker.die()
+    harness.settle()
+    harness.start_all()
+    (member,) = harness.group.crew.members
+    assert watch.limit(member) == 900, "a new worker may have to compile"
 
 
 def test_a_failure_of_the_task_itself_is_not_retried() -> None:

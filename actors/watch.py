@@ -1,0 +1,74 @@
+"""Which workers hang. No Ray here.
+
+A worker that is quiet is pinged. One whose process does not answer hangs, whatever it does; one that answers and does not move on
+hangs in its work, for which a limit follows what such work has taken on this crew.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Hashable
+
+from lotts_search.actors.crew import Limits, Member
+from lotts_search.actors.tasks import Task
+from lotts_search.work.requests import Judge, Locate
+
+PING_S = 2.0
+"""Seconds without a sign of life after which a worker is pinged."""
+TIMES = 3.0
+"""Hanging is to do nothing for so many times the seconds that work of this kind has taken from sending to answer."""
+LEAST_S = 60.0
+"""Least such limit."""
+LAST = 64
+"""Answers of a kind of work that the limit follows."""
+
+
+class Watch:
+    """Measures how long work takes, and finds workers that hang.
+
+    Args:
+        limits: timeouts.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._took: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LAST))
+
+    def answered(self, member: Member, task: Task, now: float) -> None:
+        """Note the answer of a task."""
+        member.heard = member.moved = now
+        member.proven = True
+        self._took[_kind(task)].append(now - task.sent)
+
+    def ponged(self, member: Member, ticks: int, now: float) -> None:
+        """Note the answer of a ping.
+
+        Args:
+            ticks: operations of the worker's engine so far.
+        """
+        member.asked, member.heard = None, now
+        if ticks != member.ticks:
+            member.ticks, member.moved = ticks, now
+
+    def limit(self, member: Member) -> float:
+        """Return the seconds that a worker may do nothing with the tasks that it has. Its first answer may take longer, as models are
+        compiled then."""
+        took = [self._took.get(_kind(task), ()) if member.proven else () for task in member.tasks]
+        return max(
+            (max(LEAST_S, TIMES * max(each)) if each else self._limits.answer_s for each in took), default=LEAST_S
+        )
+
+    def hangs(self, member: Member, now: float) -> str:
+        """Return why a worker counts as hanging; "" if it does not."""
+        if member.asked is not None and now - member.asked > self._limits.ping_s:
+            return f"its process has not answered for {now - member.asked:.0f} s"
+        # Only as long as it is known to live: otherwise this process may have slept, too.
+        idle = member.heard - member.moved
+        if member.tasks and idle > self.limit(member):
+            return f"it has done nothing for {idle:.0f} s"
+        return ""
+
+
+def _kind(task: Task) -> Hashable:
+    work = task.work
+    return type(work), type(work.source) if isinstance(work, Locate) else isinstance(work, Judge) and work.verifier
