@@ -15,12 +15,14 @@ from lotts_search.work.requests import Judge, Locate
 
 PING_S = 2.0
 """Seconds without a sign of life after which a worker is pinged."""
+PING_TIMES = 10.0
+"""Hanging is to leave a ping unanswered for so many times the longest of late: on an overloaded machine all are slow."""
 TIMES = 3.0
 """Hanging is to do nothing for so many times the seconds that work of this kind has taken from sending to answer."""
 LEAST_S = 60.0
 """Least such limit."""
 LAST = 64
-"""Answers of a kind of work that the limit follows."""
+"""Answers of pings, and of work of a kind, that the limits follow."""
 
 
 class Watch:
@@ -33,6 +35,7 @@ class Watch:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._took: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LAST))
+        self._pings: deque[float] = deque(maxlen=LAST)
 
     def answered(self, member: Member, task: Task, now: float) -> None:
         """Note the answer of a task."""
@@ -46,6 +49,8 @@ class Watch:
         Args:
             ticks: operations of the worker's engine so far.
         """
+        if member.asked is not None:
+            self._pings.append(now - member.asked)
         member.asked, member.heard = None, now
         if ticks != member.ticks:
             member.ticks, member.moved = ticks, now
@@ -60,7 +65,8 @@ class Watch:
 
     def hangs(self, member: Member, now: float) -> str:
         """Return why a worker counts as hanging; "" if it does not."""
-        if member.asked is not None and now - member.asked > self._limits.ping_s:
+        patience = max(self._limits.ping_s, PING_TIMES * max(self._pings, default=0.0))
+        if member.asked is not None and now - member.asked > patience:
             return f"its process has not answered for {now - member.asked:.0f} s"
         # Only as long as it is known to live: otherwise this process may have slept, too.
         idle = member.heard - member.moved

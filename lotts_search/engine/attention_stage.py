@@ -11,7 +11,8 @@ from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.engine.jobs import Job
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Watch
-from lotts_search.localization.plan import AttentionPlan, attend_rows
+from lotts_search.localization.plan import AttentionPlan, AttentionRow, attend_rows
+from lotts_search.work.fitting import Fitting
 from lotts_search.work.requests import Locate
 
 CAPTURE_ROWS = {"cuda": 24}
@@ -38,6 +39,7 @@ class AttentionStage(Stage):
     def __init__(self, shared: Shared, rows: int | None):
         super().__init__(shared)
         self._rows = min(shared.max_batch, CAPTURE_ROWS.get(shared.device.type, 0) if rows is None else rows)
+        self._fitting = Fitting(f"the attention of {self.backbone.info.name}")
         self._queue: deque[_AttentionJob] = deque()
 
     def add(self, job: Job[Locate], plan: AttentionPlan) -> None:
@@ -74,10 +76,17 @@ class AttentionStage(Stage):
             part = pairs[start : start + size]
             used = len(part)
             part += part[:1] * (fixed - used)
-            known = [job.conditioning for job, _ in part]
-            seen += attend_rows(self.backbone, [row for _, row in part], batch[0].plan, known)[:used]
+
+            found = self._fitting.run(len(part), partial(self._attend, batch[0].plan, part))
+            seen += [attention for some in found for attention in some][:used]
         watch.stop()
         self.shared.landings.then(partial(self._finish, batch, seen, watch, now))
+
+    def _attend(
+        self, plan: AttentionPlan, pairs: list[tuple[Job[Locate], AttentionRow]], rows: slice
+    ) -> list[RowAttention]:
+        known = [job.conditioning for job, _ in pairs[rows]]
+        return attend_rows(self.backbone, [row for _, row in pairs[rows]], plan, known)
 
     def _finish(self, batch: list[_AttentionJob], seen: list[RowAttention], watch: Watch, started: float) -> None:
         share = watch.seconds / len(seen)

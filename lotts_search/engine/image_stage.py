@@ -17,6 +17,7 @@ from lotts_search.backbones.base import DecodesOnDevice, Previews, broken_image
 from lotts_search.engine.jobs import Job
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Download, Watch
+from lotts_search.work.fitting import Fitting
 from lotts_search.work.requests import Encode, Generate, State, Usage
 
 SMALL_IMAGE = 256 * 256
@@ -63,6 +64,7 @@ class DecodeStage(Stage):
     def __init__(self, shared: Shared, batch: int, crowded: Callable[[], bool]):
         super().__init__(shared)
         self._batch, self._crowded = batch, crowded
+        self._fitting = Fitting(f"the decoder of {self.backbone.info.name}")
         self._queue: deque[_Undecoded] = deque()
 
     def add(self, job: Job[Generate], latent: Tensor, state: State) -> None:
@@ -92,9 +94,10 @@ class DecodeStage(Stage):
         watch = Watch(self.device)
         latents = [item.latent for item in batch]
         latents += [latents[-1]] * (self._batch - len(batch) if self.shared.pad else 0)
-        images = self._images(torch.stack(latents), not batch[0].state.complete)
+        stacked, preview = torch.stack(latents), not batch[0].state.complete
+        parts = self._fitting.run(len(stacked), lambda rows: self._images(stacked[rows], preview))
         watch.stop()
-        self.shared.landings.then(partial(self._finish, batch, images, watch))
+        self.shared.landings.then(partial(self._finish, batch, parts, watch))
 
     def _images(self, latents: Tensor, preview: bool) -> Images:
         backbone = self.backbone
@@ -105,9 +108,10 @@ class DecodeStage(Stage):
         images = decode(latents)
         return lambda: (images, np.ones(len(images), np.bool_))
 
-    def _finish(self, batch: list[_Undecoded], images: Images, watch: Watch) -> None:
+    def _finish(self, batch: list[_Undecoded], parts: list[Images], watch: Watch) -> None:
         prices = self.backbone.info.prices
-        for item, image, finite in zip(batch, *images(), strict=False):
+        decoded = (pair for images in parts for pair in zip(*images(), strict=True))
+        for item, (image, finite) in zip(batch, decoded, strict=False):
             if not finite:
                 self.jobs.fail(item.job, broken_image())
                 continue
@@ -132,6 +136,7 @@ class EncodeStage(Stage):
     def __init__(self, shared: Shared, batch: int):
         super().__init__(shared)
         self._batch = batch
+        self._fitting = Fitting(f"the encoder of {self.backbone.info.name}")
         self._queue: deque[Job[Encode]] = deque()
 
     def add(self, job: Job[Encode]) -> None:
@@ -154,7 +159,8 @@ class EncodeStage(Stage):
         began, now = time.perf_counter(), time.time()
         images = [job.work.image for job in jobs]
         images += [images[-1]] * (self._batch - len(jobs) if self.shared.pad else 0)
-        latents = self.backbone.encode(np.stack(images)).cpu().numpy()
+        parts = self._fitting.run(len(images), lambda rows: self.backbone.encode(np.stack(images[rows])).cpu().numpy())
+        latents = np.concatenate(parts)
         share = (time.perf_counter() - began) / len(jobs)
         for job, latent in zip(jobs, latents, strict=False):
             if not np.isfinite(latent).all():

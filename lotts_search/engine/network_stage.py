@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lotts_search.backbones.base import Backbone, stays_put
-from lotts_search.engine.cuda_graphs import RecordedNetwork
+from lotts_search.backbones.base import stays_put
 from lotts_search.engine.jobs import Job, Prompted
+from lotts_search.engine.network_calls import NetworkCalls
 from lotts_search.engine.segments import Trajectory, preview, segment, start_state
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.trajectories import Arrived, Moved, Trajectories
@@ -56,11 +56,10 @@ class NetworkStage(Stage):
         super().__init__(shared)
         self._show = show
         recorded = graphs and shared.pad and self.device.type == "cuda" and stays_put(self.backbone)
-        self._network: Backbone | RecordedNetwork = RecordedNetwork(self.backbone) if recorded else self.backbone
+        self._calls = NetworkCalls(self.backbone, recorded)
         self._running = Trajectories(self.backbone, shared.max_batch)
         self._inputs = torch.zeros(shared.max_batch, *self.backbone.info.latent, device=self.device)
         self._times = torch.zeros(shared.max_batch, device=self.device)
-        self._stacked: tuple[list[Any], Any] = ([], None)
         self._clock = 0.0  # device seconds that a row in every call so far would have used
         self._newcomers: list[Trajectory] = []  # since the last call
         self._broken: list[Job[Prompted]] = []  # failed, but still in their slots
@@ -217,7 +216,7 @@ class NetworkStage(Stage):
         def predict(jobs: list[Job[Prompted]]) -> None:
             nonlocal output
             if len(jobs) == len(everyone):
-                output = self._network.predict(inputs, times, self._stack(conditionings))
+                output = self._calls.predict(inputs, times, conditionings)
                 return
             # The others' rows become padding; these keep their places.
             wanted = set(map(id, jobs))
@@ -227,20 +226,12 @@ class NetworkStage(Stage):
             some[kept], then[kept] = inputs[kept], times[kept]
             for row in kept:
                 texts[row] = conditionings[row]
-            found = self.backbone.predict(some, then, self.backbone.stack(texts))
+            found = self._calls.predict(some, then, texts)
             output = torch.zeros_like(found) if output is None else output
             output[kept] = found[kept]
 
         failed = self.jobs.isolate(everyone, predict, lambda job: [job])
         return output, failed
-
-    def _stack(self, conditionings: list[Any]) -> Any:
-        """Return the stacked conditionings, cached from the last call while they are the same."""
-        last, stacked = self._stacked
-        if len(last) != len(conditionings) or any(a is not b for a, b in zip(last, conditionings, strict=True)):
-            stacked = self.backbone.stack(conditionings)
-            self._stacked = conditionings, stacked
-        return stacked
 
     # Landing.
 

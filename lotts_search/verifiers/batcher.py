@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lotts_search.errors import BadInput, Failure, LottsError, described
 from lotts_search.verifiers.base import Verifier
+from lotts_search.work.fitting import Fitting
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.requests import Bytes, Judge, Result, Score, Usage
 
@@ -87,6 +88,7 @@ class ScoreBatcher:
             raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
         self.pad = pad and bool(getattr(verifier, "pad", True))
         self.flops = float(getattr(verifier, "flops", 0.0))
+        self._fitting = Fitting(f"the verifier {self.name}")
         self._waiting: deque[_Row] = deque()
         self._lock = threading.Lock()
 
@@ -168,13 +170,17 @@ class ScoreBatcher:
         count = len(batch)
         images = [row.request.image(row.number) for row in batch]
         rows = [i % count for i in range(self.max_batch if self.pad else count)]
-        scores = np.asarray(
-            self.verifier.score([batch[i].request.work.prompt for i in rows], np.stack([images[i] for i in rows])),
-            dtype=np.float32,
-        )
-        if scores.shape != (len(rows),):
-            raise Failure(f"verifier {self.name!r} returned scores of shape {scores.shape}, not ({len(rows)},)")
-        return scores[:count]
+
+        def part(some: slice) -> npt.NDArray[np.float32]:
+            prompts = [batch[i].request.work.prompt for i in rows[some]]
+            scores = np.asarray(
+                self.verifier.score(prompts, np.stack([images[i] for i in rows[some]])), dtype=np.float32
+            )
+            if scores.shape != (len(prompts),):
+                raise Failure(f"verifier {self.name!r} returned scores of shape {scores.shape}, not ({len(prompts)},)")
+            return scores
+
+        return np.concatenate(self._fitting.run(len(rows), part))[:count]
 
 
 def _fail(row: _Row, error: LottsError) -> None:

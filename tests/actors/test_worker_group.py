@@ -336,6 +336,20 @@ def test_a_process_that_answers_no_ping_is_replaced_at_work_and_idle(works: int)
     assert [future.result(0).attempts for future in futures] == [2] * works
 
 
+def test_where_pings_are_slow_a_worker_may_take_longer_to_answer_one() -> None:
+    harness = Harness(size=2, limits=Limits(ping_s=10))
+    slow, other = harness.workers
+    slow.mute = other.mute = True
+    harness.check(at=2)
+    harness.now = 5
+    slow.pings[0].set_result(0)
+    harness.settle()
+    harness.check(at=32)
+    assert not other.killed
+    harness.check(at=32.1)
+    assert other.killed and not slow.killed
+
+
 def test_a_worker_that_starts_may_take_longer_to_answer_a_ping() -> None:
     harness = Harness(limits=Limits(ping_s=10, return_s=60), size=2, started=False)
     worker = harness.workers[0]

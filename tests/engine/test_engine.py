@@ -13,7 +13,7 @@ from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.engine.prompt_stage import TEXT_BATCH
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
 from lotts_search.work.prices import Prices
 from lotts_search.work.requests import (
@@ -47,13 +47,20 @@ class Watched(StableDiffusion):
         self.decoded: list[int] = []
         self.error: Exception | None = None
         self.poison = 0.0
+        self.memory = 1000
+        """Rows that fit into a call."""
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         self.rows.append(len(latents))
         if self.error is not None:
             raise self.error
+        self._fit(len(latents))
         self._taste(latents)
         return super().predict(latents, timesteps, conditioning)
+
+    def _fit(self, rows: int) -> None:
+        if rows > self.memory:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {rows} rows")
 
     def _taste(self, latents: Tensor) -> None:
         """Refuse a call in which one row is nothing but the poison."""
@@ -68,8 +75,13 @@ class Watched(StableDiffusion):
 
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         self.decoded.append(len(latents))
+        self._fit(len(latents))
         self._taste(latents)
         return super().decode(latents)
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        self._fit(len(images))
+        return super().encode(images)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +143,35 @@ def test_work_of_all_kinds_together_equals_each_alone(finished: State, pad: bool
                 assert np.abs(want - first).max() <= limit and np.abs(want - second).max() <= limit
             elif want.dtype == np.uint8:
                 assert np.abs(want.astype(int) - first).max() <= 1
+
+
+def test_calls_that_do_not_fit_into_memory_are_halved_and_the_results_are_the_same(finished: State) -> None:
+    works = [*mixed_work(finished), *(sample(seed, BLUE) for seed in range(20, 26))]
+    whole = run(Engine(tiny_backbone(), 8), *works)
+    watched = Watched(tiny_backbone())
+    watched.memory = 2
+    with pytest.warns(Notice) as caught:
+        parts = run(Engine(watched, 8, decode_batch=4), *works)
+    assert watched.rows[:9] == [3, 2, 1, 8, 4, 2, 2, 2, 2]  # three rows of attention, and the first call for all
+    assert set(watched.rows[9:]) == {2}
+    assert sorted(str(each.message)[:33] for each in caught if each.category is Notice) == [
+        "out of memory: the attention of t",
+        "out of memory: the decoder of tin",
+        "out of memory: the encoder of tin",
+        "out of memory: the network of tin",
+    ]
+    for work, a, b in zip(works, whole, parts, strict=True):
+        assert replace(a.usage, device_s=0) == replace(b.usage, device_s=0)
+        for want, found in zip(arrays(a), arrays(b), strict=True):
+            limit = 1 if want.dtype == np.uint8 else 1e-3 if isinstance(work, Locate) else 1e-5
+            assert np.abs(want.astype(float) - found.astype(float)).max() <= limit * max(1.0, float(np.abs(want).max()))
+
+
+def test_work_fails_where_not_even_one_row_fits_into_memory() -> None:
+    watched = Watched(tiny_backbone())
+    watched.memory = 0
+    with pytest.raises(Failure, match="OutOfMemoryError: CUDA out of memory"):
+        run(Engine(watched, 4), sample(0, BLUE))
 
 
 def test_every_padded_call_has_the_same_size(finished: State) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lotts_search.errors import BadInput, Failure
+from lotts_search.errors import BadInput, Failure, Notice
 from lotts_search.registry import load_verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
 from lotts_search.work.mosaics import mosaic
@@ -52,6 +52,24 @@ def test_waiting_requests_share_a_call_and_each_gets_its_own_score() -> None:
     assert [len(prompts) for prompts, _ in verifier.calls] == [4, 4]
     assert sum(f.result(0).usage.scores for f in futures) == 6
     assert all(f.result(0).usage.nfe == 0 for f in futures)
+
+
+def test_a_verifier_that_runs_out_of_memory_gets_smaller_batches() -> None:
+    class Small(RecordingVerifier):
+        def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            scores = super().score(prompts, images)
+            if len(prompts) > 2:
+                raise RuntimeError("MPS backend out of memory")
+            return scores
+
+    verifier = Small()
+    batcher = ScoreBatcher(verifier, max_batch=5)
+    futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(7)]
+    with pytest.warns(Notice, match="the verifier recorder takes at most 2 rows") as caught:
+        assert batcher.tick()
+    assert batcher.tick() and not batcher.tick()
+    assert [future.result(0).score for future in futures] == [11.0 * i for i in range(7)]
+    assert [len(prompts) for prompts, _ in verifier.calls] == [5, 3, 2, 2, 1, 2, 2, 1] and len(caught) == 1
 
 
 def test_each_score_is_charged_what_the_verifier_says() -> None:
