@@ -141,9 +141,9 @@ def test_arrays_at_any_depth_of_a_result_become_its_own(shape: tuple[int, ...]) 
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return "zombie" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
 
 
 def gone(pids: list[int]) -> bool:
