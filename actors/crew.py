@@ -90,6 +90,7 @@ class Member(Hand):
         heard, moved: when it last answered anything; when it last did something, or got work while it had none.
         ticks: operations of its engine, as of the last ping.
         proven: it has answered some work.
+        seconds: for an NFE, of late; 0 = not known.
     """
 
     worker: Worker
@@ -102,6 +103,7 @@ class Member(Hand):
     moved: float = 0.0
     ticks: int = 0
     proven: bool = False
+    seconds: float = 0.0
 
 
 class Crew:

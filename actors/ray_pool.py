@@ -1,5 +1,4 @@
-"""Run work on Ray: generator actors, and one actor per verifier and rewriter, behind the interface
-:class:`lotts_search.work.pool.Pool`."""
+"""Run work on Ray: actors of generators, verifiers and rewriters, behind the interface :class:`lotts_search.work.pool.Pool`."""
 
 from __future__ import annotations
 
@@ -21,6 +20,7 @@ from lotts_search.actors.connection import connect, environment, free
 from lotts_search.actors.crew import PLACE_S, Limits
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.factories import ENGINE, REWRITER, SCORER
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.pool_thread import PoolThread
 from lotts_search.actors.ray_worker import RayWorker
 from lotts_search.actors.worker_actor import GeneratorActor, RewriterActor, VerifierActor, WorkerActor, drained
@@ -48,23 +48,20 @@ class RayPool(Checking):
 
     Args:
         model: registered name, folder or Hub id.
-        verifiers: as for :func:`lotts_search.registry.load_verifier`; each gets an actor, with a separate environment if
+        verifiers: as for :func:`lotts_search.registry.load_verifier`; each gets actors, with a separate environment if
             it has requirements.
         generators: generator actors, 1 or more.
         max_batch: maximum rows per network call and images per scoring call.
         threads: torch threads, and Ray CPUs, of each actor.
         backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         address: see :func:`lotts_search.actors.connection.connect`.
-        gpus: GPUs of each generator; None = 1 if ``backbone_options["device"]`` is a CUDA device, else 0.
-        verifier_gpus: GPUs of each verifier actor; None = 1 if its setting ``device`` is a CUDA device, else 0.
+        placement: what the actors take of which nodes, and how many actors each verifier has.
         requirements: pip requirements by verifier, beyond those that the verifiers declare.
         limits: timeouts and number of tries.
         ship_code: copy this package to the workers of a joined cluster.
         packages: top-level packages and modules to copy there too: those of plug-ins that are not installed on all nodes.
-        object_store_mb: shared memory of a private Ray.
         rewriters: settings by registered name of a rewriter; each rewriter gets an actor and this process's
             environment variables ``LOTTS_REWRITER_…``.
-        rewriter_gpus: GPUs of each rewriter actor.
         engine, scorer: ``module:function`` that builds a generator's engine or a verifier's batcher, as do those in
             :mod:`lotts_search.actors.factories`.
 
@@ -89,15 +86,12 @@ class RayPool(Checking):
         backbone_options: Mapping[str, Any] | None = None,
         address: str | None = None,
         *,
-        gpus: float | None = None,
-        verifier_gpus: float | None = None,
+        placement: Placement | None = None,
         requirements: Mapping[str, Sequence[str]] | None = None,
         limits: Limits | None = None,
         ship_code: bool = False,
         packages: Sequence[str] = (),
-        object_store_mb: int = 256,
         rewriters: Mapping[str, Mapping[str, object]] | None = None,
-        rewriter_gpus: float = 0,
         engine: str = ENGINE,
         scorer: str = SCORER,
     ) -> None:
@@ -105,7 +99,7 @@ class RayPool(Checking):
             if number < 1:
                 raise BadInput(f"{name} must be 1 or more, not {number}")
         options = dict(backbone_options or {})
-        gpus = gpus_of(options, gpus)
+        placed = placement or Placement()
         # Workers run in another folder. A registered name takes precedence over a folder of that name.
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
         self.verifiers = names = tuple(dict.fromkeys(verifiers))
@@ -120,13 +114,9 @@ class RayPool(Checking):
         self._noticed: set[str] = set()
         self._closed, self._lock = False, threading.Lock()
         self._closed_reason: str | None = None
-        scoring = {name: _verifier_gpus(name, verifier_gpus) for name in names}
-        needed = resources(
-            options, names, len(writers), generators=generators, threads=threads, gpus=gpus, verifier_gpus=verifier_gpus,
-            rewriter_gpus=rewriter_gpus,
-        )  # fmt: skip
+        needed = placed.resources(options, names, len(writers), generators=generators, threads=threads)
         self._connection = connect(
-            address, needed, object_store_mb=object_store_mb, ship_code=ship_code, packages=packages
+            address, needed, object_store_mb=placed.object_store_mb, ship_code=ship_code, packages=packages
         )
 
         def group(
@@ -151,9 +141,9 @@ class RayPool(Checking):
             *(engine, where, with_absolute_paths(options), max_batch),
             size=generators,
             batch=max_batch,
-            num_gpus=gpus,
             scheduling_strategy="SPREAD",
             runtime_env=environment(threads),
+            **placed.generator(options),
         )
         self._verifiers = {
             name: group(
@@ -161,9 +151,10 @@ class RayPool(Checking):
                 name,
                 VerifierActor,
                 *(scorer, str(VerifierSpec.parse(name).within(Path.cwd())) if scorer == SCORER else name, max_batch),
+                size=placed.verifiers,
                 batch=max_batch,
-                num_gpus=scoring[name],
                 runtime_env=environment(threads, needs[name]),
+                **placed.verifier(name),
             )
             for name in names
         }
@@ -175,8 +166,8 @@ class RayPool(Checking):
                 RewriterActor,
                 *(REWRITER, name, settings, environ),
                 batch=REWRITES,
-                num_gpus=rewriter_gpus,
                 runtime_env=environment(threads, needs[name]),
+                **placed.rewriter(),
             )
             for name, settings in writers.items()
         }
@@ -188,7 +179,7 @@ class RayPool(Checking):
             # What a search is named by: as given, not by absolute paths.
             named = {"name": model} if info.name == where else {}
             self.info = replace(info, **named, **({"loaded": registry.loaded(options)} if info.loaded else {}))
-            for each in self._groups:
+            for each in self._groups[1:]:
                 self._wait_for(each)
             self._report()
         except BaseException:
@@ -289,39 +280,6 @@ def _of_verifier(text: str) -> Sequence[str]:
     """
     parts = [VerifierSpec.parse(part).name for part in registry.verifier_parts(text)]
     return tuple(dict.fromkeys(need for name in parts for need in _declared("verifier", name, registry.verifiers())))
-
-
-def resources(
-    options: Mapping[str, Any],
-    verifiers: Sequence[str],
-    rewriters: int,
-    *,
-    generators: int,
-    threads: int,
-    gpus: float | None = None,
-    verifier_gpus: float | None = None,
-    rewriter_gpus: float = 0,
-) -> dict[str, float]:
-    """Return the CPUs and GPUs of a pool's actors; for the arguments see :class:`RayPool`.
-
-    Args:
-        options: the pool's ``backbone_options``.
-        rewriters: number of rewriters.
-    """
-    scoring = sum(_verifier_gpus(name, verifier_gpus) for name in verifiers)
-    return {
-        "CPU": threads * (generators + len(verifiers) + rewriters),
-        "GPU": gpus_of(options, gpus) * generators + scoring + rewriter_gpus * rewriters,
-    }
-
-
-def gpus_of(options: Mapping[str, Any], given: float | None) -> float:
-    """Return the GPUs of an actor with these settings: what is given, or 1 if its ``device`` is a CUDA device."""
-    return int(str(options.get("device", "")).startswith("cuda")) if given is None else given
-
-
-def _verifier_gpus(text: str, given: float | None) -> float:
-    return gpus_of(VerifierSpec.parse(text).settings, given)
 
 
 def _declared(kind: str, name: str, known: Mapping[str, Entry]) -> Sequence[str]:

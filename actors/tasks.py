@@ -74,14 +74,20 @@ class Held(set[Task]):
 
 @dataclass(eq=False)
 class Hand:
-    """The tasks that a worker has."""
+    """The tasks that a worker has.
+
+    Attributes:
+        pace: its time for an NFE, in that of the mean worker of its kind.
+    """
 
     tasks: Held = field(default_factory=Held, kw_only=True)
+    pace: float = field(default=1.0, kw_only=True)
 
     @property
     def load(self) -> tuple[float, int]:
-        """Return the outstanding NFE and tasks, to compare in this order (encoding and scoring take no NFE)."""
-        return self.tasks.nfe, len(self.tasks)
+        """Return the time until one more NFE is done, and the number of tasks, to compare in this order (encoding and scoring take no
+        NFE). Of idle workers the fastest has the least."""
+        return (self.tasks.nfe + 1) * self.pace, len(self.tasks)
 
     def takes(self, task: Task, batch: int) -> bool:
         """Return whether another task has room in a batch of ``batch`` rows, and may be in the company of these."""

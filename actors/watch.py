@@ -1,4 +1,4 @@
-"""Which workers hang. No Ray here.
+"""Which workers hang, and how fast they are. No Ray here.
 
 A worker that is quiet is pinged. One whose process does not answer hangs, whatever it does; one that answers and does not move on
 hangs in its work, for which a limit follows what such work has taken on this crew.
@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from lotts_search.actors.crew import Limits, Member
 from lotts_search.actors.tasks import Task
-from lotts_search.work.requests import Judge, Locate
+from lotts_search.work.requests import Judge, Locate, Result
 
 PING_S = 2.0
 """Seconds without a sign of life after which a worker is pinged."""
@@ -21,6 +21,8 @@ TIMES = 3.0
 """Hanging is to do nothing for so many times the seconds that work of this kind has taken from sending to answer."""
 LEAST_S = 60.0
 """Least such limit."""
+SMOOTH = 0.1
+"""Share of the last answer in the mean time for an NFE."""
 LAST = 64
 """Answers of pings, and of work of a kind, that the limits follow."""
 
@@ -36,6 +38,17 @@ class Watch:
         self._limits = limits
         self._took: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LAST))
         self._pings: deque[float] = deque(maxlen=LAST)
+        self._seconds = 0.0
+
+    def finished(self, member: Member, task: Task, result: Result) -> None:
+        """Note how fast a worker is: fast ones get more work."""
+        seconds = result.finished - result.started
+        if not task.work.nfe or seconds <= 0:
+            return
+        seconds /= task.work.nfe
+        member.seconds += (SMOOTH if member.seconds else 1.0) * (seconds - member.seconds)
+        self._seconds += (SMOOTH if self._seconds else 1.0) * (seconds - self._seconds)
+        member.pace = member.seconds / self._seconds
 
     def answered(self, member: Member, task: Task, now: float) -> None:
         """Note the answer of a task."""

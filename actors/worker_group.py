@@ -194,6 +194,7 @@ class WorkerGroup:
             if error is not None:
                 _fail(task.future, error)
             else:
+                self._watch.finished(member, task, answer.result())
                 with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
                     task.future.set_result(self._account(task, answer.result()))
             if not self._lost and not self._holding and member.state == "ready":  # as nearly always

@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from lotts_search import asearch
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.registry import default_verifier
 
@@ -53,7 +54,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     device = {"device": "cuda"} if options.gpus else {}
     verifier = options.verifier or default_verifier(options.model)
-    with RayPool(options.model, [verifier], options.generators, backbone_options=device, gpus=options.gpus) as pool:
+    placement = Placement(gpus=options.gpus)
+    with RayPool(options.model, [verifier], options.generators, backbone_options=device, placement=placement) as pool:
         asyncio.run(run(options, pool))
 
 

@@ -196,6 +196,16 @@ Generators = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Place = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--place",
+        metavar="NAME=VALUE",
+        help="What actors on Ray take, and of which nodes; repeatable: gpus (of each generator, e.g. 0.5), verifiers (actors of each),"
+        " verifier-gpus, rewriter-gpus, label.KEY, verifier-label.KEY, object-store-mb.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 Batch = Annotated[
     int | None,
     typer.Option(

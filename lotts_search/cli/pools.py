@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from lotts_search.actors.placement import Placement
 from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.core.recipe import option
 from lotts_search.errors import BadInput, notice
@@ -33,6 +35,7 @@ class Compute:
         generators: number of generator actors, None = see :attr:`actors`.
         device: torch device.
         batch: rows of each network call, None = :data:`BATCH`.
+        place: texts for :meth:`lotts_search.actors.placement.Placement.parse`.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
 
     Raises:
@@ -45,6 +48,7 @@ class Compute:
     device: str = "cpu"
     load: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    place: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         LoadOptions.of({"device": self.device})
@@ -52,6 +56,15 @@ class Compute:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
             raise BadInput("more than one generator needs Ray: leave out --local")
+        if self.local and self.place:
+            raise BadInput("--place is about actors on Ray: leave out --local")
+        if not self.local:
+            self.placement.generator({"device": self.device})
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Return what the actors on Ray take."""
+        return Placement.parse(self.place)
 
     @property
     def actors(self) -> int:
@@ -76,6 +89,8 @@ class Compute:
         words += option("--generators", self.generators) if self.generators else []
         words += option("--device", self.device) if self.device != "cpu" else []
         words += option("--batch", self.batch) if self.batch else []
+        for pair in self.place:
+            words += option("--place", pair)
         return words
 
     def check_verifiers(self, verifiers: Sequence[str], metrics: Sequence[str] = ()) -> None:
@@ -144,5 +159,6 @@ class Compute:
             threads=THREADS,
             address=self.address,
             backbone_options=options,
+            placement=self.placement,
             rewriters=rewriters,
         )

@@ -12,7 +12,8 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from lotts_search.actors.connection import connect
-from lotts_search.actors.ray_pool import RayPool, resources
+from lotts_search.actors.placement import Placement
+from lotts_search.actors.ray_pool import RayPool
 from lotts_search.serve.config import Config, Model, parse
 from lotts_search.serve.http import create_app
 from lotts_search.serve.service import Service, names_of
@@ -76,10 +77,13 @@ def _pool(model: Model, threads: int) -> Pool:
         max_batch=model.max_batch,
         threads=threads,
         backbone_options=model.load,
-        gpus=model.gpus,
-        verifier_gpus=model.verifier_gpus,
+        placement=_placement(model),
         rewriters={name: {} for name in rewriters},
     )
+
+
+def _placement(model: Model) -> Placement:
+    return Placement(gpus=model.gpus, verifier_gpus=model.verifier_gpus)
 
 
 def application(values: Mapping[str, Any]) -> serve.Application:
@@ -111,10 +115,9 @@ def needed(config: Config) -> dict[str, float]:
     total: dict[str, float] = {"CPU": REPLICA_CPUS, "GPU": 0.0}
     for model in config.models:
         verifiers, rewriters = names_of(model)
-        found = resources(
-            model.load, verifiers, len(rewriters), generators=model.generators, threads=config.threads, gpus=model.gpus,
-            verifier_gpus=model.verifier_gpus,
-        )  # fmt: skip
+        found = _placement(model).resources(
+            model.load, verifiers, len(rewriters), generators=model.generators, threads=config.threads
+        )
         total = {kind: number + found[kind] for kind, number in total.items()}
     return total
 

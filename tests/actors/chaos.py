@@ -99,16 +99,16 @@ class Study:
 class Nodes:
     """The nodes of a cluster on this machine."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, nodes: int = NODES, **args: Any):
         from ray.cluster_utils import Cluster
 
-        self.args = {"num_cpus": CPUS, "object_store_memory": 80 * 1024 * 1024, "include_dashboard": False}
+        self.args = {"num_cpus": CPUS, "object_store_memory": 80 * 1024 * 1024, "include_dashboard": False, **args}
         self.cluster = Cluster(True, head_node_args={**self.args, "temp_dir": folder, "_system_config": SYSTEM})
-        for _ in range(NODES - 1):
+        for _ in range(nodes - 1):
             self.add()
 
-    def add(self) -> None:
-        self.cluster.add_node(**self.args)
+    def add(self, **args: Any) -> Any:
+        return self.cluster.add_node(**{**self.args, **args})
 
     def hosts(self, pid: int) -> Any:
         """Return the node of a process; None for the head, which has the study's own connection to Ray."""
@@ -158,15 +158,16 @@ def lasting(out: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Nodes]:
+def cluster(nodes: int = NODES, **args: Any) -> Iterator[Nodes]:
+    """Start a cluster on this machine, whose nodes have these arguments; the context ends it."""
     with tempfile.TemporaryDirectory(prefix="lr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.environ |= {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
         os.mkdir(f"{folder}/ray")
-        nodes = Nodes(f"{folder}/ray")
+        started = Nodes(f"{folder}/ray", nodes, **args)
         try:
-            yield nodes
+            yield started
         finally:
-            nodes.cluster.shutdown()
+            started.cluster.shutdown()
 
 
 def main(folder: Path, kills: int, drivers: int, seed: int) -> None:

@@ -24,7 +24,7 @@ def of(number: int, steps: int, rows: int) -> Task:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_best_place_is_that_of_looking_at_all_workers(seed: int) -> None:
-    rng = random.Random(seed)
+    rng, paces = random.Random(seed), random.Random(seed)
     batch = rng.choice((2, 4, 16))
     members = [Member(ManualWorker(number), 0.0) for number in range(rng.choice((1, 3, 12)))]
     present = list(members)
@@ -44,6 +44,7 @@ def test_the_best_place_is_that_of_looking_at_all_workers(seed: int) -> None:
         elif any(member.tasks for member in members):
             member = rng.choice([member for member in members if member.tasks])
             member.tasks.discard(rng.choice(sorted(member.tasks, key=lambda task: task.order)))
+            member.pace = paces.choice((0.5, 1.0, 2.0))
             places.changed(member)
         if rng.random() < 0.02:  # a worker is lost, or is back
             present = [member for member in members if rng.random() < 0.8]
@@ -51,7 +52,7 @@ def test_the_best_place_is_that_of_looking_at_all_workers(seed: int) -> None:
     assert full or batch > 4
     for member in members:
         assert member.tasks.rows == sum(task.rows for task in member.tasks)
-        assert member.load == (sum(task.work.nfe for task in member.tasks), len(member.tasks))
+        assert member.load == ((sum(task.work.nfe for task in member.tasks) + 1) * member.pace, len(member.tasks))
 
 
 def test_a_company_that_is_limited_is_kept_while_other_tasks_come_and_go() -> None:

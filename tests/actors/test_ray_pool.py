@@ -24,6 +24,7 @@ from lotts_search import registry
 from lotts_search.actors.connection import environment
 from lotts_search.actors.crew import Limits
 from lotts_search.actors.engine_thread import EngineThread
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.actors.ray_worker import owned
 from lotts_search.actors.worker_actor import Reply, WorkerActor
@@ -153,6 +154,14 @@ def gone(pids: list[int]) -> bool:
     return not any(map(alive, pids))
 
 
+def test_the_work_of_a_verifier_is_divided_among_its_actors(ray_up: None) -> None:
+    with make(verifiers=["brightness"], placement=Placement(verifiers=2)) as pool:
+        images = [np.full((8, 8, 3), level, np.uint8) for level in range(10)]
+        found = [pool.submit(Score("brightness", "a square", image)) for image in images]
+        assert [future.result(WAIT).score for future in found] == list(range(10))
+        assert {future.result(WAIT).actor for future in found} == {"brightness-0", "brightness-1"}
+
+
 @pytest.mark.parametrize("generators", [1, 2])
 def test_results_equal_those_of_one_process_for_any_number_of_actors(ray_up: None, generators: int) -> None:
     with make(generators=generators, verifiers=["brightness"]) as pool:
@@ -274,11 +283,12 @@ def test_closing_fails_unfinished_work_and_ends_the_actors_but_not_a_ray_that_it
 
 PROGRAM = """
 import os, signal
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
 import psutil
 fakes = dict(engine="tests.actors.fakes:make_engine", scorer="tests.actors.fakes:make_scorer")
-with RayPool("fake", ["brightness"], max_batch=3, object_store_mb=100, **fakes) as pool:
+with RayPool("fake", ["brightness"], max_batch=3, placement=Placement(object_store_mb=100), **fakes) as pool:
     print(pool.submit(segment(5)).result(200).usage.nfe)
     folder = pool._connection.folder
     children = [child.pid for child in psutil.Process().children(recursive=True)]
@@ -311,6 +321,7 @@ def test_a_pool_with_a_private_ray_leaves_nothing_behind_and_keeps_standard_outp
 
 
 JOINER = """
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
 with RayPool("fake", max_batch=3, engine="tests.actors.fakes:make_engine") as pool:
@@ -351,10 +362,11 @@ def test_an_unreachable_cluster_is_reported_at_once(address: str) -> None:
 
 STOPPED = """
 import os, signal, time
+from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.study.signals import terminable
 from tests.actors.fakes import segment
-with terminable(), RayPool("fake", object_store_mb=100, engine="tests.actors.fakes:make_engine") as pool:
+with terminable(), RayPool("fake", placement=Placement(object_store_mb=100), engine="tests.actors.fakes:make_engine") as pool:
     print(pool.submit(segment(5)).result(200).usage.nfe, flush=True)
     try:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -116,6 +116,24 @@ def test_a_task_goes_to_the_worker_with_the_least_outstanding_nfe() -> None:
     assert [work.nfe for work, _ in second.works] == [3, 3, 3, 2]
 
 
+def test_a_fast_worker_gets_more_work_and_the_first_of_it() -> None:
+    """Two workers, one four times as fast: it has about four times the steps in flight, and one task goes to it."""
+    harness = Harness(size=2, batch=64)
+    slow, fast = harness.workers
+    for _ in range(60):
+        for number in range(2):
+            harness.submit(segment(number, steps=5))
+        for worker, seconds in ((slow, 4.0), (fast, 1.0)):
+            for work, answer in worker.open_works():
+                answer.set_result(Result(Usage(nfe=work.nfe), started=10.0, finished=10.0 + seconds * work.nfe))
+        harness.settle()
+    harness.submit(segment(0, steps=5))
+    assert [len(worker.open_works()) for worker in harness.workers] == [0, 1]
+    for number in range(49):
+        harness.submit(segment(number, steps=5))
+    assert 9 <= len(slow.open_works()) <= 12 and len(slow.open_works() + fast.open_works()) == 50
+
+
 def test_a_worker_holds_its_batch_and_two_spare_tasks_and_the_rest_waits_for_the_first_free_worker() -> None:
     harness = Harness(size=2, batch=2)
     futures = [harness.submit(segment(i)) for i in range(14)]

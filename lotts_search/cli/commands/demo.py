@@ -39,6 +39,7 @@ def demo(
     generators: o.Generators = None,
     device: o.Device = "cpu",
     batch: o.Batch = None,
+    place: o.Place = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the page and the study.", rich_help_panel=o.OUTPUT)
     ] = Path("out/demo"),
@@ -77,5 +78,5 @@ def demo(
         words += option("--nfe", nfe)
     for name, value in (("strategy", strategy), ("against", against), ("seed", seed), ("out", out)):
         words += option(f"--{name}", value)
-    compute = Compute(local, address, generators, device, batch=batch)
+    compute = Compute(local, address, generators, device, batch=batch, place=place or ())
     run(changes, compute, out, repeating("demo", [], words + compute.words()), json)

@@ -44,6 +44,7 @@ def generate(
     generators: o.Generators = None,
     device: o.Device = "cpu",
     batch: o.Batch = None,
+    place: o.Place = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -92,4 +93,4 @@ def generate(
         as_=as_,
         batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load, batch), out, json)
+    run(request, Compute(local, address, generators, device, load, batch, place or ()), out, json)

@@ -53,6 +53,7 @@ def refine(
     generators: o.Generators = None,
     device: o.Device = "cpu",
     batch: o.Batch = None,
+    place: o.Place = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -95,4 +96,4 @@ def refine(
         as_=as_,
         batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load, batch), out, json)
+    run(request, Compute(local, address, generators, device, load, batch, place or ()), out, json)

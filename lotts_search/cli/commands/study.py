@@ -23,6 +23,7 @@ def study(
     generators: o.Generators = None,
     device: o.Device = "cpu",
     batch: o.Batch = None,
+    place: o.Place = None,
     json: o.Json = False,
 ) -> None:
     """Run models × strategies × prompts × seeds × budgets, from one file into one folder.
@@ -51,4 +52,4 @@ def study(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import run
 
-    run(file, Compute(local, address, generators, device, batch=batch), out, dry_run, json)
+    run(file, Compute(local, address, generators, device, batch=batch, place=place or ()), out, dry_run, json)

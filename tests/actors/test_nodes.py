@@ -1,0 +1,52 @@
+"""A crew on nodes that come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+from lotts_search.actors.crew import Limits
+from lotts_search.actors.placement import Placement
+from lotts_search.actors.ray_pool import RayPool
+from tests.actors.chaos import cluster
+from tests.actors.fakes import segment
+
+FAKES = {"engine": "tests.actors.fakes:make_engine", "scorer": "tests.actors.fakes:make_scorer"}
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_crew_grows_as_nodes_arrive_and_survives_that_they_leave() -> None:
+    """Generators take nodes of one label, the verifier those of another."""
+    placement = Placement(labels={"pool": "fast"}, verifier_labels={"pool": "in(slow,slower)"})
+    with cluster(1, num_cpus=2, labels={"pool": "slow"}) as nodes:
+        first = nodes.add(num_cpus=1, labels={"pool": "fast"})
+        with RayPool(
+            "fake", ["brightness"], 2, address=nodes.cluster.address, placement=placement,
+            limits=Limits(together_s=1), **FAKES,
+        ) as pool:  # fmt: skip
+
+            def at() -> dict[str, object]:
+                return {
+                    ready.name.rpartition("-")[0] + str(number): nodes.hosts(ready.pid)
+                    for number, ready in enumerate(pool.workers())
+                }
+
+            assert at() == {"generator0": first, "brightness1": None}
+            second = nodes.add(num_cpus=1, labels={"pool": "fast"})
+            wait_until(lambda: at() == {"generator0": first, "generator1": second, "brightness2": None})
+            nodes.cluster.remove_node(first, allow_graceful=False)
+            wait_until(lambda: len(pool.workers()) == 2)
+            assert pool.submit(segment(0)).result(60).actor == "generator-1"
+            third = nodes.add(num_cpus=1, labels={"pool": "fast"})
+            wait_until(lambda: at() == {"generator0": second, "generator1": third, "brightness2": None})
