@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import AuthenticationError, RayError
 
 import lotts_search
 from lotts_search.errors import BadInput, Failure
@@ -101,8 +102,11 @@ def connect(
         try:
             with _own_sigterm():
                 ray.init(address=address, runtime_env=environment, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise Failure(f"cannot join the Ray cluster at {address!r}: {_first_line(error)}") from error
+        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+            why = _first_line(error)
+            if isinstance(error, ConnectionError | AuthenticationError):  # though something listens there
+                why += f". Is this the address of a head, usually HEAD:6379? {_token()}"
+            raise Failure(f"cannot join the Ray cluster at {address!r}: {why}") from error
         _warn_if_short(needed)
         return Connection("joined")
     if object_store_mb < 80:
@@ -175,6 +179,15 @@ def _check_listening(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         raise Failure(f"cannot join the Ray cluster at {address!r}: {error}") from error
+
+
+def _token() -> str:
+    """Say what this program shows to a cluster that asks for a token."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return (
+            "And is the token (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) that of the cluster?"
+        )
+    return "And if the cluster asks for a token, RAY_AUTH_MODE=token is not set here"
 
 
 def _warn_if_short(needed: Mapping[str, float]) -> None:

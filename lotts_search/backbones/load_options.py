@@ -93,6 +93,11 @@ class LoadOptions:
         """
         known = [f.name for f in fields(cls)]
         for name in options:
+            if name == "device_map":
+                raise BadInput(
+                    "device_map is not supported: a model runs on one device. One that is too large for it: a smaller dtype, vae_tiling, "
+                    "offload='model' or offload='sequential'"
+                )
             if name not in known:
                 raise unknown("option of a model", name, known)
         given = {name: value for name, value in options.items() if value is not None}

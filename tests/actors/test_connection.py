@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 import lotts_search
 from lotts_search.actors import connection
@@ -37,6 +37,29 @@ def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeyp
         with pytest.raises(BadInput, match=f"no top-level package or module '{wrong}'"):
             connection.connect("head:1", {}, packages=[wrong])
     assert "my_masks" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("mode", "hint"), [("token", "is the token (RAY_AUTH_TOKEN, "), ("", "RAY_AUTH_MODE=token is not set here")]
+)
+@pytest.mark.parametrize(
+    "error", [ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379"), AuthenticationError("no")]
+)
+def test_a_cluster_that_does_not_let_one_in_may_want_a_token(
+    monkeypatch: pytest.MonkeyPatch, mode: str, hint: str, error: Exception
+) -> None:
+    """Ray says only that it failed to connect."""
+
+    def refuse(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(connection, "_check_listening", lambda address: None)
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection.ray, "init", refuse)
+    with pytest.raises(Failure) as found:
+        connection.connect("10.0.0.1:6379", {})
+    assert hint in str(found.value) and "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize(("module", "how"), [("lotts_search", "ship_code=True"), ("my_masks", "packages=['my_masks']")])
