@@ -72,7 +72,7 @@ class Limits:
     """
 
     attempts: int = 3
-    ping_s: float = 10.0
+    ping_s: float = 20.0
     answer_s: float = 900.0
     start_s: float = 600.0
     return_s: float = 60.0

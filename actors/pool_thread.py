@@ -15,8 +15,6 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 1.0
 """Seconds between checks of the worker groups' timeouts."""
-HELD_UP_S = 5.0
-"""A check that is so late is left out: this process slept, and replies wait in the inbox."""
 
 
 class PoolThread:
@@ -65,10 +63,9 @@ class PoolThread:
         try:
             while (call := self._next()) is not None:
                 call()
-                if (since := time.monotonic() - checked) > CHECK_S:
+                if time.monotonic() - checked > CHECK_S:
                     checked = time.monotonic()
-                    if since < HELD_UP_S:
-                        self._check()
+                    self._check()
         except Exception as error:  # fail pending futures instead of hanging on an internal error
             log.exception("internal error of the pool")
             reason = f"internal error of the pool: {type(error).__name__}: {error}"

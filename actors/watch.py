@@ -7,7 +7,7 @@ hangs in its work, for which a limit follows what such work has taken on this cr
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from lotts_search.actors.crew import Limits, Member
 from lotts_search.actors.tasks import Task
@@ -15,6 +15,8 @@ from lotts_search.work.requests import Judge, Locate, Result
 
 PING_S = 2.0
 """Seconds without a sign of life after which a worker is pinged."""
+LATE_S = 2.0
+"""Seconds between two checks above which this process was held up. That time is held against no ping: replies may wait."""
 PING_TIMES = 10.0
 """Hanging is to leave a ping unanswered for so many times the longest of late: on an overloaded machine all are slow."""
 TIMES = 3.0
@@ -36,6 +38,7 @@ class Watch:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._checked = 0.0
         self._took: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=LAST))
         self._pings: deque[float] = deque(maxlen=LAST)
         self._seconds = 0.0
@@ -55,6 +58,13 @@ class Watch:
         member.heard = member.moved = now
         member.proven = True
         self._took[_kind(task)].append(now - task.sent)
+
+    def check(self, members: Iterable[Member], now: float) -> None:
+        """Begin a check of all workers."""
+        held_up, self._checked = max(0.0, now - self._checked - LATE_S), now
+        for member in members:
+            if member.asked is not None:
+                member.asked += held_up
 
     def ponged(self, member: Member, ticks: int, now: float) -> None:
         """Note the answer of a ping.

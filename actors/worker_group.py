@@ -84,6 +84,7 @@ class WorkerGroup:
     def check_timeouts(self) -> None:
         """Check all timeouts; call this about once per second."""
         now = self._clock()
+        self._watch.check(self.crew.members, now)
         self.crew.check()
         for member in list(self.crew.members):
             waited = now - member.since

@@ -101,10 +101,14 @@ class Harness:
             answer.set_result(Result(Usage(nfe=work.nfe)))
         self.settle()
 
-    def check(self, at: float) -> None:
-        self.now = at
-        self.group.check_timeouts()
-        self.settle()
+    def check(self, at: float, step: float = 1.0) -> None:
+        """Check at a time, and every ``step`` seconds until then."""
+        while True:
+            self.now = min(at, self.now + step)
+            self.group.check_timeouts()
+            self.settle()
+            if self.now == at:
+                return
 
 
 def test_a_task_goes_to_the_worker_with_the_least_outstanding_nfe() -> None:
@@ -354,12 +358,25 @@ def test_a_process_that_answers_no_ping_is_replaced_at_work_and_idle(works: int)
     assert [future.result(0).attempts for future in futures] == [2] * works
 
 
+def test_what_this_process_slept_through_is_held_against_no_worker() -> None:
+    harness = Harness(limits=Limits(ping_s=10))
+    worker = harness.workers[0]
+    worker.mute = True
+    harness.check(at=2)
+    harness.check(at=600, step=598)
+    assert len(worker.pings) == 1 and not worker.killed
+    worker.pings[0].set_result(0)
+    harness.settle()
+    harness.check(at=640)
+    assert len(worker.pings) == 2 and worker.killed
+
+
 def test_where_pings_are_slow_a_worker_may_take_longer_to_answer_one() -> None:
     harness = Harness(size=2, limits=Limits(ping_s=10))
     slow, other = harness.workers
     slow.mute = other.mute = True
     harness.check(at=2)
-    harness.now = 5
+    harness.check(at=5)
     slow.pings[0].set_result(0)
     harness.settle()
     harness.check(at=32)
