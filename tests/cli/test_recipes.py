@@ -90,7 +90,14 @@ def called_with(run: str, words: list[str]) -> tuple[Any, ...]:
     return found[0]
 
 
-COMPUTE = st.sampled_from([[], ["--local"], ["--address=-x:1", "--generators=3"], ["--device=cuda:1", "--batch=4"]])
+COMPUTE = st.sampled_from(
+    [
+        [],
+        ["--local"],
+        ["--address=-x:1", "--generators=3"],
+        ["--device=cuda:0", "--batch=4", "--place=gpus=0.5", "--place=label.a=b"],
+    ]
+)
 
 
 @given(FILE, st.none() | FILE, COMPUTE)
