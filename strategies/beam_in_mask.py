@@ -106,12 +106,12 @@ class BeamInMask(Localized):
         return Plan.of(
             ("sample", count, costs.sample),
             ("localize", masks, localize),
-            *self._stages(costs).lines(costs, refined),
+            *self._stages(costs).lines(self.confined(costs), refined),
         )
 
     def refinement(self, costs: Costs) -> Cost:
         """Return the cost of a refinement with the scores of its selections."""
-        return self._stages(costs).cost(costs)
+        return self._stages(costs).cost(self.confined(costs))
 
     def _stages(self, costs: Costs) -> Stages:
         """Return the stages of a refinement; as many beams as there were go on at each."""

@@ -103,6 +103,7 @@ class Mosaic(MosaicChains, Localized):
             refinements apply to it.
     """
 
+    confines = False
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region"
     formula = "chains · children · T; exact: at most chains · (children + 1) · T"
     space = tunable(children=(2, 4, 8), regions=(2, 4, 6), exact=(False, True))

@@ -67,6 +67,7 @@ class Particle(Localized):
             and refinements apply to it.
     """
 
+    confines = False
     source = "Singhal et al. 2025, A general framework for inference-time scaling and steering of diffusion models"
     formula = "particles · T; local: T + L + particles · (T - t0)"
     space = tunable(

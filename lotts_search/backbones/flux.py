@@ -21,6 +21,7 @@ from lotts_search.backbones.attention.flux import (
     embed_concepts,
 )
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.confined_joint import JointConfined
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
@@ -48,7 +49,7 @@ class FluxText:
     guidance: Tensor | None = None
 
 
-class Flux(NetworkBackbone):
+class Flux(JointConfined, NetworkBackbone):
     """A FLUX model as a :class:`~lotts_search.backbones.base.Backbone`.
 
     A latent is [C, H, W]; the network sees each 2×2 patch of it as one token of 4·C numbers. If the guidance weight is
@@ -72,6 +73,8 @@ class Flux(NetworkBackbone):
     Raises:
         BadInput: the network, the scheduler, the size or ``words`` is not supported.
     """
+
+    _embedder = "x_embedder"
 
     def __init__(
         self,
@@ -106,30 +109,25 @@ class Flux(NetworkBackbone):
         if height % 2 or width % 2 or min(height, width) < 2:
             raise BadInput(f"height and width of the latent must be even numbers, got {height}x{width}")
         self._grid = height // 2, width // 2
+        tokens = self._grid[0] * self._grid[1]
         self._cached_positions: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
-        self._time = load_component(
-            name, "scheduler", lambda: FlowTime(scheduler, self._grid[0] * self._grid[1], compat=compat)
-        )
+        self._time = load_component(name, "scheduler", lambda: FlowTime(scheduler, tokens, compat=compat))
         limit = min(tokenizer_2.model_max_length, DEV_WORDS if embedded else SCHNELL_WORDS)
         if words is not None and words < 1:
             raise BadInput(f"words must be 1 or more, got {words}")
         self.words = limit if words is None else words
-        factor = self.codec.factor
+        factor, call = self.codec.factor, functools.partial(_call_with_one_row, self._grid, self.words)
         self.info = ModelInfo(
             name=name,
             family="flux",
             latent=(channels // 4, height, width),
             image=(height * factor, width * factor),
-            prices=prices_of(
-                transformer,
-                self.codec,
-                (height, width),
-                functools.partial(_call_with_one_row, self._grid, self.words),
-            ),
+            prices=prices_of(transformer, self.codec, (height, width), call, self.without_image(tokens, call)),
             scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
+            confines=2,
         )
 
     @classmethod

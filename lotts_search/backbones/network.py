@@ -42,12 +42,21 @@ class NetworkBackbone(Coded):
         return self._time.to_x0(output, latents, alpha, sigma)
 
 
-def prices_of(network: Any, codec: LatentCodec, size: tuple[int, int], call: Callable[[Any], object]) -> Prices:
+def prices_of(
+    network: Any,
+    codec: LatentCodec,
+    size: tuple[int, int],
+    call: Callable[[Any], object],
+    least: Callable[[Any], object] | None = None,
+) -> Prices:
     """Count what the operations of a model cost.
 
     Args:
         network: a diffusers model.
         size: latent height and width.
         call: calls a copy of the network with the inputs of one row; tensors that it creates are on the meta device.
+        least: calls it so that no image token passes its blocks; None = the network cannot do that.
     """
-    return replace(codec.prices(*size), row=count_part(network, call))
+    row = count_part(network, call)
+    tokens = 0.0 if least is None else row - count_part(network, least)
+    return replace(codec.prices(*size), row=row, tokens=tokens)

@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.sd3 import capture_sd3
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.confined_joint import JointConfined
 from lotts_search.backbones.defaults import STABLE_DIFFUSION_3
 from lotts_search.backbones.flow import FlowTime
 from lotts_search.backbones.loading import Loader
@@ -40,7 +41,7 @@ class SD3Text:
     pooled: Tensor
 
 
-class StableDiffusion3(NetworkBackbone):
+class StableDiffusion3(JointConfined, NetworkBackbone):
     """A Stable Diffusion 3 model as a :class:`~lotts_search.backbones.base.Backbone`.
 
     Attention maps come from the last half of the blocks (at most 12): the probability that image tokens give to the
@@ -61,6 +62,8 @@ class StableDiffusion3(NetworkBackbone):
     Raises:
         BadInput: the network, the scheduler or the size is not supported.
     """
+
+    _embedder = "pos_embed"
 
     def __init__(
         self,
@@ -100,29 +103,28 @@ class StableDiffusion3(NetworkBackbone):
                 f" got {height * self.codec.factor}x{width * self.codec.factor}"
             )
         self._grid = height // patch, width // patch
-        self._time = load_component(
-            name, "scheduler", lambda: FlowTime(scheduler, self._grid[0] * self._grid[1], spaced=False)
-        )
+        tokens = self._grid[0] * self._grid[1]
+        self._time = load_component(name, "scheduler", lambda: FlowTime(scheduler, tokens, spaced=False))
         words = tokenizer.model_max_length + WORDS
+
+        def call(copy: Any) -> object:
+            return copy(
+                hidden_states=torch.empty(1, self.codec.channels, height, width),
+                timestep=torch.empty(1),
+                encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
+                pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
+            )
+
         self.info = ModelInfo(
             name=name,
             family="stable-diffusion-3",
             latent=(self.codec.channels, height, width),
             image=(height * self.codec.factor, width * self.codec.factor),
-            prices=prices_of(
-                transformer,
-                self.codec,
-                (height, width),
-                lambda copy: copy(
-                    hidden_states=torch.empty(1, self.codec.channels, height, width),
-                    timestep=torch.empty(1),
-                    encoder_hidden_states=torch.empty(1, words, config["joint_attention_dim"]),
-                    pooled_projections=torch.empty(1, config["pooled_projection_dim"]),
-                ),
-            ),
+            prices=prices_of(transformer, self.codec, (height, width), call, self.without_image(tokens, call)),
             scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults,
             patch=patch,
+            confines=patch,
         )
 
     @classmethod

@@ -110,7 +110,12 @@ class Calls:
         scored = draft.complete and draft.score
         cost = Cost(flops=int(costs.prices.encode)) + costs.scores(int(scored))
         if isinstance(work, Segment):
-            cost = int(work.nfe) * costs.step + (costs.decode if draft.complete else Cost()) + costs.scores(int(scored))
+            confined = None if work.resampled is None else work.resampled.confined
+            cost = (
+                costs.steps_of(work.calls, work.confined, confined)
+                + (costs.decode if draft.complete else Cost())
+                + costs.scores(int(scored))
+            )
 
         def settle(results: list[Result], error: LottsError | None) -> Candidate:
             if not results:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lotts_search.errors import BadInput
+from lotts_search.work.confined import FAMILIES, Confined, active_count, check_confined, in_tokens
 from lotts_search.work.masks import MaskSource, kind_of, with_settings
 from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.prices import Prices
-from lotts_search.work.requests import Sampling, Usage
+from lotts_search.work.requests import Bools, Sampling, Usage
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Costs:
         traced: whether localized images come from pure noise in two steps or more, so that their trajectory is known.
         prices: FLOPs of single operations; those that are not known count as 0.
         beside: what a localization takes beside its network rows, by the repr of its mask source; nothing for others.
+        tokens: number of tokens that the network can compute one without another; 0 = it cannot, None = not known.
+        confined: how masked steps of trajectories are computed; None = whole.
+        integrate: tg, the number of last steps without the mask, of confined trajectories.
     """
 
     steps: int
@@ -56,6 +61,9 @@ class Costs:
     traced: bool = True
     prices: Prices = field(default_factory=Prices)
     beside: Mapping[str, Usage] = field(default_factory=dict)
+    tokens: int | None = 0
+    confined: Confined | None = None
+    integrate: int = 0
 
     @classmethod
     def of(cls, info: ModelInfo, sampling: Sampling, *, image: bool = False, prices: Prices | None = None) -> Costs:
@@ -66,7 +74,9 @@ class Costs:
         """
         traced = sampling.steps > 1 and not image
         defaults = info.defaults.scaled(sampling.steps)
-        return cls(sampling.steps, sampling.guided, defaults, traced, info.prices if prices is None else prices)
+        tokens = info.latent[1] * info.latent[2] // info.confines**2 if info.confines else info.confines
+        prices = info.prices if prices is None else prices
+        return cls(sampling.steps, sampling.guided, defaults, traced, prices, tokens=tokens)
 
     def under(self, sampling: Sampling) -> Costs:
         """Return the costs of trials with other sampling settings than the search's."""
@@ -82,6 +92,38 @@ class Costs:
         """The cost of a denoising step, without decoding and scoring."""
         rows = self.prices.rows_per_step or (2 if self.guided else 1)
         return Cost(1.0, 0, int(rows * self.prices.row))
+
+    def confine(self, masked: float, refresh: int, warmup: int, ring: int) -> Confined | None:
+        """Return how refinements are computed whose mask covers this share of the tokens; None = whole, because all tokens would
+        be active or they are not known yet.
+
+        Raises:
+            BadInput: a setting out of its range, or the model cannot do this.
+        """
+        check_confined(refresh, warmup, ring)
+        if self.tokens is None:
+            return None
+        if not self.tokens:
+            raise BadInput(
+                f"refresh={refresh} confines the network to the mask, which this model's cannot be: only those of the families"
+                f" {' and '.join(FAMILIES)} can"
+            )
+        active = active_count(math.ceil(round(masked * self.tokens, 6)), self.tokens, ring)
+        if active == self.tokens:
+            return None
+        return Confined(refresh, warmup, active, self.tokens, self.prices.confined(active / self.tokens))
+
+    def touched(self, mask: Bools) -> float:
+        """Return the share of the tokens that a mask [H, W] on the latent touches; 0 where tokens are not known."""
+        side = math.isqrt(mask.size // self.tokens) if self.tokens else 1
+        return float(in_tokens(mask, side).mean())
+
+    def steps_of(self, calls: int, few: int, confined: Confined | None = None) -> Cost:
+        """Return the cost of network calls of which ``few`` are confined."""
+        whole = (calls - few) * self.step
+        if confined is None or not few:
+            return whole
+        return whole + few * Cost(confined.share, 0, int(self.step.flops * confined.share))
 
     @property
     def decode(self) -> Cost:
@@ -129,7 +171,9 @@ class Costs:
 
     def segment(self, start: int, stop: int, scored: bool = False) -> Cost:
         """Return the cost of a part of a trajectory; ``scored``: the score of its start has paid for its first step."""
-        steps = (stop - start - int(scored)) * self.step
+        calls = stop - start - int(scored)
+        masked = calls - max(0, stop - max(start, self.steps - self.integrate))
+        steps = self.steps_of(calls, self.confined.count(masked) if self.confined else 0, self.confined)
         return steps + self.image if stop == self.steps else steps
 
     def refine(self, start: int | None = None) -> Cost:

@@ -124,10 +124,13 @@ class Search(SearchView):
         stop: int | None = None,
         prompt: str | None = None,
         score: bool = True,
+        refresh: int | None = None,
+        warmup: int = 1,
+        ring: int = 1,
     ) -> Trial[Candidate]:
         """Refine a candidate (LoTTS, Algorithm 2: LocalizedResample): re-noise it to ``start``, denoise only inside the mask.
 
-        Costs ``stop - start`` NFE.
+        Costs ``stop - start`` NFE; with ``refresh`` less, see docs/architecture.md, Compute inside the mask.
 
         Args:
             parent: a complete candidate.
@@ -140,15 +143,17 @@ class Search(SearchView):
             stop: step to stop at, start+1..T; T by default.
             prompt: replaces the parent's.
             score: as for :meth:`sample`.
+            refresh, warmup, ring: compute masked steps only inside the mask, as by a strategy with these settings.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
         defaults = self.defaults.scaled(sampling.steps)
+        found, costs = self._book.located[mask.key].mask, self.costs
         drafted = segments.refine(
             self.seed,
             parent,
             state,
             sampling,
-            self._book.located[mask.key].mask,
+            found,
             mask.key,
             noise=seed,
             start=defaults.t0 if start is None else start,
@@ -158,6 +163,7 @@ class Search(SearchView):
             spatial=spatial,
             stop=stop,
             prompt=prompt,
+            confined=None if refresh is None else costs.confine(costs.touched(found), refresh, warmup, ring),
         )
         return self._make(*drafted, score)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lotts_search.core.candidate import Candidate, Mask
@@ -38,11 +38,17 @@ class Localized(Strategy):
         spatial: False keeps the latent outside the mask clean (ablation).
         temporal: False starts refinements from pure noise, t0 = 0 (ablation).
         holistic: False masks all steps, tg = 0 (ablation).
+        refresh: compute the masked steps of refinements only inside the mask, every ``refresh``-th one whole; None = all of them
+            whole. Cheaper and not quite the same, see docs/architecture.md, Compute inside the mask.
+        warmup: whole steps at the beginning of a refinement, with ``refresh``.
+        ring: width in tokens of the ring around the mask that is computed as well, with ``refresh``.
         blank: what follows where a map is the same everywhere and so says nothing: the localization fails (fail), or the
             mask is the whole image (whole) or random cells of the same ratio (random).
     """
 
     takes_image: ClassVar[bool] = True
+    confines: ClassVar[bool] = True
+    """Whether it takes ``refresh``."""
 
     mask: MaskSource | None = None
     ratio: float | None = None
@@ -60,11 +66,19 @@ class Localized(Strategy):
     temporal: bool = True
     holistic: bool = True
     blank: Blank = "fail"
+    refresh: int | None = None
+    warmup: int = 1
+    ring: int = 1
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         source = self.mask_source(costs)
         if note := replaced(source, costs.mask_source(source)):
             notice(note)
+        if self.refresh is not None and not self.confines:
+            raise BadInput(
+                f"this strategy selects at every few steps, which are computed whole: it takes no refresh={self.refresh}"
+            )
+        self.confined(costs)
         steps, begin = costs.steps, self.begin(costs)
         if self.temporal:
             self.check_range("start", 0, steps - 1)
@@ -110,6 +124,9 @@ class Localized(Strategy):
             spatial=self.spatial,
             stop=stop,
             prompt=prompt,
+            refresh=self.refresh,
+            warmup=self.warmup,
+            ring=self.ring,
         )
 
     def mask_source(self, costs: Costs) -> MaskSource:
@@ -142,7 +159,20 @@ class Localized(Strategy):
 
     def refinement(self, costs: Costs) -> Cost:
         """Return the cost of a refinement."""
-        return costs.refine(self.begin(costs))
+        return self.confined(costs).refine(self.begin(costs))
+
+    def confined(self, costs: Costs) -> Costs:
+        """Return the costs of trajectories inside the mask.
+
+        Raises:
+            BadInput: ``refresh``, ``warmup`` or ``ring`` is out of its range, or the model cannot be confined.
+        """
+        if self.refresh is None:
+            return costs
+        default = min(costs.defaults.integrate, costs.steps - self.begin(costs))
+        integrate = default if self.integrate is None else self.integrate
+        how = costs.confine(self.mask_source(costs).ratio, self.refresh, self.warmup, self.ring)
+        return replace(costs, confined=how, integrate=integrate if self.holistic else 0)
 
     def located_refinement(self, costs: Costs) -> Cost:
         """Return the cost of the first refinement of an image: a localization and a refinement."""

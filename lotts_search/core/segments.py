@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lotts_search.core.calls import Draft
 from lotts_search.core.candidate import Candidate
 from lotts_search.errors import BadInput
+from lotts_search.work.confined import Confined
 from lotts_search.work.noise import lineage_of
 from lotts_search.work.requests import Background, Bools, Lineage, Noise, Region, Sampling, Segment, State
 
@@ -43,12 +44,14 @@ def refine(
     spatial: bool,
     stop: int | None,
     prompt: str | None,
+    confined: Confined | None,
 ) -> Drafted:
     """Draft a refinement; for the arguments see :meth:`lotts_search.core.handle.Search.refine`.
 
     Args:
         noise: the refinement's own seed.
         default: tg of the model.
+        confined: how its masked steps are computed.
     """
     steps = sampling.steps
     if not 0 <= start < steps:
@@ -61,7 +64,9 @@ def refine(
     arguments: tuple[object, ...] = (mask_key, noise, start, integrate, background, spatial, stop)
     if prompt is not None:
         sampling, arguments = replace(sampling, prompt=prompt), (*arguments, prompt)
-    region = Region(mask, state.latent, lineage, integrate, background, spatial)
+    if confined is not None:
+        arguments = (*arguments, confined)
+    region = Region(mask, state.latent, lineage, integrate, background, spatial, confined)
     work = Segment(seed, sampling, lineage, stop, state=state, renoise=start, region=region)
     return _drafted("refine", work, parent, arguments, float(mask.mean()))
 

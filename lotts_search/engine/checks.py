@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lotts_search.backbones.attention.recorder import compiled
 from lotts_search.backbones.base import Backbone, ReadsText
+from lotts_search.backbones.confined import Confines
 from lotts_search.errors import BadInput, Failure
 from lotts_search.localization.plan import FusionPlan, plan_of
+from lotts_search.work.confined import FAMILIES
 from lotts_search.work.masks import FusionMask, MaskSource
 from lotts_search.work.requests import Check, Encode, Generate, Locate, Predict, Segment, State, Usage
 
@@ -53,6 +56,11 @@ def _check_segment(backbone: Backbone, work: Segment) -> None:
             raise BadInput(f"a refinement must start at a step within 0..{steps - 1}, got {work.renoise}")
         if work.region is not None and work.region.mask.shape != backbone.info.latent[1:]:
             raise BadInput(f"a mask must be {backbone.info.latent[1:]} on the latent, got {work.region.mask.shape}")
+    if work.confined and (not isinstance(backbone, Confines) or compiled(backbone.network)):
+        raise BadInput(
+            f"{backbone.info.name} cannot be confined to the mask by refresh: its family is {backbone.info.family} or it was loaded"
+            f" with compile; {' and '.join(FAMILIES)} without compile can"
+        )
     if not work.start <= work.stop <= steps:
         raise BadInput(f"a segment from step {work.start} must stop within {work.start}..{steps}, got {work.stop}")
 

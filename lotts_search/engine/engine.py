@@ -54,6 +54,8 @@ class Engine:
             and on a CUDA device.
         ahead: ticks that the host may run ahead of the device before it looks at their outcome, None = by device.
         prompts: how many encoded prompts are cached.
+        frozen_bytes: most memory for keys and values of what refinements with ``refresh`` leave as it is; those that do not fit
+            wait, except for one.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Engine:
         graphs: bool = False,
         ahead: int | None = None,
         prompts: int = 256,
+        frozen_bytes: int = 4 << 30,
     ):
         if max_batch < 1:
             raise BadInput(f"max_batch must be 1 or more, got {max_batch}")
@@ -82,7 +85,7 @@ class Engine:
         self._decode = DecodeStage(self._shared, images, lambda: self._network.crowded)
         self._encode = EncodeStage(self._shared, images)
         self._attention = AttentionStage(self._shared, capture_rows)
-        self._network = NetworkStage(self._shared, graphs, self._decode.add)
+        self._network = NetworkStage(self._shared, graphs, self._decode.add, frozen_bytes)
         self._stages: tuple[Stage, ...] = (
             self._prompts,
             self._decode,

@@ -71,19 +71,21 @@ class Jobs:
         """Forget a job whose future is done."""
         self._open.pop(job.future, None)
 
-    def charge(self, job: Job[Prompted], rows: int, seconds: float, nfe: float | None = None) -> None:
-        """Charge network rows.
+    def charge(self, job: Job[Prompted], rows: int, seconds: float) -> None:
+        """Charge rows of a localization, which took ``seconds`` on the device. They cost their share of a step."""
+        nfe = rows / (2 if job.work.sampling.guided else 1)
+        job.usage += Usage(nfe=nfe, rows=rows, flops=rows * self._info.prices.row, device_s=seconds)
 
-        Args:
-            seconds: on the device.
-            nfe: None = that of a localization, whose rows cost their share of a guided or unguided step.
-        """
-        job.usage += Usage(
-            nfe=rows / (2 if job.work.sampling.guided else 1) if nfe is None else nfe,
-            rows=rows,
-            flops=rows * self._info.prices.row,
-            device_s=seconds,
-        )
+    def charge_calls(self, job: Job[Any], calls: int, rows: int, seconds: float) -> None:
+        """Charge all network calls of a segment or preview, with ``rows`` rows each; confined ones are charged their share."""
+        work: Segment | Predict = job.work
+        nfe, step = float(calls), rows * self._info.prices.row
+        flops = calls * step
+        if isinstance(work, Segment) and work.confined:
+            assert work.resampled is not None and work.resampled.confined is not None
+            nfe, few = work.nfe, work.confined
+            flops = (calls - few) * step + few * int(step * work.resampled.confined.share)
+        job.usage += Usage(nfe=nfe, rows=calls * rows, flops=flops, device_s=seconds)
 
     def finish(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine.cuda_graphs import RecordedNetwork
 from lotts_search.work.fitting import Fitting
+
+SpecialCall: TypeAlias = Callable[[Tensor, Tensor, Any, slice], Tensor]
+"""Calls the network with latents, timesteps and stacked conditionings of some rows of a call, and with what rows they are."""
 
 
 class NetworkCalls:
@@ -25,10 +29,18 @@ class NetworkCalls:
         self._stacked: tuple[list[Any], Any] = ([], None)
         self._fitting = Fitting(f"the network of {backbone.info.name}")
 
-    def predict(self, inputs: Tensor, times: Tensor, conditionings: list[Any]) -> Tensor:
-        """Return the output for rows of latents [B, C, H, W], timesteps [B] and conditionings; valid until the next call."""
+    def predict(
+        self, inputs: Tensor, times: Tensor, conditionings: list[Any], special: SpecialCall | None = None
+    ) -> Tensor:
+        """Return the output for rows of latents [B, C, H, W], timesteps [B] and conditionings; valid until the next call.
+
+        Args:
+            special: calls the network in another way, never as a graph.
+        """
 
         def part(rows: slice) -> Tensor:
+            if special is not None:
+                return special(inputs[rows], times[rows], self._backbone.stack(conditionings[rows]), rows)
             if rows == slice(0, len(inputs)):
                 return self._network.predict(inputs, times, self._stack(conditionings))
             # A recorded output would be overwritten by the next part.

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.base import stays_put
+from lotts_search.backbones.confined import Confines
+from lotts_search.engine.groups import Groups
 from lotts_search.engine.jobs import Job, Prompted
 from lotts_search.engine.network_calls import NetworkCalls
-from lotts_search.engine.segments import Trajectory, preview, segment, start_state
+from lotts_search.engine.segments import preview, segment, start_state
 from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.trajectories import Arrived, Moved, Trajectories
 from lotts_search.engine.transfer import Watch, upload
@@ -50,18 +52,20 @@ class NetworkStage(Stage):
     Args:
         graphs: record the network call as a CUDA graph, where that is possible.
         show: takes over what is to be decoded.
+        frozen: bytes of the cache of frozen tokens, see :class:`~lotts_search.engine.groups.Groups`.
     """
 
-    def __init__(self, shared: Shared, graphs: bool, show: Show):
+    def __init__(self, shared: Shared, graphs: bool, show: Show, frozen: int):
         super().__init__(shared)
         self._show = show
         recorded = graphs and shared.pad and self.device.type == "cuda" and stays_put(self.backbone)
         self._calls = NetworkCalls(self.backbone, recorded)
-        self._running = Trajectories(self.backbone, shared.max_batch)
+        # Confined trajectories may fill a call of their own.
+        capacity = shared.max_batch * (1 + isinstance(self.backbone, Confines))
+        self._running = Trajectories(self.backbone, capacity)
+        self._groups = Groups(shared, self._running, frozen)
         self._inputs = torch.zeros(shared.max_batch, *self.backbone.info.latent, device=self.device)
         self._times = torch.zeros(shared.max_batch, device=self.device)
-        self._clock = 0.0  # device seconds that a row in every call so far would have used
-        self._newcomers: list[Trajectory] = []  # since the last call
         self._broken: list[Job[Prompted]] = []  # failed, but still in their slots
         self._previews: deque[Job[Predict]] = deque()  # before segments, because searches block on them
         self._segments: deque[Job[Segment]] = deque()
@@ -84,21 +88,22 @@ class NetworkStage(Stage):
 
     def running_nfe(self) -> dict[int, int]:
         """Return the NFE, not charged yet, that each running job has used, by the job's ``id``."""
-        return {id(member.job): calls for member, calls in self._running.calls()}
+        return {id(member.job): calls for member, calls, _ in self._running.progress()}
 
     def tick(self) -> bool:
         running = self._running
         self.discard(set(map(id, self._broken)))
         self._broken.clear()
         admitted = self._admit()
-        spare = self.shared.max_batch - running.rows
+        self._groups.choose(len(self._probes))
+        spare = 0 if self._groups.confined else self.shared.max_batch - running.going_rows
         probes = [self._probes.popleft() for _ in range(min(spare, len(self._probes)))]
-        if not running.rows and not probes:
+        if not running.going_rows and not probes:
             return admitted
         now = time.time()
         for probe in probes:
             probe.owner.job.started = probe.owner.job.started or now
-        jobs: list[Job[Prompted]] = [member.job for member in running.members]
+        jobs: list[Job[Prompted]] = [member.job for member in running.going]
         jobs += [probe.owner.job for probe in probes]
         failed: list[Job[Prompted]] = []
         if not self.jobs.attempt(jobs, lambda: failed.extend(self._call(probes))):
@@ -109,7 +114,6 @@ class NetworkStage(Stage):
     def clear(self) -> None:
         for queue in (self._previews, self._segments, self._probes):
             queue.clear()
-        self._newcomers.clear()
         self._broken.clear()
         self._running.clear()
 
@@ -119,7 +123,6 @@ class NetworkStage(Stage):
             return
         members = self._running.members
         self._running.remove([slot for slot, member in enumerate(members) if id(member.job) in gone])
-        self._newcomers = [member for member in self._newcomers if id(member.job) not in gone]
         self._probes = deque(probe for probe in self._probes if id(probe.owner.job) not in gone)
         self._previews = deque(job for job in self._previews if id(job) not in gone)
         self._segments = deque(job for job in self._segments if id(job) not in gone)
@@ -131,16 +134,21 @@ class NetworkStage(Stage):
         admitted = False
         while self._previews or self._segments:
             queue: deque[Job[Predict]] | deque[Job[Segment]] = self._previews or self._segments
-            # A long queue of segments must not keep localizations waiting: they get room before new segments.
-            reserved = len(self._probes) if queue is self._segments else 0
             needed = 2 if queue[0].work.sampling.guided else 1
-            if self._running.rows + reserved + needed > self.shared.max_batch:
+            if not self._fits(queue[0].work, needed):
                 break
             job: Job[Segment | Predict] = queue.popleft()
             job.started = time.time()
             admitted = True
             self.jobs.attempt([job], partial(self._join, job))
         return admitted
+
+    def _fits(self, work: Segment | Predict, rows: int) -> bool:
+        if isinstance(work, Segment) and work.confined:
+            return self._groups.fits(work, rows)
+        # A long queue of segments must not keep localizations waiting: they get room before new segments.
+        reserved = len(self._probes) if isinstance(work, Segment) else 0
+        return self._groups.whole_rows + reserved + rows <= self.shared.max_batch
 
     def _join(self, job: Job[Any]) -> None:
         work: Segment | Predict = job.work
@@ -156,7 +164,6 @@ class NetworkStage(Stage):
                 return
             member = segment(job, state)
         self._running.add(member)
-        self._newcomers.append(member)
         if not member.preview and member.state.predicted is not None:
             moved = self._running.advance_last(member.state.predicted)
             self.shared.landings.then(partial(self._land, moved, self._running.arrive()))
@@ -166,12 +173,12 @@ class NetworkStage(Stage):
     def _call(self, probes: list[_Probe]) -> list[Job[Prompted]]:
         """Call the network for everything that runs and ``probes``; return the jobs that failed alone."""
         running = self._running
-        watch = Watch(self.device)
-        first, used = running.rows, running.rows + len(probes)
+        watch, going = Watch(self.device), running.going
+        first, used = running.going_rows, running.going_rows + len(probes)
         rows = self.shared.max_batch if self.shared.pad else used
         inputs, times = self._inputs[:rows], self._times[:rows]
         conditionings = running.conditionings()
-        if running.members:
+        if going:
             running.fill(inputs, times)
         if probes:
             inputs[first:used] = upload(np.stack([probe.row.latent for probe in probes]), self.device)
@@ -184,16 +191,14 @@ class NetworkStage(Stage):
         if output is None:
             return failed
         outputs = list(output[first:used].clone()) if probes else []
-        moved = running.advance(output) if running.members else None
-        arrived = running.arrive() if running.members else None
+        moved = running.advance(output, self._groups.confined) if going else None
+        arrived = running.arrive() if going else None
         watch.stop()
-        newcomers, self._newcomers = self._newcomers, []
 
         def land() -> None:
             share = watch.seconds / used
-            for member in newcomers:
-                member.since = self._clock
-            self._clock += share
+            for member in going:
+                member.seconds += share * member.rows
             self._land(moved, arrived)
             for probe, found in zip(probes, outputs, strict=True):
                 self._landed(probe.owner, found, share)
@@ -206,7 +211,7 @@ class NetworkStage(Stage):
     ) -> tuple[Tensor | None, list[Job[Prompted]]]:
         """Return the network's output, None if no row came through, and the jobs that failed alone, whose rows are
         zero."""
-        members = self._running.members
+        members = self._running.going
         owners: list[Job[Prompted]] = [member.job for member in members]
         owners += [member.job for member in members if member.negative is not None]
         owners += [probe.owner.job for probe in probes]
@@ -216,7 +221,7 @@ class NetworkStage(Stage):
         def predict(jobs: list[Job[Prompted]]) -> None:
             nonlocal output
             if len(jobs) == len(everyone):
-                output = self._calls.predict(inputs, times, conditionings)
+                output = self._calls.predict(inputs, times, conditionings, self._groups.call())
                 return
             # The others' rows become padding; these keep their places.
             wanted = set(map(id, jobs))
@@ -226,7 +231,7 @@ class NetworkStage(Stage):
             some[kept], then[kept] = inputs[kept], times[kept]
             for row in kept:
                 texts[row] = conditionings[row]
-            found = self._calls.predict(some, then, texts)
+            found = self._calls.predict(some, then, texts, self._groups.call(kept))
             output = torch.zeros_like(found) if output is None else output
             output[kept] = found[kept]
 
@@ -253,8 +258,7 @@ class NetworkStage(Stage):
         for index, (member, state) in enumerate(zip(arrived.members, arrived.states(), strict=True)):
             job, calls = member.job, int(arrived.calls[index])
             if calls:
-                seconds = (self._clock - member.since) * member.rows
-                self.jobs.charge(job, calls * member.rows, seconds, nfe=float(calls))
+                self.jobs.charge_calls(job, calls, member.rows, member.seconds)
             if job.future.done():
                 continue
             if member.preview or state.complete:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lotts_search.backbones.base import Backbone
+from lotts_search.backbones.confined import Frozen
 from lotts_search.engine.jobs import Job
 from lotts_search.work.change_maps import at_refinement, unchanged
 from lotts_search.work.model import Schedule
@@ -24,8 +25,11 @@ class Trajectory:
         state: where it starts.
         stop: the step it goes to; that of ``state`` for a preview.
         search_seed, lineage: of the solver's noise; unused by a preview.
-        since: the network stage's clock before its first network call.
         conditioning, negative: of its network rows; ``negative`` is None when unguided.
+        confined: how its masked steps are computed; None = whole.
+        frozen: what its frozen tokens gave in the last whole call, one for each network row.
+        turn: number of the call that it took part in last.
+        seconds: on the device, of its rows so far.
     """
 
     job: Job[Segment | Predict]
@@ -33,12 +37,16 @@ class Trajectory:
     stop: int
     search_seed: int = 0
     lineage: Lineage = ()
-    since: float = 0.0
+    turn: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.sampling = self.job.work.sampling
         self.conditioning: Any = self.job.conditioning[self.sampling.prompt]
         self.negative: Any = self.job.conditioning[self.sampling.negative] if self.sampling.guided else None
+        region = self.job.work.resampled if isinstance(self.job.work, Segment) and self.job.work.confined else None
+        self.confined = None if region is None else region.confined
+        self.frozen: list[Frozen] = []
 
     @property
     def preview(self) -> bool:

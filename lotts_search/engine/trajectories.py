@@ -18,10 +18,11 @@ from torch import Tensor
 
 from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.engine import step_table
+from lotts_search.engine.backgrounds import Backgrounds
 from lotts_search.engine.noise_rows import NoiseKey, NoiseRows
-from lotts_search.engine.segments import Trajectory, background_noise
+from lotts_search.engine.segments import Trajectory
 from lotts_search.engine.solver import NOISE, compare, step
-from lotts_search.engine.step_table import FIRST_ORDER, PREVIEW, SECOND_ORDER, StepTable
+from lotts_search.engine.step_table import FIRST_ORDER, MASKED, NEXT_ALPHA, NEXT_SIGMA, PREVIEW, SECOND_ORDER, StepTable
 from lotts_search.engine.transfer import Download, upload
 from lotts_search.work.change_maps import first_compared
 from lotts_search.work.requests import Floats, State
@@ -104,21 +105,19 @@ class Trajectories:
     Attributes:
         members: the trajectories, in the order of their slots.
         rows: network rows of one step of all of them.
+        going_rows: of those that take part in the next call, see :meth:`front`; all unless it says otherwise.
     """
 
     def __init__(self, backbone: Backbone, capacity: int):
         self._backbone, self._capacity, self._device = backbone, capacity, device_of(backbone)
         self.members: list[Trajectory] = []
-        self.rows = 0
+        self.rows = self.going_rows = self._going = 0
         self._slots = np.zeros(capacity, _SLOT)
         self._table = StepTable(backbone)
         self._latents, self._previous = self._buffer(), self._buffer()
         self._changes = self._buffer()[:, 0].clone()
         self._loaded = 0  # the first slot whose latent is not on the device yet
-        # Backgrounds of refinements; allocated for the first refinement.
-        self._origin = torch.empty(0)
-        self._outside = torch.empty(0)
-        self._keep = torch.empty(0)
+        self._backgrounds = Backgrounds(self._buffer, self._device)
         self._noise = NoiseRows(backbone.info.latent, self._device)
         self._fresh: list[int] = []  # slots whose background noise changes in the step under way
         self._masked = False  # whether any slot is masked in the step under way
@@ -162,12 +161,7 @@ class Trajectories:
         left = len(self.members) - len(gone)
         holes = [slot for slot in sorted(gone) if slot < left]
         movers = [slot for slot in range(left, len(self.members)) if slot not in gone]
-        if holes:
-            self._slots[holes] = self._slots[movers]
-            to, source = upload(np.array([holes, movers]), self._device)
-            for buffer in (self._latents, self._previous, self._changes, self._origin, self._outside, self._keep):
-                if len(buffer):
-                    buffer[to] = buffer[source]
+        self._copy(holes, movers)
         self.rows -= sum(self.members[slot].rows for slot in gone)
         for hole, mover in zip(holes, movers, strict=True):
             self.members[hole] = self.members[mover]
@@ -175,16 +169,44 @@ class Trajectories:
         self._loaded = left
         self._stale = True
 
+    def _copy(self, to: Sequence[int], source: Sequence[int]) -> None:
+        """Copy what slots hold into others, all at once."""
+        if len(to):
+            self._slots[to] = self._slots[source]
+            places, sources = upload(np.array([to, source]), self._device)
+            for buffer in (self._latents, self._previous, self._changes, *self._backgrounds.buffers):
+                if len(buffer):
+                    buffer[places] = buffer[sources]
+
+    def front(self, chosen: Sequence[int]) -> None:
+        """Let only these slots take part in the next call; they move to the front, in this order."""
+        if list(chosen) != list(range(len(chosen))):
+            self._load()
+            order = [*chosen, *sorted(set(range(len(self.members))) - set(chosen))]
+            self._copy(range(len(order)), order)
+            self.members[:] = [self.members[slot] for slot in order]
+            self._stale = True
+        self._stale |= len(chosen) != self._going
+        self._going = len(chosen)
+        self.going_rows = sum(member.rows for member in self.going)
+
+    @property
+    def going(self) -> list[Trajectory]:
+        """The trajectories that take part in the next call."""
+        return self.members[: self._going]
+
     def clear(self) -> None:
         """Free all slots."""
         self.members.clear()
         self.rows = self._loaded = 0
         self._stale = True
 
-    def calls(self) -> list[tuple[Trajectory, int]]:
-        """Return the trajectories with the network calls that each has taken part in."""
+    def progress(self) -> list[tuple[Trajectory, int, int]]:
+        """Return the trajectories with the network calls that each has taken part in, and how many masked steps are left to each."""
         members = list(self.members)
-        return list(zip(members, self._slots["calls"][: len(members)].tolist(), strict=True))
+        slots = self._slots[: len(members)]
+        masked = np.minimum(slots["unmask"], slots["stop"]) - slots["step"]
+        return list(zip(members, slots["calls"].tolist(), masked.tolist(), strict=True))
 
     def _load(self) -> None:
         """Copy the new slots' latents to the device, all at once."""
@@ -193,35 +215,11 @@ class Trajectories:
             return
         self._loaded = end
         states = [member.state for member in self.members[first:end]]
-        self._latents[first:end] = self._upload([state.latent for state in states])
+        _fill(self._latents[first:end], [state.latent for state in states])
         # Zero rather than stale: a factor of 0 does not silence a NaN.
-        self._previous[first:end] = self._upload([state.previous for state in states])
-        self._changes[first:end] = self._upload([state.change for state in states], self._changes.shape[1:])
-        regions = [state.region for state in states]
-        if all(region is None for region in regions):
-            if len(self._keep):
-                self._keep[first:end] = False
-            return
-        if not len(self._keep):
-            self._origin, self._outside = self._buffer(), self._buffer()
-            self._keep = self._buffer()[:, :1] > 0
-        nothing = np.zeros(self._backbone.info.latent[1:], np.bool_)
-        keep = [nothing if region is None else ~region.mask for region in regions]
-        self._keep[first:end] = upload(np.stack(keep)[:, None], self._device)
-        self._origin[first:end] = self._upload([None if region is None else region.origin for region in regions])
-        self._outside[first:end] = self._upload(
-            [
-                background_noise(member.search_seed, region, 0) if region and region.background == "fixed" else None
-                for member, region in zip(self.members[first:end], regions, strict=True)
-            ]
-        )
-
-    def _upload(self, arrays: list[Floats | None], shape: Sequence[int] = ()) -> Tensor | float:
-        """Return [len(arrays), *shape], by default [len(arrays), C, H, W], on the device, with zeros for None."""
-        if all(array is None for array in arrays):
-            return 0.0
-        zero = np.zeros(shape or self._backbone.info.latent, np.float32)
-        return upload(np.stack([zero if array is None else array for array in arrays]), self._device)
+        _fill(self._previous[first:end], [state.previous for state in states])
+        _fill(self._changes[first:end], [state.change for state in states])
+        self._backgrounds.load(first, self.members[first:end])
 
     def conditionings(self) -> list[Any]:
         """Return the conditionings of the network rows: one per trajectory, then the negative ones of the guided
@@ -234,7 +232,7 @@ class Trajectories:
         if not self._stale:
             return
         self._stale = False
-        members = self.members
+        members = self.going
         guided = [slot for slot, member in enumerate(members) if member.negative is not None]
         self._conditionings = [member.conditioning for member in members] + [members[slot].negative for slot in guided]
         self._guided = upload(np.array(guided), self._device) if guided else None
@@ -248,28 +246,31 @@ class Trajectories:
         """
         self._load()
         self._refresh()
-        count = len(self.members)
+        count = self._going
         self._values = self._begin(0, count)
         latents, times = self._latents[:count], self._values[:, step_table.TIMESTEP]
         inputs[:count] = latents
         timesteps[:count] = times
         if self._guided is not None:
-            inputs[count : self.rows] = latents[self._guided]
-            timesteps[count : self.rows] = times[self._guided]
+            inputs[count : self.going_rows] = latents[self._guided]
+            timesteps[count : self.going_rows] = times[self._guided]
 
-    def advance(self, output: Tensor) -> Moved:
-        """Move every trajectory by the network's raw output [rows, C, H, W]."""
-        count = len(self.members)
+    def advance(self, output: Tensor, confined: bool = False) -> Moved:
+        """Move the trajectories that take part by the network's raw output [rows, C, H, W], that of a ``confined`` call only inside
+        the masks."""
+        count = self._going
         raw = output[:count]
         if self._guided is not None:
-            negative = output[count : self.rows]
-            if self.rows < 2 * count:
+            negative = output[count : self.going_rows]
+            if self.going_rows < 2 * count:
                 # An unguided row is guided with weight 1 against itself.
                 negative = raw.index_copy(0, self._guided, negative)
             raw = negative + self._weights * (raw - negative)
         scales = self._values[:, :, None, None, None]
         x0 = self._backbone.to_x0(raw, self._latents[:count], scales[:, step_table.ALPHA], scales[:, step_table.SIGMA])
         self._slots["calls"][:count] += 1
+        if confined:
+            x0 = self._backgrounds.fill(x0, self._previous[:count], slice(0, count))
         return self._move(0, x0, self._values)
 
     def advance_last(self, x0: Floats) -> Moved:
@@ -306,21 +307,20 @@ class Trajectories:
         return upload(values, self._device)
 
     def _move(self, first: int, x0: Tensor, values: Tensor) -> Moved:
-        end = len(self.members)
+        end = first + len(values)
         drawn, rows = self._noise.finish(), values[:, step_table.SOLVER]
         moved = step(x0, self._previous[first:end], self._latents[first:end], rows, drawn[: end - first])
         sums = moved.flatten(1).sum(1)
         if self._compared:
             change = compare(x0, self._previous[first:end], values[:, step_table.COMPARED])
             # Outside the mask of a refinement the map stays its parent's.
-            self._changes[first:end] += change.masked_fill(self._keep[first:end, 0], 0) if len(self._keep) else change
+            self._changes[first:end] += self._backgrounds.inside(change, slice(first, end))
         if self._masked:
             if self._fresh:
-                self._outside[upload(np.array(self._fresh), self._device)] = drawn[end - first :]
+                self._backgrounds.renew(self._fresh, drawn[end - first :])
             scales = values[:, :, None, None, None]
-            alpha, sigma = scales[:, step_table.NEXT_ALPHA], scales[:, step_table.NEXT_SIGMA]
-            background = alpha * self._origin[first:end] + sigma * self._outside[first:end]
-            moved = torch.where(self._keep[first:end] & (scales[:, step_table.MASKED] > 0), background, moved)
+            masked, *noised = (scales[:, column] for column in (MASKED, NEXT_ALPHA, NEXT_SIGMA))
+            moved = self._backgrounds.cover(moved, slice(first, end), masked > 0, *noised)
         self._latents[first:end] = moved
         self._previous[first:end] = x0
         slots = self._slots[first:end]
@@ -348,3 +348,12 @@ class Trajectories:
         arrived = Arrived(members, latents, slots["calls"][done], Download(latents, self._changes[places], *host))
         self.remove(done.tolist())
         return arrived
+
+
+def _fill(rows: Tensor, arrays: list[Floats | None]) -> None:
+    """Copy arrays into rows on the device, all at once, with zeros for None."""
+    if all(array is None for array in arrays):
+        rows.zero_()
+        return
+    zero = np.zeros(rows.shape[1:], np.float32)
+    rows.copy_(upload(np.stack([zero if array is None else array for array in arrays]), rows.device))

@@ -76,7 +76,8 @@ def _known(entry: ModelEntry) -> ModelInfo | None:
         return None
     defaults, embedded = found
     image = registry.model_image_size(entry.model, entry.options) or (0, 0)
-    return ModelInfo(entry.label, "", latent_size(image, read) or UNKNOWN, image, entry.prices(), defaults, embedded)
+    latent = latent_size(image, read) or UNKNOWN
+    return ModelInfo(entry.label, "", latent, image, entry.prices(), defaults, embedded, confines=None)
 
 
 def folder_of(model: str) -> Path | None:

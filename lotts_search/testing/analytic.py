@@ -216,7 +216,9 @@ def answer(work: Work, model: Model) -> Result:
 
 
 def _used(steps: float, sampling: Sampling, **counts: int) -> Usage:
-    return _priced(nfe=steps, rows=int(steps * (2 if sampling.guided else 1)), **counts)
+    rows = steps * (2 if sampling.guided else 1)
+    flops = PRICES.flops({**counts, "rows": rows})
+    return Usage(nfe=steps, rows=math.ceil(rows), flops=flops, **counts)
 
 
 def _priced(nfe: float = 0.0, **counts: int) -> Usage:

@@ -59,6 +59,9 @@ class ModelInfo:
             otherwise guidance is classifier-free.
         loaded: the load options that affect its images, as JSON; "" where they are not known.
         patch: side of one network token in latent cells; masks are made of whole tokens.
+        confines: side in latent cells of the tokens that the network can compute without the others, see
+            :mod:`lotts_search.work.confined`; 0 = it cannot, None = not
+            known before the model is loaded.
         scheduler: class of the scheduler in the model's folder, "" where it is not known. Its noise levels are used, but
             the solver of the sampling settings replaces it.
     """
@@ -73,6 +76,7 @@ class ModelInfo:
     patch: int = 1
     loaded: str = ""
     scheduler: str = ""
+    confines: int | None = 0
 
 
 @dataclass(frozen=True)

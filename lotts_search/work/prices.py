@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ class Prices:
         score: a score of the verifier.
         rows_per_step: network rows of a denoising step as users run the model, whatever the steps that are counted took; None =
             as counted.
+        tokens: the part of ``row`` that grows with the number of image tokens that are computed; 0 = the network computes all.
     """
 
     row: float = 0.0
@@ -29,6 +31,12 @@ class Prices:
     encode: float = 0.0
     score: float = 0.0
     rows_per_step: int | None = None
+    tokens: float = 0.0
+
+    def confined(self, active: float) -> float:
+        """Return what a row that computes this share of the image tokens costs, as a share of a whole one; rounded up to 1/1024, so
+        that sums of NFE are exact."""
+        return math.ceil(1024 * (1 - (1 - active) * self.tokens / self.row)) / 1024 if self.row else 1.0
 
     def flops(self, counts: Mapping[str, Any]) -> Any:
         """Return the FLOPs of counted work.
@@ -58,7 +66,9 @@ _SCORE = 137_781_397_536
 _WHOLE = {
     "sd21": Prices(2_149_105_745_920, 5_754_304_364_544, 5_754_304_364_544, 2_609_118_314_496, _SCORE, 2),
     "sdxl": Prices(6_761_236_398_080, 10_470_392_594_432, 10_470_392_594_432, 4_878_950_727_680, _SCORE, 2),
-    "flux": Prices(69_466_626_981_888, 10_472_204_009_472, 10_472_204_009_472, 4_882_572_509_184, _SCORE, 1),
+    "flux": Prices(
+        69_466_626_981_888, 10_472_204_009_472, 10_472_204_009_472, 4_882_572_509_184, _SCORE, 1, 65_366_717_890_560
+    ),
 }
 _TINY = {"sd21": 318_037_819_392, "sdxl": 565_400_567_808, "flux": 565_627_060_224}
 PUBLISHED: Mapping[str, Prices] = _WHOLE | {

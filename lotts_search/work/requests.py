@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lotts_search.errors import BadInput, unknown
+from lotts_search.work.confined import Confined
 from lotts_search.work.masks import MaskSource
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Region:
         integrate: tg, the number of last steps without the mask.
         background: one ε2 along the refinement (``fixed``) or a new one per step (``fresh``).
         spatial: False keeps the latent outside the mask clean instead of forward-noised (the ablation).
+        confined: how the masked steps are computed; None = all of them whole.
     """
 
     mask: Bools
@@ -207,6 +209,7 @@ class Region:
     integrate: int
     background: Background = "fixed"
     spatial: bool = True
+    confined: Confined | None = None
 
 
 @dataclass(frozen=True)
@@ -270,10 +273,31 @@ class Segment:
         return self.state.step
 
     @property
-    def nfe(self) -> float:
-        """Denoising steps that the segment is charged; an x0 prediction already paid for is not charged again."""
+    def calls(self) -> int:
+        """Network calls of the segment; an x0 prediction already paid for is not computed again."""
         paid = self.renoise is None and self.state is not None and self.state.predicted is not None
-        return float(self.stop - self.start - (1 if paid and self.stop > self.start else 0))
+        return self.stop - self.start - int(paid and self.stop > self.start)
+
+    @property
+    def resampled(self) -> Region | None:
+        """The region that it resamples; None = everything."""
+        return self.region if self.renoise is not None or self.state is None else self.state.region
+
+    @property
+    def confined(self) -> int:
+        """Those of the network calls that are confined to active tokens."""
+        region = self.resampled
+        if region is None or region.confined is None:
+            return 0
+        unmasked = self.stop - max(self.start, self.sampling.steps - region.integrate)
+        return region.confined.count(self.calls - max(0, unmasked))
+
+    @property
+    def nfe(self) -> float:
+        """Denoising steps that the segment is charged: its network calls, of the confined ones only their share."""
+        region, few = self.resampled, self.confined
+        share = 1.0 if region is None or region.confined is None else region.confined.share
+        return self.calls - few + few * share
 
 
 @dataclass(frozen=True)

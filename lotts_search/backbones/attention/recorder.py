@@ -129,9 +129,13 @@ def watched(network: Any, names: Iterable[str], record: Recorder) -> Iterator[No
 @contextlib.contextmanager
 def uncompiled(network: Any) -> Iterator[None]:
     """Run compiled modules eagerly inside the block; they would be compiled again for each new recorder."""
-    # Checked first, because setting the stance imports the whole compiler.
-    if any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules()):
+    if compiled(network):  # setting the stance imports the whole compiler
         with torch.compiler.set_stance("force_eager"):
             yield
     else:
         yield
+
+
+def compiled(network: Any) -> bool:
+    """Return whether modules of a network are compiled."""
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())

@@ -1,0 +1,121 @@
+"""Networks that compute only some of their tokens, the active ones; of the frozen others they take cached keys and values.
+
+``record`` is a call of the whole network that keeps keys and values beside it, by hooks that do not change its bits.
+``predict_confined`` is a call in which only the active tokens pass the blocks. The tokens of a confined call are those of
+:mod:`lotts_search.work.confined`: squares with sides of ``info.confines`` latent cells, counted row by row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@dataclass(eq=False)
+class Frozen:
+    """What a row's frozen tokens gave in a whole call.
+
+    Attributes:
+        active, places: [A], [F] indices of the active and of the frozen tokens, ascending.
+        keys, values: [F, D] of each attention module in the order of the network, before norm and rotation.
+    """
+
+    active: Tensor
+    places: Tensor
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+
+@runtime_checkable
+class Confines(Protocol):
+    """The network can compute only some of its image tokens."""
+
+    network: Any
+    """The diffusers model."""
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Memory that keys and values of one frozen token of a row take."""
+
+    def record(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: Mapping[int, Frozen]) -> Tensor:
+        """Call the network as ``predict`` does, with the same output, and fill the keys and values of rows of the call."""
+
+    def predict_confined(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: list[Frozen]) -> Tensor:
+        """Return the output [B, C, H, W] at the active tokens, and 0 at the frozen ones; all rows have equally many."""
+
+
+def attentions(network: Any) -> list[Any]:
+    """Return the attention modules of a diffusers model, in order."""
+    return [module for module in network.modules() if hasattr(module, "to_k") and hasattr(module, "processor")]
+
+
+@contextlib.contextmanager
+def recorded(modules: list[Any], tokens: int, frozen: Mapping[int, Frozen]) -> Iterator[None]:
+    """Keep keys and values of frozen tokens in the call inside the block.
+
+    Args:
+        modules: attention modules whose last ``tokens`` positions are the image.
+        frozen: by row of the call.
+    """
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            for row, found in frozen.items():
+                getattr(found, name).append(output[row, -tokens:][found.places])
+
+        return hook
+
+    for found in frozen.values():
+        found.keys, found.values = [], []
+    hooks = [
+        getattr(module, f"to_{name[0]}").register_forward_hook(keep(name))
+        for module in modules
+        for name in ("keys", "values")
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def gathered(embedder: nn.Module, projection: nn.Module, active: Tensor, tokens: int) -> Iterator[None]:
+    """Let only the active tokens pass the network in the call inside the block.
+
+    Args:
+        embedder: its output [B, tokens, D] are the image tokens.
+        projection: its output [B, A, P] is put in the places of the active tokens, with 0 in those of others.
+        active: [B, A].
+    """
+
+    def gather(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.gather(1, active[:, :, None].expand(-1, -1, output.shape[-1]))
+
+    def scatter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        everywhere = output.new_zeros(len(output), tokens, output.shape[-1])
+        return everywhere.scatter(1, active[:, :, None].expand_as(output), output)
+
+    hooks = [embedder.register_forward_hook(gather), projection.register_forward_hook(scatter)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def processed(modules: list[Any], processors: list[Any]) -> Iterator[None]:
+    """Replace the processors of attention modules in the call inside the block."""
+    originals = [module.processor for module in modules]
+    try:
+        for module, processor in zip(modules, processors, strict=True):
+            module.processor = processor
+        yield
+    finally:
+        for module, processor in zip(modules, originals, strict=True):
+            module.processor = processor

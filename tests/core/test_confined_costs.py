@@ -1,0 +1,82 @@
+"""Prices of refinements that are confined to their masks: what is planned, reserved and charged is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lotts_search import BadInput, search
+from lotts_search.core.budget import Budget
+from lotts_search.core.costs import Cost, Costs
+from lotts_search.core.localized import Localized
+from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
+from lotts_search.strategies.beam_in_mask import BeamInMask
+from lotts_search.strategies.lotts import LoTTS
+from lotts_search.strategies.mosaic import Mosaic
+from lotts_search.testing import AnalyticPool, analytic_info
+from lotts_search.testing.analytic import PRICES
+from lotts_search.work.prices import Prices, published
+from lotts_search.work.requests import Sampling, Segment
+from tests.core.test_flops import by_hand
+
+INFO = replace(analytic_info(), confines=1, prices=replace(PRICES, tokens=PRICES.row))
+"""The analytic model, as if all of its work grew with the number of tokens."""
+COSTS = Costs.of(INFO, Sampling.of(INFO, "a"))
+
+
+def test_the_share_of_a_step_grows_with_the_active_tokens() -> None:
+    prices = Prices(row=1000, tokens=600)
+    assert [prices.confined(active) for active in (1.0, 0.5)] == [1.0, 717 / 1024] and 716 / 1024 < 0.7 < 717 / 1024
+    assert Prices(row=1000).confined(0.1) == 1.0 == Prices().confined(0.1)
+    assert published("flux").confined(0.5) == pytest.approx(0.53, abs=0.001)
+
+
+def test_confined_steps_of_a_segment_are_counted_by_hand() -> None:
+    """Steps 3..7 of 8 with tg = 1: the calls are whole, confined, confined, whole and, unmasked, whole."""
+    how = COSTS.confine(0.5, 3, 1, 0)
+    assert how is not None and (how.active, how.share) == (COSTS.tokens // 2, 0.5)
+    costs = replace(COSTS, confined=how, integrate=1)
+    assert costs.refine(3) == Cost(3 + 2 * 0.5, 1, 4 * 2000 + 150 + 7)
+    assert costs.segment(3, 5) == Cost(1.5, 0, 3000) and costs.segment(3, 5, scored=True) == Cost(1, 0, 2000)
+    assert costs.segment(7, 8) == COSTS.segment(7, 8) and COSTS.confine(1.0, 3, 1, 0) is None
+
+
+@pytest.mark.parametrize("as_", [None, "flux"])
+@pytest.mark.parametrize("strategy", [LoTTS, BeamInMask, AdaptiveLoTTS], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("currency", ["nfe", "flops"])
+def test_plan_reservation_and_ledger_are_equal(strategy: type[Localized], currency: str, as_: str | None) -> None:
+    prices = PRICES if as_ is None else published(as_)
+    limit = {"nfe": 60.0, "flops": 60.0 * prices.row * 2}[currency]
+    chosen = strategy(refresh=3, ring=0, start=2, integrate=1)
+    with AnalyticPool(INFO) as pool:
+        result = search("red star", strategy=chosen, pool=pool, as_=as_, **{currency: limit})
+    ledger = result.ledger
+    assert any(work.confined for work in pool.asked if isinstance(work, Segment))
+    assert ledger.nfe == ledger.reserved.nfe and ledger.flops == pytest.approx(ledger.reserved.flops, rel=1e-12)
+    per_step = 2 if as_ is None else 1
+    assert ledger.flops == pytest.approx(by_hand(pool.asked, prices, per_step), rel=1e-12)
+    plan = chosen.plan(Budget(**{currency: limit}), ledger.costs)
+    if plan.exact:
+        assert (plan.nfe, plan.images) == (ledger.nfe, ledger.images)
+        assert plan.flops == pytest.approx(ledger.flops, rel=1e-12)
+
+
+def test_confined_refinements_leave_room_for_more_images() -> None:
+    counts = []
+    for refresh in (None, 8):
+        with AnalyticPool(INFO) as pool:
+            strategy = LoTTS(refresh=refresh, ring=0, start=2)
+            counts.append(search("red star", strategy=strategy, pool=pool, nfe=60).ledger.images)
+    assert counts[0] < counts[1]
+
+
+def test_what_cannot_be_confined_is_refused_before_the_first_trial() -> None:
+    with AnalyticPool() as pool:
+        with pytest.raises(BadInput, match="only those of the families flux and stable-diffusion-3"):
+            search("red star", strategy=LoTTS(refresh=2), pool=pool, nfe=60)
+        with pytest.raises(BadInput, match="takes no refresh=2"):
+            search("red star", strategy=Mosaic(refresh=2), pool=pool, nfe=60)
+        with pytest.raises(BadInput, match="warmup must be 1 or more, not 0"):
+            search("red star", strategy=LoTTS(refresh=2, warmup=0), pool=pool, nfe=60)
+    assert not pool.asked

@@ -1,0 +1,216 @@
+"""Refinements whose network calls are confined to the mask, on small real transformers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lotts_search.backbones.confined import Frozen
+from lotts_search.core.costs import Costs
+from lotts_search.engine.engine import Engine
+from lotts_search.engine.segments import background_noise
+from lotts_search.errors import BadInput
+from lotts_search.work.confined import Confined, active_count, active_tokens, in_tokens
+from lotts_search.work.requests import Region, Sampling, Segment, State
+from tests.tiny import run, sample, tiny_backbone
+from tests.tiny_flux import shared_flux
+from tests.tiny_sd3 import sd3_backbone_of, tiny_sd3_pipeline
+
+STEPS, START, INTEGRATE = 8, 2, 2
+PROMPT = "a red circle"
+
+
+@cache
+def backbone_of(name: str) -> Any:
+    if name == "flux":
+        return shared_flux()
+    return sd3_backbone_of(tiny_sd3_pipeline(newer=name == "sd3.5"))
+
+
+MODELS = pytest.mark.parametrize("name", ["flux", "sd3", "sd3.5"])
+
+
+def corner(side: int = 4) -> Any:
+    """A mask of side/2 by side/2 of the 4x4 tokens."""
+    mask = np.zeros((8, 8), np.bool_)
+    mask[:side, :side] = True
+    return mask
+
+
+def parent_of(name: str, guidance: float = 1.0) -> State:
+    (result,) = run(Engine(backbone_of(name), 4), sample(0, Sampling(PROMPT, STEPS, guidance)))
+    assert result.state is not None
+    return result.state
+
+
+def refine(
+    name: str, mask: Any = None, seed: int = 1, guidance: float = 1.0, stop: int = STEPS, **settings: int
+) -> Segment:
+    """A refinement with the settings of ``refresh``; whole without them."""
+    backbone, parent = backbone_of(name), parent_of(name, guidance)
+    sampling = Sampling(PROMPT, STEPS, guidance)
+    costs, mask = Costs.of(backbone.info, sampling), corner() if mask is None else mask
+    how = costs.confine(costs.touched(mask), **{"warmup": 1, "ring": 0} | settings) if settings else None
+    lineage = ("seed 0", f"refine@{START} {seed}")
+    region = Region(mask, parent.latent, lineage, INTEGRATE, confined=how)
+    return Segment(1, sampling, lineage, stop, state=parent, renoise=START, region=region)
+
+
+def latent(result: Any) -> Any:
+    return result.state.latent
+
+
+@MODELS
+def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole_network(name: str) -> None:
+    backbone = backbone_of(name)
+    torch.manual_seed(0)
+    latents, times = torch.randn(3, *backbone.info.latent), torch.tensor([900.0, 500.0, 100.0])
+    texts = backbone.stack(backbone.encode_prompts([PROMPT, "a blue star", ""]))
+    whole = backbone.predict(latents, times, texts)
+    frozen = {}
+    for row in range(3):
+        places = torch.randperm(16)
+        frozen[row] = Frozen(places[:6].sort().values, places[6:].sort().values)
+    assert torch.equal(backbone.record(latents, times, texts, frozen), whole)
+    found = backbone.predict_confined(latents, times, texts, list(frozen.values()))
+    for row, one in frozen.items():
+        active = torch.zeros(16, dtype=torch.bool)
+        active[one.active] = True
+        cells = active.view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        assert torch.allclose(found[row][:, cells], whole[row][:, cells], atol=2e-6)
+        assert not found[row][:, ~cells].any() and whole[row][:, cells].abs().mean() > 0.1
+    assert sum(key.nbytes + value.nbytes for key, value in zip(frozen[0].keys, frozen[0].values, strict=True)) == (
+        10 * backbone.frozen_bytes
+    )
+
+
+@MODELS
+def test_a_row_without_image_tokens_costs_what_the_prices_say(name: str) -> None:
+    """Counted by torch in a real call of four rows with 6 of 16 tokens."""
+    backbone = backbone_of(name)
+    prices, texts = backbone.info.prices, backbone.stack(backbone.encode_prompts([PROMPT] * 4))
+    latents, times = torch.randn(4, *backbone.info.latent), torch.full((4,), 500.0)
+    frozen = [Frozen(torch.arange(6), torch.arange(6, 16)) for _ in range(4)]
+    backbone.record(latents, times, texts, dict(enumerate(frozen)))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the others are not counted on a CPU
+        backbone.predict_confined(latents, times, texts, frozen)
+    assert counter.get_total_flops() == 4 * (prices.row - prices.tokens * 10 / 16)
+    assert 0 <= prices.confined(6 / 16) - counter.get_total_flops() / (4 * prices.row) < 1 / 1024
+
+
+@MODELS
+def test_a_whole_mask_and_calls_that_are_all_whole_change_no_bit(name: str) -> None:
+    mask = np.ones((8, 8), np.bool_)
+    plain, confined = refine(name, mask), refine(name, mask, refresh=8)
+    assert confined.region is not None and confined.region.confined is None, "all tokens are active"
+    works = plain, confined, refine(name), refine(name, refresh=1)
+    first, second, third, fourth = (latent(one) for one in run(Engine(backbone_of(name), 4), *works))
+    assert np.array_equal(first, second) and np.array_equal(third, fourth) and not np.array_equal(first, third)
+
+
+@MODELS
+@pytest.mark.parametrize("background", ["fixed", "fresh"])
+def test_until_integration_what_is_frozen_is_the_noised_parent_to_the_bit(name: str, background: Any) -> None:
+    work = refine(name, refresh=8, stop=STEPS - INTEGRATE)
+    assert work.region is not None
+    region = replace(work.region, background=background)
+    (result,) = run(Engine(backbone_of(name), 4), replace(work, region=region))
+    schedule, at = backbone_of(name).schedule(STEPS), STEPS - INTEGRATE
+    noise = background_noise(1, region, at)
+    want = np.float32(schedule.alpha[at]) * region.origin + np.float32(schedule.sigma[at]) * noise
+    assert np.array_equal(latent(result)[:, ~region.mask], want[:, ~region.mask])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_confined_refinement_is_near_the_whole_one_and_nearer_with_more_refreshes(guidance: float) -> None:
+    works = [refine("flux", guidance=guidance, **how) for how in ({}, {"refresh": 2}, {"refresh": 8})]
+    whole, often, once = (latent(one)[:, corner()] for one in run(Engine(backbone_of("flux"), 8), *works))
+    assert 0 < np.abs(often - whole).mean() < np.abs(once - whole).mean() < 0.2 * np.abs(whole).mean()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_refinement_is_the_same_to_the_bit_whatever_else_runs(guidance: float) -> None:
+    """Others at other steps, with other masks and settings, plain trajectories among them, and less memory."""
+    work = refine("flux", seed=5, guidance=guidance, refresh=3)
+    (alone,) = run(Engine(backbone_of("flux"), 4), work)
+    crowd = [refine("flux", seed=seed, guidance=guidance, refresh=2 + seed % 3) for seed in range(4)]
+    crowd += [refine("flux", corner(6), seed, guidance, refresh=4) for seed in (6, 7)]
+    crowd += [sample(seed, work.sampling) for seed in (1, 2)]
+    for memory in (1 << 30, 1):
+        found = run(Engine(backbone_of("flux"), 4, frozen_bytes=memory), *crowd[:3], work, *crowd[3:])[3]
+        assert np.array_equal(latent(found), latent(alone))
+
+
+@MODELS
+def test_a_segment_is_charged_what_its_calls_cost(name: str) -> None:
+    """Of the steps 2..7 the last two are unmasked, and of the four others two are confined."""
+    work, info = refine(name, refresh=3), backbone_of(name).info
+    (result,) = run(Engine(backbone_of(name), 4), work)
+    share = info.prices.confined(4 / 16)
+    costs = Costs.of(info, work.sampling)
+    assert work.region is not None and work.region.confined is not None and share < 1
+    reserved = costs.steps_of(work.calls, work.confined, work.region.confined)
+    assert (work.calls, work.confined, work.nfe) == (6, 2, 4 + 2 * share)
+    assert (result.usage.nfe, result.usage.rows) == (reserved.nfe, 6) == (work.nfe, 6)
+    assert reserved.flops == 4 * info.prices.row + 2 * int(share * info.prices.row)
+    assert result.usage.flops - info.prices.decode == reserved.flops
+
+
+def test_the_first_call_after_a_score_is_whole() -> None:
+    """A partial state that a score has paid for: step 3 is known, step 4 whole, step 5 confined, steps 6 and 7 unmasked."""
+    work = refine("flux", refresh=8, stop=3)
+    (result,) = run(Engine(backbone_of("flux"), 4), work)
+    assert result.state is not None
+    state = replace(result.state, predicted=result.state.latent)
+    assert (work.calls, work.confined) == (1, 0)
+    rest = Segment(1, work.sampling, work.lineage, STEPS, state=state)
+    assert (rest.calls, rest.confined) == (4, 1)
+    (last,) = run(Engine(backbone_of("flux"), 4), rest)
+    assert last.usage.nfe == rest.nfe < 4
+
+
+def test_other_networks_are_refused_by_name() -> None:
+    info = tiny_backbone().info
+    with pytest.raises(BadInput, match=r"refresh=4 .* flux and stable-diffusion-3"):
+        Costs.of(info, Sampling(PROMPT, STEPS, 1.0)).confine(0.5, 4, 1, 1)
+    work = refine("flux", refresh=4)
+    assert work.state is not None
+    state = replace(work.state, latent=np.zeros((4, 8, 8), np.float32))
+    with pytest.raises(BadInput, match=r"tiny cannot be confined .* flux and stable-diffusion-3"):
+        run(Engine(tiny_backbone(), 2), replace(work, state=state))
+
+
+@pytest.mark.parametrize(("name", "value"), [("refresh", 0), ("warmup", 0), ("ring", -1)])
+def test_settings_out_of_their_range_are_refused(name: str, value: int) -> None:
+    with pytest.raises(BadInput, match=f"{name} must be .* not {value}"):
+        refine("flux", **{"refresh": 2} | {name: value})
+
+
+def test_dense_calls() -> None:
+    confined = Confined(refresh=3, warmup=2, active=4, tokens=16, share=0.5)
+    assert [confined.dense(call) for call in range(9)] == [True, True, False, False, True, False, False, True, False]
+    assert [confined.count(calls) for calls in (-1, 0, 2, 4, 9)] == [0, 0, 0, 2, 5]
+
+
+def test_the_number_of_active_tokens_is_a_square_with_its_ring_in_whole_buckets() -> None:
+    assert [active_count(masked, 64, 0) for masked in (1, 4, 5, 32, 64)] == [4, 4, 8, 32, 64]
+    assert active_count(16, 64, 1) == 36 and active_count(32, 64, 1) == 60 and active_count(17, 64, 1) == 44
+    assert active_count(2048, 4096, 1) == 9 * 256
+
+
+def test_active_tokens_are_the_mask_and_what_is_nearest() -> None:
+    mask = np.zeros((8, 8), np.bool_)
+    mask[2:4, 2:5] = True
+    ring = np.zeros((8, 8), np.bool_)
+    ring[1:5, 1:6] = True
+    assert np.array_equal(active_tokens(mask, 20), ring) and np.array_equal(active_tokens(mask, 6), mask)
+    assert active_tokens(mask, 13).sum() == 13 and not (active_tokens(mask, 13) & ~ring).any()
+    assert active_tokens(mask, 64).all()
+    assert np.array_equal(in_tokens(np.kron(mask, [[0, 1], [0, 0]]) > 0, 2), mask)
