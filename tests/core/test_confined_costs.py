@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_share_of_a_step_grows_with_the_active_tokens() -> None:
 def test_confined_steps_of_a_segment_are_counted_by_hand() -> None:
     """Steps 3..7 of 8 with tg = 1: the calls are whole, confined, confined, whole and, unmasked, whole."""
     how = COSTS.confine(0.5, 3, 1, 0)
-    assert how is not None and (how.active, how.share) == (COSTS.tokens // 2, 0.5)
+    assert how is not None and (2 * how.active, how.share) == (COSTS.tokens, 0.5)
     costs = replace(COSTS, confined=how, integrate=1)
     assert costs.refine(3) == Cost(3 + 2 * 0.5, 1, 4 * 2000 + 150 + 7)
     assert costs.segment(3, 5) == Cost(1.5, 0, 3000) and costs.segment(3, 5, scored=True) == Cost(1, 0, 2000)
@@ -47,16 +48,16 @@ def test_confined_steps_of_a_segment_are_counted_by_hand() -> None:
 @pytest.mark.parametrize("currency", ["nfe", "flops"])
 def test_plan_reservation_and_ledger_are_equal(strategy: type[Localized], currency: str, as_: str | None) -> None:
     prices = PRICES if as_ is None else published(as_)
-    limit = {"nfe": 60.0, "flops": 60.0 * prices.row * 2}[currency]
+    limit: dict[str, Any] = {currency: {"nfe": 60.0, "flops": 60.0 * prices.row * 2}[currency]}
     chosen = strategy(refresh=3, ring=0, start=2, integrate=1)
     with AnalyticPool(INFO) as pool:
-        result = search("red star", strategy=chosen, pool=pool, as_=as_, **{currency: limit})
+        result = search("red star", strategy=chosen, pool=pool, as_=as_, **limit)
     ledger = result.ledger
     assert any(work.confined for work in pool.asked if isinstance(work, Segment))
     assert ledger.nfe == ledger.reserved.nfe and ledger.flops == pytest.approx(ledger.reserved.flops, rel=1e-12)
     per_step = 2 if as_ is None else 1
     assert ledger.flops == pytest.approx(by_hand(pool.asked, prices, per_step), rel=1e-12)
-    plan = chosen.plan(Budget(**{currency: limit}), ledger.costs)
+    plan = chosen.plan(Budget(**limit), ledger.costs)
     if plan.exact:
         assert (plan.nfe, plan.images) == (ledger.nfe, ledger.images)
         assert plan.flops == pytest.approx(ledger.flops, rel=1e-12)
