@@ -21,8 +21,8 @@ PING_TIMES = 10.0
 """Hanging is to leave a ping unanswered for so many times the longest of late: on an overloaded machine all are slow."""
 TIMES = 3.0
 """Hanging is to do nothing for so many times the seconds that work of this kind has taken from sending to answer."""
-LEAST_S = 60.0
-"""Least such limit."""
+LEAST_S = 300.0
+"""Least such limit: a verifier behind an endpoint may take as long as two of its timeouts."""
 SMOOTH = 0.1
 """Share of the last answer in the mean time for an NFE."""
 LAST = 64

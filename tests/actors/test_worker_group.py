@@ -399,8 +399,8 @@ def test_a_worker_that_starts_may_take_longer_to_answer_a_ping() -> None:
 
 
 def test_the_limit_follows_what_work_of_a_kind_has_taken() -> None:
-    """Three times the longest of late, at least a minute; unlimited by the pace of other kinds of work."""
-    limits, queue = Limits(answer_s=900), [100.0, 30.0]
+    """Three times the longest of late, at least LEAST_S; unlimited by the pace of other kinds of work."""
+    limits, queue = Limits(answer_s=900), [200.0, 30.0]
     harness = Harness(batch=1, limits=limits)
     worker = harness.workers[0]
     watch, (member,) = harness.group._watch, harness.group.crew.members
@@ -411,7 +411,7 @@ def test_the_limit_follows_what_work_of_a_kind_has_taken() -> None:
         harness.now += took
         harness.finish(worker)
         harness.submit(segment(1))
-    assert watch.limit(member) == 300
+    assert watch.limit(member) == 600
     encode = Encode(np.zeros((8, 8, 3), np.uint8), 6)
     harness.submit(encode)
     assert watch.limit(member) == 900
