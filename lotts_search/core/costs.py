@@ -61,7 +61,7 @@ class Costs:
     traced: bool = True
     prices: Prices = field(default_factory=Prices)
     beside: Mapping[str, Usage] = field(default_factory=dict)
-    tokens: int | None = 0
+    tokens: int | None = field(default=0, compare=False)  # files of a model that is not loaded do not tell it
     confined: Confined | None = None
     integrate: int = 0
 
