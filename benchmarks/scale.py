@@ -4,9 +4,10 @@
 
 A study of Best-of-N and LoTTS runs into a temporary folder. Searches, worker groups, journals, images and tables are the
 project's own; a generator only takes the time of SDXL on an H100 (40 ms a row, batches of 16 rows, 50 guided steps), and
-answers with arrays of that size. Time is virtual: the CPU seconds of this process, with all of its threads as if it had one
-core, plus the waiting that is skipped. So the busy share is that of a driver on one core of its own, on any machine, however
-busy. What Ray takes for a call comes on top (``--ray`` measures it, on actors that compute nothing).
+answers with arrays of that size. Time is virtual: the CPU seconds of the driver's event loop and of its worker groups, which here share a
+core, plus the waiting that is skipped. Hashes, journals and images, which a driver leaves to threads, take CPU seconds on as many
+further cores as ``--threads`` says; with 0 all is done on one core. So the busy share is that of a driver with cores of its own,
+on any machine, however busy. What Ray takes for a call comes on top.
 
 Printed are, for each tenth of the study, trials, the driver's CPU milliseconds a trial, its resident memory and the busy share;
 then trials per second of CPU; with ``--profile`` also where the time goes.
@@ -18,7 +19,6 @@ import argparse
 import asyncio
 import cProfile
 import json
-import os
 import pstats
 import tempfile
 import time
@@ -69,7 +69,7 @@ def study(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tasks = tasks_of(asked)
     pool = SimulatedPool(speed, options.generators)
     clock = Clock()
-    asyncio.set_event_loop_policy(VirtualPolicy(clock))
+    asyncio.set_event_loop_policy(VirtualPolicy(clock, options.threads))
     run = RunFolder(folder / "run")
     stand = standing(run, tasks)
     marks: list[dict[str, float]] = []
@@ -101,7 +101,7 @@ def study(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     mark()
     run.close()
     assert done.outcome.status == "done" and not done.outcome.errors, done.outcome
-    print(f"{len(tasks)} searches, {pool.answered} trials, {options.generators} generators, {os.cpu_count()} cores, "
+    print(f"{len(tasks)} searches, {pool.answered} trials, {options.generators} generators, "
           f"{time.perf_counter() - wall:.0f} s of real time")  # fmt: skip
     print("  trials   virtual s   CPU ms/trial   memory MB   busy")
     for before, after in pairwise(marks):
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--strategies", default="best-of-n,lotts")
     parser.add_argument("--seeds", type=int, default=10, help="searches of a strategy with the same prompt")
     parser.add_argument("--keep", default="best", choices=("all", "best", "none"), help="images that are written")
+    parser.add_argument("--threads", type=int, default=3, help="cores of the driver beside that of its event loop")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

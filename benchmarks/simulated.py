@@ -7,14 +7,15 @@ advances the rows of its batch by one step in as long as a real network would ta
 from __future__ import annotations
 
 import asyncio
+import heapq
 import resource
 import selectors
 import time
 import zlib
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,64 +73,68 @@ class Speed:
 
 
 class Clock(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    """Virtual time: the CPU seconds of this process, all threads together as if there were one core, plus the time in which
-    it would have waited, which is skipped.
+    """Virtual time: the CPU seconds of the event loop, plus the time in which it would have waited, which is skipped.
 
     Attributes:
         engines_s: CPU seconds of made-up workers, which are not the driver's.
+        threads_s: CPU seconds of calls that a real driver makes in other threads.
         waited: seconds skipped.
-        working: number of calls that run in other threads now; while there are any, nothing is skipped.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.engines_s = self.waited = 0.0
-        self.working: Callable[[], int] = lambda: 0
+        self.engines_s = self.threads_s = self.waited = 0.0
 
     def now(self) -> float:
         """Return the virtual time in seconds."""
-        return time.process_time() - self.engines_s + self.waited
+        return time.process_time() - self.engines_s - self.threads_s + self.waited
 
     def select(self, timeout: float | None = None) -> Any:
         found = super().select(0)
-        if found or timeout == 0:
-            return found
-        if self.working() or timeout is None:
-            return super().select(0.002)
-        self.waited += max(0.0, timeout)
+        if not found and timeout != 0:
+            assert timeout is not None, "everything waits for something that never happens"
+            self.waited += max(0.0, timeout)
         return found
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time."""
+    """An event loop in virtual time. What it hands to threads runs at once, and is done when it would be done if ``threads``
+    cores beside that of the loop shared such calls; with 0 the loop's core does them, too."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, threads: int) -> None:
         super().__init__(clock)
-        self.clock, self._jobs = clock, 0
-        clock.working = lambda: self._jobs
+        self.clock, self._free = clock, [0.0] * threads
 
     def time(self) -> float:
         return self.clock.now()
 
     def run_in_executor(self, executor: Any, function: Any, *arguments: Any) -> Any:
-        self._jobs += 1
-        future = super().run_in_executor(executor, function, *arguments)
-        future.add_done_callback(self._ended)
+        future = self.create_future()
+        called, began = self.time(), time.process_time()
+        try:
+            settle = partial(future.set_result, function(*arguments))
+        except BaseException as error:
+            settle = partial(future.set_exception, error)
+        if not self._free:
+            self.call_soon(settle)
+            return future
+        took = time.process_time() - began
+        self.clock.threads_s += took
+        end = max(called, heapq.heappop(self._free)) + took
+        heapq.heappush(self._free, end)
+        self.call_at(end, lambda: None if future.done() else settle())
         return future
-
-    def _ended(self, _: object) -> None:
-        self._jobs -= 1
 
 
 class VirtualPolicy(asyncio.DefaultEventLoopPolicy):
     """Makes :func:`asyncio.run` run in virtual time."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, threads: int) -> None:
         super().__init__()
-        self.clock = clock
+        self.clock, self.threads = clock, threads
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return VirtualLoop(self.clock)
+        return VirtualLoop(self.clock, self.threads)
 
 
 @dataclass(eq=False)

@@ -71,22 +71,9 @@ class Book:
     def leave_in(self, journal: Journal) -> None:
         """Leave large images and states in the journal's file, and read them back when they are needed."""
 
-        def result(key: str) -> Result:
-            found = journal.find(key)
-            assert isinstance(found, Result)
-            return found
-
-        def image(key: str) -> Bytes:
-            found = result(key).image
-            assert found is not None
-            return found
-
-        def state(key: str) -> State:
-            found = result(key).state
-            assert found is not None
-            return found
-
-        self.images, self.states, self._journal = Kept(image), Kept(state), journal
+        self.images = Kept(lambda key: journal.part(key, "image"))
+        self.states = Kept(lambda key: journal.part(key, "state"))
+        self._journal = journal
 
     def _release(self, key: str, result: Result) -> None:
         if self._journal is None or not large(result) or key not in self._journal:

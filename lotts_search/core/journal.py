@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
@@ -84,7 +85,14 @@ class Journal:
         place = self._known.get(name)
         if place is None or isinstance(place, Failure):
             return place
-        return self._unpacked(self._records.read(*place))
+        found: Result = self._filled(self._unpacked(self._records.read(*place)))
+        return found
+
+    def part(self, name: str, field: str) -> Any:
+        """Return one field of a recorded result; its other arrays are not read."""
+        place = self._known[name]
+        assert not isinstance(place, Failure)
+        return self._filled(getattr(self._unpacked(self._records.read(*place)), field))
 
     def add(self, name: str, outcome: Result | Failure) -> None:
         """Record what a trial returned or failed with. Known trials are left out, and work that was not done: that of
@@ -166,26 +174,37 @@ class Journal:
             body = reader.unpack()
             if not isinstance(body, str):
                 self._known[name] = at + begin, len(record) - begin
-                self.nfe += self._unpacked(record[begin:], arrays=False).usage.nfe
+                self.nfe += self._unpacked(record[begin:]).usage.nfe
             elif not retry:
                 self._known[name] = Failure(body)
         except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
             raise self._foreign(error) from error
 
-    def _unpacked(self, body: bytes, arrays: bool = True) -> Result:
-        """Return a result; without ``arrays`` with None instead of them."""
+    def _unpacked(self, body: bytes) -> Result:
+        """Return a result with the places of its arrays instead of them."""
         try:
-            found = _unpack(msgpack.unpackb(body), self._array if arrays else lambda key: self._arrays[key] and None)
+            found = _unpack(msgpack.unpackb(body), self._arrays)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise self._foreign(error) from error
         if not isinstance(found, Result):
             raise self._foreign(f"a record holds {type(found).__name__}")
         return found
 
-    def _array(self, key: bytes) -> np.ndarray[Any, Any]:
-        place = self._arrays[key]
-        # A bytearray makes the array writable, like those that a pool returns.
-        return np.frombuffer(bytearray(self._records.read(place.at, place.nbytes)), place.kind).reshape(place.shape)
+    def _filled(self, value: Any) -> Any:
+        """Return a value with the arrays that belong into their places."""
+        if isinstance(value, _Array):
+            # A bytearray makes the array writable, like those that a pool returns.
+            data = bytearray(self._records.read(value.at, value.nbytes))
+            return np.frombuffer(data, value.kind).reshape(value.shape)
+        if isinstance(value, dict):
+            return {key: self._filled(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(self._filled, value))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for name, item in vars(value).items():
+                if not isinstance(item, int | float | str | None):
+                    object.__setattr__(value, name, self._filled(item))
+        return value
 
     def _foreign(self, error: object) -> JournalError:
         return JournalError(f"{self._records.path} was written by another version of lotts-search: {error}")
@@ -228,10 +247,10 @@ def _pack(value: object, arrays: dict[bytes, np.ndarray[Any, Any]]) -> bytes:
     return pack(value)
 
 
-def _unpack(data: bytes, array: Any) -> Any:
+def _unpack(data: bytes, arrays: Mapping[bytes, _Array]) -> Any:
     def special(code: int, packed: bytes) -> Any:
         if code == _ARRAY:
-            return array(packed)
+            return arrays[packed]
         value = unpack(packed)
         if code == _TUPLE:
             return tuple(value)

@@ -94,15 +94,21 @@ class Records:
         return at
 
     def sync(self) -> None:
-        """Wait until everything is on the disk.
+        """Wait until everything is on the disk; a closed file is left alone. Others may append meanwhile.
 
         Raises:
             JournalError: it cannot be written.
         """
+        with self._lock:
+            if self._file.closed:
+                return
+            own = os.dup(self._file.fileno())
         try:
-            os.fsync(self._file.fileno())
-        except (OSError, ValueError) as error:
+            os.fsync(own)
+        except OSError as error:
             raise JournalError(f"cannot write {self.path}: {error}") from error
+        finally:
+            os.close(own)
 
     def close(self) -> None:
         """Close the file; it can be opened again."""

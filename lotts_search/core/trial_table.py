@@ -157,6 +157,6 @@ def write_parquet(table: pa.Table, path: Path | str, compression: str = "snappy"
     import pyarrow.parquet as pq
 
     path = Path(path)
-    with replacing(path) as temporary:
+    with replacing(path, sync=True) as temporary:
         pq.write_table(table, temporary, compression=compression)
     return path

@@ -78,7 +78,7 @@ class RunFolder:
         path = self.path / "study.json"
         text = json.dumps(study, ensure_ascii=False, indent=1, default=str) + "\n"
         try:
-            with replacing(path) as temporary:
+            with replacing(path, sync=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError:
             dense = json.dumps(study, ensure_ascii=False, separators=(",", ":"), default=str).encode()
@@ -105,6 +105,11 @@ class RunFolder:
         if self._log is None:
             self._log = Records(self.journals / "finished.log")
         self._log.append(pack(trials, metrics))
+
+    def sync(self) -> None:
+        """Wait until the added rows are on the disk; may be called in any thread."""
+        if (log := self._log) is not None:
+            log.sync()
 
     def rows(self) -> pa.Table | None:
         """Return the rows of all finished searches, including those set aside; the latest of a search finished twice."""

@@ -24,6 +24,7 @@ class Meter(Checking):
 
     Attributes:
         nfe, device_s: of all finished generating work.
+        waiting: pieces of generating work that are requested and not done.
         pool: the measured pool.
         closed: why the pool accepts no more work; None while it does.
     """
@@ -33,6 +34,7 @@ class Meter(Checking):
         self.verifiers, self.rewriters = pool.verifiers, pool.rewriters
         self.generators = generators
         self.nfe = self.device_s = 0.0
+        self.waiting = 0
         self.closed: PoolClosed | None = None
         self.pool = pool
         self._lock = threading.Lock()
@@ -49,6 +51,8 @@ class Meter(Checking):
         except PoolClosed as error:
             self.closed = error
             raise
+        with self._lock:
+            self.waiting += generates
         future.add_done_callback(lambda done: self._done(done, generates))
         return future
 
@@ -82,6 +86,8 @@ class Meter(Checking):
             return sum(nfe for _, nfe in self._recent) / since if since > 0 else 0.0
 
     def _done(self, future: Future[Result], generates: bool) -> None:
+        with self._lock:
+            self.waiting -= generates
         if future.cancelled():
             return
         error = future.exception()

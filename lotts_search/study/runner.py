@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ from lotts_search.core.records import JournalError
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.errors import Failure, LostWork, PoolClosed
 from lotts_search.study.folder import RunFolder
-from lotts_search.study.keep import keep
+from lotts_search.study.keep import Writer
 from lotts_search.study.metered_pool import Meter
 from lotts_search.study.metrics import Judges, columns_of
 from lotts_search.study.searches import Task, estimate, longest_first
@@ -29,10 +28,8 @@ from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Sampling
 
-MERGE_S = 60.0
-"""Least seconds between updates of ``trials.parquet`` during a run; also at least :data:`MERGE_TIMES` as long as one
-takes."""
-MERGE_TIMES = 100.0
+ROOM_S = 0.02
+"""Seconds between looks at whether the pool has room for another search."""
 
 OpenPool = Callable[[ModelEntry, Sequence[str]], AbstractContextManager[Pool]]
 """Opens the pool of a model with verifiers."""
@@ -133,13 +130,11 @@ class Runner:
         self.progress = Progress(len(tasks), planned=sum(task.cost.nfe or 0.0 for task in tasks))
         self.outcome = Outcome()
         self._open_pool, self._generators = open_pool, generators
-        self._tick, self._merge, self._finished = tick, merge, finished
-        self._at_once = study.at_once or at_once(generators, batch)
-        self._columns = columns_of(study.metrics)
-        self._merged = time.monotonic()
-        self._pause = MERGE_S
+        self._tick, self._finished = tick, finished
+        self._most = at_once(generators, batch)
+        self._at_once = study.at_once or self._most
         self._prices: dict[str, float] = {}
-        self._writer = ThreadPoolExecutor(1, "lotts-search writer")
+        self._writer = Writer(folder, columns_of(study.metrics), study.keep, merge)
 
     def run(self) -> Outcome:
         """Run all searches, model by model. Ctrl-C and SIGTERM stop it early and cleanly."""
@@ -167,7 +162,7 @@ class Runner:
         except (PoolClosed, JournalError) as error:
             self.outcome.status, self.outcome.error = "failed", str(error)
         finally:
-            self._writer.shutdown()
+            self._writer.close()
         return self.outcome
 
     async def _model(self, tasks: Sequence[Task], meter: Meter, judges: Judges, seconds: float | None) -> None:
@@ -176,9 +171,25 @@ class Runner:
         # A time limit may end the run anywhere: then whole prompts matter, not a short end.
         waiting = iter(longest_first(tasks, self._at_once) if seconds is None else tasks)
 
+        gate = asyncio.Lock()
+
         async def lane() -> None:
-            for task in waiting:
-                await self._search(task, meter, judges)
+            while True:
+                async with gate:  # one after the other: each takes its part of the room first
+                    while meter.waiting >= self._most:
+                        await asyncio.sleep(ROOM_S)
+                    if (task := next(waiting, None)) is None:
+                        return
+                    begun = asyncio.Event()
+                    search = asyncio.create_task(self._search(task, meter, judges, begun.set))
+                    search.add_done_callback(lambda _, begun=begun: begun.set())  # type: ignore[misc]
+                    try:
+                        await begun.wait()
+                    except asyncio.CancelledError:
+                        search.cancel()
+                        await asyncio.wait({search})
+                        raise
+                await search
 
         async def report() -> None:
             while True:
@@ -209,23 +220,28 @@ class Runner:
             self.progress.planned += price - (task.cost.nfe or 0.0)
             self._prices[task.search_id] = price
 
-    async def _search(self, task: Task, meter: Meter, judges: Judges) -> None:
-        """Run one search, from its journal if it has one, and write its rows. Its failure does not stop the others."""
+    async def _search(self, task: Task, meter: Meter, judges: Judges, begun: Callable[[], object]) -> None:
+        """Run one search, from its journal if it has one, and write its rows. Its failure does not stop the others.
+
+        Args:
+            begun: called when its first trials are requested.
+        """
         try:
             with self.folder.journal(task, retry=task.search_id in self.failed) as journal:
                 await judges.probe(meter.pool, task.prompt.text)
-                result, error = await self._searched(task, meter, journal)
+                result, error = await self._searched(task, meter, journal, begun)
                 if meter.closed is not None:
                     raise meter.closed  # the search did not fail: it is unfinished
                 self.progress.planned += result.ledger.nfe - self._prices[task.search_id]
                 if error is None:
                     await judges.judge(result, meter, task.entry.nested)
-                await self._write(lambda: keep(self.folder, task, result, self._columns, self.study.keep))
+                lost = sum(LostWork.MARK in trial.error for trial in result.trials if trial.status == "failed")
+                await self._writer.write(task, result, over=error is None and not lost)
+                self.progress.writing = self._writer.seconds
                 if error is not None:
                     raise error
-                if lost := sum(LostWork.MARK in trial.error for trial in result.trials if trial.status == "failed"):
+                if lost:
                     raise Failure(f"{lost} of its {len(result.trials)} trials were lost with their workers")
-                journal.remove()
         except (PoolClosed, JournalError):
             raise
         except Exception as error:
@@ -238,8 +254,16 @@ class Runner:
         if result.score is not None:
             self.progress.scores.setdefault(task.entry.label, []).append(result.score)
 
-    async def _searched(self, task: Task, meter: Meter, journal: Journal) -> tuple[SearchResult, SearchFailed | None]:
+    async def _searched(
+        self, task: Task, meter: Meter, journal: Journal, begun: Callable[[], object]
+    ) -> tuple[SearchResult, SearchFailed | None]:
         study = self.study
+
+        def on_event(event: Event) -> None:
+            begun()
+            if isinstance(event, TrialFinished):
+                self.progress.nfe += event.record.nfe
+
         try:
             result = await asearch(
                 task.prompt.text,
@@ -255,7 +279,7 @@ class Runner:
                 **task.model.sampling,
                 image=task.prompt.image if task.image else None,
                 workers=study.workers,
-                on_event=self._count,
+                on_event=on_event,
                 run_id=study.name,
                 prompt_id=task.prompt.id,
                 label=task.entry.label,
@@ -265,27 +289,6 @@ class Runner:
         except SearchFailed as failure:
             return failure.result, failure
         return result, None
-
-    def _count(self, event: Event) -> None:
-        if isinstance(event, TrialFinished):
-            self.progress.nfe += event.record.nfe
-
-    async def _write(self, action: Callable[[], object]) -> None:
-        """Run ``action`` in the one thread that writes to the folder, and update its files from time to time."""
-
-        def write() -> None:
-            began = time.monotonic()
-            action()
-            if began - self._merged > self._pause:
-                self._merge()
-                self._merged = time.monotonic()
-                self._pause = max(MERGE_S, MERGE_TIMES * (self._merged - began))
-            self.progress.writing += time.monotonic() - began
-
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, write)
-        except OSError as error:
-            raise JournalError(f"cannot write to {self.folder.path}: {error}") from error
 
 
 def at_once(generators: int, batch: int) -> int:
