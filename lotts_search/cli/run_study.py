@@ -30,13 +30,16 @@ from lotts_search.errors import BadInput, Failure
 from lotts_search.report.page import large
 from lotts_search.shapes.world.vocabulary import report_unknown_words
 from lotts_search.study.conduct import Conducted, conduct
+from lotts_search.study.drivers import Command, gather, given, shares
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.model_files import folder_of
 from lotts_search.study.read import read_study
+from lotts_search.study.remote import fetched, is_remote, mirrored
 from lotts_search.study.runner import Progress
 from lotts_search.study.searches import Task, estimate, tasks_of, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, Study
 from lotts_search.study.state import Standing, standing
+from lotts_search.study.watch import Snapshot
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Fresh, Sampling, Segment
 
@@ -47,8 +50,12 @@ WIDTH = 1000
 """Columns of the tables' lines: a narrow terminal wraps them, and no label is cut."""
 
 
-def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: bool) -> None:
+def run(file: Path, compute: Compute, out: str | None, dry_run: bool, json: bool, drivers: int = 1) -> None:
     """Run a study, or only print what there is to do.
+
+    Args:
+        out: the run folder, a path or a URL.
+        drivers: processes that share the searches.
 
     Exits with 130 if it was interrupted.
 
@@ -57,36 +64,63 @@ def run(file: Path, compute: Compute, out: Path | None, dry_run: bool, json: boo
         Failure: the study could not continue, or searches failed; finished work is kept.
     """
     study = read_study(file)
-    path = out or Path("runs") / study.name
+    place = out or f"runs/{study.name}"
     console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
     if dry_run:
-        tasks = tasks_of(study)
-        stand = Standing(new=tasks)
-        if path.exists():
+        with fetched(place) as path:
+            _look(study, compute, path, place, console, json)
+        return
+    line = _line(file, out, compute, drivers)
+    with mirrored(place) as path:
+        _report(carry_out(study, compute, path, line, console, json, drivers=drivers), place, console, json)
+
+
+def _look(study: Study, compute: Compute, path: Path, place: str, console: Console, json: bool) -> None:
+    """Print what there is to do in the folder ``path``."""
+    tasks = tasks_of(study)
+    stand = Standing(new=tasks)
+    if path.exists():
+        if any(path.iterdir()) or not is_remote(place):
             folder = RunFolder(path)
             stand = standing(folder, tasks, study.metrics)
             folder.close()
-        elif not os.access(next(parent for parent in path.resolve().parents if parent.exists()), os.W_OK | os.X_OK):
-            raise BadInput(f"--out {path}: cannot write there")
-        _dry(study, tasks, stand, compute, path, console, json)
-        return
-    _report(carry_out(study, compute, path, _line(file, out, compute), console, json), path, console, json)
+    elif not os.access(next(parent for parent in path.resolve().parents if parent.exists()), os.W_OK | os.X_OK):
+        raise BadInput(f"--out {path}: cannot write there")
+    _dry(study, tasks, stand, compute, place, console, json)
+
+
+def drive(file: Path, compute: Compute, folder: Path) -> None:
+    """Run the searches of a study that one of several drivers was given, in its folder."""
+    study = read_study(file)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, width=WIDTH)
+    _report(carry_out(study, compute, folder, "", console, True, driver=True), str(folder), console, True)
 
 
 def carry_out(
     study: Study, compute: Compute, path: Path, command: str, console: Console, json: bool,
-    finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
+    finished: Callable[[Task, SearchResult], object] = lambda task, result: None, *, drivers: int = 1, driver: bool = False,
 ) -> Conducted:  # fmt: skip
     """Run the open searches of a study into the folder ``path``, with a progress bar.
 
     Args:
         command: the command that resumes it.
         finished: called with each finished search.
+        drivers: processes that share the searches.
+        driver: this process is one of them, and ``path`` its folder.
+
+    Raises:
+        BadInput: several drivers without Ray, a time limit with several, or more of them than generators.
     """
+    several = _drivers(study, compute, drivers) if drivers != 1 else None
     tasks = tasks_of(study)
     folder = RunFolder(path)
     try:
-        stand = standing(folder, tasks, study.metrics)
+        failed: set[str] = set()
+        if driver:
+            tasks, failed = given(folder, tasks)
+        else:
+            gather(folder, tasks, study.name)
+        stand = standing(folder, tasks, study.metrics, failed)
         _note(study, stand, console, json)
         with Live(f"starting {compute}" if stand.todo else "nothing to run", quiet=json) as live:
 
@@ -106,10 +140,20 @@ def carry_out(
             return conduct(
                 study, folder, tasks, stand, opened, command=command,
                 generators=1 if compute.local else compute.actors, batch=compute.rows, device=compute.device,
-                tick=lambda progress: live.update(progress.share, _status(progress)), finished=finished,
+                tick=lambda progress: live.update(progress.share, _status(progress)), finished=finished, drivers=several,
+                watched=_metrics(study, compute, path.name if driver else "0"),
             )  # fmt: skip
     finally:
         folder.close()
+
+
+def _metrics(study: Study, compute: Compute, driver: str) -> Callable[[Snapshot], object]:
+    """Return what shows snapshots among Ray's metrics; without Ray, what shows nothing."""
+    if compute.local:
+        return lambda now: None
+    from lotts_search.actors.metrics import StudyMetrics
+
+    return StudyMetrics({"study": study.name, "driver": driver}).update
 
 
 def _options(model: ModelEntry) -> dict[str, Any]:
@@ -117,9 +161,24 @@ def _options(model: ModelEntry) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in model.options.items()}
 
 
-def _line(file: Path, out: Path | None, compute: Compute) -> str:
+def _line(file: Path, out: str | None, compute: Compute, drivers: int) -> str:
     """Return the command that resumes the study."""
-    return repeating("study", [file], [*(option("--out", out) if out is not None else []), *compute.words()])
+    words = [*(option("--out", out) if out is not None else []), *compute.words()]
+    return repeating("study", [file], [*words, *(option("--drivers", drivers) if drivers > 1 else [])])
+
+
+def _drivers(study: Study, compute: Compute, drivers: int) -> tuple[list[int], Command]:
+    """Return the generators of each driver, and what starts one."""
+    if compute.local:
+        raise BadInput("several drivers need Ray: leave out --local")
+    if study.seconds is not None:
+        raise BadInput(f"{study.path}: a study with a time limit ('seconds') has one driver, not --drivers {drivers}")
+
+    def command(folder: Path, generators: int) -> list[str]:
+        words = replace(compute, generators=generators).words()
+        return [sys.executable, "-m", "lotts_search", "study", str(study.path), "--driver", str(folder), *words]
+
+    return shares(compute.actors, drivers), command
 
 
 def _status(progress: Progress) -> str:
@@ -127,8 +186,8 @@ def _status(progress: Progress) -> str:
     parts = [f"{progress.finished} of {progress.total} searches"]
     if progress.failed:
         parts.append(f"{progress.failed} failed")
-    if progress.meter is not None and progress.meter.rate:
-        parts.append(f"{progress.meter.rate:.0f} NFE/s")
+    if progress.rate:
+        parts.append(f"{progress.rate:.0f} NFE/s")
         if progress.left_s is not None:
             parts.append(f"{span(progress.left_s)} left")
     means = {label: float(np.mean(scores)) for label, scores in progress.scores.items()}
@@ -163,7 +222,7 @@ def _note(study: Study, stand: Standing, console: Console, json: bool) -> None:
 
 
 def _dry(
-    study: Study, tasks: Sequence[Task], stand: Standing, compute: Compute, path: Path, console: Console, json: bool
+    study: Study, tasks: Sequence[Task], stand: Standing, compute: Compute, place: str, console: Console, json: bool
 ) -> None:
     """Print what there is to do."""
     for note in study.renamed:
@@ -190,7 +249,7 @@ def _dry(
     if json:
         said = {
             "name": study.name,
-            "out": str(path),
+            "out": place,
             "searches": len(tasks),
             "todo": len(todo),
             "reused": len(stand.done),
@@ -214,7 +273,7 @@ def _dry(
     console.print(table)
     nfe = sum(task.cost.nfe or 0.0 for task in todo)
     about = "an unknown time" if unknown_time else f"about {span(total)}"
-    console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {path}")
+    console.print(f"{nfe:,.0f} NFE in {about} on {compute}; results in {place}")
 
 
 def _total(costs: Sequence[float | None]) -> float | None:
@@ -285,15 +344,15 @@ def _rate(pool: Pool, sampling: Sampling, rows: int) -> float:
     return count * PROBE_STEPS / taken
 
 
-def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> None:
+def _report(conducted: Conducted, place: str, console: Console, json: bool) -> None:
     outcome, searches = conducted.outcome, conducted.searches
     states = {state: sum(s["status"] == state for s in searches) for state in ("done", "failed", "open")}
     if json:
         keys = ("name", "status", "error", "seconds", "busy", "failed_trials")
-        said = {key: conducted.study[key] for key in keys} | {"searches": states, "out": str(path)}
+        said = {key: conducted.study[key] for key in keys} | {"searches": states, "out": place}
         print(json_module.dumps(said, ensure_ascii=False))
     else:
-        _print(conducted, path, console)
+        _print(conducted, place, console)
     if outcome.status == "out of time" and not json:
         console.print(f"out of time after {states['done']} of {len(searches)} searches; the same command resumes")
     if outcome.status == "interrupted":
@@ -310,7 +369,7 @@ def _report(conducted: Conducted, path: Path, console: Console, json: bool) -> N
         )
 
 
-def _print(conducted: Conducted, path: Path, console: Console) -> None:
+def _print(conducted: Conducted, place: str, console: Console) -> None:
     done = [s for s in conducted.searches if s["status"] == "done"]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for s in done:
@@ -332,5 +391,5 @@ def _print(conducted: Conducted, path: Path, console: Console) -> None:
         console.print(table)
     if failures.count:
         console.print(str(failures))
-    console.print(f"trials   {path / 'trials.parquet'}")
-    console.print(f"study    {path / 'study.json'}")
+    console.print(f"trials   {place}/trials.parquet")
+    console.print(f"study    {place}/study.json")

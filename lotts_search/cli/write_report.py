@@ -34,7 +34,7 @@ SIDES = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of the command."""
+    """The options of the command; ``places`` are the runs as they were given."""
 
     runs: list[Path]
     out: Path | None = None
@@ -46,6 +46,7 @@ class Wanted:
     trees: int | None = None
     figures: bool | None = None
     device: str = "cpu"
+    places: Sequence[str] = ()
 
     @property
     def command(self) -> str:
@@ -60,7 +61,7 @@ class Wanted:
         words += [word for label in self.baselines for word in option("--baseline", label)]
         if self.figures is not None:
             words.append("--figures" if self.figures else "--no-figures")
-        return repeating("report", self.runs, words)
+        return repeating("report", self.places or self.runs, words)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lotts_search.core.result import SearchResult
 from lotts_search.errors import Failure
+from lotts_search.study.collecting import rare_collections
+from lotts_search.study.drivers import Command, Drivers
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.runner import OpenPool, Outcome, Progress, Runner
 from lotts_search.study.searches import Task
 from lotts_search.study.spec import Study
 from lotts_search.study.state import Standing, describe, machine
+from lotts_search.study.watch import Snapshot, Watch
 
 
 @dataclass
@@ -42,6 +45,8 @@ def conduct(
     device: str = "cpu",
     tick: Callable[[Progress], None] = lambda progress: None,
     finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
+    drivers: tuple[Sequence[int], Command] | None = None,
+    watched: Callable[[Snapshot], object] = lambda now: None,
 ) -> Conducted:
     """Run the open searches of a study, and leave its folder complete, however the run ends.
 
@@ -51,7 +56,9 @@ def conduct(
         command: the command that repeats it, for ``study.json``.
         generators, batch, device: of the pools that ``open_pool`` opens.
         tick: called a few times per second.
-        finished: called with each finished search.
+        finished: called with each finished search of this process.
+        drivers: the generators of each of several drivers, and what starts one; None = this process is the driver.
+        watched: called every few seconds with the state of this driver.
     """
     before = folder.study()
     began, clock = time.time(), time.monotonic()
@@ -79,7 +86,8 @@ def conduct(
             now |= {key: before[key] for key in now.keys() - {"status", "error"} if key in before}
         described = describe(
             study, tasks, folder.merge(tasks, study.name),
-            before=before, now=now, errors=errors | outcome.errors, infos=outcome.infos,
+            before=before | {"models": [*before.get("models", ()), *outcome.models.values()]},
+            now=now, errors=errors | outcome.errors, infos=outcome.infos,
         )  # fmt: skip
         folder.write_study(described)
         return described
@@ -90,18 +98,35 @@ def conduct(
         errors.pop(task.search_id, None)
         finished(task, result)
 
-    runner = Runner(
-        study, folder, stand.todo, failed, open_pool,
-        generators=generators, batch=batch, tick=tick, merge=lambda: update("running"), finished=succeeded,
-    )  # fmt: skip
+    watch = Watch(folder.path, watched)
+
+    def ticked(progress: Progress) -> None:
+        tick(progress)
+        if progress.meter is not None:
+            watch.write(Snapshot.of(progress, batch))
+
+    def merge() -> None:
+        update("running")
+
+    runner: Runner | Drivers
+    if drivers is not None and stand.todo:
+        runner = Drivers(folder, study.name, stand.todo, tasks, failed, *drivers, tick=ticked, merge=merge)
+    else:
+        runner = Runner(
+            study, folder, stand.todo, failed, open_pool,
+            generators=generators, batch=batch, tick=ticked, merge=merge, finished=succeeded,
+        )  # fmt: skip
     folder.copy_file(study.path)
     update("running" if stand.todo else "done")
     try:
-        outcome = runner.run() if stand.todo else runner.outcome
+        with rare_collections():
+            outcome = runner.run() if stand.todo else runner.outcome
     except Exception as error:  # such as a model that cannot be loaded
         runner.outcome.status, runner.outcome.error = "failed", (str(error).strip().splitlines() or [repr(error)])[0]
         update("failed")
         raise
+    finally:
+        watch.close()
     try:
         return Conducted(outcome, runner.progress, update(outcome.status))
     except OSError as error:  # such as a disk too full for the table of trials

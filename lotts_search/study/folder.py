@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+DRIVERS = "drivers"
+"""Folder of the run folders of several drivers, see :mod:`lotts_search.study.drivers`."""
+
+
 class RunFolder:
     """A study's folder, opened for writing.
 
@@ -118,9 +122,14 @@ class RunFolder:
         import pyarrow.parquet as pq
 
         bulk: list[pa.Table] = []
-        for name in ("aside.parquet", "trials.parquet"):
-            if (self.path / name).is_file():
-                bulk.append(pq.read_table(self.path / name))
+        for path in (self.path, *sorted((self.path / DRIVERS).glob("*"))):
+            own = [
+                pq.read_table(path / name) for name in ("aside.parquet", "trials.parquet") if (path / name).is_file()
+            ]
+            if own and bulk:  # a driver's are newer
+                newer = pa.concat_arrays([chunk for table in own for chunk in table["search_id"].chunks]).unique()
+                bulk = [table.filter(pc.invert(pc.is_in(table["search_id"], newer))) for table in bulk]
+            bulk += own
         found: dict[str, list[TrialRecord]] = {}
         columns: set[str] = set()
         for record in self._finished():

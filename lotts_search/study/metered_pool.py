@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from lotts_search.errors import PoolClosed
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking, Pool
-from lotts_search.work.requests import Check, Judge, Result, Rewrite, Work
+from lotts_search.work.requests import Check, Judge, Predict, Result, Rewrite, Segment, Work
 
 WINDOW_S = 30.0
 """Seconds over which the current rate is measured."""
@@ -24,7 +24,7 @@ class Meter(Checking):
 
     Attributes:
         nfe, device_s: of all finished generating work.
-        waiting: pieces of generating work that are requested and not done.
+        waiting, rows: pieces of generating work that are requested and not done, and their network rows.
         pool: the measured pool.
         closed: why the pool accepts no more work; None while it does.
     """
@@ -34,7 +34,7 @@ class Meter(Checking):
         self.verifiers, self.rewriters = pool.verifiers, pool.rewriters
         self.generators = generators
         self.nfe = self.device_s = 0.0
-        self.waiting = 0
+        self.waiting = self.rows = 0
         self.closed: PoolClosed | None = None
         self.pool = pool
         self._lock = threading.Lock()
@@ -51,9 +51,11 @@ class Meter(Checking):
         except PoolClosed as error:
             self.closed = error
             raise
+        rows = _rows(work)
         with self._lock:
             self.waiting += generates
-        future.add_done_callback(lambda done: self._done(done, generates))
+            self.rows += rows
+        future.add_done_callback(lambda done: self._done(done, generates, rows))
         return future
 
     def check(self, work: Check) -> list[Future[Result]]:
@@ -85,9 +87,10 @@ class Meter(Checking):
             since = min(WINDOW_S, now - self._first)
             return sum(nfe for _, nfe in self._recent) / since if since > 0 else 0.0
 
-    def _done(self, future: Future[Result], generates: bool) -> None:
+    def _done(self, future: Future[Result], generates: bool, rows: int) -> None:
         with self._lock:
             self.waiting -= generates
+            self.rows -= rows
         if future.cancelled():
             return
         error = future.exception()
@@ -101,3 +104,8 @@ class Meter(Checking):
             self.device_s += usage.device_s
             self._last = now
             self._recent.append((now, usage.nfe))
+
+
+def _rows(work: Work) -> int:
+    """Return the network rows that a piece of work takes in a batch: those of its steps."""
+    return (2 if work.sampling.guided else 1) if isinstance(work, Segment | Predict) else 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from lotts_search import registry
 from lotts_search.api import asearch
@@ -43,7 +44,7 @@ class Progress:
         total, finished, failed: numbers of searches; ``total`` of those that this run has to do.
         nfe: NFE of finished trials, including those from journals; ``planned``: of all that this run has to do.
         scores: of finished searches, by label.
-        meter: of the current pool.
+        meter: of the current pool; None where other drivers do the work, whose rate is ``told_rate``.
         model: the label of the current model.
         writing: seconds spent writing results.
         begun, seconds: start (``time.monotonic``) and length of the current model's share of a time limit.
@@ -56,6 +57,7 @@ class Progress:
     planned: float = 0.0
     scores: dict[str, list[float]] = field(default_factory=dict)
     meter: Meter | None = None
+    told_rate: float = 0.0
     model: str = ""
     writing: float = 0.0
     begun: float = 0.0
@@ -68,9 +70,14 @@ class Progress:
         return max(work, (time.monotonic() - self.begun) / self.seconds if self.seconds else 0.0)
 
     @property
+    def rate(self) -> float:
+        """Return the recent throughput in NFE/s."""
+        return self.told_rate if self.meter is None else self.meter.rate
+
+    @property
     def left_s(self) -> float | None:
         """Return the seconds until the end at the current rate; None where there is no rate yet."""
-        rate = self.meter.rate if self.meter is not None else 0.0
+        rate = self.rate
         left = max(0.0, self.planned - self.nfe) / rate if rate > 0 else None
         if left is None or self.seconds is None:
             return left
@@ -86,6 +93,7 @@ class Outcome:
         errors: of failed searches, by search id.
         seconds, busy_s: generating time, and the same weighted by the busy share of the generators.
         infos: of the loaded models, by label.
+        models: their descriptions for ``study.json``, where other drivers loaded them.
     """
 
     status: str = "done"
@@ -94,6 +102,7 @@ class Outcome:
     seconds: float = 0.0
     busy_s: float = 0.0
     infos: dict[str, ModelInfo] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Runner:

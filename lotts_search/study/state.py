@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,14 @@ class Standing:
         return ", ".join(said)
 
 
-def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = ()) -> Standing:
+def standing(
+    folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = (), failed: Collection[str] = ()
+) -> Standing:
     """Return the state of these searches in a folder.
+
+    Args:
+        metrics: of the study.
+        failed: ids of searches that failed before, elsewhere.
 
     Raises:
         BadInput: the folder was begun by a version whose searches have other ids.
@@ -83,7 +89,7 @@ def standing(folder: RunFolder, tasks: Sequence[Task], metrics: Sequence[str] = 
         known = summaries.get(task.search_id)
         if known is not None and known["score"] is not None and not known["lost"]:
             found.done.append(task)
-        elif known is not None or task.search_id in failed_before:
+        elif known is not None or task.search_id in failed_before or task.search_id in failed:
             found.failed.append(task)
         elif task.search_id in begun:
             found.begun.append(task)

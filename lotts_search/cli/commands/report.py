@@ -12,7 +12,10 @@ from lotts_search.cli import options as o
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folder of a study, or a trials.parquet.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Folder of a study, a path or a URL, or a trials.parquet.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the report [RUN/report].", rich_help_panel=o.OUTPUT)
@@ -71,6 +74,19 @@ def report(
 
         lotts-search report runs/table-01 runs/table-08 --out out/ablation --baseline LoTTS
     """  # fmt: skip
-    from lotts_search.cli.write_report import Wanted, run
+    from contextlib import ExitStack
 
-    run(Wanted(runs, out, metric, cost, prices or "", baseline or [], prompts, trees, figures, device), json)
+    from lotts_search.cli.write_report import Wanted, run
+    from lotts_search.errors import BadInput
+    from lotts_search.study.remote import fetched, is_remote
+
+    if out is None and is_remote(runs[0]):
+        raise BadInput(f"where shall the report of {runs[0]} go? Give a local folder by --out")
+    with ExitStack() as opened:
+        folders = [opened.enter_context(fetched(place)) for place in runs]
+        run(
+            Wanted(
+                folders, out, metric, cost, prices or "", baseline or [], prompts, trees, figures, device, places=runs
+            ),
+            json,
+        )

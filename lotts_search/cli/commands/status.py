@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,17 +10,21 @@ from lotts_search.cli import options as o
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a study.", show_default=False)],
+    folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder of a study: a path, or a URL.", show_default=False)
+    ],
     json: o.Json = False,
 ) -> None:
     """Show how far a study is: searches, rate, time left, failures.
 
     Reads the files of the run folder, and nothing else: it works on any machine that sees the folder, while the study
-    runs and after it.
+    runs and after it. At a URL the study is as of its last upload.
 
-    Example:
+    Examples:
 
         lotts-search status runs/study
+
+        lotts-search status s3://bucket/runs/study
     """
     import json as json_module
     from dataclasses import asdict
@@ -43,6 +46,11 @@ def status(
     if found.rate is not None:
         left = "" if found.left_s is None or not found.open else f", at most {span(found.left_s)} left"
         typer.echo(f"cost      {found.nfe:,.0f} NFE of finished searches, {found.rate:.1f} a second{left}")
+    if (now := found.now) is not None:
+        typer.echo(
+            f"now       {now.finished} of {now.searches} searches of this run, {now.rate:.1f} NFE a second, "
+            f"{now.left:,.0f} NFE left; {now.waiting} pieces of work fill {now.fill:.0%} of the batches"
+        )
     if found.busy is not None:
         typer.echo(f"busy      {found.busy:.0%} of the time of its generators")
     if found.failed_trials.count:

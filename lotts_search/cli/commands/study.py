@@ -13,7 +13,13 @@ from lotts_search.cli import options as o
 def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME].", rich_help_panel=o.OUTPUT)
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Run folder [runs/NAME]: a path, or a URL of a filesystem that fsspec knows, such as s3://bucket/run.",
+            rich_help_panel=o.OUTPUT,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what there is to do, and an estimate of the time.")
@@ -24,6 +30,16 @@ def study(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    drivers: Annotated[
+        int,
+        typer.Option(
+            "--drivers",
+            min=1,
+            help="Processes that share the searches and the generators, where one cannot keep hundreds of generators busy.",
+            rich_help_panel=o.COMPUTE,
+        ),
+    ] = 1,
+    driver: Annotated[Path | None, typer.Option("--driver", hidden=True)] = None,
     json: o.Json = False,
 ) -> None:
     """Run models × strategies × prompts × seeds × budgets, from one file into one folder.
@@ -50,6 +66,10 @@ def study(
         lotts-search study study.yaml --out runs/first --address auto
     """
     from lotts_search.cli.pools import Compute
-    from lotts_search.cli.run_study import run
+    from lotts_search.cli.run_study import drive, run
 
-    run(file, Compute(local, address, generators, device, batch=batch, place=place or ()), out, dry_run, json)
+    compute = Compute(local, address, generators, device, batch=batch, place=place or ())
+    if driver is not None:
+        drive(file, compute, driver)
+    else:
+        run(file, compute, out, dry_run, json, drivers)
