@@ -1,6 +1,7 @@
 """What the driver of a study costs at scale: hundreds of generators, 10^5 trials, on made-up workers.
 
     python benchmarks/scale.py [--trials 10000] [--generators 256] [--side 1024] [--images 9] [--profile]
+    python benchmarks/scale.py --sweep docs/results/scale.svg
 
 A study of Best-of-N and LoTTS runs into a temporary folder. Searches, worker groups, journals, images and tables are the
 project's own; a generator only takes the time of SDXL on an H100 (40 ms a row, batches of 16 rows, 50 guided steps), and
@@ -10,7 +11,8 @@ further cores as ``--threads`` says; with 0 all is done on one core. So the busy
 on any machine, however busy. What Ray takes for a call comes on top.
 
 Printed are, for each tenth of the study, trials, the driver's CPU milliseconds a trial, its resident memory and the busy share;
-then trials per second of CPU; with ``--profile`` also where the time goes.
+then trials per second of CPU; with ``--profile`` also where the time goes. ``--sweep`` draws the cost of a trial over the number of
+generators, of images of a search and of trials, for small images.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import asyncio
 import cProfile
 import json
 import pstats
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -141,6 +145,37 @@ def show(profile: cProfile.Profile, trials: int) -> None:
         print(f"  {own / total:6.1%}  {1e6 * own / trials:8.1f} µs a trial  {where}")
 
 
+SWEEP: dict[str, list[int]] = {"generators": [16, 64, 256, 1024], "images": [1, 9, 81], "trials": [2000, 8000, 32000]}
+BASE = {"generators": 256, "images": 9, "trials": 8000, "side": 64}
+
+
+def sweep(path: Path) -> None:
+    """Draw the cost of a trial over each of the numbers, the others fixed; each point is a process of its own."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(SWEEP), figsize=(9, 2.8), sharey=True, layout="constrained")
+    for axis, (name, values) in zip(axes, SWEEP.items(), strict=True):
+        costs = []
+        for value in values:
+            words = [word for option, number in (BASE | {name: value}).items() for word in (f"--{option}", str(number))]
+            done = subprocess.run(
+                [sys.executable, __file__, *words, "--json"], capture_output=True, text=True, check=True
+            )
+            costs.append(json.loads(done.stdout.splitlines()[-1])["cpu_ms"])
+            print(f"{name} {value}: {costs[-1]:.3f} ms of CPU a trial", flush=True)
+        axis.semilogx(values, costs, "o-", color="#2563eb")
+        axis.set_xticks(values, [f"{value:,}" for value in values])
+        axis.minorticks_off()
+        axis.set_xlabel({"images": "images of a search"}.get(name, name))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel("driver's CPU, ms a trial")
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
@@ -153,7 +188,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=3, help="cores of the driver beside that of its event loop")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="draw the cost of a trial, as SVG, PNG or PDF")
     options = parser.parse_args()
+    if options.sweep is not None:
+        sweep(options.sweep)
+        return
     with tempfile.TemporaryDirectory() as name:
         found = study(options, Path(name))
     if options.json:

@@ -103,12 +103,12 @@ class Journal:
         """
         if name in self._known or isinstance(outcome, PoolClosed | LostWork):
             return
-        arrays: dict[bytes, np.ndarray[Any, Any]] = {}
-        body = msgpack.packb(str(outcome) if isinstance(outcome, Failure) else _pack(outcome, arrays))
+        packer = _Packer()
+        body = msgpack.packb(str(outcome) if isinstance(outcome, Failure) else packer.result(outcome))
         with self._lock:
             if name in self._known:
                 return
-            fresh = {key: array for key, array in arrays.items() if key not in self._arrays}
+            fresh = {key: array for key, array in packer.arrays.items() if key not in self._arrays}
             parts: list[Part] = [b"\x93" + msgpack.packb(name) + msgpack.Packer().pack_map_header(len(fresh))]
             begin = {}
             for key, array in fresh.items():
@@ -214,37 +214,43 @@ def _bytes(array: np.ndarray[Any, Any]) -> Part:
     return array.data.cast("B") if array.size else b""
 
 
-def _pack(value: object, arrays: dict[bytes, np.ndarray[Any, Any]]) -> bytes:
-    """Return ``value`` as msgpack, with the hashes of its arrays, which are added to ``arrays``."""
-    # An image that was hashed for its name needs no second hash.
-    seen: dict[int, bytes] = {}
-    if isinstance(value, Result) and value.image is not None and value.image_hash and value.image.flags.c_contiguous:
-        seen[id(value.image)] = key = value.image_hash.encode()
-        arrays[key] = value.image
+class _Packer:
+    """Packs a value as msgpack, with the hashes of its arrays, which are in ``arrays`` then. (Nested functions that call each
+    other would be a cycle, and the arrays would wait for the garbage collector.)"""
 
-    def special(found: object) -> object:
+    def __init__(self) -> None:
+        self.arrays: dict[bytes, np.ndarray[Any, Any]] = {}
+        self._seen: dict[int, bytes] = {}
+
+    def result(self, value: Result) -> bytes:
+        image = value.image
+        if image is not None and value.image_hash and image.flags.c_contiguous:
+            self._see(image, value.image_hash.encode(), image)  # one that was hashed for its name needs no second hash
+        return self.pack(value)
+
+    def pack(self, found: object) -> bytes:
+        packed: bytes = msgpack.packb(found, default=self._special, strict_types=True)
+        return packed
+
+    def _see(self, found: np.ndarray[Any, Any], key: bytes, array: np.ndarray[Any, Any]) -> None:
+        self._seen[id(found)], self.arrays[key] = key, array
+
+    def _special(self, found: object) -> object:
         if isinstance(found, tuple):
-            return msgpack.ExtType(_TUPLE, pack(list(found)))
+            return msgpack.ExtType(_TUPLE, self.pack(list(found)))
         if isinstance(found, np.ndarray):
-            if id(found) not in seen:
+            if id(found) not in self._seen:
                 array = np.ascontiguousarray(found)
                 head = f"{array.dtype.str}{array.shape}".encode()
-                key = seen[id(found)] = blake2b(_bytes(array), digest_size=16, key=head[:64]).digest()
-                arrays[key] = array
-            return msgpack.ExtType(_ARRAY, seen[id(found)])
+                self._see(found, blake2b(_bytes(array), digest_size=16, key=head[:64]).digest(), array)
+            return msgpack.ExtType(_ARRAY, self._seen[id(found)])
         if isinstance(found, np.generic):
             return found.item()
         name = type(found).__name__
         if _KNOWN.get(name) is not type(found):
             raise JournalError(f"a journal cannot hold {type(found).__module__}.{name}")
         state = {field.name: getattr(found, field.name) for field in dataclasses.fields(_KNOWN[name])}
-        return msgpack.ExtType(_OBJECT, pack([name, state]))
-
-    def pack(found: object) -> bytes:
-        packed: bytes = msgpack.packb(found, default=special, strict_types=True)
-        return packed
-
-    return pack(value)
+        return msgpack.ExtType(_OBJECT, self.pack([name, state]))
 
 
 def _unpack(data: bytes, arrays: Mapping[bytes, _Array]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -82,6 +84,22 @@ def test_what_is_recorded_is_read_back_from_the_file_by_any_thread(tmp_path):
         found = dict(zip(results, threads.map(journal.find, results), strict=True))
     assert all(same(found[name], results[name]) for name in results)
     assert not any(np.shares_memory(found[name].image, results[name].image) for name in results)
+
+
+def test_what_is_recorded_is_free_at_once(tmp_path):
+    """Without the garbage collector, which studies let run rarely."""
+    gc.disable()
+    try:
+        with Journal(tmp_path / "a", "id") as journal:
+            result = full_result(np.random.default_rng(0))
+            journal.add("one", result)
+            gone = weakref.ref(result.image)
+            del result
+            assert gone() is None
+            gone = weakref.ref(journal.find("one").image)
+            assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("size", [8, 1024])

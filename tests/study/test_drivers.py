@@ -71,7 +71,8 @@ def test_a_driver_that_dies_leaves_what_it_has_and_another_number_of_drivers_res
     begun = list((tmp_path / "run" / "journal").glob("*.journal"))
     assert begun, "its journals are taken over"
     conducted, stand = run(yaml, tmp_path / "run")
-    assert len(stand.begun) == len(begun) and stand.done and conducted.outcome.status == "done"
+    # A journal may be left of a search whose rows were written already.
+    assert 0 < len(stand.begun) <= len(begun) and stand.done and conducted.outcome.status == "done"
     assert lasting(tmp_path / "run") == lasting(tmp_path / "one")
     assert files(tmp_path / "run") == files(tmp_path / "one")
 
