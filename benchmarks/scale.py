@@ -145,8 +145,8 @@ def show(profile: cProfile.Profile, trials: int) -> None:
         print(f"  {own / total:6.1%}  {1e6 * own / trials:8.1f} µs a trial  {where}")
 
 
-SWEEP: dict[str, list[int]] = {"generators": [16, 64, 256, 1024], "images": [1, 9, 81], "trials": [2000, 8000, 32000]}
-BASE = {"generators": 256, "images": 9, "trials": 8000, "side": 64}
+SWEEP: dict[str, list[int]] = {"generators": [16, 64, 256, 1024], "images": [1, 9, 81], "trials": [1000, 4000, 16000]}
+BASE = {"generators": 256, "images": 9, "trials": 4000, "side": 64}
 
 
 def sweep(path: Path) -> None:

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 import ray
 
+from lotts_search.actors.connection import connect
 from lotts_search.actors.metrics import GAUGES, NFE, StudyMetrics
 from lotts_search.study.watch import Snapshot
 
@@ -65,10 +66,7 @@ def test_without_ray_nothing_happens() -> None:
 @pytest.mark.slow
 def test_prometheus_reads_these_names() -> None:
     """From the port that Ray's own configuration gives to Prometheus."""
-    ray.init(
-        address="local", num_cpus=1, include_dashboard=False, _metrics_export_port=0, log_to_driver=False,
-        object_store_memory=100 * 2**20, _system_config={"metrics_report_interval_ms": 500},
-    )  # fmt: skip
+    connection = connect("local", {"CPU": 1, "GPU": 0}, object_store_mb=100)
     try:
         metrics = StudyMetrics(LABELS)
         port = ray.nodes()[0]["MetricsExportPort"]  # type: ignore[no-untyped-call]
@@ -82,4 +80,4 @@ def test_prometheus_reads_these_names() -> None:
             time.sleep(0.5)
         assert found == EXPORTED
     finally:
-        ray.shutdown()
+        connection.close()
