@@ -37,7 +37,7 @@ strategies:
   - strategy: lotts
     grid: {refinements: [1, 2]}
   - tests.study.greedy:Greedy
-prompts: {from: shapes-test, count: 60}
+prompts: {from: shapes-test, count: 100}
 budgets: {nfe: [24, 60]}
 metrics: [tests.actors.fakes:Brightness]
 images: none
