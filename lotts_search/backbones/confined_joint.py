@@ -87,12 +87,13 @@ class _Processor:
         seen = seen.transpose(1, 2).flatten(2)
         if getattr(attn, "pre_only", False):  # of FLUX's single-stream blocks, which project later
             return seen
-        image = seen if text is None else seen[:, text.shape[1] :]
+        # Of a view, a linear layer would copy its weights for each row.
+        image = seen if text is None else seen[:, text.shape[1] :].contiguous()
         for part in attn.to_out:
             image = part(image)
         if text is None:
             return image
-        words = seen[:, : text.shape[1]]
+        words = seen[:, : text.shape[1]].contiguous()
         return image, words if attn.context_pre_only else attn.to_add_out(words)
 
 

@@ -141,7 +141,7 @@ def test_a_verifier_without_a_score_for_noise_is_not_refused():
         (tiny_backbone, FusionMask(sources=(RandomMask(), ConceptMask())), "gives no maps of concepts"),
         (shared_flux, AttentionMask(word_only=True, high="a {}", low="a {}"), "do not differ in a word"),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=lambda value: getattr(value, "__name__", str(value)[:50]),  # an address would differ from process to process
 )
 def test_a_mask_source_that_does_not_fit_the_model_is_refused_before_the_first_step(backbone, source, message):
     with Counting(backbone(), Recorder()) as pool:

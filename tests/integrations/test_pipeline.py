@@ -103,7 +103,7 @@ def test_a_seed_is_drawn_from_a_generator(pipe: SearchPipeline) -> None:
         ({"callback_on_step_end": "print"}, "must be a function, not 'print'"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "Known: best_so_far, image, number, record, score"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_wrong_arguments_are_refused_before_any_work(
     pipe: SearchPipeline, arguments: dict[str, Any], message: str
