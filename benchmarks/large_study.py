@@ -1,10 +1,11 @@
-"""Resume and report a study of a million trials.
+"""Resume and report a study of many trials.
 
-    python benchmarks/large_study.py [--trials 1000000] [--folder FOLDER]
+    python benchmarks/large_study.py [--trials 50000] [--folder FOLDER]
 
 A few searches really run on a model with a closed form; their rows, as those of other prompts and seeds, are written through the
 writers of the project until there are as many. Then the study is resumed with a tenth of a percent of its searches open, as
-``lotts-search study`` does it, and reported, as ``lotts-search report --trees 0`` does it (demand: each in less than 60 s).
+``lotts-search study`` does it, and reported, as ``lotts-search report --trees 0`` does it (demand for a million
+trials: each in less than 60 s).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1_000_000)
+    parser.add_argument("--trials", type=int, default=50_000)
     parser.add_argument("--folder", type=Path, help="where the study is or shall be; kept")
     parser.add_argument("--trees", type=int, default=0, help="prompts whose searches the report repeats")
     options = parser.parse_args()
