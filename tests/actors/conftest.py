@@ -11,7 +11,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "ray: starts a small Ray on this machine")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_up() -> Iterator[None]:
     """Start Ray with slots for a few actors; pools find it and leave it running."""
     pytest.importorskip("ray")

@@ -18,7 +18,7 @@ from lotts_search.errors import BadInput, Failure
 
 def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module as its file, a package as its folder, and this package only where that is asked for."""
-    (tmp_path / "my_masks.py").write_text("")
+    (tmp_path / "my_module.py").write_text("")
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
@@ -27,16 +27,16 @@ def test_packages_are_copied_to_the_workers_of_a_cluster(tmp_path: Path, monkeyp
     monkeypatch.setattr(connection, "_warn_if_short", lambda needed: None)
     monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(connection.ray, "init", lambda **options: asked.append(options["runtime_env"]))
-    mine = [str(tmp_path / "my_masks.py"), str(tmp_path / "my_package")]
+    mine = [str(tmp_path / "my_module.py"), str(tmp_path / "my_package")]
     ours = str(Path(lotts_search.__file__).resolve().parent)
-    connection.connect("head:1", {}, packages=["my_masks", "my_package"])
-    connection.connect("head:1", {}, packages=["my_masks"], ship_code=True)
+    connection.connect("head:1", {}, packages=["my_module", "my_package"])
+    connection.connect("head:1", {}, packages=["my_module"], ship_code=True)
     connection.connect("head:1", {})
     assert asked == [{"py_modules": mine}, {"py_modules": [ours, mine[0]]}, {}]
-    for wrong in ("my_mask", "my_package.part", "sys", ""):
+    for wrong in ("my_modul", "my_package.part", "sys", ""):
         with pytest.raises(BadInput, match=f"no top-level package or module '{wrong}'"):
             connection.connect("head:1", {}, packages=[wrong])
-    assert "my_masks" not in sys.modules
+    assert "my_module" not in sys.modules
 
 
 @pytest.mark.parametrize(

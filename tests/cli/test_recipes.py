@@ -100,14 +100,14 @@ COMPUTE = st.sampled_from(
 )
 
 
-@given(FILE, st.none() | FILE, COMPUTE)
+@given(FILE, st.none() | FILE, COMPUTE, st.sampled_from([1, 3]))
 @settings(max_examples=30, deadline=None)
-def test_the_command_of_a_study_resumes_it(file: str, out: str | None, compute: list[str]) -> None:
+def test_the_command_of_a_study_resumes_it(file: str, out: str | None, compute: list[str], drivers: int) -> None:
     run, more = "lotts_search.cli.run_study.run", [] if out is None else [f"--out={out}"]
-    given = called_with(run, ["study", *compute, *more, "--", file])
-    study, where, folder, *_ = given
-    assert study == Path(file) and folder == (None if out is None else Path(out))
-    assert called_with(run, shlex.split(_line(study, folder, where))[1:]) == given
+    given = called_with(run, ["study", *compute, *more, f"--drivers={drivers}", "--", file])
+    study, where, folder, _, _, many = given
+    assert study == Path(file) and (folder, many) == (out, drivers)
+    assert called_with(run, shlex.split(_line(study, folder, where, many))[1:]) == given
 
 
 @given(NUMBER, NUMBER, FILE, COMPUTE)

@@ -40,7 +40,7 @@ def test_each_search_is_the_one_by_itself(tmp_path: Path) -> None:
     }
     first = [row for row in rows if row["search_id"] == rows[-1]["search_id"]]
     alone = search(
-        rows[-1]["prompt"], settings=json.loads(rows[-1]["strategy_args"]), flops=rows[-1]["budget_flops"], as_="sdxl",
+        rows[-1]["prompt"], strategy="lotts", settings=json.loads(rows[-1]["strategy_args"]), flops=rows[-1]["budget_flops"], as_="sdxl",
         seed=rows[-1]["search_seed"], pool=AnalyticPool(),
     )  # fmt: skip
     assert [row["flops"] for row in first] == [trial.flops for trial in alone.trials]
