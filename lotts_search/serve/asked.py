@@ -146,11 +146,12 @@ def asked(
     for name in ("partial_images", "events"):
         if getattr(fields, name) and not fields.stream:
             raise ApiError(400, f"{name} needs stream: true", param=name)
-    name = fields.strategy or registry.default_strategy(fields.verifier or verifiers[0])
+    verifier = verifiers[0] if fields.verifier is None else fields.verifier
+    if verifier not in verifiers:  # first of all: to look at a verifier imports the module that its name says
+        raise unknown("verifier", verifier, verifiers)
+    name = fields.strategy or registry.default_strategy(verifier)
     if name not in {*registry.strategies(), *config.strategies}:
         raise unknown("strategy", name, {*registry.strategies(), *config.strategies})
-    if fields.verifier is not None and fields.verifier not in verifiers:
-        raise unknown("verifier", fields.verifier, verifiers)
     settings: dict[str, object] = dict(fields.settings or {})
     _check_settings(settings)
     strategy = registry.make_strategy(name, settings)
@@ -183,7 +184,7 @@ def asked(
         raise ApiError(400, f"seed must be at most {SEED - count} for {count} images", param="seed")
     recipe = Recipe(
         "generate" if image is None else "refine", fields.prompt, info.name, name,
-        fields.verifier or verifiers[0], seed, budget.nfe, budget.images, budget.seconds, budget.target,
+        verifier, seed, budget.nfe, budget.images, budget.seconds, budget.target,
         fields.num_inference_steps, fields.guidance_scale, fields.negative_prompt or "",
         image=None if image is None else Path("image.png"), mask=None if mask is None else Path("mask.png"),
         settings=settings, flops=budget.flops, as_=fields.priced_as, load=dict(load), rewriter=rewriters[0] if strategy.rewrites else None,

@@ -113,6 +113,17 @@ def test_wrong_fields_are_refused_in_words(server: Running, fields: dict[str, An
     assert len(refused(answer, 400, param)) < 1500
 
 
+@pytest.mark.parametrize("field", ["verifier", "strategy"])
+@pytest.mark.parametrize("text", ["of_a_request:Any", "noisy:of=of_a_request:Any"])
+def test_a_request_imports_no_module(
+    server: Running, field: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_a_request.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert f"unknown {field} {text!r}" in refused(server.generate(**{field: text}))
+    assert not (tmp_path / "imported").exists()
+
+
 @pytest.mark.parametrize("kind", CLOSED)
 def test_closed_mask_kinds_are_refused(server: Running, kind: str) -> None:
     for mask in (kind, {"kind": kind}):
