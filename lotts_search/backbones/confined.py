@@ -71,16 +71,11 @@ def recorded(modules: list[Any], tokens: int, frozen: Mapping[int, Frozen]) -> I
 
     for found in frozen.values():
         found.keys, found.values = [], []
-    hooks = [
-        getattr(module, f"to_{name[0]}").register_forward_hook(keep(name))
-        for module in modules
-        for name in ("keys", "values")
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in modules:
+            for name in ("keys", "values"):
+                hooks.enter_context(getattr(module, f"to_{name[0]}").register_forward_hook(keep(name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
@@ -100,12 +95,8 @@ def gathered(embedder: nn.Module, projection: nn.Module, active: Tensor, tokens:
         everywhere = output.new_zeros(len(output), tokens, output.shape[-1])
         return everywhere.scatter(1, active[:, :, None].expand_as(output), output)
 
-    hooks = [embedder.register_forward_hook(gather), projection.register_forward_hook(scatter)]
-    try:
+    with embedder.register_forward_hook(gather), projection.register_forward_hook(scatter):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager

@@ -246,18 +246,15 @@ def capture_joint(transformer: Any, record: BlockRecorder) -> Iterator[None]:
         )
         for index, block in enumerate(blocks)
     }
-    hooks = [
-        block.attn.to_out[0].register_forward_pre_hook(watch.note)
-        for block, watch in zip(blocks, watching.values(), strict=True)
-    ]
-    transformer.set_attn_processor(originals | watching)
-    try:
-        with uncompiled(transformer), contextlib.suppress(Enough):
-            yield
-    finally:
-        transformer.set_attn_processor(originals)
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for block, watch in zip(blocks, watching.values(), strict=True):
+            hooks.enter_context(block.attn.to_out[0].register_forward_pre_hook(watch.note))
+        transformer.set_attn_processor(originals | watching)
+        try:
+            with uncompiled(transformer), contextlib.suppress(Enough):
+                yield
+        finally:
+            transformer.set_attn_processor(originals)
 
 
 def _split(attn: Any, flat: Tensor) -> Tensor:
