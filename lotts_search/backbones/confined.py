@@ -22,12 +22,16 @@ class Frozen:
     Attributes:
         active, places: [A], [F] indices of the active and of the frozen tokens, ascending.
         keys, values: [F, D] of each attention module in the order of the network, before norm and rotation.
+        outputs: [F, C] of each transformer of a U-Net, before they are added to its input.
+        grids: ``active`` and ``places`` at the grids of a U-Net.
     """
 
     active: Tensor
     places: Tensor
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -45,7 +49,8 @@ class Confines(Protocol):
         """Call the network as ``predict`` does, with the same output, and fill the keys and values of rows of the call."""
 
     def predict_confined(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: list[Frozen]) -> Tensor:
-        """Return the output [B, C, H, W] at the active tokens, and 0 at the frozen ones; all rows have equally many."""
+        """Return the output [B, C, H, W] at the active tokens; all rows have equally many. What stands at the frozen ones does not
+        count."""
 
 
 def attentions(network: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
+from lotts_search.backbones.confined_unet import UNetConfined, side_of
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
@@ -17,7 +18,7 @@ from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
 
 
-class UNetBackbone(NetworkBackbone):
+class UNetBackbone(UNetConfined, NetworkBackbone):
     """A :class:`~lotts_search.backbones.base.Backbone` around a U-Net, except for its text.
 
     A family adds ``encode_prompts``, ``stack``, :meth:`_call` and :meth:`_example`.
@@ -60,22 +61,21 @@ class UNetBackbone(NetworkBackbone):
         self._time = load_component(name, "scheduler", lambda: DiscreteTime(scheduler, name, own=own_timesteps))
         _check(name, unet, codec)
         side = unet.config["sample_size"]
-        height, width = size or ((side, side) if isinstance(side, int) else side)
+        height, width = self._size = size or ((side, side) if isinstance(side, int) else side)
+        confines = side_of(unet, self._size)
+
+        def call(copy: Any) -> None:
+            self._call(copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example())
+
         self.info = ModelInfo(
             name=name,
             family=family,
             latent=(codec.channels, height, width),
             image=(height * codec.factor, width * codec.factor),
-            prices=prices_of(
-                unet,
-                codec,
-                (height, width),
-                lambda copy: self._call(
-                    copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example()
-                ),
-            ),
+            prices=prices_of(unet, codec, self._size, call, self.without_image(call) if confines else None),
             scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults,
+            confines=confines,
         )
 
     def _call(self, network: Any, latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:

@@ -106,7 +106,7 @@ class Costs:
         if not self.tokens:
             raise BadInput(
                 f"refresh={refresh} confines the network to the mask, which this model's cannot be: only those of the families"
-                f" {' and '.join(FAMILIES)} can"
+                f" {', '.join(FAMILIES)} can"
             )
         active = active_count(math.ceil(round(masked * self.tokens, 6)), self.tokens, ring)
         if active == self.tokens:

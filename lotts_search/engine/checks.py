@@ -59,7 +59,7 @@ def _check_segment(backbone: Backbone, work: Segment) -> None:
     if work.confined and (not isinstance(backbone, Confines) or compiled(backbone.network)):
         raise BadInput(
             f"{backbone.info.name} cannot be confined to the mask by refresh: its family is {backbone.info.family} or it was loaded"
-            f" with compile; {' and '.join(FAMILIES)} without compile can"
+            f" with compile; {', '.join(FAMILIES)} without compile can"
         )
     if not work.start <= work.stop <= steps:
         raise BadInput(f"a segment from step {work.start} must stop within {work.start}..{steps}, got {work.stop}")

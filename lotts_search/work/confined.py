@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lotts_search.errors import BadInput
 
-FAMILIES = ("flux", "stable-diffusion-3")
+FAMILIES = ("flux", "stable-diffusion-3", "stable-diffusion", "stable-diffusion-xl")
 """Families of models whose networks can be confined."""
 BUCKETS = 16
 """Numbers of active tokens are multiples of this part of all tokens, so that few shapes of network calls occur."""

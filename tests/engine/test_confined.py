@@ -1,4 +1,4 @@
-"""Refinements whose network calls are confined to the mask, on small real transformers."""
+"""Refinements whose network calls are confined to the mask, on small real networks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from lotts_search.core.costs import Costs
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.segments import background_noise
 from lotts_search.errors import BadInput
+from lotts_search.testing import analytic_info
 from lotts_search.work.confined import Confined, active_count, active_tokens, in_tokens
 from lotts_search.work.requests import Region, Sampling, Segment, State
-from tests.tiny import run, sample, tiny_backbone
+from tests.tiny import backbone_of as sd_backbone_of
+from tests.tiny import run, sample, tiny_backbone, tiny_pipeline
 from tests.tiny_flux import shared_flux
 from tests.tiny_sd3 import sd3_backbone_of, tiny_sd3_pipeline
+from tests.tiny_xl import tiny_xl_backbone
 
 STEPS, START, INTEGRATE = 8, 2, 2
 PROMPT = "a red circle"
@@ -29,16 +32,17 @@ PROMPT = "a red circle"
 
 @cache
 def backbone_of(name: str) -> Any:
-    if name == "flux":
-        return shared_flux()
+    shared = {"flux": shared_flux, "sd": tiny_backbone, "sdxl": tiny_xl_backbone}
+    if name in shared:
+        return shared[name]()
     return sd3_backbone_of(tiny_sd3_pipeline(newer=name == "sd3.5"))
 
 
-MODELS = pytest.mark.parametrize("name", ["flux", "sd3", "sd3.5"])
+MODELS = pytest.mark.parametrize("name", ["flux", "sd3", "sd3.5", "sd", "sdxl"])
 
 
 def corner(side: int = 4) -> Any:
-    """A mask of side/2 by side/2 of the 4x4 tokens."""
+    """A mask of a corner of the 8x8 latent."""
     mask = np.zeros((8, 8), np.bool_)
     mask[:side, :side] = True
     return mask
@@ -67,6 +71,12 @@ def latent(result: Any) -> Any:
     return result.state.latent
 
 
+def halves(name: str) -> Frozen:
+    """Half of the tokens of a row active, by chance."""
+    tokens = torch.randperm((8 // backbone_of(name).info.confines) ** 2)
+    return Frozen(tokens[: len(tokens) // 2].sort().values, tokens[len(tokens) // 2 :].sort().values)
+
+
 @MODELS
 def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole_network(name: str) -> None:
     backbone = backbone_of(name)
@@ -74,35 +84,33 @@ def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole
     latents, times = torch.randn(3, *backbone.info.latent), torch.tensor([900.0, 500.0, 100.0])
     texts = backbone.stack(backbone.encode_prompts([PROMPT, "a blue star", ""]))
     whole = backbone.predict(latents, times, texts)
-    frozen = {}
-    for row in range(3):
-        places = torch.randperm(16)
-        frozen[row] = Frozen(places[:6].sort().values, places[6:].sort().values)
+    frozen = {row: halves(name) for row in range(3)}
     assert torch.equal(backbone.record(latents, times, texts, frozen), whole)
     found = backbone.predict_confined(latents, times, texts, list(frozen.values()))
+    side = backbone.info.confines
     for row, one in frozen.items():
-        active = torch.zeros(16, dtype=torch.bool)
+        active = torch.zeros((8 // side) ** 2, dtype=torch.bool)
         active[one.active] = True
-        cells = active.view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        cells = active.view(8 // side, 8 // side).repeat_interleave(side, 0).repeat_interleave(side, 1)
         assert torch.allclose(found[row][:, cells], whole[row][:, cells], atol=2e-6)
-        assert not found[row][:, ~cells].any() and whole[row][:, cells].abs().mean() > 0.1
-    assert sum(key.nbytes + value.nbytes for key, value in zip(frozen[0].keys, frozen[0].values, strict=True)) == (
-        10 * backbone.frozen_bytes
-    )
+        assert whole[row][:, cells].abs().mean() > 0.1
+    assert torch.equal(backbone.predict(latents, times, texts), whole), "the network is left as it was"
+    kept = [tensor for name in ("keys", "values", "outputs") for tensor in getattr(frozen[0], name)]
+    assert sum(tensor.nbytes for tensor in kept) == len(frozen[0].places) * backbone.frozen_bytes
 
 
 @MODELS
 def test_a_row_without_image_tokens_costs_what_the_prices_say(name: str) -> None:
-    """Counted by torch in a real call of four rows with 6 of 16 tokens."""
+    """Counted by torch in a real call of four rows with half of the tokens."""
     backbone = backbone_of(name)
     prices, texts = backbone.info.prices, backbone.stack(backbone.encode_prompts([PROMPT] * 4))
     latents, times = torch.randn(4, *backbone.info.latent), torch.full((4,), 500.0)
-    frozen = [Frozen(torch.arange(6), torch.arange(6, 16)) for _ in range(4)]
+    frozen = [halves(name) for _ in range(4)]
     backbone.record(latents, times, texts, dict(enumerate(frozen)))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the others are not counted on a CPU
         backbone.predict_confined(latents, times, texts, frozen)
-    assert counter.get_total_flops() == 4 * (prices.row - prices.tokens * 10 / 16)
-    assert 0 <= prices.confined(6 / 16) - counter.get_total_flops() / (4 * prices.row) < 1 / 1024
+    assert counter.get_total_flops() == 4 * (prices.row - prices.tokens / 2)
+    assert 0 <= prices.confined(0.5) - counter.get_total_flops() / (4 * prices.row) < 1 / 1024
 
 
 @MODELS
@@ -128,23 +136,26 @@ def test_until_integration_what_is_frozen_is_the_noised_parent_to_the_bit(name: 
     assert np.array_equal(latent(result)[:, ~region.mask], want[:, ~region.mask])
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_confined_refinement_is_near_the_whole_one_and_nearer_with_more_refreshes(guidance: float) -> None:
-    works = [refine("flux", guidance=guidance, **how) for how in ({}, {"refresh": 2}, {"refresh": 8})]
-    whole, often, once = (latent(one)[:, corner()] for one in run(Engine(backbone_of("flux"), 8), *works))
+GUIDED = pytest.mark.parametrize(("name", "guidance"), [("flux", 1.0), ("flux", 3.0), ("sd", 3.0), ("sdxl", 3.0)])
+
+
+@GUIDED
+def test_a_confined_refinement_is_near_the_whole_one_and_nearer_with_more_refreshes(name: str, guidance: float) -> None:
+    works = [refine(name, guidance=guidance, **how) for how in ({}, {"refresh": 2}, {"refresh": 8})]
+    whole, often, once = (latent(one)[:, corner()] for one in run(Engine(backbone_of(name), 8), *works))
     assert 0 < np.abs(often - whole).mean() < np.abs(once - whole).mean() < 0.2 * np.abs(whole).mean()
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_refinement_is_the_same_to_the_bit_whatever_else_runs(guidance: float) -> None:
+@GUIDED
+def test_a_refinement_is_the_same_to_the_bit_whatever_else_runs(name: str, guidance: float) -> None:
     """Others at other steps, with other masks and settings, plain trajectories among them, and less memory."""
-    work = refine("flux", seed=5, guidance=guidance, refresh=3)
-    (alone,) = run(Engine(backbone_of("flux"), 4), work)
-    crowd = [refine("flux", seed=seed, guidance=guidance, refresh=2 + seed % 3) for seed in range(4)]
-    crowd += [refine("flux", corner(6), seed, guidance, refresh=4) for seed in (6, 7)]
+    work = refine(name, seed=5, guidance=guidance, refresh=3)
+    (alone,) = run(Engine(backbone_of(name), 4), work)
+    crowd = [refine(name, seed=seed, guidance=guidance, refresh=2 + seed % 3) for seed in range(4)]
+    crowd += [refine(name, corner(6), seed, guidance, refresh=4) for seed in (6, 7)]
     crowd += [sample(seed, work.sampling) for seed in (1, 2)]
     for memory in (1 << 30, 1):
-        found = run(Engine(backbone_of("flux"), 4, frozen_bytes=memory), *crowd[:3], work, *crowd[3:])[3]
+        found = run(Engine(backbone_of(name), 4, frozen_bytes=memory), *crowd[:3], work, *crowd[3:])[3]
         assert np.array_equal(latent(found), latent(alone))
 
 
@@ -177,14 +188,15 @@ def test_the_first_call_after_a_score_is_whole() -> None:
 
 
 def test_other_networks_are_refused_by_name() -> None:
-    info = tiny_backbone().info
-    with pytest.raises(BadInput, match=r"refresh=4 .* flux and stable-diffusion-3"):
+    info = analytic_info()
+    with pytest.raises(BadInput, match=r"refresh=4 .* flux, stable-diffusion-3, stable-diffusion, stable-diffusion-xl"):
         Costs.of(info, Sampling(PROMPT, STEPS, 1.0)).confine(0.5, 4, 1, 1)
-    work = refine("flux", refresh=4)
-    assert work.state is not None
-    state = replace(work.state, latent=np.zeros((4, 8, 8), np.float32))
-    with pytest.raises(BadInput, match=r"tiny cannot be confined .* flux and stable-diffusion-3"):
-        run(Engine(tiny_backbone(), 2), replace(work, state=state))
+    pipeline = tiny_pipeline()
+    pipeline.unet.down_blocks[0].compile(backend="eager")
+    with pytest.raises(
+        BadInput, match=r"tiny cannot be confined .* compile; flux, stable-diffusion-3, .* without compile"
+    ):
+        run(Engine(sd_backbone_of(pipeline), 2), refine("sd", refresh=4))
 
 
 @pytest.mark.parametrize(("name", "value"), [("refresh", 0), ("warmup", 0), ("ring", -1)])
