@@ -1,6 +1,6 @@
 """Measure the endpoint: requests at once, its overhead, and when the first image of a stream comes.
 
-    python benchmarks/serve.py [--model shapes-sd] [--rounds 3]
+    python benchmarks/serve.py [--model shapes-sd] [--images 3] [--rounds 3]
 
 Server, pool and clients share this process, without Ray. What is compared alternates, round by round, so that other load on the
 machine affects both alike; the ratios are medians over the rounds.
@@ -125,7 +125,7 @@ async def measure(url: str, pool: Pool, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes-sd", help="registered name, folder or Hub id")
-    parser.add_argument("--images", type=int, default=9, help="budget of each request")
+    parser.add_argument("--images", type=int, default=3, help="budget of each request")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     config = Config.model_validate({"models": [options.model]})
