@@ -10,9 +10,9 @@ _PIPELINES = {
     "conditioner.embedders.1.": "StableDiffusionXLPipeline",
     "joint_blocks.": "StableDiffusion3Pipeline",
     "double_blocks.": "FluxPipeline",
-    "cond_stage_model.": "StableDiffusionPipeline",
 }
-"""Pipelines by a part of a name that only their checkpoints hold, as published before diffusers' format."""
+"""Pipelines by a part of a name that only their checkpoints hold, as published before diffusers' format; others are taken for
+Stable Diffusion."""
 
 
 def refuse_file(path: Path) -> BadInput:
@@ -22,8 +22,7 @@ def refuse_file(path: Path) -> BadInput:
         return BadInput(f"{path} is a LoRA adapter, not a model: add it to a model with --lora {path}")
     if path.suffix not in (".safetensors", ".ckpt"):
         return BadInput(f"{path} is a file, not a model folder in diffusers format")
-    kind = next((kind for part, kind in _PIPELINES.items() if any(part in name for name in names)), None)
-    kind = kind or "StableDiffusionPipeline"
+    kind = next((kind for part, kind in _PIPELINES.items() if any(part in name for name in names)), "StableDiffusionPipeline")
     return BadInput(
         f'{path} is a single file; convert it once to a folder and use that: python -c "from diffusers import {kind};'
         f" {kind}.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')\""

@@ -342,6 +342,7 @@ def test_a_folder_gives_the_same_model(tmp_path: Path) -> None:
     loaded = load_backbone(str(tmp_path / "flux"), device="cpu")
     assert isinstance(loaded, Flux)
     assert (loaded.info.latent, loaded.info.image, loaded.info.family) == (SHAPE, (16, 16), "flux")
+    assert loaded.info.scheduler == "FlowMatchEulerDiscreteScheduler"
     direct, work = shared_flux(), sample(3, Sampling("a red circle", 3, 1.0))
     (a,), (b,) = run(Engine(loaded, 2), work), run(Engine(direct, 2), work)
     assert a.image is not None and np.array_equal(a.image, b.image)

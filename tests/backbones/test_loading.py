@@ -9,15 +9,19 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from lotts_search import plugins
-from lotts_search.backbones import model_folder
+from lotts_search.backbones import loading, lora, model_folder
 from lotts_search.backbones.defaults import (
+    FLUX_DEV,
     FLUX_SCHNELL,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
@@ -25,10 +29,15 @@ from lotts_search.backbones.defaults import (
     few_steps,
     merged,
 )
+from lotts_search.backbones.flux import Flux
+from lotts_search.backbones.load_options import Adapter
+from lotts_search.backbones.loading import Loader
+from lotts_search.backbones.sd3 import StableDiffusion3
+from lotts_search.backbones.sdxl import StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure, LottsError, Notice
-from lotts_search.registry import load_backbone
+from lotts_search.registry import find_model, load_backbone
 from lotts_search.study.model_files import check
 from tests.tiny import tiny_pipeline
 
@@ -108,7 +117,7 @@ def test_a_part_that_has_only_a_variant_names_the_option(folder: Path, component
         (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"], {"fp16"}),
         (["diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], {"fp16"}),
         (["diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model-00001-of-00003.safetensors"], {"non_ema", None}),
-        (["model.fp16.bin", "config.json", "other.fp16.safetensors"], set()),
+        (["model.fp16.bin", "config.json", "other.fp16.safetensors", "my_model.safetensors"], set()),
     ],
 )  # fmt: skip
 def test_variants_are_read_from_names_of_files(tmp_path: Path, files: list[str], found: set[str | None]) -> None:
@@ -145,6 +154,7 @@ def test_a_class_name_that_is_no_name_is_refused(folder: Path, name: object, sai
         ("flux.safetensors", ["double_blocks.0.img_attn.proj.weight"], "FluxPipeline.from_single_file("),
         ("ink.safetensors", ["unet.down_blocks.0.to_q.lora_A.weight"], "is a LoRA adapter, not a model: add it to a model with --lora"),
         ("kohya.safetensors", ["lora_unet_x.lora_down.weight"], "is a LoRA adapter, not a model"),
+        ("unknown.safetensors", ["some.weight"], "; StableDiffusionPipeline.from_single_file("),
     ],
 )  # fmt: skip
 def test_a_single_file_says_how_to_convert_it(tmp_path: Path, file: str, names: list[str], said: str) -> None:
@@ -168,10 +178,28 @@ def test_other_files_are_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for path in (name, f"./{name}", str(tmp_path / name)):
             said = message_of(BadInput, lambda path=path: load_backbone(path))  # type: ignore[misc]
             assert "is a file, not a model folder in diffusers format" in said
-    Path("broken.safetensors").write_text("")
-    assert "is a single file; convert it once" in message_of(BadInput, lambda: load_backbone("broken.safetensors"))
-    for path in ("here/gone.safetensors", "./gone.safetensors"):
-        assert "there is no model folder" in message_of(BadInput, lambda path=path: load_backbone(path))  # type: ignore[misc]
+    for path in ("broken.safetensors", "old.ckpt"):
+        Path(path).write_text("")
+        said = message_of(BadInput, lambda path=path: load_backbone(path))  # type: ignore[misc]
+        assert (
+            "is a single file; convert it once" in said
+            and f"StableDiffusionPipeline.from_single_file('{path}')" in said
+        )
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr("safetensors.safe_open", forbidden)
+    assert "is a single file" in message_of(BadInput, lambda: load_backbone("broken.safetensors"))
+
+
+def test_a_file_that_is_called_like_an_embedded_model_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shapes-sd").write_text("notes")
+    check("shapes-sd")
+    assert find_model("shapes-sd")[1] == "StableDiffusionPipeline"
 
 
 @pytest.fixture
@@ -182,17 +210,31 @@ def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_folder, "get_hf_file_metadata", fail)
 
 
+@pytest.mark.parametrize(
+    "path", ["/gone", "./gone", "~/gone", "gone/old.ckpt", "gone/new.safetensors", "one/two/three", "alone"]
+)
+def test_what_can_only_be_a_path_is_never_sought_on_the_hub(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    def sought(*_: object, **__: object) -> None:
+        pytest.fail("the Hub was asked")
+
+    monkeypatch.setattr(model_folder, "get_hf_file_metadata", sought)
+    monkeypatch.setattr(model_folder, "hf_hub_download", sought)
+    said = message_of(BadInput, lambda: model_folder.read_json(path, "model_index.json"))
+    assert said == f"there is no model folder {path}"
+
+
 @pytest.mark.parametrize("name", ["nobody/no-model", "stabilityai/none-such", "a/b"])
 def test_without_a_network_an_unknown_name_is_refused_at_once(unplugged: None, folder: Path, name: str) -> None:
     said = message_of(Failure, lambda: load_backbone(name))
     assert said == f"model {name}: no folder of that name, and the Hub cannot be reached"
+    assert said == message_of(Failure, lambda: model_folder.read_json(name, "lotts.json", optional=True))
     for adapter in (name, f"{name}/ink.safetensors"):
         said = message_of(Failure, lambda adapter=adapter: load_backbone(str(folder), device="cpu", lora=[adapter]))  # type: ignore[misc]
         assert said == f"there is no LoRA adapter {adapter}, neither a file nor a folder, and the Hub cannot be reached"
 
 
 @pytest.mark.parametrize(
-    "path", ["loras/gone.safetensors", "./loras/gone.safetensors", "gone.safetensors", "my loras/x"]
+    "path", ["loras/gone.safetensors", "./loras/gone.safetensors", "gone.safetensors", "my loras/x", "style"]
 )
 def test_a_path_of_an_adapter_that_is_not_there_is_never_sought_on_the_hub(folder: Path, path: str) -> None:
     said = message_of(BadInput, lambda: load_backbone(str(folder), device="cpu", lora=[path]))
@@ -210,11 +252,142 @@ def test_a_wrong_name_is_refused_before_a_verifier_or_ray_starts(unplugged: None
     assert name in said and ("did you mean 'shapes-sd" in said) is (name == "shapes-ds")
 
 
+def answer(kind: type[HfHubHTTPError]) -> HfHubHTTPError:
+    """Return an error that the Hub answers."""
+    return kind("no", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
 def test_the_parts_of_a_model_on_the_hub_are_listed_once_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ["README.md", "model_index.json", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/model.safetensors"]
+    files = {
+        None: [
+            "README.md",
+            "model_index.json",
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            "vae/model.safetensors",
+        ],
+        "old": ["unet/model.safetensors"],
+    }
     monkeypatch.setattr(model_folder, "reachable", lambda model: True)
-    monkeypatch.setattr(model_folder, "list_repo_files", lambda model, revision: files)
+    monkeypatch.setattr(model_folder, "list_repo_files", lambda model, revision: files[revision])
     assert model_folder.weight_variants("some/model") == {"unet": {"fp16"}, "vae": {None}}
+    assert model_folder.weight_variants("some/model", "old") == {"unet": {None}}
+    monkeypatch.setattr(model_folder, "list_repo_files", raising(answer(HfHubHTTPError)))
+    said = message_of(Failure, lambda: model_folder.weight_variants("some/model"))
+    assert said == "model some/model: the Hub does not list its files (no)"
+
+
+@pytest.mark.parametrize(
+    ("error", "reached"),
+    [
+        (None, True),
+        (answer(HfHubHTTPError), True),
+        (answer(RepositoryNotFoundError), True),
+        (ConnectionError("Name or service not known"), False),
+        (TimeoutError("timed out"), False),
+    ],
+    ids=str,
+)
+def test_the_hub_is_reached_if_it_answers_in_time(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, reached: bool
+) -> None:
+    def ask(address: str, timeout: float) -> None:
+        assert 0 < timeout <= 10, "the libraries would wait for half a minute"
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(model_folder, "get_hf_file_metadata", ask)
+    assert model_folder.reachable("some/model") is reached
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RemoteEntryNotFoundError, "model some/model on the Hub has no lotts.json"),
+        (GatedRepoError, "model some/model is gated: accept its terms on the Hub, and log in with `hf auth login`"),
+        (RepositoryNotFoundError, "there is no model some/model, neither as a folder nor on the Hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: type[HfHubHTTPError], said: str
+) -> None:
+    monkeypatch.setattr(model_folder, "reachable", lambda model: True)
+    monkeypatch.setattr(model_folder, "hf_hub_download", raising(answer(error)))
+    assert message_of(BadInput, lambda: model_folder.read_json("some/model", "lotts.json")) == said
+    if error is RemoteEntryNotFoundError:
+        assert model_folder.read_json("some/model", "lotts.json", optional=True) == {}
+    else:
+        assert message_of(BadInput, lambda: model_folder.read_json("some/model", "lotts.json", optional=True)) == said
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_libraries_ask_the_hub_only_while_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected: bool
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    asked: list[object] = []
+
+    def download(model: str, file: str, revision: object, local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        return str(tmp_path / file)
+
+    class Part:
+        @classmethod
+        def from_pretrained(cls, model: str, **options: object) -> Any:
+            asked.append(options.get("local_files_only", False))
+            return torch.nn.Identity(), {"missing_keys": []}
+
+    for module in (model_folder, loading):
+        monkeypatch.setattr(module, "reachable", lambda model: connected)
+    monkeypatch.setattr(model_folder, "hf_hub_download", download)
+    monkeypatch.setattr(model_folder, "list_repo_files", lambda model, revision: [])
+    Loader("some/model", "FluxPipeline", {"device": "cpu"}).weights("vae", Part)
+    assert asked == [not connected] * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "connected", "sought", "loaded"),
+    [
+        ("me/style", True, None, ("me/style", None)),
+        ("me/style/deep/ink.safetensors", True, None, ("me/style", "deep/ink.safetensors")),
+        ("me/style", False, "pytorch_lora_weights.safetensors", ("{cache}", "pytorch_lora_weights.safetensors")),
+        ("me/style/ink.safetensors", False, "ink.safetensors", ("{cache}", "ink.safetensors")),
+    ],
+)
+def test_an_adapter_of_the_hub_is_loaded_by_repository_and_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    connected: bool,
+    sought: str | None,
+    loaded: tuple[str, str | None],
+) -> None:
+    found: list[object] = []
+
+    def download(repository: str, file: str, local_files_only: bool) -> str:
+        assert repository == "me/style" and local_files_only
+        found.append(file)
+        return str(tmp_path / file)
+
+    class Pipeline:
+        def load_lora_weights(self, source: str, adapter_name: str, **options: Any) -> None:
+            found.append((source.replace(str(tmp_path), "{cache}"), options.get("weight_name")))
+
+        def get_list_adapters(self) -> dict[str, object]:
+            return {}
+
+    monkeypatch.setattr(diffusers, "MadeUpPipeline", Pipeline, raising=False)
+    monkeypatch.setattr(lora, "reachable", lambda model: connected)
+    monkeypatch.setattr(lora, "hf_hub_download", download)
+    with pytest.raises(BadInput, match="another family"):
+        lora.merge_adapters("m", "MadeUpPipeline", {}, [Adapter(source)])
+    assert found == ([] if sought is None else [sought]) + [loaded]
 
 
 @pytest.mark.parametrize("known_absent", [True, False])
@@ -263,6 +436,15 @@ def test_a_family_by_subclass_loads_the_pipeline_that_it_is_registered_for(
         plugins._plugins.cache_clear()
 
 
+@pytest.mark.parametrize("family", [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux])
+def test_only_subclasses_of_a_family_accept_another_pipeline(tmp_path: Path, family: Any) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "MinePipeline"}')
+    with pytest.raises(BadInput, match="is a MinePipeline, not a "):
+        family.from_pretrained(str(tmp_path), device="cpu")
+    with pytest.raises(Failure, match="cannot load its "):  # the folder has no weights
+        type("Own", (family,), {}).from_pretrained(str(tmp_path), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "origin", "scheduler", "found"),
     [
@@ -270,7 +452,11 @@ def test_a_family_by_subclass_loads_the_pipeline_that_it_is_registered_for(
         ("mine", "stabilityai/sd-turbo", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (4, 1.0, 2, 1)),
         ("SDXL-Lightning-8step", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (8, 1.0, 4, 1)),
         ("sdxl_lightning_2step_unet", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (2, 1.0, 1, 0)),
+        ("Turbo, 6 Steps", "", {"timestep_spacing": "trailing"}, (6, 1.0, 3, 1)),
+        ("turbo_16-steps", "", {"timestep_spacing": "trailing"}, (16, 1.0, 8, 1)),
+        ("turbo-of-128steps", "", {"timestep_spacing": "trailing"}, (4, 1.0, 2, 1)),
         ("dreamshaper", "", {"_class_name": "LCMScheduler"}, (4, 1.0, 2, 1)),
+        ("mix", "", {"_class_name": "TCDScheduler"}, (4, 1.0, 2, 1)),
         ("sd3.5-large-turbo", "", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, (4, 1.0, 2, 1)),
         ("sdxl-turbo", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, (30, 5.5, 15, 3)),
         ("juggernaut", "", {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, (30, 5.5, 15, 3)),
@@ -286,7 +472,8 @@ def test_models_distilled_to_few_steps_get_few_steps(
     files = {"model_index.json": index, "scheduler/scheduler_config.json": scheduler, "lotts.json": {}}
     before_loading = defaults_of(f"models/{name}", lambda file: files[file])
     assert before_loading == (got, False)
-    assert few_steps(name, index, scheduler, FLUX_SCHNELL) is FLUX_SCHNELL
+    for flux in (FLUX_SCHNELL, FLUX_DEV):
+        assert few_steps(name, index, scheduler, flux) is flux
 
 
 def test_few_steps_are_reported_unless_the_folder_sets_its_own(original: Path, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_saved_folder_gives_the_same_model_with_and_without_t5(folder: Path) -
     assert isinstance(loaded, StableDiffusion3)
     info = loaded.info
     assert (info.latent, info.image, info.family, info.patch) == (SHAPE, (32, 32), "stable-diffusion-3", 2)
+    assert info.scheduler == "FlowMatchEulerDiscreteScheduler"
     work = sample(3, Sampling("a red circle", 3, 2.0))
     (a,), (b,) = run(Engine(loaded, 2), work), run(Engine(sd3_backbone_of(tiny_sd3_pipeline()), 2), work)
     assert a.image is not None and np.array_equal(a.image, b.image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ OPTIONS = st.fixed_dictionaries(
         "--set": st.sampled_from(["refinements=4", "ratio=0.30000000000000004", "high=A good {}, = and -"]),
         "--size": st.sampled_from(["64x64", "128"]),
         "--batch": st.integers(2, 10**6),
+        "--model": TEXT,
+        "--strategy": TEXT,
+        "--verifier": TEXT,
+        "--rewriter": TEXT,
+        "--set-rewriter": st.sampled_from(["timeout=5", "instruction=Say it, again = -"]),
         "--dtype": st.sampled_from(["float32", "bfloat16"]),
     },
 )
@@ -167,11 +173,15 @@ def test_a_misspelled_option_is_no_prompt(capsys: pytest.CaptureFixture[str]) ->
 
 
 @given(PROMPT, st.sampled_from(["lotts", "my_package.search:Own", "best-of-n"]))
+@example("狐" * 40, "lotts")
+@example("a-" * 60, "lotts")
+@example("a" * 79 + " fox", "lotts")
 @settings(max_examples=200, deadline=None)
 def test_folder_names_are_valid_and_differ_between_commands(prompt: str, strategy: str) -> None:
     one, other = (folder_name(prompt, strategy, f"lotts-search generate --seed {seed}") for seed in (1, 2))
     assert one != other
-    assert 8 <= len(one.encode()) <= 128 and "/" not in one and not one.startswith((".", "-"))
+    assert 8 <= len(one.encode()) <= 128 and not {"/", "--"} & {one[i : i + n] for n in (1, 2) for i in range(len(one))}
+    assert not one.startswith((".", "-"))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +196,7 @@ def test_folder_names_are_valid_and_differ_between_commands(prompt: str, strateg
 def test_different_prompts_have_different_folders(one: str, other: str) -> None:
     names = [folder_name(prompt, "lotts", shlex.join(["lotts-search", "generate", prompt])) for prompt in (one, other)]
     assert names[0] != names[1]
+    assert one.split()[0].lower() in names[0], "the words of any language are in the name"
 
 
 @pytest.mark.parametrize(("name", "value"), [("prompt", "a\0b"), ("negative", "\udc80"), ("prompt", "\ud83e fox")])
@@ -200,7 +211,8 @@ def test_the_output_folder_is_checked_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+    assert prepare(tmp_path / "new" / "below", "").is_dir()
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none"), Path("/proc")):
         with pytest.raises(BadInput, match=f"--out {place}: cannot write there"):
             prepare(place, "")
     with pytest.raises(SystemExit) as ended:
@@ -214,5 +226,10 @@ def test_replacing_other_results_is_reported(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "best.png", pnginfo=info)
     with pytest.warns(Notice, match="holds the results of another search, which are replaced: lotts-search .* 'a hen'"):
         prepare(tmp_path, "lotts-search generate 'a fox'")
-    (tmp_path / "best.png").write_bytes(b"no image")
-    prepare(tmp_path, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(tmp_path, "lotts-search generate 'a hen'")
+        Image.new("RGB", (4, 4)).save(tmp_path / "best.png", format="JPEG")  # has no texts
+        prepare(tmp_path, "")
+        (tmp_path / "best.png").write_bytes(b"no image")
+        prepare(tmp_path, "")

@@ -81,6 +81,7 @@ def test_encodings_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None
         ("[" * 100_000 + "\n", "a.jsonl", r"a\.jsonl, line 1: not JSON"),
         ('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n', "a.jsonl", r"line 2: id '1' is that of another .* line 1"),
         ('{"id": [1], "prompt": "a"}\n', "a.jsonl", r"line 1: 'id' must be a text or an integer, not \[1\]"),
+        ('{"id": "a\\u0000b", "prompt": "a"}\n', "a.jsonl", r"a\.jsonl, line 1: a text holds a NUL character"),
         ("a\0b\n", "a.txt", r"a\.txt, line 1: a text holds a NUL character"),
     ],
 )  # fmt: skip
