@@ -21,7 +21,7 @@ class Frozen:
 
     Attributes:
         active, places: [A], [F] indices of the active and of the frozen tokens, ascending.
-        keys, values: [F, D] of each attention module in the order of the network, before norm and rotation.
+        keys, values: [F, ...] of each attention module in the order of the network, as attention reads them.
         outputs: [F, C] of each transformer of a U-Net, before they are added to its input.
         grids: ``active`` and ``places`` at the grids of a U-Net.
     """

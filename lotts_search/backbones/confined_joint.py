@@ -22,32 +22,44 @@ Rotary = tuple[Tensor, Tensor]
 
 
 class _Call:
-    """What the blocks of one call share.
+    """What the blocks of one confined call share.
 
     Args:
         frozen: of each row.
-        order: [B, N] the image tokens of each row, active ones first.
     """
 
-    def __init__(self, frozen: list[Frozen], order: Tensor):
-        self._frozen, self._order = frozen, order
-        self._rotations: Rotary | None = None
+    def __init__(self, frozen: list[Frozen]):
+        self._frozen = frozen
+        self._rotations: Tensor | None = None
+        self._memory: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def keys(self, index: int) -> Tensor:
-        return torch.stack([row.keys[index] for row in self._frozen])
+    def places(self, index: int, computed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return memory for the queries [B, S, heads, d] of a block's S computed tokens and for the keys and values
+        [B, S + F, heads, d], where those of the F frozen tokens are at the end. The next block gets the same memory.
 
-    def values(self, index: int) -> Tensor:
-        return torch.stack([row.values[index] for row in self._frozen])
+        Args:
+            index: of the attention module in the order of the network.
+            computed: S.
+        """
+        first = self._frozen[0].keys[index]
+        shape = (len(self._frozen), computed, *first.shape)
+        if shape not in self._memory:
+            query = first.new_empty(len(self._frozen), computed, *first.shape[1:])
+            key, value = (query.new_empty(len(query), computed + len(first), *first.shape[1:]) for _ in range(2))
+            self._memory[shape] = query, key, value
+        query, key, value = self._memory[shape]
+        for row, frozen in enumerate(self._frozen):
+            key[row, computed:], value[row, computed:] = frozen.keys[index], frozen.values[index]
+        return query, key, value
 
-    def rotations(self, rotary: Rotary) -> Rotary:
-        """Return the cosines and sines [B, L + N, 1, d] in the order of each row from those [L + N, d] of the model."""
+    def rotations(self, rotary: Rotary) -> Tensor:
+        """Return the rotations [B, L + A, 1, d/2] of the text and the active tokens from those of the model."""
         if self._rotations is None:
-            cosines, sines = rotary
-            batch, tokens = self._order.shape
-            text = len(cosines) - tokens
-            first = torch.arange(text, device=self._order.device).expand(batch, -1)
-            places = torch.cat([first, text + self._order], 1)
-            self._rotations = cosines[places][:, :, None], sines[places][:, :, None]
+            active = torch.stack([row.active for row in self._frozen])
+            tokens = active.shape[1] + len(self._frozen[0].places)
+            every = _rotations(rotary)
+            text = every[: len(every) - tokens].expand(len(active), -1, -1, -1)
+            self._rotations = torch.cat([text, every[len(every) - tokens :][active]], 1)
         return self._rotations
 
 
@@ -66,42 +78,88 @@ class _Processor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: Rotary | None = None,
     ) -> Any:
-        text, hidden = encoder_hidden_states, hidden_states
+        text = encoder_hidden_states
+        words = 0 if text is None else text.shape[1]
+        computed = words + hidden_states.shape[1]
+        query, key, value = self._call.places(self._index, computed)
+        turns = None if image_rotary_emb is None else self._call.rotations(image_rotary_emb)
 
-        def heads(flat: Tensor) -> Tensor:
-            return flat.view(*flat.shape[:-1], attn.heads, flat.shape[-1] // attn.heads)
+        def fill(place: slice, states: Tensor, to_q: Any, to_k: Any, to_v: Any, norm_q: Any, norm_k: Any) -> None:
+            turn = None if turns is None else turns[:, place]
+            query[:, place] = _turned(normal(norm_q, _heads(attn, to_q(states))), turn)
+            key[:, place] = _turned(normal(norm_k, _heads(attn, to_k(states))), turn)
+            value[:, place] = _heads(attn, to_v(states))
 
-        query = normal(attn.norm_q, heads(attn.to_q(hidden)))
-        key = normal(attn.norm_k, heads(torch.cat([attn.to_k(hidden), self._call.keys(self._index)], 1)))
-        value = heads(torch.cat([attn.to_v(hidden), self._call.values(self._index)], 1))
         if text is not None:
-            query = torch.cat([normal(attn.norm_added_q, heads(attn.add_q_proj(text))), query], 1)
-            key = torch.cat([normal(attn.norm_added_k, heads(attn.add_k_proj(text))), key], 1)
-            value = torch.cat([heads(attn.add_v_proj(text)), value], 1)
-        if image_rotary_emb is not None:
-            cosines, sines = self._call.rotations(image_rotary_emb)
-            count = query.shape[1]
-            query, key = _rotate(query, cosines[:, :count], sines[:, :count]), _rotate(key, cosines, sines)
+            added = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k
+            fill(slice(words), text, *added)
+        fill(slice(words, computed), hidden_states, attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        seen = seen.transpose(1, 2).flatten(2)
+        seen = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         if getattr(attn, "pre_only", False):  # of FLUX's single-stream blocks, which project later
             return seen
         # Of a view, a linear layer would copy its weights for each row.
-        image = seen if text is None else seen[:, text.shape[1] :].contiguous()
+        image = seen if text is None else seen[:, words:].contiguous()
         for part in attn.to_out:
             image = part(image)
         if text is None:
             return image
-        words = seen[:, : text.shape[1]].contiguous()
-        return image, words if attn.context_pre_only else attn.to_add_out(words)
+        seen = seen[:, :words].contiguous()
+        return image, seen if attn.context_pre_only else attn.to_add_out(seen)
 
 
-def _rotate(values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate pairs of neighbouring channels of [B, S, heads, d], as the transformer does."""
-    real, imaginary = values.view(*values.shape[:-1], values.shape[-1] // 2, 2).unbind(-1)
-    turned = torch.stack([-imaginary, real], -1).flatten(-2)
-    return (values.float() * cosines + turned.float() * sines).to(values.dtype)
+def _heads(attn: Any, flat: Tensor) -> Tensor:
+    """Return [..., heads, d] of a projection [..., heads·d]."""
+    return flat.view(*flat.shape[:-1], attn.heads, flat.shape[-1] // attn.heads)
+
+
+def _rotations(rotary: Rotary) -> Tensor:
+    """Return the complex rotations [N, 1, d/2] of cosines and sines [N, d], which come in equal pairs."""
+    cosines, sines = rotary
+    return torch.complex(cosines[:, ::2], sines[:, ::2])[:, None]
+
+
+def _turned(values: Tensor, rotations: Tensor | None) -> Tensor:
+    """Rotate pairs of neighbouring channels of [..., heads, d], as the transformer does, in float32; None = not at all."""
+    if rotations is None:
+        return values
+    pairs = torch.view_as_complex(values.float().view(*values.shape[:-1], values.shape[-1] // 2, 2))
+    return torch.view_as_real(pairs * rotations).flatten(-2)
+
+
+@contextlib.contextmanager
+def recorded_joint(transformer: Any, tokens: int, frozen: Mapping[int, Frozen]) -> Iterator[None]:
+    """Keep keys, after norm and rotation, and values of frozen tokens in the call of a transformer inside the block.
+
+    Args:
+        tokens: number of image tokens.
+        frozen: by row of the call.
+    """
+
+    def finish(attn: Any, inputs: Any, named: Mapping[str, Any], output: Any) -> None:
+        rotary = named.get("image_rotary_emb")
+        turns = None if rotary is None else _rotations(rotary)[-tokens:]
+        for found in frozen.values():
+            key = normal(attn.norm_k, _heads(attn, found.keys[-1]))
+            found.keys[-1] = _turned(key, None if turns is None else turns[found.places]).to(key.dtype)
+            found.values[-1] = _heads(attn, found.values[-1])
+
+    modules = attentions(transformer)
+    with recorded(modules, tokens, frozen), contextlib.ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(finish, with_kwargs=True))
+        yield
+
+
+def unrecorded(transformer: Any, tokens: int, active: int) -> Frozen:
+    """Return frozen tokens with made-up keys and values, to count a call with so many active tokens of one row."""
+    everything = torch.arange(tokens)
+    frozen = Frozen(everything[:active], everything[active:])
+    for module in attentions(transformer):
+        size = tokens - active, module.heads, module.to_k.out_features // module.heads
+        frozen.keys.append(torch.empty(size, dtype=transformer.dtype))
+        frozen.values.append(torch.empty(size, dtype=transformer.dtype))
+    return frozen
 
 
 class JointConfined:
@@ -123,7 +181,7 @@ class JointConfined:
 
     @torch.inference_mode()
     def record(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: Mapping[int, Frozen]) -> Tensor:
-        with recorded(attentions(self.transformer), self._tokens, frozen):
+        with recorded_joint(self.transformer, self._tokens, frozen):
             return self.predict(latents, timesteps, conditioning)
 
     @torch.inference_mode()
@@ -136,12 +194,7 @@ class JointConfined:
         not depend on their number."""
 
         def least(copy: Any) -> None:
-            everything = torch.arange(tokens)
-            frozen = Frozen(everything[:0], everything)
-            for module in attentions(copy):
-                frozen.keys.append(torch.empty(tokens, module.to_k.out_features))
-                frozen.values.append(torch.empty(tokens, module.to_v.out_features))
-            with confined(copy, self._embedder, tokens, [frozen]):
+            with confined(copy, self._embedder, tokens, [unrecorded(copy, tokens, 0)]):
                 call(copy)
 
         return least
@@ -160,9 +213,8 @@ def confined(transformer: Any, embedder: str, tokens: int, frozen: list[Frozen])
         tokens: number of image tokens.
         frozen: of each row.
     """
-    modules = attentions(transformer)
+    modules, call = attentions(transformer), _Call(frozen)
     active = torch.stack([row.active for row in frozen])
-    call = _Call(frozen, torch.cat([active, torch.stack([row.places for row in frozen])], 1))
     processors = [_Processor(index, call) for index in range(len(modules))]
     entry = getattr(transformer, embedder)
     with gathered(entry, transformer.proj_out, active, tokens), processed(modules, processors):

@@ -99,6 +99,28 @@ def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole
     assert sum(tensor.nbytes for tensor in kept) == len(frozen[0].places) * backbone.frozen_bytes
 
 
+@pytest.mark.parametrize("name", ["flux", "sd3.5"])
+def test_nothing_of_a_frozen_token_is_computed_again(name: str) -> None:
+    """Not even the norm of its key."""
+    backbone, lengths = backbone_of(name), []
+    latents, times, texts = (
+        torch.randn(1, *backbone.info.latent),
+        torch.tensor([500.0]),
+        backbone.encode_prompts([PROMPT]),
+    )
+    frozen, conditioning = Frozen(torch.arange(6), torch.arange(6, 16)), backbone.stack(texts)
+    backbone.record(latents, times, conditioning, {0: frozen})
+    norms = [module.norm_k for module in backbone.transformer.modules() if hasattr(module, "norm_k")]
+    hooks = [norm.register_forward_hook(lambda _, given, __: lengths.append(given[0].numel())) for norm in norms]
+    for call in (backbone.predict, lambda *given: backbone.predict_confined(*given, [frozen])):
+        call(latents, times, conditioning)
+    for hook in hooks:
+        hook.remove()
+    whole, confined = np.split(np.array(lengths), 2)
+    assert len(whole) == len(norms) > 0
+    assert np.array_equal(whole - confined, [10 * key[0].numel() for key in frozen.keys])
+
+
 @MODELS
 def test_a_row_without_image_tokens_costs_what_the_prices_say(name: str) -> None:
     """Counted by torch in a real call of four rows with half of the tokens."""
