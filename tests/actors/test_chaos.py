@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
+from lotts_search.testing import AnalyticPool
+from tests.actors.chaos import YAML, Study, cluster, lasting
+from tests.study.worlds import run, world
+
 pytestmark = pytest.mark.slow
 
 KILLS, DRIVERS = 16, 4
@@ -23,3 +29,21 @@ def test_a_study_under_chaos_ends_as_if_undisturbed(tmp_path: Path) -> None:
     assert len(kills) == KILLS + DRIVERS and len({(kill["killed"], kill["by"]) for kill in kills}) == 9
     assert last["code"] == 0 and last["equal"] and last["status"] == [["done", last["trials"]]]
     assert last["wasted"] > 0, "no kill hit any work"
+
+
+def test_a_study_whose_head_is_lost_resumes_on_another(tmp_path: Path) -> None:
+    yaml = world(tmp_path, YAML.replace("count: 100", "count: 12"))
+    run(yaml, tmp_path / "whole", AnalyticPool())
+    slow = tmp_path / "slow"
+    slow.touch()
+    with cluster(nodes=2) as nodes:
+        study = Study(yaml, tmp_path / "out", nodes.cluster.address)
+        study.wait_until_whole(set())
+        for kind in ("gcs_server", "raylet"):
+            for started in nodes.cluster.head_node.all_processes[kind]:
+                os.kill(started.process.pid, signal.SIGKILL)
+        assert study.process.wait(180) == 1, "Ray ends a driver a minute after it has lost the head"
+    slow.unlink()
+    with cluster(nodes=2) as nodes:
+        assert Study(yaml, tmp_path / "out", nodes.cluster.address).process.wait(300) == 0
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
