@@ -78,9 +78,9 @@ async def directly(pool: Pool, count: int, images: int) -> float:
     return time.perf_counter() - began
 
 
-async def first_image(client: httpx2.AsyncClient, strategy: str) -> float:
+async def first_image(client: httpx2.AsyncClient) -> float:
     """Return the share of a search's time that passes before its first partial image."""
-    body = {"prompt": PROMPT, "nfe": 200, "seed": 0, "stream": True, "partial_images": 1, "strategy": strategy}
+    body = {"prompt": PROMPT, "nfe": 200, "seed": 0, "stream": True, "partial_images": 1}
     began, first = time.perf_counter(), 0.0
     async with client.stream("POST", GENERATE, json=body) as answer:
         async for line in answer.aiter_lines():
@@ -110,7 +110,7 @@ async def measure(url: str, pool: Pool, options: argparse.Namespace) -> None:
                 got = await ways[which]
                 took[which] = got if isinstance(got, float) else got[0]
             costs.append(took[0] / took[1])
-            firsts.append(await first_image(client, "lotts"))
+            firsts.append(await first_image(client))
             print(
                 f"round {number + 1}: throughput {gains[-1]:.2f}, overhead {costs[-1]:.3f}, first image {firsts[-1]:.3f}",
                 flush=True,

@@ -39,8 +39,10 @@ def test_a_study_whose_head_is_lost_resumes_on_another(tmp_path: Path) -> None:
     with cluster(nodes=2) as nodes:
         study = Study(yaml, tmp_path / "out", nodes.cluster.address)
         study.wait_until_whole(set())
+        head = nodes.cluster.head_node
+        assert head is not None
         for kind in ("gcs_server", "raylet"):
-            for started in nodes.cluster.head_node.all_processes[kind]:
+            for started in head.all_processes[kind]:
                 os.kill(started.process.pid, signal.SIGKILL)
         assert study.process.wait(180) == 1, "Ray ends a driver a minute after it has lost the head"
     slow.unlink()
