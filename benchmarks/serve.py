@@ -6,7 +6,8 @@ Server, pool and clients share this process, without Ray. What is compared alter
 machine affects both alike; the ratios are medians over the rounds.
 
 - throughput: 16 requests at once against the same 16 one after the other (demand: 1.5 or more). Every image must be the same.
-- overhead: 8 requests at once against 8 searches at once on the same pool without the endpoint (demand: 1.05 or less).
+- overhead: 8 requests at once against 8 searches at once on the same pool without the endpoint (demand: 1.05 or less), in seconds and, which
+  other load changes less, in CPU seconds of the process, those of the clients included.
 - first image: when the first partial image of a search of 200 NFE comes, as a share of its time (demand: 0.25 or less).
 """
 
@@ -92,32 +93,36 @@ async def first_image(client: httpx2.AsyncClient) -> float:
 async def measure(url: str, pool: Pool, options: argparse.Namespace) -> None:
     async with httpx2.AsyncClient(base_url=url, timeout=3600) as client:
         await at_once(client, 2, 1)
-        gains, costs, firsts = [], [], []
+        gains, costs, cpu, firsts = [], [], [], []
         for number in range(options.rounds):
             pair = [one_by_one, at_once] if number % 2 == 0 else [at_once, one_by_one]
-            times = {}
-            images = []
+            times: dict[Any, float] = {}
+            images: list[list[str]] = []
             for way in pair:
                 times[way], found = await way(client, 16, options.images)
                 images.append(found)
             assert images[0] == images[1], "a request at once has another image than alone"
             gains.append(times[one_by_one] / times[at_once])
 
-            ways = [at_once(client, 8, options.images), directly(pool, 8, options.images)]
+            ways: list[Any] = [at_once(client, 8, options.images), directly(pool, 8, options.images)]
             order = (0, 1) if number % 2 == 0 else (1, 0)
             took: dict[int, float] = {}
+            used: dict[int, float] = {}
             for which in order:
+                began = time.process_time()
                 got = await ways[which]
                 took[which] = got if isinstance(got, float) else got[0]
+                used[which] = time.process_time() - began
             costs.append(took[0] / took[1])
+            cpu.append(used[0] / used[1])
             firsts.append(await first_image(client))
             print(
-                f"round {number + 1}: throughput {gains[-1]:.2f}, overhead {costs[-1]:.3f}, first image {firsts[-1]:.3f}",
+                f"round {number + 1}: throughput {gains[-1]:.2f}, overhead {costs[-1]:.3f}, by CPU {cpu[-1]:.3f}, first image {firsts[-1]:.3f}",
                 flush=True,
             )
     print(
         f"16 at once / in sequence = {statistics.median(gains):.2f} (demand 1.5)\n"
-        f"8 requests / 8 searches  = {statistics.median(costs):.3f} (demand 1.05)\n"
+        f"8 requests / 8 searches  = {statistics.median(costs):.3f} (demand 1.05), by CPU {statistics.median(cpu):.3f}\n"
         f"first image              = {statistics.median(firsts):.3f} (demand 0.25)"
     )
 

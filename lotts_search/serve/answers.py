@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -160,6 +160,69 @@ class Error(BaseModel):
     """The answer to a request that failed."""
 
     error: ErrorBody
+
+
+class PartialImage(BaseModel):
+    """An event of a stream: the best image so far, or what the first is going to be."""
+
+    type: Literal["image_generation.partial_image", "image_edit.partial_image"]
+    b64_json: str
+    partial_image_index: int
+    created_at: int
+    background: str
+    output_format: str
+    quality: str
+    size: str
+
+
+class CompletedImage(BaseModel):
+    """The last event of a stream: the image that the search found, with the fields of :class:`Images` and :class:`Image`."""
+
+    type: Literal["image_generation.completed", "image_edit.completed"]
+    b64_json: str
+    created_at: int
+    background: str
+    output_format: str
+    quality: str
+    size: str
+    usage: Usage
+    seed: int
+    score: float | None
+    recipe: str
+    status: str
+    model: str
+    strategy: str
+    verifier: str
+    notes: list[str]
+
+
+class FailedStream(BaseModel):
+    """The last event of a stream whose search failed."""
+
+    type: Literal["error"]
+    error: ErrorBody
+
+
+class SearchEvent(BaseModel):
+    """An event of a search, of requests with ``events``; its other fields depend on its type."""
+
+    type: Literal[
+        "search.started",
+        "search.trial_started",
+        "search.trial_finished",
+        "search.mask_found",
+        "search.new_best",
+        "search.preview",
+    ]
+
+
+def stream_events() -> dict[str, Any]:
+    """Return the schema of a server-sent event of a stream, for OpenAPI; it refers to models that answers have, too."""
+    models: tuple[type[BaseModel], ...] = (PartialImage, CompletedImage, FailedStream, SearchEvent)
+    kinds = [model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models]
+    message = {"anyOf": [{key: value for key, value in kind.items() if key != "$defs"} for kind in kinds]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": message}
+    return {"type": "object", "required": ["event", "data"], "properties": {"event": {"type": "string"}, "data": data}}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

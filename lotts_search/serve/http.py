@@ -15,7 +15,7 @@ from starlette.responses import Response
 from lotts_search import __version__
 from lotts_search.errors import LottsError
 from lotts_search.serve.answering import answer
-from lotts_search.serve.answers import Images, ModelCard, Models, Strategies, errors
+from lotts_search.serve.answers import Images, ModelCard, Models, Strategies, errors, stream_events
 from lotts_search.serve.errors import ApiError, Json, invalid, of
 from lotts_search.serve.fields import Generation, edit_schema
 from lotts_search.serve.forms import read_form
@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     _add_lists(app, service)
     answers: dict[str, Any] = {
         "response_model": Images,
-        "responses": {200: {"content": {STREAM: {"schema": {"type": "string"}}}}}
+        "responses": {200: {"content": {STREAM: {"itemSchema": stream_events()}}}}
         | errors(400, 401, 403, 404, 413, 429, 500, 504),
     }
 
