@@ -15,7 +15,7 @@ help:
 	@echo "make slow     the slow tests"
 	@echo "make parity   native verifiers against the original packages, which are installed first (2 GB)"
 	@echo "make format   let ruff fix and format the code"
-	@echo "make bench    throughput of the engine, the pools and the verifiers"
+	@echo "make bench    the framework against bare networks, pipelines and loops, as one table (ten minutes)"
 	@echo "make install  the virtual environment in $(VENV), with the tested versions"
 	@echo "make clean    remove the virtual environment and all caches"
 
@@ -63,7 +63,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@set -e; for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(BIN)/python $$program $(ARGS); done
+	OMP_NUM_THREADS=1 $(BIN)/lotts-search bench ratios $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,5 @@
-"""Dry runs of the real model families with random weights: shapes, step time, memory and one whole search each.
+"""Measurements behind ``lotts-search bench``.
 
-Used by ``lotts-search bench``. The throughput benchmarks of the framework are programs in ``benchmarks/``.
+``families`` are dry runs of the real model families with random weights: shapes, step time, memory and one whole search each. ``ratios`` compare
+the framework with bare networks, pipelines and loops in one run. Programs in ``benchmarks/`` measure the rest.
 """

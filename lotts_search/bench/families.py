@@ -110,7 +110,7 @@ def measure(
     Raises:
         Failure: a trial of the search failed, or a mask has the wrong size.
     """
-    with _memory(builder.device) as peak, torch.inference_mode():
+    with peak_memory(builder.device) as peak, torch.inference_mode():
         backbone = FAMILIES[family](builder)
         engine = Engine(backbone, max_batch=8, pad=False)
         defaults = backbone.info.defaults
@@ -224,7 +224,7 @@ def _weights(backbone: NetworkBackbone) -> int:
 
 
 @contextlib.contextmanager
-def _memory(device: torch.device) -> Iterator[Callable[[], int]]:
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     """Yield a function that returns the peak memory since the beginning of the block; free unused memory at its end."""
     gc.collect()
     if device.type == "cuda":

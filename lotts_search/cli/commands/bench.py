@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,6 +91,66 @@ def families(
             _show(reports[-1])
     if json:
         print(json_module.dumps([asdict(report) for report in reports]))
+
+
+@bench.command()
+def ratios(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="engine, search, searches, fill, localization, ray, memory or masked; repeatable [all of them].",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="A Stable Diffusion model.")] = "shapes-sd",
+    verifier: Annotated[
+        str | None, typer.Option("--verifier", "-v", help="Verifier of the searches [the model's].")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of what alternates.")] = 3,
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Network rows per call.")] = 16,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch's threads; with 1, CPU time counts.")] = 1,
+    device: Annotated[str | None, typer.Option("--device", help="Torch device [CUDA if available].")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or float16.")] = "float32",
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Let the engine record network calls as CUDA graphs.")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Also draw the ratios into this file.")] = None,
+) -> None:
+    """Compare the framework with bare networks, pipelines and loops, side by side in one run, as a Markdown table.
+
+    Everything takes about ten minutes on one free core.
+
+        lotts-search bench ratios
+
+        lotts-search bench ratios --only search --only fill --rounds 9
+    """
+    import torch
+
+    from lotts_search.backbones.stable_diffusion import StableDiffusion
+    from lotts_search.bench.ratios import HEAD, PARTS, draw, row
+    from lotts_search.bench.setting import Setting
+    from lotts_search.registry import default_verifier, load_backbone
+
+    for name in only or []:
+        if name not in PARTS:
+            raise unknown("part", name, PARTS)
+    verifier = verifier or default_verifier(model)
+    torch.set_num_threads(threads)
+    backbone = load_backbone(model, device=device, dtype=dtype)
+    if not isinstance(backbone, StableDiffusion):
+        raise BadInput(
+            f"ratios are measured on Stable Diffusion models, and {model} is of the family {backbone.info.family}"
+        )
+    setting = Setting(model, backbone, verifier, batch, rounds, threads, graphs)
+    found = []
+    print(HEAD)
+    for name, part in PARTS.items():
+        if not only or name in only:
+            for ratio in part(setting):
+                found.append(ratio)
+                print(row(ratio), flush=True)
+    if svg is not None:
+        draw(found, svg)
 
 
 def _show(report: Report) -> None:

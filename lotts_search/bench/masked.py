@@ -1,6 +1,6 @@
 """The time of a confined network call as a share of a whole one, against its counted cost, measured side by side::
 
-    python benchmarks/masked.py --models flux sd3 --tokens 1024 --batch 4
+    python -m lotts_search.bench.masked --models flux sd3 --tokens 1024 --batch 4
 
 The networks have the published widths and few blocks, in bfloat16 with random weights. Whole and confined calls alternate on one thread of
 the CPU, the least CPU time of each counts (demand: at most 1.15 times the counted share at r = 0.2 and 0.5). Takes a minute for each model.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
@@ -21,6 +21,20 @@ from lotts_search.backbones.confined import Frozen
 from lotts_search.backbones.confined_joint import confined, recorded_joint, unrecorded
 from lotts_search.backbones.flops import count_part
 from lotts_search.backbones.flux import image_ids
+from lotts_search.bench.setting import Ratio, Setting
+
+DEMAND = 1.15
+RATIOS = [0.2, 0.35, 0.5, 0.8]
+
+
+class Share(NamedTuple):
+    """A confined call as a share of a whole one: the share of active tokens, the CPU seconds of the whole call, and the shares of its
+    FLOPs and of its CPU time."""
+
+    ratio: float
+    whole: float
+    counted: float
+    measured: float
 
 
 def flux(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
@@ -89,8 +103,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 @torch.inference_mode()
-def measure(name: str, tokens: int, batch: int, repeats: int, ratios: list[float]) -> None:
-    """Print the shares of one model, as rows of a table."""
+def measure(name: str, tokens: int, batch: int, repeats: int, ratios: list[float]) -> list[Share]:
+    """Measure the shares of one model."""
     side = round(tokens**0.5)
     network, embedder, call = MODELS[name](side, batch)
     network.eval().to(torch.bfloat16)
@@ -112,14 +126,23 @@ def measure(name: str, tokens: int, batch: int, repeats: int, ratios: list[float
             with confined(network, embedder, side * side, masks[ratio]):
                 found.append(seconds(lambda: call(network)))
     whole = min(times[1.0])
-    for ratio in ratios:
-        share = counted(network, embedder, side * side, round(ratio * side * side), call)
-        measured = min(times[ratio]) / whole
-        print(
-            f"| {name} | {side * side} | {batch} | {ratio} | {whole:.2f} s | {share:.3f} | {measured:.3f}"
-            f" | {measured / share:.2f} |",
-            flush=True,
+    return [
+        Share(
+            ratio,
+            whole,
+            counted(network, embedder, side * side, round(ratio * side * side), call),
+            min(times[ratio]) / whole,
         )
+        for ratio in ratios
+    ]
+
+
+def masked(setting: Setting) -> Iterator[Ratio]:
+    """Measure confined calls of FLUX.1's widths, whatever the model of the setting is."""
+    torch.set_num_threads(1)
+    for share in measure("flux", 1024, 4, 2, RATIOS):
+        name = f"time ÷ counted cost: a confined step of FLUX at r = {share.ratio}, counted {share.counted:.2f} of a whole one"
+        yield Ratio(name, [share.measured / share.counted], most=DEMAND)
 
 
 def main() -> None:
@@ -129,16 +152,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--ratios", nargs="+", type=float, default=[0.2, 0.35, 0.5, 0.8], help="shares of active tokens"
-    )
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, help="shares of active tokens")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(
         "| model | tokens | batch | r | whole | counted | measured | measured ÷ counted |", "|---" * 8 + "|", sep="\n"
     )
     for name in given.models:
-        measure(name, given.tokens, given.batch, given.repeats, given.ratios)
+        for ratio, whole, share, measured in measure(name, given.tokens, given.batch, given.repeats, given.ratios):
+            cells = ratio, f"{whole:.2f} s", f"{share:.3f}", f"{measured:.3f}", f"{measured / share:.2f}"
+            print(f"| {name} | {given.tokens} | {given.batch} |", " | ".join(map(str, cells)), "|", flush=True)
 
 
 if __name__ == "__main__":
