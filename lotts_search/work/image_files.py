@@ -21,6 +21,7 @@ from lotts_search.work.requests import Bools, Bytes
 
 _GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Modes of one channel with more than 8 bits."""
+_TRANSPARENT = "is transparent in places: white is laid under it"
 
 
 def read_image(data: bytes | Path, size: tuple[int, int] | None = None) -> Bytes:
@@ -128,11 +129,15 @@ def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in _GREY:
-        return Image.fromarray(np.round(_grey(image, name) * 255).astype(np.uint8)).convert("RGB")
+        grey, hidden = np.round(_grey(image, name) * 255).astype(np.uint8), _hidden(image)
+        if hidden.any():
+            notice(f"{name} {_TRANSPARENT}")
+        grey[hidden] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         over = _convert(image, "RGBA", name)
         if np.asarray(over.getchannel("A")).min() < 255:
-            notice(f"{name} is transparent in places: white is laid under it")
+            notice(f"{name} {_TRANSPARENT}")
         ground = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(ground, over).convert("RGB")
     return _convert(image, "RGB", name)
@@ -149,9 +154,15 @@ def _grey(image: Image.Image, name: str) -> npt.NDArray[np.float64]:
     return values / most
 
 
+def _hidden(image: Image.Image) -> Bools:
+    """Where an image of one channel with more than 8 bits is transparent: a PNG may name one value that is."""
+    hidden: Bools = np.asarray(image) == image.info.get("transparency", -1)
+    return hidden
+
+
 def _white(image: Image.Image, name: str) -> Bools:
     if image.mode in _GREY:
-        found: Bools = _grey(image, name) >= 0.5
+        found: Bools = (_grey(image, name) >= 0.5) & ~_hidden(image)
         return found
     opacity: npt.NDArray[np.float64] | float = 1.0
     if image.has_transparency_data:

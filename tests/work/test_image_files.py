@@ -269,6 +269,24 @@ def test_large_images_are_read_without_a_warning(tmp_path: Path) -> None:
         assert image_size(path) == (8_000, 12_000)
 
 
+def test_a_grey_value_of_16_bits_that_is_transparent_is_neither_seen_nor_white(tmp_path: Path) -> None:
+    """A PNG without an alpha channel may name one value that is transparent."""
+    for value, hidden in ((257 * 200, 257 * 4), (257 * 4, 257 * 200)):
+        image = Image.fromarray(np.where(LEFT, value, hidden).astype(np.uint16))
+        path = saved(tmp_path / "a.png", image, transparency=hidden)
+        with pytest.warns(Notice, match="a.png is transparent in places: white is laid under it"):
+            found = read_image(path)
+        assert np.array_equal(found[..., 0], np.where(LEFT, value // 257, 255))
+        if value > hidden:
+            assert np.array_equal(read_mask(path, SIZE), LEFT)
+        else:
+            with pytest.raises(BadInput, match="is empty: no pixel is white"):
+                read_mask(path, SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read_image(saved(tmp_path / "b.png", grey16(257 * 9), transparency=3)) == 9).all()
+
+
 @pytest.mark.parametrize(
     ("opacity", "white"), [(0, False), (100, False), (127, False), (128, True), (200, True), (255, True)]
 )
