@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lotts_search.errors import BadInput
@@ -19,14 +20,19 @@ def refuse_file(path: Path) -> BadInput:
     """Return the error for a file that stands where a model folder belongs."""
     names = _names(path) if path.suffix == ".safetensors" else []
     if any("lora_" in name for name in names):
-        return BadInput(f"{path} is a LoRA adapter, not a model: add it to a model with --lora {path}")
+        return BadInput(
+            f"{path} is a LoRA adapter, not a model: add it to a model with --lora {shlex.quote(str(path))}"
+        )
     if path.suffix not in (".safetensors", ".ckpt"):
         return BadInput(f"{path} is a file, not a model folder in diffusers format")
-    kind = next((kind for part, kind in _PIPELINES.items() if any(part in name for name in names)), "StableDiffusionPipeline")
-    return BadInput(
-        f'{path} is a single file; convert it once to a folder and use that: python -c "from diffusers import {kind};'
-        f" {kind}.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')\""
+    kind = next(
+        (kind for part, kind in _PIPELINES.items() if any(part in name for name in names)), "StableDiffusionPipeline"
     )
+    source, folder = repr(str(path)), repr(str(path.with_suffix("")))
+    program = f"from diffusers import {kind}; {kind}.from_single_file({source}).save_pretrained({folder})"
+    # In double quotes it is easier to read.
+    word = shlex.quote(program) if set(program) & set('"$`\\!') else f'"{program}"'
+    return BadInput(f"{path} is a single file; convert it once to a folder and use that: python -c {word}")
 
 
 def _names(path: Path) -> list[str]:
