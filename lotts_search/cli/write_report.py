@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from lotts_search import registry
@@ -231,9 +232,22 @@ def _trees(
                 if result.status == "interrupted":
                     console.print("stopped; the same command resumes the trees")
                     return shown
+                _compare(result, gallery, tree, live.console)
             note = f"{tree.setup.label} on {tree.setup.model}, {tree.case.gap:+.3f}"
             shown.append(Shown(tree.title, tree.setup.label, note, result))
     return shown
+
+
+def _compare(result: SearchResult, gallery: Gallery, tree: Tree, console: Console) -> None:
+    """Say so if a repeated search did not end as the study's."""
+    row = gallery.winner(tree.setup, tree.case.prompt)
+    score = np.nan if row is None else float(gallery.results.trials.columns["score"][row])
+    if not np.isclose(score, np.nan if result.score is None else result.score, rtol=0, atol=1e-3, equal_nan=True):
+        console.print(
+            f"the tree of {tree.setup.label} for {tree.case.text!r} is not that of the study, whose search ended with the score "
+            f"{score:.4f}, this one with {result.score:.4f}: another machine, device or version computes other last digits",
+            soft_wrap=True,
+        )
 
 
 def journal_of(out: Path, search_id: str) -> Path:

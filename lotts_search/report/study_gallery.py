@@ -132,7 +132,7 @@ def thumbnail(path: Path, side: int = SIDE) -> str:
 class Again:
     """Repeats searches of a study in this process, for their trees and masks.
 
-    On the same kind of hardware they are exactly the same.
+    On the same kind of hardware they are exactly the same: network calls have as many rows and threads as the study's.
 
     Args:
         about: ``study.json``.
@@ -201,6 +201,8 @@ class Again:
             self._pools[model["label"]] = LocalPool(
                 backbone,
                 {self._verifier: registry.load_verifier(self._verifier)},
+                max_batch=(self.about.get("machine") or {}).get("batch", 16),
+                threads=1,  # as the pools of commands have it
                 rewriters={name: registry.load_rewriter(name, settings) for name, settings in rewriters},
             )
         return self._pools[model["label"]]

@@ -80,7 +80,7 @@ def conduct(
             "seconds": float(before.get("seconds") or 0.0) + spent,
             "generating": generating,
             "busy": busy_s / generating if generating else None,
-            "machine": machine(generators, device),
+            "machine": machine(generators, batch, device),
         }
         if not stand.todo:  # nothing ran now
             now |= {key: before[key] for key in now.keys() - {"status", "error"} if key in before}

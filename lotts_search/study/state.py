@@ -210,7 +210,7 @@ def describe(
     }
 
 
-def machine(generators: int, device: str) -> dict[str, Any]:
+def machine(generators: int, batch: int, device: str) -> dict[str, Any]:
     """Return a description of the machine that runs the study."""
     return {
         "host": platform.node(),
@@ -219,6 +219,7 @@ def machine(generators: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "generators": generators,
+        "batch": batch,
         "device": device,
     }
 

@@ -437,6 +437,38 @@ def test_trees_say_what_they_cost_and_are_kept(
     assert "tree 1 of 2: ours on simulated" in said[0] and "tree 2 of 2: ours on simulated" in said[1]
     assert "searches of" not in "".join(said[1:]) and "tree 1 of 2" in said[2]
     assert Page((out / "index.html").read_text()).classes.count("candidate") == 18
+    # These searches are made up, and so are not those of the study.
+    shown = [*said, capsys.readouterr().err]
+    assert "is not that of the study, whose search ended with the score " in shown[1] and "this one with" in shown[1]
+
+
+def test_a_tree_that_is_that_of_the_study_has_no_note(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _described(run)
+    table = pq.read_table(run / "trials.parquet")
+
+    def repeated(self: Again, setup: Setup, text: str, prompt: str, seed: int, **_: object) -> SearchResult:
+        rows = [row for row in table.to_pylist() if (row["label"], row["prompt_id"]) == (setup.label, prompt)]
+        result = made_up_search("lotts")
+        best = replace(result.best, score=max(row["score"] for row in rows))
+        return replace(result, best=best)
+
+    monkeypatch.setattr(Again, "search", repeated)
+    with pytest.raises(SystemExit):
+        main(["report", str(run), "--trees", "2", "--no-figures"])
+    said = capsys.readouterr().err
+    assert "tree 2 of 2" in said and "is not that of the study" not in said
+
+
+def test_searches_are_repeated_with_the_rows_and_threads_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[dict[str, object]] = []
+    monkeypatch.setattr("lotts_search.engine.local_pool.LocalPool", lambda *_, **options: pools.append(options))
+    monkeypatch.setattr("lotts_search.registry.load_backbone", lambda *_, **__: None)
+    monkeypatch.setattr("lotts_search.registry.load_verifier", lambda name: None)
+    for about in ({"machine": {"batch": 4}}, {}):
+        Again(about)._pool({"label": "m", "model": "m"})
+    assert [(options["max_batch"], options["threads"]) for options in pools] == [(4, 1), (16, 1)]
 
 
 def test_a_stale_journal_of_a_tree_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
