@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from lotts_search.actors.engine_thread import Ready
 from lotts_search.actors.tasks import Hand
-from lotts_search.errors import Failure, LottsError
+from lotts_search.errors import BadInput, Failure, LottsError
+from lotts_search.settings import build
 from lotts_search.work.requests import Result
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class Limits:
         start_s: seconds that a worker may take to start, and that a crew without any may wait for a place.
         return_s: seconds that an unavailable worker may take to come back, and one that starts to answer a ping.
         together_s: seconds that a pool waits for the other workers once one is ready.
+
+    Raises:
+        BadInput: a number is out of range.
     """
 
     attempts: int = 3
@@ -77,6 +81,21 @@ class Limits:
     start_s: float = 600.0
     return_s: float = 60.0
     together_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, least = getattr(self, each.name), 1 if each.name == "attempts" else 0
+            if not least <= value < float("inf"):
+                raise BadInput(f"the limit {each.name} must be {least} or more, not {value}")
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, object]) -> Self:
+        """Return limits from texts or numbers by name, such as ``{"answer-s": "3600"}``.
+
+        Raises:
+            BadInput: a name is unknown, or a value is wrong.
+        """
+        return build(cls, {name.replace("-", "_"): value for name, value in settings.items()}, "the limits")
 
 
 @dataclass(eq=False)

@@ -66,7 +66,7 @@ class Placement:
         for pair in pairs:
             name, equals, value = pair.partition("=")
             if not equals or not value:
-                raise BadInput(f"--place takes NAME=VALUE, not {pair!r}")
+                raise BadInput(f"a placement is NAME=VALUE, not {pair!r}")
             for start, labels in ((VERIFIER_LABEL, "verifier_labels"), (LABEL, "labels")):
                 if name.startswith(start) and len(name) > len(start):
                     given[labels][name.removeprefix(start)] = value
@@ -77,7 +77,7 @@ class Placement:
                 try:
                     given[name.replace("-", "_")] = numbers[name](value)
                 except ValueError as error:
-                    raise BadInput(f"--place {name} must be a number, not {value!r}") from error
+                    raise BadInput(f"the placement {name} must be a number, not {value!r}") from error
         return cls(**given)
 
     def generator(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lotts_search.engine.local_pool import LocalPool
     from lotts_search.errors import BadInput, BudgetExhausted, BudgetTooSmall, Failure, LottsError
     from lotts_search.integrations.pipeline import SearchPipeline
+    from lotts_search.work.fair import FairPool
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it from here
 
@@ -39,6 +40,7 @@ _HOME = {
     "LottsError": "errors",
     "Search": "core.handle",
     "LocalPool": "engine.local_pool",
+    "FairPool": "work.fair",
     "SearchPipeline": "integrations.pipeline",
     "Plan": "core.strategy",
     "Strategy": "core.strategy",
@@ -53,6 +55,7 @@ __all__ = [
     "BudgetTooSmall",
     "Candidate",
     "Failure",
+    "FairPool",
     "Interrupted",
     "LocalPool",
     "LottsError",

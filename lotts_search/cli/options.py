@@ -206,6 +206,27 @@ Place = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=SECONDS",
+        help="How long actors on Ray may be quiet before they are replaced; repeatable: answer-s (one call, until it is known how"
+        " long calls take) [900], ping-s (the process) [20], start-s (loading) [600], return-s (the network) [60], together-s"
+        " (waiting for each other at the start) [30]; and attempts, deaths alone with one piece of work that end it [3].",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Ship = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ship",
+        metavar="MODULE",
+        help="Copy a module or package of this machine to the workers of the cluster at --address, such as the one of a plug-in,"
+        " or lotts_search itself; repeatable. What they import must be there.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 Batch = Annotated[
     int | None,
     typer.Option(

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
+from lotts_search.actors.crew import Limits
 from lotts_search.actors.placement import Placement
 from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.core.recipe import option
@@ -37,6 +38,8 @@ class Compute:
         batch: rows of each network call, None = :data:`BATCH`.
         place: texts for :meth:`lotts_search.actors.placement.Placement.parse`.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
+        limit: settings of :class:`~lotts_search.actors.crew.Limits` by name.
+        ship: top-level packages and modules to copy to the workers of a joined cluster.
 
     Raises:
         BadInput: options that exclude each other, or no device of torch.
@@ -49,6 +52,8 @@ class Compute:
     load: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
     place: Sequence[str] = ()
+    limit: Mapping[str, object] = field(default_factory=dict)
+    ship: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         LoadOptions.of({"device": self.device})
@@ -56,10 +61,36 @@ class Compute:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
             raise BadInput("more than one generator needs Ray: leave out --local")
-        if self.local and self.place:
-            raise BadInput("--place is about actors on Ray: leave out --local")
+        for name in ("place", "limit", "ship"):
+            if self.local and getattr(self, name):
+                raise BadInput(f"--{name} is about actors on Ray: leave out --local")
+        if self.ship and self.address is None and "RAY_ADDRESS" not in os.environ:
+            raise BadInput(
+                "--ship copies modules to a cluster, and a Ray of this machine has them: add --address, or leave it out"
+            )
         if not self.local:
             self.placement.generator({"device": self.device})
+            Limits.parse(self.limit)
+
+    def beside(self, place: Mapping[str, str]) -> Self:
+        """Return this with what a study says of actors on Ray; ``--place`` of the command line goes before it.
+
+        Args:
+            place: texts as of ``--place``, and where each stands in the study file.
+
+        Raises:
+            BadInput: one is wrong.
+        """
+        for text, where in place.items():
+            try:
+                Placement.parse([text])
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from error
+        if self.local:
+            if place:
+                notice("place of the study is about actors on Ray: --local does not use it")
+            return self
+        return replace(self, place=(*place, *self.place))
 
     @cached_property
     def placement(self) -> Placement:
@@ -91,6 +122,10 @@ class Compute:
         words += option("--batch", self.batch) if self.batch else []
         for pair in self.place:
             words += option("--place", pair)
+        for name, value in self.limit.items():
+            words += option("--limit", f"{name}={value}")
+        for name in self.ship:
+            words += option("--ship", name)
         return words
 
     def check_verifiers(self, verifiers: Sequence[str], metrics: Sequence[str] = ()) -> None:
@@ -160,5 +195,7 @@ class Compute:
             address=self.address,
             backbone_options=options,
             placement=self.placement,
+            limits=Limits.parse(self.limit),
+            packages=self.ship,
             rewriters=rewriters,
         )

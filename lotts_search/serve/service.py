@@ -18,9 +18,9 @@ from lotts_search.serve.answers import ModelCard, Setting, StrategyCard
 from lotts_search.serve.asked import Asked
 from lotts_search.serve.config import Config, Model
 from lotts_search.serve.errors import ApiError
-from lotts_search.serve.fair import FairPool
 from lotts_search.serve.keys import Keys, Quota
 from lotts_search.serve.metrics import Metrics
+from lotts_search.work.fair import FairPool, room
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Sampling
 
@@ -62,7 +62,9 @@ class Service:
         self.keys = Keys.load(config.keys)
         self.quota = Quota(config.key_nfe, config.key_window_s)
         self.served = {
-            model.name: Served(model, pools[model.name], FairPool(pools[model.name], rows(model)))
+            model.name: Served(
+                model, pools[model.name], FairPool(pools[model.name], room(model.generators, model.max_batch))
+            )
             for model in config.models
         }
         self.metrics = Metrics(self)
@@ -197,11 +199,6 @@ class Service:
     def strategies(self) -> list[StrategyCard]:
         """Return a card of each strategy."""
         return [_card(name) for name in dict.fromkeys([*registry.strategies(), *self.config.strategies])]
-
-
-def rows(model: Model) -> int:
-    """Return how many rows of a model's work its pool has at once: full batches, and half as much in waiting for them."""
-    return model.generators * (model.max_batch + model.max_batch // 2)
 
 
 def names_of(model: Model) -> tuple[list[str], list[str]]:

@@ -38,7 +38,7 @@ LIMITS: dict[str, Callable[[YamlNode], Any]] = {
 }
 KEYS = (
     "name", "model", "models", "strategies", "prompts", "seeds", "budgets", "seconds", "verifier", "metrics", "judge",
-    "baselines", "workers", "images", "at-once", "rewriter", "as", *SAMPLING,
+    "baselines", "workers", "images", "at-once", "place", "rewriter", "as", *SAMPLING,
 )  # fmt: skip
 MOST_LABELS = 10_000
 """Most strategies of a study, with all combinations of its grids."""
@@ -103,8 +103,20 @@ def read_study(path: Path) -> Study:
         rewriter=rewriter,
         writing=writing,
         at_once=keys["at-once"].integer("at-once", 1) if "at-once" in keys else None,
+        place=_place(keys["place"]) if "place" in keys else {},
         renamed=tuple(renamed),
     )
+
+
+def _place(node: YamlNode) -> dict[str, str]:
+    """Return what actors take as texts of ``--place``, with the file and line of each."""
+    found = {}
+    for name, value in node.table("place").items():
+        given = value.plain()
+        if isinstance(given, bool) or not isinstance(given, str | int | float):
+            raise value.wrong(f"{name} of place must be a number or a text, not {given!r}")
+        found[f"{name}={given}"] = value.where
+    return found
 
 
 def _name(node: YamlNode) -> str:

@@ -122,6 +122,7 @@ class Study:
         keep: which images are kept as files.
         rewriter, writing: the prompt rewriter of strategies that use one, and its settings; "" where none does.
         at_once: searches in flight at a time; None = enough to keep all generators busy.
+        place: what actors on Ray take, as texts of ``--place``, and where each stands in the file.
         renamed: notes on old spellings in the file.
     """
 
@@ -143,6 +144,7 @@ class Study:
     rewriter: str = ""
     writing: Mapping[str, Any] = field(default_factory=dict)
     at_once: int | None = None
+    place: Mapping[str, str] = field(default_factory=dict)
     renamed: tuple[str, ...] = ()
 
     @property

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lotts_search.actors.crew import Limits
+from lotts_search.actors.placement import Placement
 from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_demo import run as run_demo
@@ -159,6 +161,34 @@ def test_pools_have_the_rows_that_the_command_gives(
     file = world(tmp_path, YAML.replace("./analytic", "shapes-sd"))
     assert call("study", file, "--out", tmp_path / "run", *local, *words) == 0
     assert found == [rows, rows]
+
+
+def test_actors_are_those_that_the_study_and_the_command_describe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[dict[str, Any]] = []
+
+    def made(*_: object, **options: Any) -> Pool:
+        found.append(options)
+        return AnalyticPool()
+
+    monkeypatch.setattr("lotts_search.actors.ray_pool.RayPool", made)
+    file = world(tmp_path, YAML + "place: {gpus: 0.5, verifiers: 4, label.pool: gpu}\n")
+    words = ["--address", "h:1", "--place", "verifiers=2", "--limit", "answer-s=60", "--ship", "my_masks"]
+    assert call("study", file, "--out", tmp_path / "run", *words) == 0
+    (options,) = found
+    assert options["placement"] == Placement(0.5, 2, labels={"pool": "gpu"})
+    assert (options["limits"], tuple(options["packages"])) == (Limits(answer_s=60), ("my_masks",))
+    resuming = json.loads((tmp_path / "run" / "study.json").read_text())["command"]
+    assert resuming.endswith(" ".join(words)), "the file says the rest again"
+    capsys.readouterr()
+    assert call("study", file, "--out", tmp_path / "run", "--local") == 0
+    assert capsys.readouterr().err.count("note: place of the study is about actors on Ray") == 1
+    for wrong, said in (("gpus: half", "the placement gpus must be a number"), ("gpus: [1]", "gpus of place must be")):
+        file = world(tmp_path, YAML + f"place:\n  {wrong}\n")
+        assert call("study", file, "--out", tmp_path / "new", "--dry-run") == 2
+        where = f"study.yaml, line {YAML.count(chr(10)) + 2}: {said}"
+        assert where in capsys.readouterr().err
 
 
 def test_a_tuning_that_fails_says_why(

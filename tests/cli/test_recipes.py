@@ -102,6 +102,7 @@ COMPUTE = st.sampled_from(
         ["--local"],
         ["--address=-x:1", "--generators=3"],
         ["--device=cuda:0", "--batch=4", "--place=gpus=0.5", "--place=label.a=b"],
+        ["--address=h:1", "--limit=answer-s=60", "--limit=attempts=5", "--ship=my_masks", "--ship=lotts_search"],
     ]
 )
 

@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lotts_search import Budget, LocalPool, asearch, search
+from lotts_search import Budget, FairPool, LocalPool, asearch, search
 from lotts_search.core.costs import Costs
+from lotts_search.core.events import Event, TrialFinished
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.testing.conformance import tree
 from lotts_search.work.masks import ErrorContrastMask
@@ -57,3 +58,35 @@ def test_a_image_of_a_search_can_be_refined_in_another(pool):
     result = search("a red star", strategy=STRATEGY, nfe=12, image=first.image, **common)
     assert [t.kind for t in result.trials if t.kind != "score"][:3] == ["encode", "localize", "refine"]
     assert result.ledger.nfe <= 12 and result.best_refined is not None
+
+
+def images_before_the_small_search_ends(pool, *, fair: bool) -> int:
+    """Return how many images of a large search are complete when a small one ends that began after it."""
+    made: list[str] = []
+
+    async def one(name: str, images: int, where) -> None:
+        def hear(event: Event) -> None:
+            if isinstance(event, TrialFinished) and event.record.kind == "sample":
+                made.append(name)
+
+        common = {"strategy": "best-of-n", "verifier": "redness"} | SETTINGS
+        await asearch("a red star", pool=where, images=images, on_event=hear, **common)
+        made.append(f"{name} ended")
+
+    async def both() -> None:
+        shares = FairPool(pool, 6)
+        with shares.share() as first, shares.share() as second:
+            large = asyncio.create_task(one("large", 24, first if fair else pool))
+            while "large" not in made:
+                await asyncio.sleep(0.01)
+            await one("small", 2, second if fair else pool)
+            await large
+
+    asyncio.run(both())
+    return made[: made.index("small ended")].count("large")
+
+
+def test_a_small_search_waits_for_a_large_one_unless_they_share_the_pool_fairly(pool):
+    """Counted in images, of which two are computed at a time, so that the clock does not matter."""
+    alone, shared = (images_before_the_small_search_ends(pool, fair=fair) for fair in (False, True))
+    assert alone >= 22 and shared <= 12

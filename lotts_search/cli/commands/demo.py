@@ -40,6 +40,8 @@ def demo(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    limit: o.Limit = None,
+    ship: o.Ship = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the page and the study.", rich_help_panel=o.OUTPUT)
     ] = Path("out/demo"),
@@ -78,5 +80,14 @@ def demo(
         words += option("--nfe", nfe)
     for name, value in (("strategy", strategy), ("against", against), ("seed", seed), ("out", out)):
         words += option(f"--{name}", value)
-    compute = Compute(local, address, generators, device, batch=batch, place=place or ())
+    compute = Compute(
+        local,
+        address,
+        generators,
+        device,
+        batch=batch,
+        place=place or (),
+        limit=o.settings(limit, "--limit"),
+        ship=ship or (),
+    )
     run(changes, compute, out, repeating("demo", [], words + compute.words()), json)

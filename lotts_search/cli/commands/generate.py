@@ -45,6 +45,8 @@ def generate(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    limit: o.Limit = None,
+    ship: o.Ship = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -93,4 +95,7 @@ def generate(
         as_=as_,
         batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load, batch, place or ()), out, json)
+    compute = Compute(
+        local, address, generators, device, load, batch, place or (), o.settings(limit, "--limit"), ship or ()
+    )
+    run(request, compute, out, json)

@@ -54,6 +54,8 @@ def refine(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    limit: o.Limit = None,
+    ship: o.Ship = None,
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -96,4 +98,7 @@ def refine(
         as_=as_,
         batch=batch,
     )
-    run(request, Compute(local, address, generators, device, load, batch, place or ()), out, json)
+    compute = Compute(
+        local, address, generators, device, load, batch, place or (), o.settings(limit, "--limit"), ship or ()
+    )
+    run(request, compute, out, json)

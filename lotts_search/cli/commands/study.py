@@ -30,6 +30,8 @@ def study(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    limit: o.Limit = None,
+    ship: o.Ship = None,
     drivers: Annotated[
         int,
         typer.Option(
@@ -68,7 +70,16 @@ def study(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import drive, run
 
-    compute = Compute(local, address, generators, device, batch=batch, place=place or ())
+    compute = Compute(
+        local,
+        address,
+        generators,
+        device,
+        batch=batch,
+        place=place or (),
+        limit=o.settings(limit, "--limit"),
+        ship=ship or (),
+    )
     if driver is not None:
         drive(file, compute, driver)
     else:

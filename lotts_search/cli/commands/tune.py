@@ -62,6 +62,8 @@ def tune(
     device: o.Device = "cpu",
     batch: o.Batch = None,
     place: o.Place = None,
+    limit: o.Limit = None,
+    ship: o.Ship = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder [runs/tune-STRATEGY].", rich_help_panel=o.OUTPUT)
     ] = None,
@@ -121,7 +123,16 @@ def tune(
     file.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
     console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
     console.print(f"tuning {', '.join(f'{key} in {_span(values)}' for key, values in space.items())}", markup=False)
-    compute = Compute(local, address, generators, device, batch=batch, place=place or ())
+    compute = Compute(
+        local,
+        address,
+        generators,
+        device,
+        batch=batch,
+        place=place or (),
+        limit=o.settings(limit, "--limit"),
+        ship=ship or (),
+    )
     conducted = carry_out(read_study(file), compute, path, shlex.join(["lotts-search", *sys.argv[1:]]), console, json)
     found = ranked(settings, conducted.searches, columns_of([metric])[0] if metric else None)
     _show(strategy, fixed, found, conducted, file, console, json)

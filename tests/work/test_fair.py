@@ -10,9 +10,9 @@ import pytest
 
 from lotts_search import asearch
 from lotts_search.errors import BadInput, Failure
-from lotts_search.serve.fair import FairPool, Share
 from lotts_search.testing import AnalyticPool
 from lotts_search.testing.analytic import analytic_info
+from lotts_search.work.fair import FairPool, Share
 from lotts_search.work.requests import Encode, Fresh, Result, Sampling, Score, Segment, Usage, Work
 
 

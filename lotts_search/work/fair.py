@@ -1,7 +1,7 @@
 """One pool for all searches: each gets an equal share of it, however much work it has.
 
-A pool runs what it is given in order. So work waits here instead, apart for every search, and enters the pool only as far as
-that has room. The next piece is that of the search that was served least (start-time fair queueing: Goyal, Vin and Cheng
+A pool runs what it is given in order, so a search of a thousand images holds up all later ones. Work waits here instead, apart
+for every search, and enters the pool only as far as that has room. The next piece is that of the search that was served least (start-time fair queueing: Goyal, Vin and Cheng
 1996), where the service of a piece of work is its network rows times its steps. A search that is cancelled loses its place at once.
 """
 
@@ -13,11 +13,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Self
 
 from lotts_search.errors import LottsError
 from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Check, Judge, Predict, Result, Rewrite, Segment, Work
+
+
+def room(generators: int = 1, max_batch: int = 16) -> int:
+    """Return the rows that keep generators busy: full batches, and half as much in waiting for them."""
+    return generators * (max_batch + max_batch // 2)
 
 
 @dataclass(eq=False)
@@ -144,15 +150,22 @@ class _Lane:
 
 
 class FairPool:
-    """A pool that many searches share.
+    """A pool that many searches share fairly. Each gets a :meth:`share` as its pool, in a ``with`` block or closed after it::
+
+        async def one(prompt):
+            with fair.share() as share:
+                return await asearch(prompt, pool=share)
+
+    The results are those of the pool itself. Searches that are to be finished one after the other, such as those of a study, are
+    faster on the pool itself.
 
     Args:
         pool: does the work; it has another owner.
         rows: network rows, and images of a verifier, that it may have at once: what its workers compute in one batch, and as
-            much more as keeps them busy until the next piece arrives.
+            much more as keeps them busy until the next piece arrives, see :func:`room`; by default of one generator.
     """
 
-    def __init__(self, pool: Pool, rows: int):
+    def __init__(self, pool: Pool, rows: int = room()):
         self.pool = pool
         self._generate = _Lane(pool.submit, rows)
         self._judge = {name: _Lane(pool.submit, rows) for name in pool.verifiers}
@@ -200,6 +213,12 @@ class Share(Checking):
         """Give the share back."""
         for lane in self._fair.lanes:
             lane.leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def rows_of(work: Work) -> int:
