@@ -242,10 +242,11 @@ def _compare(result: SearchResult, gallery: Gallery, tree: Tree, console: Consol
     """Say so if a repeated search did not end as the study's."""
     row = gallery.winner(tree.setup, tree.case.prompt)
     score = np.nan if row is None else float(gallery.results.trials.columns["score"][row])
-    if not np.isclose(score, np.nan if result.score is None else result.score, rtol=0, atol=1e-3, equal_nan=True):
+    again = np.nan if result.score is None else result.score
+    if not np.isclose(score, again, rtol=0, atol=1e-3, equal_nan=True):
         console.print(
             f"the tree of {tree.setup.label} for {tree.case.text!r} is not that of the study, whose search ended with the score "
-            f"{score:.4f}, this one with {result.score:.4f}: another machine, device or version computes other last digits",
+            f"{score:.4f}, this one with {again:.4f}: another machine, device or version computes other last digits",
             soft_wrap=True,
         )
 
