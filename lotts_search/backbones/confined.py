@@ -22,16 +22,17 @@ class Frozen:
     Attributes:
         active, places: [A], [F] indices of the active and of the frozen tokens, ascending.
         keys, values: [F, ...] of each attention module in the order of the network, as attention reads them.
-        outputs: [F, C] of each transformer of a U-Net, before they are added to its input.
-        grids: ``active`` and ``places`` at the grids of a U-Net.
+        kept: [F, C] of each layer of a U-Net.
+        grids, neighbours: ``active`` and ``places`` at the grids of a U-Net, and what convolutions see there.
     """
 
     active: Tensor
     places: Tensor
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
+    kept: dict[Any, Tensor] = field(default_factory=dict)
     grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    neighbours: dict[Any, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

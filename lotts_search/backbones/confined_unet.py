@@ -1,9 +1,11 @@
-"""Confined calls of U-Nets, Stable Diffusion and SDXL: only the active tokens pass their transformers; convolutions are whole.
+"""Confined calls of U-Nets, Stable Diffusion and SDXL: only the active tokens, which are latent cells, pass the network.
 
-The model's own ``forward`` runs, with another ``forward`` of each transformer. It computes the active tokens and adds to the
-frozen ones what the transformer added to them in the whole call. At coarser grids than the finest one with a transformer the
-tokens that hold most active tokens are active, the same share of all. Memory per frozen token and row: keys and values of the
-self-attention of all blocks and the output of each transformer (in bfloat16 17 kB for Stable Diffusion 2.1 and 113 kB for SDXL).
+The model's own ``forward`` runs on the active tokens of each grid as if they were an image of A by 1 pixels, with another
+``forward`` of the layers that look further than one pixel. A convolution takes the neighbours of its active tokens from its
+frozen inputs; a group norm takes sums over the frozen ones; self-attention takes their keys and values. All of them are those
+of the last whole call. At coarser grids than the latent's the tokens that hold most active cells are active, the same share of
+all. Memory per frozen cell and row: the inputs of convolutions, keys and values (in bfloat16 29 kB for Stable Diffusion 2.1
+and 43 kB for SDXL).
 """
 
 from __future__ import annotations
@@ -15,74 +17,112 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lotts_search.backbones.confined import Frozen
 
 Grid = tuple[int, int]
+BLOCKS = (
+    "DownBlock2D",
+    "CrossAttnDownBlock2D",
+    "UNetMidBlock2DCrossAttn",
+    "UNetMidBlock2D",
+    "UpBlock2D",
+    "CrossAttnUpBlock2D",
+)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A transformer of a U-Net.
+class Layer:
+    """A layer of a U-Net that looks further than one pixel, or that refuses an image of 0 pixels.
 
     Attributes:
-        module: a Transformer2DModel.
-        grid: (h, w) of its tokens.
-        first: number of the self-attention modules before it.
+        module: a convolution, Upsample2D, Downsample2D or GroupNorm, or ``to_k`` or ``to_v`` of self-attention.
+        grid, to: (h, w) of its input and of its output.
     """
 
     module: Any
     grid: Grid
-    first: int
+    to: Grid
 
     @property
-    def attentions(self) -> list[Any]:
-        """Its self-attention modules."""
-        return [block.attn1 for block in self.module.transformer_blocks]
+    def convolution(self) -> Any:
+        """The convolution in it; None = it has none."""
+        found = self.module.conv if isinstance(self.module, Upsample2D | Downsample2D) else self.module
+        return found if isinstance(found, nn.Conv2d) else None
+
+    @property
+    def kept(self) -> int:
+        """Numbers of a frozen token that it needs."""
+        if isinstance(self.module, nn.GroupNorm):
+            return 0
+        if (convolution := self.convolution) is None:
+            return int(self.module.out_features)
+        return 0 if convolution.kernel_size == (1, 1) else int(convolution.in_channels)
 
 
-def places(unet: Any, latent: Grid) -> list[Place]:
-    """Return the transformers of a U-Net in the order of the network, for latents [H, W]."""
-    found: list[Place] = []
-    first, deepest = 0, len(unet.down_blocks) - 1
+def layers(unet: Any, latent: Grid) -> list[Layer]:
+    """Return the layers of a U-Net, for latents [H, W]; none where it cannot be confined, because it has blocks of other kinds."""
+    deepest, found = len(unet.down_blocks) - 1, []
+    grids = [(-(-latent[0] // 2**depth), -(-latent[1] // 2**depth)) for depth in range(deepest + 1)]
     for index, block in enumerate([*unet.down_blocks, unet.mid_block, *unet.up_blocks]):
-        scale = 2 ** (min(index, deepest) if index <= deepest + 1 else 2 * deepest + 2 - index)
-        for module in getattr(block, "attentions", None) or ():
-            if isinstance(module, Transformer2DModel):
-                found.append(Place(module, (-(-latent[0] // scale), -(-latent[1] // scale)), first))
-                first += len(module.transformer_blocks)
-    return found
+        if block is None:
+            continue
+        depth = min(index, deepest) if index <= deepest + 1 else 2 * deepest + 2 - index
+        attentions = [one for one in getattr(block, "attentions", ()) if one is not None]
+        kinds = [(block.resnets, ResnetBlock2D), (attentions, Transformer2DModel)]
+        if type(block).__name__ not in BLOCKS or not all(isinstance(one, kind) for many, kind in kinds for one in many):
+            return []
+        alone: list[Any] = []
+        for resnet in block.resnets:
+            alone += [resnet.norm1, resnet.conv1, resnet.norm2, resnet.conv2]
+            alone += [resnet.conv_shortcut] if resnet.conv_shortcut is not None else []
+        for transformer in attentions:
+            alone += [transformer.norm]
+            alone += [one for one in (transformer.proj_in, transformer.proj_out) if isinstance(one, nn.Conv2d)]
+            for part in transformer.transformer_blocks:
+                alone += [part.attn1.to_k, part.attn1.to_v]
+        found += [Layer(module, grids[depth], grids[depth]) for module in alone]
+        found += [Layer(one, grids[depth], grids[depth + 1]) for one in getattr(block, "downsamplers", None) or ()]
+        found += [Layer(one, grids[depth], grids[depth - 1]) for one in getattr(block, "upsamplers", None) or ()]
+    return [*found, *(Layer(module, latent, latent) for module in (unet.conv_norm_out, unet.conv_out))]
 
 
-def finest(found: list[Place]) -> Grid:
-    """Return the finest grid of transformers, whose tokens those of the other grids follow."""
-    return max((place.grid for place in found), key=math.prod)
-
-
-def side_of(unet: Any, latent: Grid) -> int:
-    """Return the side in latent cells of a token of the finest grid, 0 where the U-Net cannot be confined: it has no transformer,
-    or tokens do not divide the latent."""
-    if not (found := places(unet, latent)):
-        return 0
-    grid = finest(found)
-    side = latent[0] // grid[0]
-    return side if (side * grid[0], side * grid[1]) == latent else 0
-
-
-def active_at(frozen: Frozen, grid: Grid, finest: Grid) -> tuple[Tensor, Tensor]:
-    """Return the indices of the active and of the frozen tokens of a row at a grid: as many active ones, as a share of all, as at
-    the finest grid, and those that hold most of its active tokens."""
+def active_at(frozen: Frozen, grid: Grid, latent: Grid) -> tuple[Tensor, Tensor]:
+    """Return the indices of the active and of the frozen tokens of a row at a grid: as many active ones, as a share of all, as on
+    the latent, and those that hold most of its active cells."""
     if grid not in frozen.grids:
-        tokens = math.prod(finest)
-        active = torch.zeros(tokens, device=frozen.active.device).index_fill(0, frozen.active, 1.0)
-        held = functional.adaptive_avg_pool2d(active.view(1, *finest), grid).flatten()
-        count = -(-len(frozen.active) * len(held) // tokens)
+        cells = math.prod(latent)
+        active = torch.zeros(cells, device=frozen.active.device).index_fill(0, frozen.active, 1.0)
+        held = functional.adaptive_avg_pool2d(active.view(1, *latent), grid).flatten()
+        count = -(-len(frozen.active) * len(held) // cells)
         order = held.argsort(descending=True, stable=True)
         frozen.grids[grid] = order[:count], order[count:]
     return frozen.grids[grid]
+
+
+def around(frozen: Frozen, layer: Layer, latent: Grid) -> Tensor:
+    """Return where the 3 by 3 neighbours [A, 9] of a convolution's active outputs are among its inputs: active ones, frozen ones,
+    and a zero outside of the image."""
+    (high, wide), to = layer.grid, layer.to
+    convolution = layer.convolution
+    padding, stride = getattr(layer.module, "padding", 1), convolution.stride[0]
+    padding = padding if isinstance(padding, int) else padding[0]
+    active = active_at(frozen, to, latent)[0]
+    steps = torch.arange(3, device=active.device) - padding
+    rows = (active // to[1] * stride)[:, None, None] + steps[:, None]
+    columns = (active % to[1] * stride)[:, None, None] + steps
+    bounds = to if isinstance(layer.module, Upsample2D) else layer.grid
+    outside = (rows < 0) | (rows >= bounds[0]) | (columns < 0) | (columns >= bounds[1])
+    places = rows * high // bounds[0] * wide + columns * wide // bounds[1]
+    order = torch.cat(active_at(frozen, layer.grid, latent))
+    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+    return torch.where(outside, len(order), rank[places.clamp(0, len(order) - 1)]).flatten(1)
 
 
 class UNetConfined:
@@ -98,22 +138,18 @@ class UNetConfined:
 
     @property
     def frozen_bytes(self) -> int:
-        found = places(self.unet, self._size)
-        numbers = 0
-        for place in found:
-            widths = [module.to_k.out_features + module.to_v.out_features for module in place.attentions]
-            numbers += math.prod(place.grid) * (sum(widths) + place.module.out_channels)
+        numbers = sum(math.prod(layer.grid) * layer.kept for layer in layers(self.unet, self._size))
         size = torch.empty(0, dtype=self.unet.dtype).element_size()
-        return -(-numbers * size // math.prod(finest(found)))
+        return -(-numbers * size // math.prod(self._size))
 
     @torch.inference_mode()
     def record(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: Mapping[int, Frozen]) -> Tensor:
-        with recorded(places(self.unet, self._size), frozen):
+        with recorded(self.unet, self._size, frozen):
             return self.predict(latents, timesteps, conditioning)
 
     @torch.inference_mode()
     def predict_confined(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: list[Frozen]) -> Tensor:
-        with confined(places(self.unet, self._size), frozen):
+        with confined(self.unet, self._size, frozen):
             return self.predict(latents, timesteps, conditioning)
 
     def without_image(self, call: Callable[[Any], object]) -> Callable[[Any], None]:
@@ -121,115 +157,162 @@ class UNetConfined:
         depend on their number."""
 
         def least(copy: Any) -> None:
-            found = places(copy, self._size)
-            with confined(found, [unrecorded(found, 0)]):
+            with confined(copy, self._size, [unrecorded(copy, self._size, 0)]):
                 call(copy)
 
         return least
 
 
-def unrecorded(found: list[Place], active: int) -> Frozen:
+def unrecorded(unet: Any, latent: Grid, active: int) -> Frozen:
     """Return what the frozen tokens of a row would give, with numbers that mean nothing: for counting on the meta device.
 
     Args:
-        found: the transformers.
-        active: number of active tokens at the finest grid.
+        active: number of active cells.
     """
-    everything = torch.arange(math.prod(grid := finest(found)))
+    everything = torch.arange(math.prod(latent))
     frozen = Frozen(everything[:active], everything[active:])
-    for place in found:
-        tokens, dtype = len(active_at(frozen, place.grid, grid)[1]), place.module.dtype
-        frozen.keys += [torch.empty(tokens, one.to_k.out_features, dtype=dtype) for one in place.attentions]
-        frozen.values += [torch.empty(tokens, one.to_v.out_features, dtype=dtype) for one in place.attentions]
-        frozen.outputs.append(torch.empty(tokens, place.module.out_channels, dtype=dtype))
+    for layer in layers(unet, latent):
+        if isinstance(layer.module, nn.GroupNorm):
+            frozen.kept[layer.module] = torch.empty(2, layer.module.num_groups)
+        elif layer.kept:
+            tokens = len(active_at(frozen, layer.grid, latent)[1])
+            frozen.kept[layer.module] = torch.empty(tokens, layer.kept, dtype=unet.dtype)
     return frozen
 
 
 @contextlib.contextmanager
-def recorded(found: list[Place], frozen: Mapping[int, Frozen]) -> Iterator[None]:
+def recorded(unet: Any, latent: Grid, frozen: Mapping[int, Frozen]) -> Iterator[None]:
     """Keep what frozen tokens give in the call inside the block.
 
     Args:
-        found: the transformers.
+        latent: its height and width.
         frozen: by row of the call.
     """
-    for one in frozen.values():
-        one.keys, one.values, one.outputs = [], [], []
 
-    def keep(name: str, place: Place) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if output.ndim == 4:  # of a convolution of 1 by 1
-                output = output.flatten(2).transpose(1, 2)
-            for row, one in frozen.items():
-                getattr(one, name).append(output[row][active_at(one, place.grid, grid)[1]])
+    def keep(layer: Layer, values: Tensor) -> None:
+        """Keep values [B, C, h, w] or [B, N, C] of all tokens."""
+        for row, one in frozen.items():
+            tokens = values[row].flatten(1).T if values.ndim == 4 else values[row]
+            tokens = tokens[active_at(one, layer.grid, latent)[1]]
+            one.kept[layer.module] = _sums(layer.module, tokens[None])[0] if _normal(layer) else tokens
 
-        return hook
-
-    grid = finest(found)
     with contextlib.ExitStack() as hooks:
-        for place in found:
-            for module in place.attentions:
-                hooks.enter_context(module.to_k.register_forward_hook(keep("keys", place)))
-                hooks.enter_context(module.to_v.register_forward_hook(keep("values", place)))
-            hooks.enter_context(place.module.proj_out.register_forward_hook(keep("outputs", place)))
+        for layer in layers(unet, latent):
+            if layer.convolution is None and not _normal(layer):
+                hook = layer.module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))
+            elif layer.kept or _normal(layer):
+                hook = layer.module.register_forward_pre_hook(lambda _, inputs, layer=layer: keep(layer, inputs[0]))
+            else:
+                continue
+            hooks.enter_context(hook)
         yield
 
 
 @contextlib.contextmanager
-def confined(found: list[Place], frozen: list[Frozen]) -> Iterator[None]:
-    """Confine the transformers in the call inside the block to the active tokens of its rows.
+def confined(unet: Any, latent: Grid, frozen: list[Frozen]) -> Iterator[None]:
+    """Confine the U-Net in the call inside the block to the active tokens of its rows.
 
     Args:
-        found: the transformers.
+        latent: its height and width.
         frozen: of each row.
     """
+    active = torch.stack([row.active for row in frozen])
 
-    def beside(name: str, index: int) -> Any:
-        """Add the frozen keys or values to those of the active tokens."""
+    def enter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return _image(_tokens(output).gather(1, active[:, :, None].expand(-1, -1, output.shape[1])))
 
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            return torch.cat([output, torch.stack([getattr(row, name)[index] for row in frozen])], 1)
+    def leave(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        batch, channels = output.shape[:2]
+        everywhere = output.new_zeros(batch, channels, math.prod(latent))
+        everywhere = everywhere.scatter(2, active[:, None].expand(-1, channels, -1), output[..., 0])
+        return everywhere.view(batch, channels, *latent)
 
-        return hook
-
-    grid = finest(found)
     with contextlib.ExitStack() as stack:
-        for index, place in enumerate(found):
-            splits = [active_at(row, place.grid, grid) for row in frozen]
-            order = torch.stack([torch.cat(split) for split in splits])
-            others = torch.stack([row.outputs[index] for row in frozen])
-            stack.enter_context(_replaced(place.module, _forward(place.module, order, len(splits[0][0]), others)))
-            for number, module in enumerate(place.attentions, place.first):
-                stack.enter_context(module.to_k.register_forward_hook(beside("keys", number)))
-                stack.enter_context(module.to_v.register_forward_hook(beside("values", number)))
+        for layer in layers(unet, latent):
+            module = layer.module
+            if _normal(layer):
+                stack.enter_context(_replaced(module, _norm(layer, frozen)))
+            elif layer.convolution is None:
+                stack.enter_context(module.register_forward_hook(_beside(module, frozen)))
+            else:
+                stack.enter_context(_replaced(layer.convolution, _convolve(layer, latent, frozen)))
+                if module is not layer.convolution:
+                    stack.enter_context(
+                        _replaced(module, lambda image, *_, layer=layer, **__: layer.convolution(image))
+                    )
+        stack.enter_context(unet.conv_in.register_forward_hook(enter))
+        stack.enter_context(unet.conv_out.register_forward_hook(leave))
         yield
 
 
-def _forward(module: Any, order: Tensor, active: int, others: Tensor) -> Callable[..., tuple[Tensor]]:
-    """Return the ``forward`` of a Transformer2DModel for active tokens.
+def _normal(layer: Layer) -> bool:
+    return isinstance(layer.module, nn.GroupNorm)
 
-    Args:
-        order: [B, N] the tokens of each row, active ones first.
-        active: number of active tokens.
-        others: [B, N − A, C] what it adds to the frozen ones.
-    """
 
-    def project(projection: Any, tokens: Tensor) -> Any:
-        if isinstance(projection, nn.Linear):
-            return projection(tokens)
-        if not tokens.shape[1]:  # which a convolution refuses
-            return tokens.new_empty(len(tokens), 0, projection.out_channels)
-        return projection(tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+def _tokens(image: Tensor) -> Tensor:
+    """Return [B, C, h, w] as tokens [B, N, C]."""
+    return image.flatten(2).transpose(1, 2)
 
-    def forward(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
-        everywhere = module.norm(hidden_states).flatten(2).transpose(1, 2)
-        tokens = everywhere.gather(1, order[:, :active, None].expand(-1, -1, everywhere.shape[2]))
-        tokens = project(module.proj_in, tokens)
-        for block in module.transformer_blocks:
-            tokens = block(tokens, encoder_hidden_states=encoder_hidden_states)
-        added = torch.cat([project(module.proj_out, tokens), others], 1)
-        added = torch.empty_like(added).scatter(1, order[:, :, None].expand_as(added), added)
-        return (hidden_states + added.transpose(1, 2).reshape(hidden_states.shape),)
+
+def _image(tokens: Tensor) -> Tensor:
+    """Return tokens [B, A, C] as an image [B, C, A, 1]."""
+    return tokens.transpose(1, 2)[..., None]
+
+
+def _sums(norm: Any, tokens: Tensor) -> Tensor:
+    """Return sums and sums of squares [B, 2, G] of the groups of tokens [B, N, C]."""
+    groups = tokens.float().reshape(*tokens.shape[:2], norm.num_groups, norm.num_channels // norm.num_groups)
+    return torch.stack([groups.sum((1, 3)), groups.square().sum((1, 3))], 1)
+
+
+def _norm(layer: Layer, frozen: list[Frozen]) -> Callable[[Tensor], Tensor]:
+    """Return the ``forward`` of a group norm whose statistics are those of active and frozen tokens together."""
+    norm = layer.module
+    others = torch.stack([row.kept[norm] for row in frozen])
+    each = norm.num_channels // norm.num_groups
+
+    def forward(image: Tensor) -> Tensor:
+        tokens = _tokens(image)
+        mean, square = (
+            ((_sums(norm, tokens) + others) / (each * math.prod(layer.grid))).repeat_interleave(each, 2).unbind(1)
+        )
+        scale = (square - mean.square() + norm.eps).rsqrt() * norm.weight
+        shift = norm.bias - mean * scale
+        return _image((tokens * scale[:, None] + shift[:, None]).to(image.dtype))
+
+    return forward
+
+
+def _beside(module: nn.Module, frozen: list[Frozen]) -> Any:
+    """Return a hook that adds the keys or values of frozen tokens to those of the active ones."""
+
+    def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return torch.cat([output, torch.stack([row.kept[module] for row in frozen])], 1)
+
+    return hook
+
+
+def _convolve(layer: Layer, latent: Grid, frozen: list[Frozen]) -> Callable[..., Tensor]:
+    """Return the ``forward`` of a convolution, perhaps with another grid before or behind it, at its active outputs."""
+    convolution = layer.convolution
+
+    def inputs(tokens: Tensor) -> Tensor:
+        """Return the neighbours [B, A, 9·C] of the active outputs."""
+        rows = []
+        for row, one in zip(tokens, frozen, strict=True):
+            key = layer.grid, layer.to
+            if key not in one.neighbours:
+                one.neighbours[key] = around(one, layer, latent)
+            everything = torch.cat([row, one.kept[layer.module], row.new_zeros(1, row.shape[1])])
+            rows.append(everything[one.neighbours[key]].flatten(1))
+        return torch.stack(rows)
+
+    def forward(image: Tensor) -> Tensor:
+        tokens = _tokens(image)
+        if convolution.kernel_size != (1, 1):
+            tokens = inputs(tokens)
+        weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+        return _image(functional.linear(tokens.contiguous(), weight, convolution.bias))
 
     return forward
 
@@ -237,12 +320,13 @@ def _forward(module: Any, order: Tensor, active: int, others: Tensor) -> Callabl
 @contextlib.contextmanager
 def _replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace the ``forward`` of a module in the call inside the block."""
-    before = vars(module).get("forward")  # hooks of accelerate replace it as well
-    module.forward = forward
+    name = "_old_forward" if "_old_forward" in vars(module) else "forward"  # hooks of accelerate call the first
+    before = vars(module).get(name)
+    setattr(module, name, forward)
     try:
         yield
     finally:
         if before is None:
-            del module.forward
+            delattr(module, name)
         else:
-            module.forward = before
+            setattr(module, name, before)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
-from lotts_search.backbones.confined_unet import UNetConfined, side_of
+from lotts_search.backbones.confined_unet import UNetConfined, layers
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
@@ -62,7 +62,7 @@ class UNetBackbone(UNetConfined, NetworkBackbone):
         _check(name, unet, codec)
         side = unet.config["sample_size"]
         height, width = self._size = size or ((side, side) if isinstance(side, int) else side)
-        confines = side_of(unet, self._size)
+        confines = int(bool(layers(unet, self._size)))
 
         def call(copy: Any) -> None:
             self._call(copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example())

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.confined_unet import active_at, places, side_of
+from lotts_search.backbones.confined_unet import active_at, layers
 from lotts_search.backbones.offload import offload
 from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from tests.tiny import backbone_of, tiny_pipeline
@@ -26,33 +26,43 @@ def test_at_a_coarser_grid_the_same_share_is_active_where_most_active_tokens_are
     assert [len(part) for part in active_at(row, (3, 3), (8, 8))] == [3, 6], "2.25 rounded up"
 
 
-@pytest.mark.parametrize(
-    ("config", "sides", "attentions"),
-    [
-        (SD21_UNET, [96, 96, 48, 48, 24, 24, 12, 24, 24, 24, 48, 48, 48, 96, 96, 96], 16),
-        (SDXL_UNET, [64, 64, 32, 32, 32, 32, 32, 32, 64, 64, 64], 70),
-    ],
-    ids=["SD2.1", "SDXL"],
-)
-def test_grids_of_the_published_models(config: dict[str, Any], sides: list[int], attentions: int) -> None:
+@pytest.mark.parametrize("config", [SD21_UNET, SDXL_UNET], ids=["SD2.1", "SDXL"])
+def test_grids_of_the_published_models_are_those_of_a_call(config: dict[str, Any]) -> None:
+    side, sizes = config["sample_size"], {}
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        sizes[module] = inputs[0].shape, output.shape
+
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
-    side = config["sample_size"]
-    found = places(unet, (side, side))
-    assert [place.grid for place in found] == [(side, side) for side in sides]
-    assert found[-1].first + len(found[-1].attentions) == attentions
-    assert side_of(unet, (side, side)) == side // sides[0]
+        found = layers(unet, (side, side))
+        for layer in found:
+            layer.module.register_forward_hook(note)
+        added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+        text = torch.empty(1, 77, config["cross_attention_dim"])
+        unet(torch.empty(1, 4, side, side), torch.empty(1), text, added_cond_kwargs=added)
+    for layer in found:
+        for shape, grid in zip(sizes[layer.module], (layer.grid, layer.to), strict=True):
+            assert shape[2:] == grid if len(shape) == 4 else shape[1] == grid[0] * grid[1]
+    wide = {module for module in unet.modules() if getattr(module, "kernel_size", None) == (3, 3)}
+    assert wide - {layer.convolution for layer in found} == {unet.conv_in}
+    assert {module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)} <= set(sizes)
 
 
-def test_networks_that_cannot_be_confined() -> None:
-    assert xl_backbone_of(tiny_xl_pipeline(), size=(10, 8)).info.confines == 2
-    odd = xl_backbone_of(tiny_xl_pipeline(), size=(9, 8)).info
-    assert odd.confines == 0 == odd.prices.tokens, "tokens of 2 cells do not divide 9"
-    plain = UNet2DConditionModel(
-        block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-        mid_block_type=None, norm_num_groups=4,
+def test_odd_latents_can_be_confined_and_blocks_of_other_kinds_cannot() -> None:
+    odd = xl_backbone_of(tiny_xl_pipeline(), size=(9, 7))
+    latents, times = torch.randn(1, 4, 9, 7), torch.tensor([500.0])
+    texts, cells = odd.stack(odd.encode_prompts(["a red circle"])), torch.randperm(63)
+    row = Frozen(cells[:30].sort().values, cells[30:].sort().values)
+    whole = odd.record(latents, times, texts, {0: row}).flatten(2)[..., row.active]
+    assert torch.allclose(
+        odd.predict_confined(latents, times, texts, [row]).flatten(2)[..., row.active], whole, atol=2e-6
+    )
+    other = UNet2DConditionModel(
+        block_out_channels=(8, 8), down_block_types=("AttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4,
     )  # fmt: skip
-    assert side_of(plain, (8, 8)) == 0
+    assert not layers(other, (8, 8))
 
 
 @pytest.mark.parametrize("how", ["model", "sequential"])
@@ -62,8 +72,7 @@ def test_offloaded_weights_give_the_same(family: str, how: str) -> None:
     backbone: Any = backbone_of(tiny_pipeline()) if family == "sd" else xl_backbone_of(tiny_xl_pipeline())
     latents, times = torch.randn(1, *backbone.info.latent), torch.tensor([500.0])
     texts = backbone.stack(backbone.encode_prompts(["a red circle"]))
-    everything = torch.arange((8 // backbone.info.confines) ** 2)
-    row = Frozen(everything[::2], everything[1::2])
+    row = Frozen(torch.arange(64)[::2], torch.arange(64)[1::2])
 
     def outputs() -> list[Any]:
         recorded = backbone.record(latents, times, texts, {0: row})
