@@ -142,7 +142,7 @@ def test_prices_equal_a_count_by_hooks() -> None:
     assert prices.encode == by_hooks(pipeline.vae, lambda: pipeline.vae.encode(image)) > 0
     assert (prices.preview, prices.score) == (prices.decode, 0), "there is no tiny decoder"
     codec = LatentCodec(pipeline.vae, tiny=tiny).prices(8, 8)
-    assert codec == replace(prices, row=0.0, preview=by_hooks(tiny, lambda: tiny.decode(latent)))
+    assert codec == replace(prices, row=0.0, tokens=0.0, preview=by_hooks(tiny, lambda: tiny.decode(latent)))
     assert 0 < codec.preview < codec.decode
 
 

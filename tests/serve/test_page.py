@@ -165,22 +165,22 @@ def test_a_search_is_shown_while_it_grows_and_can_be_taken_away(visit: Open) -> 
         expect(page.get_by_role("button", name="Stop")).to_be_enabled()
         gate.open.set()
         ended(page)
-    result = alone(strategy="lotts", seed=3, images=9)
-    expect(page.locator(".status")).to_have_text("Done")
-    made = [trial for trial in result.trials if trial.kind in ("sample", "refine")]
-    expect(page.locator(".candidate img")).to_have_count(len(made))
-    assert {f"score {trial.score:.3f}" for trial in made} == {
-        next(part for part in alt.split(", ") if part.startswith("score"))
-        for alt in page.locator(".candidate img").evaluate_all("all => all.map(one => one.alt)")
-    }
-    expect(page.locator(".candidate.winner img")).to_have_attribute("alt", f"refinement, score {result.score:.3f}, {result.score - parent_score(result):+.3f} over the image before, best so far")  # fmt: skip
-    assert page.locator(".found svg").count() == len(result.located)
-    page.get_by_text("As a table").click()
-    assert page.locator("tbody tr td").last.inner_text() == f"{result.score:.3f}"
-    assert f"Best score {result.score:.3f}" in page.locator("#live").inner_text()
-    assert np.array_equal(pixels(downloaded(page, "Download the image")), result.image)
-    assert downloaded(page, "Download the recipe").decode().split() == page.locator("pre").inner_text().split()
-    assert recipe(page)[:3] == ["lotts-search", "generate", PROMPT] and recipe(page)[-4:] == ["--images", "9", "--seed", "3"]  # fmt: skip
+        result = alone(strategy="lotts", seed=3, images=9)
+        expect(page.locator(".status")).to_have_text("Done")
+        made = [trial for trial in result.trials if trial.kind in ("sample", "refine")]
+        expect(page.locator(".candidate img")).to_have_count(len(made))
+        assert {f"score {trial.score:.3f}" for trial in made} == {
+            next(part for part in alt.split(", ") if part.startswith("score"))
+            for alt in page.locator(".candidate img").evaluate_all("all => all.map(one => one.alt)")
+        }
+        expect(page.locator(".candidate.winner img")).to_have_attribute("alt", f"refinement, score {result.score:.3f}, {result.score - parent_score(result):+.3f} over the image before, best so far")  # fmt: skip
+        assert page.locator(".found svg").count() == len(result.located)
+        page.get_by_text("As a table").click()
+        assert page.locator("tbody tr td").last.inner_text() == f"{result.score:.3f}"
+        assert f"Best score {result.score:.3f}" in page.locator("#live").inner_text()
+        assert np.array_equal(pixels(downloaded(page, "Download the image")), result.image)
+        assert downloaded(page, "Download the recipe").decode().split() == page.locator("pre").inner_text().split()
+        assert recipe(page)[:3] == ["lotts-search", "generate", PROMPT] and recipe(page)[-4:] == ["--images", "9", "--seed", "3"]  # fmt: skip
 
 
 def parent_score(result: Any) -> float:
