@@ -21,9 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 from scale import YAML
-from simulated import FakeEngine, Speed, resident_mb
+from simulated import FakeEngine, Speed, resident_mb, used_by_children
 
 from lotts_search.actors.ray_pool import RayPool
 from lotts_search.study.conduct import conduct
@@ -84,16 +83,6 @@ def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[Generators
     return Generators(4, SPEED.score_s), verifier
 
 
-def used_by(processes: Sequence[psutil.Process]) -> dict[str, float]:
-    """Return the CPU seconds of this process, of Ray's servers and of the actors."""
-    used = {"driver": time.process_time(), "ray": 0.0, "actors": 0.0}
-    for process in processes:
-        times = process.cpu_times()
-        actor = process.name().startswith("ray::") or any("ray::" in word for word in process.cmdline())
-        used["actors" if actor else "ray"] += times.user + times.system
-    return used
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20_000)
@@ -121,8 +110,8 @@ def main() -> None:
 
     def tick(progress: Progress) -> None:
         if len(marks) < 10 * done["trials"] / options.trials:
-            children = [p for p in psutil.Process().children(recursive=True) if p.is_running()]
-            marks.append({**done, **used_by(children), "time": time.monotonic(), "memory": resident_mb()})
+            used = {"driver": time.process_time(), **used_by_children()}
+            marks.append({**done, **used, "time": time.monotonic(), "memory": resident_mb()})
 
     @contextmanager
     def opened(model: ModelEntry, verifiers: Sequence[str]) -> Iterator[Pool]:

@@ -21,11 +21,11 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import psutil
 import ray
 from PIL import Image
 from ray import serve
 from ray.serve.config import DeploymentActorConfig
+from simulated import used_by_children
 
 from lotts_search import asearch
 from lotts_search.actors.connection import connect
@@ -60,26 +60,28 @@ class Inside:
         return await self._searches.search(int(request.query_params["seed"]))
 
 
-class Named:
+class Asking:
+    """A replica that asks an actor."""
+
+    _searches: Any
+
+    async def __call__(self, request: Any) -> str:
+        found: str = await self._searches.search.remote(int(request.query_params["seed"]))
+        return found
+
+
+class Named(Asking):
     """A replica that asks a named actor."""
 
     def __init__(self) -> None:
-        self._searches: Any = ray.get_actor("searches", namespace="lotts-benchmark")
-
-    async def __call__(self, request: Any) -> str:
-        found: str = await self._searches.search.remote(int(request.query_params["seed"]))
-        return found
+        self._searches = ray.get_actor("searches", namespace="lotts-benchmark")
 
 
-class Scoped:
+class Scoped(Asking):
     """A replica that asks an actor of its deployment."""
 
     def __init__(self) -> None:
-        self._searches: Any = serve.get_deployment_actor("searches")
-
-    async def __call__(self, request: Any) -> str:
-        found: str = await self._searches.search.remote(int(request.query_params["seed"]))
-        return found
+        self._searches = serve.get_deployment_actor("searches")
 
 
 def deploy(side: int) -> Any:
@@ -98,18 +100,6 @@ def deploy(side: int) -> Any:
     for name, app in apps.items():
         serve.run(app, name=name, route_prefix=f"/{name}")
     return named
-
-
-def ray_cpu() -> float:
-    """Return the CPU seconds of all processes that this one has started."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
 
 
 async def ask(url: str, way: str, requests: int) -> float:
@@ -140,11 +130,11 @@ def main() -> None:
         used: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(-1, options.rounds):  # the first does not count
             for way in list(WAYS)[:: 1 if number % 2 else -1]:
-                cpu = ray_cpu()
+                cpu = sum(used_by_children().values())
                 seconds = asyncio.run(ask("http://127.0.0.1:8123", way, options.requests))
                 if number >= 0:
                     taken[way].append(seconds)
-                    used[way].append(ray_cpu() - cpu)
+                    used[way].append(sum(used_by_children().values()) - cpu)
         print(f"{'':24} requests/s   of the replica's   CPU ms a request   of the replica's")
         for way, name in WAYS.items():
             speed = statistics.median(own / other for own, other in zip(taken["replica"], taken[way], strict=True))

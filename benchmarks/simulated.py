@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 
 from lotts_search.actors.crew import Limits
 from lotts_search.actors.engine_thread import Ready
@@ -362,3 +363,13 @@ def resident_mb() -> float:
     """Return the resident memory of this process in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def used_by_children() -> dict[str, float]:
+    """Return the CPU seconds of the processes that this one has started: of Ray's servers, and of its actors."""
+    used = {"ray": 0.0, "actors": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            times, words = process.cpu_times(), [process.name(), *process.cmdline()]
+            used["actors" if any("ray::" in word for word in words) else "ray"] += times.user + times.system
+    return used

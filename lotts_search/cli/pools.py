@@ -13,6 +13,7 @@ from typing import Any, Self
 from lotts_search.actors.crew import Limits
 from lotts_search.actors.placement import Placement
 from lotts_search.backbones.load_options import LoadOptions
+from lotts_search.cli.options import settings
 from lotts_search.core.recipe import option
 from lotts_search.errors import BadInput, notice
 from lotts_search.registry import check_verifier, find_model, metric_class
@@ -54,6 +55,27 @@ class Compute:
     place: Sequence[str] = ()
     limit: Mapping[str, object] = field(default_factory=dict)
     ship: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls,
+        local: bool,
+        address: str | None,
+        generators: int | None,
+        device: str,
+        batch: int | None,
+        place: Sequence[str] | None,
+        limit: Sequence[str] | None,
+        ship: Sequence[str] | None,
+        load: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return what the options of a command choose; those that may be repeated are None where they are not given.
+
+        Raises:
+            BadInput: as the class itself, or a limit is no NAME=SECONDS.
+        """
+        limits = settings(limit, "--limit")
+        return cls(local, address, generators, device, load or {}, batch, place or (), limits, ship or ())
 
     def __post_init__(self) -> None:
         LoadOptions.of({"device": self.device})

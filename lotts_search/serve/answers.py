@@ -162,29 +162,28 @@ class Error(BaseModel):
     error: ErrorBody
 
 
-class PartialImage(BaseModel):
+class ImageEvent(BaseModel):
+    """What events of a stream have in common that bring an image."""
+
+    b64_json: str
+    created_at: int
+    background: str
+    output_format: str
+    quality: str
+    size: str
+
+
+class PartialImage(ImageEvent):
     """An event of a stream: the best image so far, or what the first is going to be."""
 
     type: Literal["image_generation.partial_image", "image_edit.partial_image"]
-    b64_json: str
     partial_image_index: int
-    created_at: int
-    background: str
-    output_format: str
-    quality: str
-    size: str
 
 
-class CompletedImage(BaseModel):
+class CompletedImage(ImageEvent):
     """The last event of a stream: the image that the search found, with the fields of :class:`Images` and :class:`Image`."""
 
     type: Literal["image_generation.completed", "image_edit.completed"]
-    b64_json: str
-    created_at: int
-    background: str
-    output_format: str
-    quality: str
-    size: str
     usage: Usage
     seed: int
     score: float | None

@@ -80,14 +80,5 @@ def demo(
         words += option("--nfe", nfe)
     for name, value in (("strategy", strategy), ("against", against), ("seed", seed), ("out", out)):
         words += option(f"--{name}", value)
-    compute = Compute(
-        local,
-        address,
-        generators,
-        device,
-        batch=batch,
-        place=place or (),
-        limit=o.settings(limit, "--limit"),
-        ship=ship or (),
-    )
+    compute = Compute.of(local, address, generators, device, batch, place, limit, ship)
     run(changes, compute, out, repeating("demo", [], words + compute.words()), json)

@@ -95,7 +95,5 @@ def generate(
         as_=as_,
         batch=batch,
     )
-    compute = Compute(
-        local, address, generators, device, load, batch, place or (), o.settings(limit, "--limit"), ship or ()
-    )
+    compute = Compute.of(local, address, generators, device, batch, place, limit, ship, load)
     run(request, compute, out, json)

@@ -70,16 +70,7 @@ def study(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import drive, run
 
-    compute = Compute(
-        local,
-        address,
-        generators,
-        device,
-        batch=batch,
-        place=place or (),
-        limit=o.settings(limit, "--limit"),
-        ship=ship or (),
-    )
+    compute = Compute.of(local, address, generators, device, batch, place, limit, ship)
     if driver is not None:
         drive(file, compute, driver)
     else:

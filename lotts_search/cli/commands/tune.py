@@ -123,16 +123,7 @@ def tune(
     file.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
     console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
     console.print(f"tuning {', '.join(f'{key} in {_span(values)}' for key, values in space.items())}", markup=False)
-    compute = Compute(
-        local,
-        address,
-        generators,
-        device,
-        batch=batch,
-        place=place or (),
-        limit=o.settings(limit, "--limit"),
-        ship=ship or (),
-    )
+    compute = Compute.of(local, address, generators, device, batch, place, limit, ship)
     conducted = carry_out(read_study(file), compute, path, shlex.join(["lotts-search", *sys.argv[1:]]), console, json)
     found = ranked(settings, conducted.searches, columns_of([metric])[0] if metric else None)
     _show(strategy, fixed, found, conducted, file, console, json)
