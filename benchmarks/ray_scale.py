@@ -140,6 +140,8 @@ def main() -> None:
     inner = [mark for mark in marks if 0.2 * done["trials"] <= mark["trials"] <= 0.8 * done["trials"]]
     for before, after in [*pairwise(marks), (inner[0], inner[-1])]:
         trials, took = after["trials"] - before["trials"], after["time"] - before["time"]
+        if not trials:
+            continue
         busy = (after["device_s"] - before["device_s"]) / generators / took
         cpu = [1e3 * (after[kind] - before[kind]) / trials for kind in ("driver", "ray", "actors")]
         print(
