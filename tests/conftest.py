@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,10 +15,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def leave_nothing_behind() -> Iterator[None]:
-    """Files of tests run in any order: none finds a module from a temporary folder that another has left."""
-    before = set(sys.modules)
+def leave_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files of tests run in any order: none finds a module from a temporary folder that another has left.
+
+    Modules of an environment stay, wherever it lies: torch's cannot be imported twice.
+    """
+    before, folder = set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
             del sys.modules[name]
