@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -98,8 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [word for word in given[:end] if word != "--debug"] + given[end:]
     warnings.simplefilter("always", Notice)
     warnings.showwarning = _Notices(warnings.showwarning)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # --strategy my_module:Name imports from the working directory, as python -m does
+    with suppress(OSError):  # the working directory may have been deleted
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # --strategy my_module:Name imports from there, as python -m does
     try:
         with terminable():
             app(given, prog_name="lotts-search")

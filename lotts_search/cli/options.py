@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.errors import BadInput
 
 SEARCH, MODEL, BUDGET, COMPUTE, OUTPUT = "Search", "Model", "Budget", "Compute", "Output"
+_SIZE = re.compile(r"\s*(\d{1,9})\s*(?:[x×]\s*(\d{1,9})\s*)?", re.ASCII | re.IGNORECASE)
 
 Model = Annotated[
     str,
@@ -275,25 +277,28 @@ def loading(
         "revision": revision,
         "variant": variant,
     }
-    kept = {name: value for name, value in given.items() if value}
+    kept = {name: value for name, value in given.items() if value not in (None, False, [])}
     LoadOptions.of(kept)
     return kept
 
 
 def image_size(text: str) -> tuple[int, int]:
     """Return height and width from ``WIDTHxHEIGHT`` or one number; raise BadInput for other texts."""
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.strip().isdigit() for side in sides):
+    found = _SIZE.fullmatch(text)
+    if found is None:
         raise BadInput(f"--size takes WIDTHxHEIGHT or one number of pixels, not {text!r}")
-    return int(sides[-1]), int(sides[0])
+    return int(found[2] or found[1]), int(found[1])
 
 
 def settings(pairs: Sequence[str] | None, option: str = "--set") -> dict[str, object]:
-    """Return ``["refinements=4", "ratio=0.3"]`` as a dictionary; raise BadInput for a text without ``=``."""
+    """Return ``["refinements=4", "ratio=0.3"]`` as a dictionary; raise BadInput for a text without ``=``, or a key
+    that is given twice."""
     found: dict[str, object] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise BadInput(f"{option} takes KEY=VALUE, not {pair!r}")
+        if key.strip() in found:
+            raise BadInput(f"{option} {key.strip()} is given twice")
         found[key.strip()] = value.strip()
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
@@ -21,6 +21,8 @@ from lotts_search.report import write_search_page
 from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes
 
+RESULTS = "best.png", "trials.parquet", "search.html"
+"""Files of a search."""
 UNSCORED = "unscored"
 """Folder of the images of a search none of which could be scored."""
 
@@ -35,11 +37,14 @@ def folder_name(prompt: str, strategy: str, command: str) -> str:
     return "-".join([*filter(None, [words.strip("-"), name]), blake2b(command.encode(), digest_size=4).hexdigest()])
 
 
-def prepare(folder: Path, command: str) -> Path:
+def prepare(folder: Path, command: str, inputs: Sequence[Path] = ()) -> Path:
     """Create the output folder before anything is computed, and warn if it holds the results of another search.
 
+    Args:
+        inputs: files that the search reads; its command cannot be repeated once they are replaced.
+
     Raises:
-        BadInput: the folder cannot be created or written to.
+        BadInput: the folder cannot be created or written to, or a result would replace a folder or an input.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +52,13 @@ def prepare(folder: Path, command: str) -> Path:
             pass
     except OSError as error:
         raise BadInput(f"--out {folder}: cannot write there: {error.strerror or error}") from error
+    for name in RESULTS:
+        path = folder.resolve() / name
+        if path.is_dir():
+            raise BadInput(f"--out {folder}: {name} is a folder there, and a result of this name is written")
+        for file in inputs:
+            if path in (file.resolve(), file.parent.resolve() / file.name):
+                raise BadInput(f"--out {folder}: a result would replace {file}, which the search starts from")
     try:
         with Image.open(folder / "best.png") as before:
             found = before.text.get("command")  # type: ignore[attr-defined]
@@ -83,7 +95,7 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         Failure: files could not be written, for example to a full disk; the others were.
     """
     ledger, image = result.ledger, result.image
-    best, table, page = (out / name for name in ("best.png", "trials.parquet", "search.html"))
+    best, table, page = (out / name for name in RESULTS)
     writers: dict[Path, Callable[[], object]] = {
         table: lambda: write_parquet(result.to_table(), table),
         page: lambda: write_search_page(result, page, command),

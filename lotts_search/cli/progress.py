@@ -6,9 +6,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from lotts_search.cli.console import Console
 from lotts_search.core.budget import Budget
 from lotts_search.core.events import Event, TrialFinished
 
@@ -32,16 +32,16 @@ class Live:
     """
 
     def __init__(self, what: str, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet)
         self._begun = self._printed = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if self.console.is_terminal and not quiet:
             self._bar = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
                 TimeElapsedColumn(),
                 console=self.console,
             )

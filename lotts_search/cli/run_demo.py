@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from lotts_search import registry
 from lotts_search import study as package
+from lotts_search.cli.console import Console
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_study import carry_out
 from lotts_search.cli.write_report import Wanted, Written, write
@@ -42,7 +42,7 @@ def run(changes: Mapping[str, object], compute: Compute, out: Path, command: str
         BadInput: an unknown strategy or model, or a bad budget.
         Failure: no prompt of any model was finished by both strategies.
     """
-    console = Console(stderr=json, highlight=False)
+    console = Console(stderr=json)
     searched: dict[str, SearchResult] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FILE.name
@@ -131,7 +131,7 @@ def _print(written: Written, console: Console) -> None:
     console.print(table)
     for a in found.against:
         names = f"{a.setup.model}: {a.setup.label} − {a.base.label}, {found.main}"
-        console.print(f"{names}, paired, 95 %: {a.difference.signed}", markup=False)
+        console.print(f"{names}, paired, 95 %: {a.difference.signed}")
     if written.failures.count:
-        console.print(str(written.failures), markup=False)
-    console.print(f"[bold]look at {written.page}[/bold]", soft_wrap=True)
+        console.print(str(written.failures))
+    console.print(f"look at {written.page}", style="bold", soft_wrap=True)

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
+from rich.text import Text
 
 from lotts_search import registry
 from lotts_search.api import DEFAULT_IMAGES, search
+from lotts_search.cli.console import Console
 from lotts_search.cli.outputs import UNSCORED, folder_name, prepare, save
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
@@ -41,13 +42,16 @@ class Request(Recipe):
             BadInput: an option is wrong.
         """
         check_arguments(self.prompt, self.negative, self.seed, workers=1)
-        self.verifier = self.verifier or registry.default_verifier(self.model, self.load.get("revision"))
-        self.strategy = self.strategy or registry.default_strategy(self.verifier)
+        if self.verifier is None:
+            self.verifier = registry.default_verifier(self.model, self.load.get("revision"))
+        if self.strategy is None:
+            self.strategy = registry.default_strategy(self.verifier)
         strategy = registry.make_strategy(self.strategy, self.settings)
-        if (self.rewriter or self.writing) and not strategy.rewrites:
+        if (self.rewriter is not None or self.writing) and not strategy.rewrites:
             raise BadInput(f"strategy {self.strategy!r} does not use a rewriter: leave it out")
         if strategy.rewrites:
-            self.rewriter = self.rewriter or registry.default_rewriter(self.model, self.load.get("revision"))
+            if self.rewriter is None:
+                self.rewriter = registry.default_rewriter(self.model, self.load.get("revision"))
             registry.load_rewriter(self.rewriter, self.writing)
         if self.steps is not None:
             check_steps(self.steps)
@@ -127,7 +131,8 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
     compute.check_verifiers([verifier])
     registry.check_judging(verifier, [request.prompt], [(request.model, compute.load)])
     report_unknown_words(request.model, [request.prompt])
-    folder = prepare(out or Path("out") / folder_name(request.prompt, strategy, request.line()), request.line())
+    folder = out or Path("out") / folder_name(request.prompt, strategy, request.line())
+    prepare(folder, request.line(), [file for file in (request.image, request.mask) if file is not None])
     rewriters = {request.rewriter: request.writing} if request.rewriter else {}
     with (
         Live(f"starting {compute}", quiet=json) as live,
@@ -155,19 +160,20 @@ def run(request: Request, compute: Compute, out: Path | None, json: bool) -> Non
 
 
 def _say(result: SearchResult, folder: Path) -> None:
-    console = Console(highlight=False)
+    console = Console()
     if result.status == "interrupted":
         console.print("stopped; results so far:")
     if result.score is not None:
         ledger = result.ledger
         priced = f" as {result.priced_as}" if result.priced_as else ""
         spent = f"{ledger.nfe:g} NFE  {ledger.images} images  {large(ledger.flops)}FLOP{priced}"
-        console.print(f"[bold]score {result.score:.4f}[/bold]  {spent}")
+        console.print(Text.assemble((f"score {result.score:.4f}", "bold"), f"  {spent}"))
         if ledger.stopped:
             console.print(f"saved {ledger.left}: {ledger.stopped}")
         if ledger.fallbacks:
             console.print(
-                f"[yellow]the original prompt replaced {ledger.fallbacks} revised ones[/yellow] (reasons: column `error`)"
+                f"the original prompt replaced {ledger.fallbacks} revised ones (reasons: column `error`)",
+                style="yellow",
             )
         console.print(f"image    {folder / 'best.png'}", soft_wrap=True)
     console.print(f"report   {folder / 'search.html'}", soft_wrap=True)

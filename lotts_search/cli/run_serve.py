@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from lotts_search.cli.console import Console
 from lotts_search.errors import BadInput, notice
 from lotts_search.study.signals import terminable
 
@@ -53,9 +52,7 @@ def run(
     if host not in LOCAL_NAMES and not Keys.load(settings.keys):
         notice(f"everybody who reaches {host}:{port} may use this server: --keys FILE asks for API keys")
     names = ", ".join(model.name for model in settings.models)
-    Console(stderr=True, highlight=False).print(
-        f"serving {names} at http://{host}:{port}, Ctrl-C stops", soft_wrap=True
-    )
+    Console(stderr=True).print(f"serving {names} at http://{host}:{port}, Ctrl-C stops", soft_wrap=True)
     if local:
         from lotts_search.serve.local import run as serve
 

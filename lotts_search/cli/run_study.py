@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from lotts_search import registry
+from lotts_search.cli.console import Console
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, span
 from lotts_search.cli.used import used
@@ -65,7 +65,7 @@ def run(file: Path, compute: Compute, out: str | None, dry_run: bool, json: bool
     """
     study = read_study(file)
     place = out or f"runs/{study.name}"
-    console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
+    console = Console(stderr=json, soft_wrap=True, width=WIDTH)
     if dry_run:
         with fetched(place) as path:
             _look(study, compute.beside(study.place), path, place, console, json)
@@ -92,7 +92,7 @@ def _look(study: Study, compute: Compute, path: Path, place: str, console: Conso
 def drive(file: Path, compute: Compute, folder: Path) -> None:
     """Run the searches of a study that one of several drivers was given, in its folder."""
     study = read_study(file)
-    console = Console(stderr=True, highlight=False, soft_wrap=True, width=WIDTH)
+    console = Console(stderr=True, soft_wrap=True, width=WIDTH)
     _report(carry_out(study, compute, folder, "", console, True, driver=True), str(folder), console, True)
 
 

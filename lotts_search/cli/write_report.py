@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 
 from lotts_search import registry
+from lotts_search.cli.console import Console
 from lotts_search.cli.progress import Live, SearchProgress, span
 from lotts_search.core.budget import Budget
 from lotts_search.core.failures import Failures
@@ -81,7 +81,7 @@ def run(wanted: Wanted, json: bool) -> None:
     Raises:
         BadInput: a run that is none, or an unknown metric, label, cost or list of prices.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     made = write(wanted, console)
     if json:
         files = [str(path) for path in made.files]
@@ -94,7 +94,7 @@ def run(wanted: Wanted, json: bool) -> None:
                       f"{made.found.main} {a.difference.signed}; speed-up in {HEAD[cost]}: {a.faster[cost]}", soft_wrap=True)  # fmt: skip
     if made.failures.count:
         console.print(str(made.failures), soft_wrap=True)
-    console.print(f"report: {made.page}")
+    console.print(f"report: {made.page}", soft_wrap=True)
 
 
 def write(wanted: Wanted, console: Console, searched: Mapping[str, SearchResult] | None = None) -> Written:
@@ -227,7 +227,7 @@ def _trees(
                         journal=journal_of(out, search_id), on_event=SearchProgress(live, budget),
                     )  # fmt: skip
                 except LottsError as error:  # a report without trees is still a report
-                    console.print(f"no trees: {error}")
+                    console.print(f"no trees: {error}", soft_wrap=True)
                     return shown
                 if result.status == "interrupted":
                     console.print("stopped; the same command resumes the trees")

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lotts_search.cli.console import Console
 from lotts_search.curves.intervals import Interval
 from lotts_search.report.page import write_csv
 from lotts_search.set_metrics.of_study import SetMetrics, set_metrics
@@ -24,7 +24,7 @@ def run(folder: Path, features: str, reference: Path | None, out: Path, json: bo
     Raises:
         BadInput, Failure: as :func:`~lotts_search.set_metrics.of_study.set_metrics`.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
 
     def watch(files: Sequence[Path]) -> Iterable[Path]:
         return track(files, "images", console=console, transient=True)
@@ -37,7 +37,7 @@ def run(folder: Path, features: str, reference: Path | None, out: Path, json: bo
         print(json_module.dumps({"table": str(out), "features": features, "sets": rows}))
         return
     _show(metrics, features)
-    console.print(f"table: {out}")
+    console.print(f"table: {out}", soft_wrap=True)
 
 
 def _plain(one: SetMetrics) -> dict[str, object]:
@@ -65,7 +65,7 @@ def _show(metrics: Sequence[SetMetrics], features: str) -> None:
     for one in metrics:
         values = (_value(getattr(one, name)) for name in shown)
         table.add_row(one.setup.model, one.setup.label, one.setup.budget, str(one.images), str(one.prompts), *values)
-    Console(highlight=False).print(table)
+    Console().print(table)
 
 
 def _value(value: float | Interval | None) -> str:

@@ -93,9 +93,49 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     assert message in capsys.readouterr().err and not out.exists()
 
 
+ODD = ("[draft]", "[/b]", "a [bold]b[/bold]", ":snake:", "[link=x]y")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    monkeypatch.chdir(tmp_path)
+    folder = name.replace("/", "\N{DIVISION SLASH}") if name == "[/b]" else name.replace("/", "")
+    for out in (folder, f"[out{name}" if "/" in name else folder):  # a slash makes a folder below
+        assert (
+            call("generate", "center red star on gray", "--strategy", "resampling", "--images", "1", "--out", out) == 0
+        )
+        assert f"report   {out}/search.html\n" in capsys.readouterr().out
+    study = world(tmp_path, YAML.replace("- best-of-n", f"- {{strategy: best-of-n, label: '{name}'}}"))
+    assert call("study", study, "--out", folder + "2", "--dry-run") == 0
+    assert f"analytic  {name} " in capsys.readouterr().out
+    assert call("study", study, "--out", folder + "2") == 0
+    shown = capsys.readouterr().out
+    assert f"analytic  {name} " in shown and f"trials   {folder}2/trials.parquet\n" in shown
+
+
+def test_a_working_directory_that_was_deleted_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call("generate", "center red star on gray", "--images", "1", "--out", "out") == 2
+    assert "error: --out out: cannot write there: No such file" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("generate P --verifier=", "a verifier is NAME or NAME:KEY=VALUE"),
+        ("generate P --strategy=", "unknown strategy ''"),
+        ("generate P --rewriter=", "does not use a rewriter: leave it out"),
+        ("generate P --dtype=", "dtype must be float32"),
+        ("generate P --size ²", "--size takes WIDTHxHEIGHT"),
+        ("generate P --set n=2 --set n=3", "--set n is given twice"),
         ("generate P --guidance 0.5", "guidance must be 1 (unguided) or more, not 0.5"),
         ("generate P --guidance nan", "guidance must be a finite number"),
         ("generate P --eta -1", "eta must be a number of 0 or more, got -1"),

@@ -503,6 +503,8 @@ def test_settings_are_split_at_the_first_equals_sign() -> None:
     assert settings(None) == {}
     with pytest.raises(BadInput):
         settings(["=3"])
+    with pytest.raises(BadInput, match="--set n is given twice"):
+        settings(["n=3", "m=4", "n =5"])
 
 
 def test_folder_names_are_plain() -> None:

@@ -219,6 +219,37 @@ def test_the_output_folder_is_checked_before_anything_starts(
     with pytest.raises(SystemExit) as ended:
         main(["generate", "a fox", "--local", "--out", str(tmp_path / "file")])
     assert ended.value.code == 2 and "cannot write there" in capsys.readouterr().err
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(BadInput, match="dangling: cannot write there"):
+        prepare(tmp_path / "dangling", "")
+    for name in ("best.png", "trials.parquet", "search.html"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(BadInput, match=f"--out {tmp_path}: {name} is a folder there"):
+            prepare(tmp_path, "")
+        (tmp_path / name).rmdir()
+
+
+def test_what_a_search_starts_from_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "best.png")
+    (tmp_path / "link.png").symlink_to("best.png")
+    for words in (["best.png"], ["link.png"], ["other.png", "--mask", "link.png"]):
+        (tmp_path / "other.png").write_bytes((tmp_path / "best.png").read_bytes())
+        named = [str(tmp_path / word) if word.endswith(".png") else word for word in words]
+        with pytest.raises(SystemExit) as ended:
+            main(
+                [
+                    "refine",
+                    *named,
+                    "--prompt",
+                    "center red star on gray",
+                    "--local",
+                    "--out",
+                    str(tmp_path / "x" / ".."),
+                ]
+            )
+        assert ended.value.code == 2
+        assert f"a result would replace {named[-1]}, which the search starts from" in capsys.readouterr().err
+    assert prepare(tmp_path / "new", "", [tmp_path / "best.png", tmp_path / "other.png"]).is_dir()
 
 
 def test_replacing_other_results_is_reported(tmp_path: Path) -> None:

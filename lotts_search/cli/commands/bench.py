@@ -154,8 +154,9 @@ def ratios(
 
 
 def _show(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from lotts_search.cli.console import Console
 
     height, width = report.image
     table = Table(box=None, pad_edge=False, show_header=False, title=f"{report.model}, {report.dtype}, {report.device}")

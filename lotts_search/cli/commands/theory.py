@@ -105,10 +105,11 @@ def _plain(finding: Finding) -> dict[str, object]:
 
 
 def _show(found: dict[str, Finding], cost_local: float, cost_global: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from lotts_search.cli.console import Console
+
+    console = Console()
     console.print(
         f"A local trial costs {cost_local:.1f} NFE (including its share of a mask), a global one {cost_global:.1f}.\n"
     )

@@ -89,10 +89,10 @@ def tune(
     import sys
 
     import yaml
-    from rich.console import Console
 
     from lotts_search import registry
     from lotts_search.api import DEFAULT_IMAGES
+    from lotts_search.cli.console import Console
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_study import WIDTH, carry_out
     from lotts_search.errors import BadInput, Failure
@@ -121,8 +121,8 @@ def tune(
     file = path.with_name(f"{path.name}.yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    console = Console(stderr=json, highlight=False, soft_wrap=True, width=WIDTH)
-    console.print(f"tuning {', '.join(f'{key} in {_span(values)}' for key, values in space.items())}", markup=False)
+    console = Console(stderr=json, soft_wrap=True, width=WIDTH)
+    console.print(f"tuning {', '.join(f'{key} in {_span(values)}' for key, values in space.items())}")
     compute = Compute.of(local, address, generators, device, batch, place, limit, ship)
     conducted = carry_out(read_study(file), compute, path, shlex.join(["lotts-search", *sys.argv[1:]]), console, json)
     found = ranked(settings, conducted.searches, columns_of([metric])[0] if metric else None)
@@ -171,9 +171,9 @@ def _show(
         table.add_row(f"{one.mean:.3f}", *difference, shown)
     console.print(table)
     best = yaml.safe_dump({**fixed, **found[0].settings}, default_flow_style=True, width=WIDE).strip()
-    console.print(f"\nthe best of {len(found)} trials on {len(found[0].values)} tuning prompts:", markup=False)
-    console.print(f"  - {{strategy: {strategy}, settings: {best}}}", markup=False)
-    console.print(f"study    {file}", markup=False)
+    console.print(f"\nthe best of {len(found)} trials on {len(found[0].values)} tuning prompts:")
+    console.print(f"  - {{strategy: {strategy}, settings: {best}}}")
+    console.print(f"study    {file}")
 
 
 WIDE = 10_000

@@ -101,8 +101,9 @@ def _environments(folder: Path | None) -> dict[str, Environment]:
 
 
 def _list(environments: dict[str, Environment], json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from lotts_search.cli.console import Console
 
     rows = {
         name: {
@@ -118,4 +119,4 @@ def _list(environments: dict[str, Environment], json: bool) -> None:
     table = Table("verifier", "state", "GB", "folder", box=None, pad_edge=False, header_style="bold")
     for name, row in rows.items():
         table.add_row(name, str(row["state"]), str(row["gigabytes"] or ""), str(row["folder"]))
-    Console(highlight=False, soft_wrap=True).print(table)
+    Console(soft_wrap=True).print(table)
