@@ -14,27 +14,34 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lotts_search.errors import BadInput, notice
 from lotts_search.work.requests import Bools, Bytes
 
 _GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Modes of one channel with more than 8 bits."""
+_PROFILED = (
+    dict.fromkeys(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA"), "RGB")
+    | dict.fromkeys(("L", "LA", "La", "1"), "L")
+    | {"CMYK": "CMYK"}
+)
+"""The mode in which an image of another mode has the colours of its profile."""
 _TRANSPARENT = "is transparent in places: white is laid under it"
 
 
 def read_image(data: bytes | Path, size: tuple[int, int] | None = None) -> Bytes:
     """Read an image, a file or its bytes, as uint8 [h, w, 3] of ``size`` (height, width); None = its own size.
 
-    The rotation in EXIF is applied, transparency is laid over white, and 16-bit values are scaled to 8 bits. An image
-    of another aspect ratio is cropped around its centre and one of another size resampled; both are reported.
+    The rotation in EXIF and the colour profile are applied, transparency is laid over white, and 16-bit values are scaled
+    to 8 bits. An image of another aspect ratio is cropped around its centre and one of another size resampled; both are
+    reported.
 
     Raises:
         BadInput: there is no such file, or it is not an image that can be read.
     """
     name = str(data) if isinstance(data, Path) else "the image"
-    image = _rgb(_open(io.BytesIO(data) if isinstance(data, bytes) else data, name), name)
+    image = _rgb(_in_srgb(_open(io.BytesIO(data) if isinstance(data, bytes) else data, name), name), name)
     height, width = size or image.size[::-1]
     if image.size != (width, height):
         before = image.size
@@ -125,6 +132,29 @@ def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:
         return (image.convert("LA") if image.mode == "La" else image).convert(mode)
     except ValueError as error:
         raise BadInput(f"{name}: images of mode {image.mode} are not supported; save it as RGB") from error
+
+
+def _in_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Return an image with the colour profile of its file applied."""
+    data = image.info.get("icc_profile")
+    if not data:
+        return image
+    over = _convert(image, "RGBA", name) if image.has_transparency_data else None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        said = ImageCms.getProfileDescription(profile).strip() or "its colour profile"
+        if "sRGB" in said:
+            return image
+        plain = (over or image).convert(_PROFILED[image.mode])
+        seen = ImageCms.profileToProfile(plain, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
+        notice(f"{name}: its colour profile does not fit its colours and is ignored")
+        return image
+    assert seen is not None
+    if over is not None:
+        seen.putalpha(over.getchannel("A"))
+    notice(f"{name}: its colours are converted from {said} to sRGB")
+    return seen
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from lotts_search.cli.outputs import prepare
 from lotts_search.errors import BadInput, Notice
@@ -69,6 +69,66 @@ def test_every_mode_gives_the_colour_that_is_seen(tmp_path: Path, image: Image.I
         pixels = read_image(path, SIZE)
     assert pixels.dtype == np.uint8 and pixels.shape == (*SIZE, 3)
     assert np.array_equal(pixels, np.broadcast_to(np.array(expected, np.uint8), (*SIZE, 3)))
+
+
+def profile(space: bytes = b"RGB ") -> bytes:
+    """An sRGB profile with red and green exchanged, or that of a grey scale with the same curve."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = data.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    if space == b"GRAY":
+        return data[:16] + space + data[20:].replace(b"rTRC", b"kTRC", 1)
+    return data.replace(b"rXYZ", b"....", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"....", b"gXYZ", 1)
+
+
+SWAPPED = (COLOUR[1], COLOUR[0], COLOUR[2])
+
+
+@pytest.mark.filterwarnings("ignore::lotts_search.errors.Notice")
+@pytest.mark.parametrize(
+    ("image", "ending", "space", "expected"),
+    [
+        (Image.new("RGB", SIZE, COLOUR), "png", b"RGB ", SWAPPED),
+        (palette(), "png", b"RGB ", SWAPPED),
+        (with_alpha(COLOUR, 255), "png", b"RGB ", SWAPPED),
+        (with_alpha(COLOUR, 0), "png", b"RGB ", (255, 255, 255)),
+        (with_alpha((0, 0, 0), 51), "png", b"RGB ", (204, 204, 204)),
+        (Image.new("L", SIZE, 77), "png", b"GRAY", (77, 77, 77)),
+        (Image.new("LA", SIZE, (0, 51)), "png", b"GRAY", (204, 204, 204)),
+    ],
+)
+def test_the_colour_profile_of_a_file_is_applied(
+    tmp_path: Path, image: Image.Image, ending: str, space: bytes, expected: tuple[int, int, int]
+) -> None:
+    path = saved(tmp_path / f"a.{ending}", image, icc_profile=profile(space))
+    with pytest.warns(Notice, match=rf"a.{ending}: its colours are converted from swap .* to sRGB"):
+        found = read_image(path)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "ending", "data", "expected"),
+    [
+        (Image.new("CMYK", SIZE, (0, 255, 255, 0)), "tiff", profile(), (255, 0, 0)),
+        (Image.new("RGB", SIZE, COLOUR), "png", profile(b"GRAY"), COLOUR),
+        (Image.new("RGB", SIZE, COLOUR), "png", b"no profile", COLOUR),
+        (grey16(7710), "png", profile(b"GRAY"), (30, 30, 30)),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_reported(
+    tmp_path: Path, image: Image.Image, ending: str, data: bytes, expected: tuple[int, int, int]
+) -> None:
+    path = saved(tmp_path / f"a.{ending}", image, icc_profile=data)
+    with pytest.warns(Notice, match=f"a.{ending}: its colour profile does not fit its colours and is ignored"):
+        assert (read_image(path) == expected).all()
+
+
+def test_colours_of_srgb_stay_as_they_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels), icc_profile=data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_image(path), pixels)
 
 
 @pytest.mark.parametrize(
