@@ -205,9 +205,9 @@ def _parquet_rows(path: Path) -> list[Row]:
         names = pq.read_schema(path).names
         if len(set(names)) < len(names):
             raise BadInput(f"{path} has two columns of one name: {', '.join(names)}")
-        table = pq.read_table(path)
+        rows = pq.read_table(path).to_pylist()
     except BadInput:
         raise
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
-    return [Row(number, values) for number, values in enumerate(table.to_pylist(), 1)]
+    return [Row(number, values) for number, values in enumerate(rows, 1)]

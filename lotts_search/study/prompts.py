@@ -7,7 +7,9 @@ seed, the first 100 prompts are the first half of the first 200, whatever the or
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,10 @@ def load_prompts(
     """
     if count is not None and count < 1:
         raise BadInput(f"the number of prompts must be 1 or more, not {count}")
+    if split is not None and source not in _HUB:
+        raise BadInput(f"{source} has no splits: leave out split {split!r}")
+    if column is not None and source in prompt_sets().keys() - _HUB.keys():
+        raise BadInput(f"{source} has no columns: leave out column {column!r}")
     if source.startswith("shapes-"):
         if source not in prompt_sets():
             raise unknown("prompt set", source, prompt_sets())
@@ -174,17 +180,16 @@ def _matching(prompts: Iterable[Prompt], where: Mapping[str, Any], source: str) 
 
 
 def _equal(value: Any, wanted: Any) -> bool:
-    """Whether a field has a value of a study file. A CSV file holds texts alone: there ``true`` is True, ``3.0`` is 3."""
-    if not isinstance(value, str) or isinstance(wanted, str):
-        return str(value) == str(wanted)
-    if isinstance(wanted, bool):
-        return value.strip().lower() == str(wanted).lower()
+    """Whether a field has a value of a study file. A CSV file holds texts alone: there ``true`` is True, ``3.0`` is 3. A
+    column of a Parquet file has one type: there 3.0 is 3."""
     if wanted is None:
-        return not value.strip()
-    try:
-        return float(value) == float(wanted)
-    except (TypeError, ValueError):
-        return False
+        return value is None or (isinstance(value, str) and not value.strip())
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        return str(value).strip().lower() == str(wanted).strip().lower()
+    if isinstance(wanted, int | float):
+        with suppress(InvalidOperation):
+            return Decimal(str(value)) == Decimal(str(wanted))
+    return str(value) == str(wanted)
 
 
 def _say(where: Mapping[str, Any] | None) -> str:

@@ -27,7 +27,7 @@ from lotts_search.work.requests import MOST_STEPS, Solver
 SAMPLING: dict[str, Callable[[YamlNode], object]] = {
     "steps": lambda node: node.integer("steps", 1, MOST_STEPS),
     "guidance": lambda node: node.number("guidance"),
-    "negative": lambda node: str(node.plain() or ""),
+    "negative": lambda node: "" if node.plain() in (None, "") else node.text("negative"),
     "eta": lambda node: node.number("eta", 0),
     "solver": lambda node: node.choice("solver", typing.get_args(Solver)),
 }
@@ -374,6 +374,8 @@ def _prompts(node: YamlNode, folder: Path) -> tuple[list[Prompt], dict[str, Any]
     else:
         options = node.table("prompts", ("from", "count", "seed", "where", "column", "split", "texts"))
         if "texts" in options:
+            for unused in options.keys() - {"texts", "count", "seed"}:
+                raise options[unused].wrong(f"{unused!r} would not be used: the prompts are the 'texts'")
             found = texts(item.text("a prompt") for item in options["texts"].items("texts"))
             count = options["count"].integer("count", 1) if "count" in options else None
             seed = options["seed"].integer("seed") if "seed" in options else None
@@ -391,8 +393,8 @@ def _prompts(node: YamlNode, folder: Path) -> tuple[list[Prompt], dict[str, Any]
         "column": options["column"].text("column") if "column" in options else None,
         "split": options["split"].text("split") if "split" in options else None,
     }
-    if given["seed"] is not None and not isinstance(given["seed"], int):
-        raise options["seed"].wrong(f"seed must be an integer or null, not {given['seed']!r}")
+    if given["seed"] is not None:
+        given["seed"] = options["seed"].integer("seed") if "seed" in options else 0
     try:
         found = load_prompts(name, **given)
     except BadInput as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lotts_search.errors import BadInput, unknown
+from lotts_search.errors import BadInput, check_text, unknown
 
 
 class YamlNode:
@@ -79,11 +79,14 @@ class YamlNode:
             raise self.wrong(getattr(error, "problem", None) or error) from error
 
     def text(self, what: str) -> str:
-        """Return a text that is not empty."""
+        """Return a text that is not empty and can be stored."""
         value = self.plain()
         if not isinstance(value, str) or not value.strip():
             raise self.wrong(f"{what} must be a text, not {value!r}")
-        return value
+        try:
+            return check_text(value, what)
+        except BadInput as error:
+            raise self.wrong(error) from error
 
     def flag(self, what: str) -> bool:
         """Return true or false."""
@@ -142,4 +145,24 @@ def open_yaml(path: Path) -> YamlNode:
         raise BadInput(f"{path}{where}: {getattr(error, 'problem', None) or error}") from error
     if node is None:
         raise BadInput(f"{path} is empty")
+    _refuse_repeated(node, str(path))
     return YamlNode(node, str(path))
+
+
+def _refuse_repeated(root: yaml.Node, file: str) -> None:
+    """Refuse a key that a table has twice, at any depth: YAML takes the last."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # by an anchor
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+            found = set[str]()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in found:
+                    raise YamlNode(key, file).wrong(f"{key.value!r} is duplicated")
+                found.add(str(key.value))

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import warnings
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,6 +132,8 @@ def test_what_is_skipped_is_counted(tmp_path: Path, text: str, name: str, said: 
     [
         ("true", True, True), ("TRUE", True, True), ("false", True, False), ("false", False, True), ("1", True, False),
         ("3", 3, True), ("3.0", 3, True), ("0.50", 0.5, True), ("three", 3, False), ("3", "3", True), ("", None, True),
+        ("90071992547409931", 90071992547409931, True), ("90071992547409931", 90071992547409930, False),
+        ("2026-01-31", date(2026, 1, 31), True), ("yes", True, False),
     ],
 )  # fmt: skip
 def test_fields_of_a_csv_file_meet_the_values_of_a_study(tmp_path: Path, cell: str, wanted: object, fits: bool) -> None:
@@ -139,6 +143,63 @@ def test_fields_of_a_csv_file_meet_the_values_of_a_study(tmp_path: Path, cell: s
     else:
         with pytest.raises(BadInput, match="has no prompts with hard"):
             read(tmp_path / "p.csv", where={"hard": wanted})
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "found"),
+    [
+        ([7.0, 8.0, None], 7, ["0"]),  # a column of whole numbers with a gap is one of floats
+        ([7, 8, 7], 7.0, ["0", "2"]),
+        ([Decimal("0.5"), Decimal("0.50"), Decimal(5)], 0.5, ["0", "1"]),
+        ([True, False, None], True, ["0"]),
+        ([True, False, None], "true", ["0"]),
+        ([True, False, None], None, ["2"]),
+        ([date(2026, 1, 31), None, None], date(2026, 1, 31), ["0"]),
+    ],
+    ids=str,
+)
+def test_fields_of_a_typed_file_meet_the_values_of_a_study(
+    tmp_path: Path, values: list[object], wanted: object, found: list[str]
+) -> None:
+    pq.write_table(pa.table({"prompt": ["0", "1", "2"], "kind": values}), tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet", where={"kind": wanted}) == found
+    assert read(tmp_path / "p.parquet", where={"kind": wanted}, column="prompt") == found
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([2**62], pa.timestamp("us")), "p.parquet cannot be read: "),
+        (pa.array([2**62], pa.date64()), "p.parquet cannot be read: "),
+        (
+            pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]),
+            "p.parquet cannot be read: ",
+        ),
+    ],
+    ids=["a time", "a date", "a text"],
+)
+def test_parquet_values_that_python_cannot_hold_are_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
+    pq.write_table(pa.table({"prompt": ["a fox"], "other": column}), tmp_path / "p.parquet")
+    with pytest.raises(BadInput, match=message):
+        load_prompts(str(tmp_path / "p.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("p.txt", {"split": "test"}, "p.txt has no splits: leave out split 'test'"),
+        ("shapes-test", {"split": "train"}, "shapes-test has no splits"),
+        ("shapes-tune", {"column": "text"}, "shapes-tune has no columns: leave out column 'text'"),
+        ("geneval", {"column": "prompt"}, "geneval has no columns"),
+    ],
+)
+def test_options_that_a_set_does_not_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, options: dict[str, str], message: str
+) -> None:
+    (tmp_path / "p.txt").write_text("a fox\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=message):
+        load_prompts(source, **options)
 
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), max_size=5)

@@ -124,6 +124,21 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
         (MINIMAL + "workers: 3000000000\n", r"line 4: workers must be an integer within 1\.\.2147483647, not 3000000000"),
         (MINIMAL + "name: a/b\n", r"line 4: name is also the name of a folder"),
         (MINIMAL + "eta: -1\n", r"line 4: eta must be a number of 0 or more, not -1"),
+        (MINIMAL + "negative: [dull, grey]\n", r"line 4: negative must be a text, not \['dull', 'grey'\]"),
+        (MINIMAL + "negative: no\n", r"line 4: negative must be a text, not False"),
+        (MINIMAL + 'negative: "a\\0b"\n', r"line 4: negative: a text holds a NUL character"),
+        (MINIMAL.replace("[a, b]", '["a\\ud83e"]'), r"line 2: a prompt: a text holds half of a surrogate pair, U\+D83E"),
+        (MINIMAL.replace("[a, b]", "{texts: [a], where: {x: 1}}"), r"line 2: 'where' would not be used: the prompts are the"),
+        (MINIMAL.replace("[a, b]", "{texts: [a], from: b.csv}"), r"line 2: 'from' would not be used"),
+        (MINIMAL.replace("[a, b]", "{from: shapes-test, count: 2, seed: yes}"), r"line 2: seed must be an integer, not True"),
+        (MINIMAL + "model: {model: shapes-sd, options: {vae_tiling: 'no'}}\n", r"line 4: vae_tiling must be true or false, got 'no'"),
+        (MINIMAL + "model: {model: shapes-sd, options: {variant: 16}}\n", r"line 4: variant must be a text, got 16"),
+        (MINIMAL + "model: {model: shapes-sd, options: {lora: {a.safetensors: 0.5}}}\n", r"line 4: a LoRA adapter is SOURCE"),
+        (MINIMAL + "place:\n  gpus: 1\n  gpus: 0.5\n", r"line 6: 'gpus' is duplicated"),
+        (
+            "prompts: [a]\nbudgets: {nfe: 50}\nstrategies:\n- strategy: lotts\n  settings:\n    mask: {kind: random, ratio: 0.2,\n      ratio: 0.4}\n",
+            r"line 7: 'ratio' is duplicated",
+        ),
         (MINIMAL.replace("lotts", "lott"), r"line 1: unknown strategy 'lott'; did you mean 'lotts'\?"),
         (MINIMAL.replace("lotts", "[lotts, lotts]"), r"line 1: two strategies have the label 'lotts'"),
         (
@@ -256,3 +271,19 @@ def test_two_metrics_do_not_share_a_column(
         return
     with pytest.raises(BadInput, match=f"study.yaml, line 6: {said}"):
         read(tmp_path, text)
+
+
+def test_anchors_merge_and_override(tmp_path: Path) -> None:
+    study = read(
+        tmp_path,
+        """\
+strategies:
+  - {strategy: lotts, label: a, settings: {mask: &mask {kind: random, ratio: 0.2, block: 2}}}
+  - {strategy: lotts, label: b, settings: {mask: {<<: *mask, ratio: 0.4}}}
+prompts: [a]
+budgets: {images: 9}
+negative:
+""",
+    )
+    assert [entry.strategy.mask for entry in study.strategies] == [RandomMask(0.2, 2), RandomMask(0.4, 2)]
+    assert study.models[0].sampling == {"negative": ""}
