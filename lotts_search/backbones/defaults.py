@@ -109,7 +109,7 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
         BadInput: a setting is unknown, of the wrong type, or out of its range.
     """
     kinds: dict[str, Callable[[Any], Any]] = {
-        "steps": int, "guidance": float, "t0": int, "integrate": int, "eta": float, "solver": _solver, "mask": mask_from_dict,
+        "steps": _whole, "guidance": _number, "t0": _whole, "integrate": _whole, "eta": _number, "solver": _solver, "mask": mask_from_dict,
     }  # fmt: skip
     values: dict[str, Any] = {}
     for name, value in settings.items():
@@ -136,6 +136,19 @@ def merged(model: str, settings: Mapping[str, Any], family: Defaults) -> Default
                 f"model {model}: lotts.json: {name} must be within {least}..{most}, not {getattr(made, name)}"
             )
     return made
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"it must be a number, not {value!r}")
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    number = _number(value)
+    if not number.is_integer():
+        raise BadInput(f"it must be a whole number, not {value!r}")
+    return int(number)
 
 
 def _solver(value: object) -> Solver:

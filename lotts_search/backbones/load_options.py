@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,8 @@ from lotts_search.errors import BadInput, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("model", "sequential")
+_FLAGS = ("vae_slicing", "vae_tiling", "compile")
+_TEXTS = ("preview", "revision", "variant", "name")
 _DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
 
 
@@ -44,10 +47,21 @@ class Adapter:
                 given = (given, 1.0)
         if isinstance(given, Sequence) and len(given) == 2 and given[0] and isinstance(given[0], str):
             try:
-                return cls(given[0], float(given[1]))
+                found = cls(given[0], float(given[1]))
             except (TypeError, ValueError):
-                pass
+                found = None
+            if found is not None and math.isfinite(found.scale):
+                return found
         raise BadInput(f"a LoRA adapter is SOURCE or SOURCE:SCALE, got {given!r}")
+
+    @classmethod
+    def read_all(cls, given: object) -> list[Self]:
+        """Return the adapters of an option ``lora``: one, or a list of them, each as for :meth:`read`.
+
+        Raises:
+            BadInput: one of them is none.
+        """
+        return [cls.read(one) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,11 @@ class LoadOptions:
             if name not in known:
                 raise unknown("option of a model", name, known)
         given = {name: value for name, value in options.items() if value is not None}
+        for name, value in given.items():
+            if name in _FLAGS and not isinstance(value, bool):
+                raise BadInput(f"{name} must be true or false, got {value!r}")
+            if name in _TEXTS and not (isinstance(value, str) and value):
+                raise BadInput(f"{name} must be a text, got {value!r}")
         if "dtype" in given:
             given["dtype"] = str(given["dtype"]).removeprefix("torch.")
             if given["dtype"] not in DTYPES:
@@ -114,11 +133,10 @@ class LoadOptions:
         if given.get("compile") and given.get("offload") == "sequential":
             raise BadInput("compile cannot be combined with offload='sequential', which moves layers in every call")
         if "lora" in given:
-            several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
-            given["lora"] = tuple(Adapter.read(one) for one in several)
+            given["lora"] = tuple(Adapter.read_all(given["lora"]))
         if "size" in given:
             size = given["size"]
-            if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+            if not (isinstance(size, Sequence) and len(size) == 2 and all(type(side) is int for side in size)):
                 raise BadInput(f"size must be (height, width) in pixels, got {size!r}")
             given["size"] = (size[0], size[1])
         return cls(**given)
@@ -135,9 +153,7 @@ def with_absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("preview"):
         given["preview"] = _absolute(given["preview"])
     if given.get("lora"):
-        several = [given["lora"]] if isinstance(given["lora"], str | Adapter) else given["lora"]
-        read = [Adapter.read(one) for one in several]
-        given["lora"] = [(_absolute(adapter.source), adapter.scale) for adapter in read]
+        given["lora"] = [(_absolute(adapter.source), adapter.scale) for adapter in Adapter.read_all(given["lora"])]
     return given
 
 

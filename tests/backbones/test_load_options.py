@@ -337,6 +337,15 @@ def test_options_are_checked_before_anything_is_read() -> None:
         ({"size": "64"}, "height, width"),
         ({"lora": [("x", "much")]}, "SOURCE:SCALE"),
         ({"dtyp": "float16"}, "did you mean 'dtype'"),
+        ({"compile": "no"}, "compile must be true or false, got 'no'"),
+        ({"vae_slicing": 1}, "vae_slicing must be true or false, got 1"),
+        ({"variant": ""}, "variant must be a text, got ''"),
+        ({"revision": 2}, "revision must be a text, got 2"),
+        ({"preview": True}, "preview must be a text, got True"),
+        ({"size": [True, 64]}, "height, width"),
+        ({"lora": {"x": 0.5}}, "SOURCE or SOURCE:SCALE, got {'x': 0.5}"),
+        ({"lora": "x:nan"}, "SOURCE or SOURCE:SCALE"),
+        ({"lora": [("x", float("inf"))]}, "SOURCE or SOURCE:SCALE"),
     ]:
         with pytest.raises(BadInput, match=words):
             LoadOptions.of(options)
@@ -350,8 +359,18 @@ def test_the_command_line_accepts_the_options_and_the_recipe_repeats_them(folder
     assert words[-7:] == ["--dtype", "bfloat16", "--size", "48x32", "--lora", f"{adapter}:0.5", "--vae-slicing"]
     with Compute(local=True, load=load).pool(folder, "shapes-reward") as pool:
         assert isinstance(pool, LocalPool) and pool.info.image == (32, 48)
-    for text in ("big", "3x4x5", "-1"):
+    assert [cli.image_size(text) for text in ("48X32", " 64 ", "8×16")] == [(32, 48), (64, 64), (16, 8)]
+    for text in ("big", "3x4x5", "-1", "²", "9" * 5000, "8x", ""):
         with pytest.raises(BadInput, match="WIDTHxHEIGHT"):
             cli.image_size(text)
     with pytest.raises(BadInput, match="dtype"):
         cli.loading(dtype="half")
+    for option in (
+        "dtype",
+        "offload",
+        "preview",
+        "revision",
+        "variant",
+    ):  # as from a variable of a shell that is not set
+        with pytest.raises(BadInput, match=option):
+            cli.loading(**{option: ""})

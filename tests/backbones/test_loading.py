@@ -481,6 +481,7 @@ def test_only_subclasses_of_a_family_accept_another_pipeline(tmp_path: Path, fam
         ("sdxl-turbo", "", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, (30, 5.5, 15, 3)),
         ("juggernaut", "", {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, (30, 5.5, 15, 3)),
         ("sdxl", "", {}, (30, 5.5, 15, 3)),
+        ("turbo-and-lightning/mine", "", {"timestep_spacing": "trailing"}, (30, 5.5, 15, 3)),
     ],
 )  # fmt: skip
 def test_models_distilled_to_few_steps_get_few_steps(
@@ -562,6 +563,11 @@ def test_a_models_own_steps_carry_the_settings_of_its_family_along(
         ({"steps": 10, "t0": 25}, "t0 must be within 0..9, not 25"),
         ({"integrate": 26}, "integrate must be within 0..25, not 26"),
         ({"t0": -1}, "t0 must be within 0..49, not -1"),
+        ({"steps": 9.7}, "bad value for 'steps': it must be a whole number, not 9.7"),
+        ({"steps": float("nan")}, "bad value for 'steps': it must be a whole number, not nan"),
+        ({"integrate": True}, "bad value for 'integrate': it must be a number, not True"),
+        ({"guidance": "7"}, "bad value for 'guidance': it must be a number, not '7'"),
+        ({"eta": None}, "bad value for 'eta': it must be a number, not None"),
     ],
 )
 def test_settings_of_a_model_that_cannot_work_are_refused(settings: dict[str, int], message: str) -> None:
