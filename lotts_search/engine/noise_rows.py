@@ -59,7 +59,7 @@ class NoiseRows:
         if self._threads is None:
             noise = self._buffer[: len(self._wanted)]
             _fill(list(noise.numpy()), self._wanted)
-            return noise
+            return noise.to(self._device)
         for part in self._parts:
             part.result()
         return send(self._buffer, self._device)

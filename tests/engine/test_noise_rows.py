@@ -6,6 +6,7 @@ import torch
 
 from lotts_search.engine.noise_rows import NoiseKey, NoiseRows
 from lotts_search.work.noise import draw
+from tests.pretended import DEVICES, pretended_devices
 
 
 @pytest.mark.parametrize("threads", [0, 3])
@@ -29,3 +30,14 @@ def test_noise_can_be_drawn_into_an_array() -> None:
     # What a generator has left over of one draw is not part of the next.
     draw(1, ("a",), "near", 2, (1,))
     assert np.array_equal(out, draw(1, ("a",), "near", 2, (4, 3)))
+
+
+def test_noise_is_on_the_device_of_every_kind() -> None:
+    """Not only on a CUDA device, whose noise has threads of its own."""
+    key: NoiseKey = (1, ("seed 0",), "step", 3)
+    with pretended_devices():
+        rows = NoiseRows((2, 3), DEVICES[1])
+        rows.begin([key, None])
+        noise = rows.finish()
+        assert noise.device == DEVICES[1]
+        assert np.array_equal(noise.cpu().numpy(), [draw(*key, (2, 3)), np.zeros((2, 3))])
