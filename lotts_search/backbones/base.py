@@ -66,7 +66,7 @@ class Placed(Protocol):
 
 @runtime_checkable
 class Offloads(Protocol):
-    """The weights may leave the device between calls."""
+    """The weights may leave the device between calls, or be on several devices."""
 
     @property
     def offloaded(self) -> bool:
@@ -131,5 +131,5 @@ def device_of(backbone: Backbone) -> torch.device:
 
 
 def stays_put(backbone: Backbone) -> bool:
-    """Whether the weights stay on their device between calls."""
+    """Whether all weights stay on the device between calls."""
     return not (isinstance(backbone, Offloads) and backbone.offloaded)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lotts_search.backbones.base import broken_image
 from lotts_search.backbones.flops import count_part
@@ -129,8 +129,10 @@ class Coded:
 
     @property
     def offloaded(self) -> bool:
-        """Whether accelerate keeps the weights of a part on the CPU between calls."""
-        return any(hasattr(part, "_hf_hook") for part in vars(self).values())
+        """Whether accelerate keeps the weights of a part on the CPU between calls, or several devices hold them."""
+        parts = [part for part in vars(self).values() if isinstance(part, nn.Module)]
+        devices = {weight.device for part in parts for weight in part.parameters()}
+        return len(devices) > 1 or any(hasattr(part, "_hf_hook") for part in parts)
 
     def decode_tensor(self, latents: Tensor, preview: bool = False) -> tuple[Tensor, Tensor]:
         return self.codec.decode_tensor(latents, preview)

@@ -71,7 +71,7 @@ def recorded(modules: list[Any], tokens: int, frozen: Mapping[int, Frozen]) -> I
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             for row, found in frozen.items():
-                getattr(found, name).append(output[row, -tokens:][found.places])
+                getattr(found, name).append(output[row, -tokens:][found.places.to(output.device)])
 
         return hook
 

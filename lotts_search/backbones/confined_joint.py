@@ -30,37 +30,38 @@ class _Call:
 
     def __init__(self, frozen: list[Frozen]):
         self._frozen = frozen
-        self._rotations: Tensor | None = None
-        self._memory: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+        self._rotations: dict[torch.device, Tensor] = {}
+        self._memory: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
 
     def places(self, index: int, computed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return memory for the queries [B, S, heads, d] of a block's S computed tokens and for the keys and values
-        [B, S + F, heads, d], where those of the F frozen tokens are at the end. The next block gets the same memory.
+        [B, S + F, heads, d], where those of the F frozen tokens are at the end. The next block of the device gets the same memory.
 
         Args:
             index: of the attention module in the order of the network.
             computed: S.
         """
         first = self._frozen[0].keys[index]
-        shape = (len(self._frozen), computed, *first.shape)
-        if shape not in self._memory:
+        kind = computed, first.shape, first.device
+        if kind not in self._memory:
             query = first.new_empty(len(self._frozen), computed, *first.shape[1:])
             key, value = (query.new_empty(len(query), computed + len(first), *first.shape[1:]) for _ in range(2))
-            self._memory[shape] = query, key, value
-        query, key, value = self._memory[shape]
+            self._memory[kind] = query, key, value
+        query, key, value = self._memory[kind]
         for row, frozen in enumerate(self._frozen):
             key[row, computed:], value[row, computed:] = frozen.keys[index], frozen.values[index]
         return query, key, value
 
     def rotations(self, rotary: Rotary) -> Tensor:
         """Return the rotations [B, L + A, 1, d/2] of the text and the active tokens from those of the model."""
-        if self._rotations is None:
-            active = torch.stack([row.active for row in self._frozen])
+        device = rotary[0].device
+        if device not in self._rotations:
+            active = torch.stack([row.active for row in self._frozen]).to(device)
             tokens = active.shape[1] + len(self._frozen[0].places)
             every = _rotations(rotary)
             text = every[: len(every) - tokens].expand(len(active), -1, -1, -1)
-            self._rotations = torch.cat([text, every[len(every) - tokens :][active]], 1)
-        return self._rotations
+            self._rotations[device] = torch.cat([text, every[len(every) - tokens :][active]], 1)
+        return self._rotations[device]
 
 
 class _Processor:
@@ -141,7 +142,7 @@ def recorded_joint(transformer: Any, tokens: int, frozen: Mapping[int, Frozen]) 
         turns = None if rotary is None else _rotations(rotary)[-tokens:]
         for found in frozen.values():
             key = normal(attn.norm_k, _heads(attn, found.keys[-1]))
-            found.keys[-1] = _turned(key, None if turns is None else turns[found.places]).to(key.dtype)
+            found.keys[-1] = _turned(key, None if turns is None else turns[found.places.to(turns.device)]).to(key.dtype)
             found.values[-1] = _heads(attn, found.values[-1])
 
     modules = attentions(transformer)

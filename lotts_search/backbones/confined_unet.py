@@ -193,7 +193,7 @@ def recorded(unet: Any, latent: Grid, frozen: Mapping[int, Frozen]) -> Iterator[
         """Keep values [B, C, h, w] or [B, N, C] of all tokens."""
         for row, one in frozen.items():
             tokens = values[row].flatten(1).T if values.ndim == 4 else values[row]
-            tokens = tokens[active_at(one, layer.grid, latent)[1]]
+            tokens = tokens[active_at(one, layer.grid, latent)[1].to(tokens.device)]
             one.kept[layer.module] = _sums(layer.module, tokens[None])[0] if _normal(layer) else tokens
 
     with contextlib.ExitStack() as hooks:
@@ -300,9 +300,9 @@ def _convolve(layer: Layer, latent: Grid, frozen: list[Frozen]) -> Callable[...,
         """Return the neighbours [B, A, 9·C] of the active outputs."""
         rows = []
         for row, one in zip(tokens, frozen, strict=True):
-            key = layer.grid, layer.to
+            key = layer.grid, layer.to, row.device
             if key not in one.neighbours:
-                one.neighbours[key] = around(one, layer, latent)
+                one.neighbours[key] = around(one, layer, latent).to(row.device)
             everything = torch.cat([row, one.kept[layer.module], row.new_zeros(1, row.shape[1])])
             rows.append(everything[one.neighbours[key]].flatten(1))
         return torch.stack(rows)

@@ -251,7 +251,7 @@ class Flux(JointConfined, NetworkBackbone):
         record = JointRecorder(positions, queries, grid, self._last(self.concept_blocks(None)))
         with capture_joint(self.transformer, record):
             self.transformer(**self.network_inputs(latents, timesteps, conditioning), return_dict=False)
-        return record.rows()
+        return [row.to(latents.device) for row in record.rows()]
 
     def concept_grid(self) -> tuple[int, int]:
         return self._grid
@@ -294,7 +294,7 @@ class Flux(JointConfined, NetworkBackbone):
         record = ConceptRecorder(embed, valid, weights, queries, self._grid, self._last(blocks))
         with capture_joint(self.transformer, record):
             self.transformer(**inputs, return_dict=False)
-        return record.rows()
+        return [row.to(latents.device) for row in record.rows()]
 
 
 def pack(latents: Tensor) -> Tensor:

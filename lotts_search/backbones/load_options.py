@@ -78,6 +78,8 @@ class LoadOptions:
         vae_tiling: decode and encode large images in overlapping tiles: less memory, slightly different images.
         offload: keep weights in CPU memory. ``model``: one of text encoders, network and autoencoder at a time is on
             the device. ``sequential``: one layer at a time; least memory, much slower.
+        spread: number of GPUs, 2 or more, from ``device`` on, that hold the weights together, see
+            :mod:`lotts_search.backbones.spread`; None = one device.
         preview: folder or Hub id of an AutoencoderTiny that decodes unfinished candidates.
         compile: compile the network's repeated blocks (``torch.compile`` by diffusers' ``compile_repeated_blocks``). The
             first calls take minutes, all later ones are faster. Not with sequential offloading.
@@ -92,6 +94,7 @@ class LoadOptions:
     vae_slicing: bool = False
     vae_tiling: bool = False
     offload: str | None = None
+    spread: int | None = None
     preview: str | None = None
     compile: bool = False
     revision: str | None = None
@@ -109,8 +112,8 @@ class LoadOptions:
         for name in options:
             if name == "device_map":
                 raise BadInput(
-                    "device_map is not supported: a model runs on one device. One that is too large for it: a smaller dtype, vae_tiling, "
-                    "offload='model' or offload='sequential'"
+                    "device_map is not an option: spread=2 spreads a model over two GPUs. On one device, less memory is needed with a "
+                    "smaller dtype, vae_tiling, offload='model' or offload='sequential'"
                 )
             if name not in known:
                 raise unknown("option of a model", name, known)
@@ -132,6 +135,8 @@ class LoadOptions:
             raise BadInput(f"offload must be {' or '.join(OFFLOADS)}, got {given['offload']!r}")
         if given.get("compile") and given.get("offload") == "sequential":
             raise BadInput("compile cannot be combined with offload='sequential', which moves layers in every call")
+        if "spread" in given:
+            _check_spread(given)
         if "lora" in given:
             given["lora"] = tuple(Adapter.read_all(given["lora"]))
         if "size" in given:
@@ -140,6 +145,17 @@ class LoadOptions:
                 raise BadInput(f"size must be (height, width) in pixels, got {size!r}")
             given["size"] = (size[0], size[1])
         return cls(**given)
+
+
+def _check_spread(given: Mapping[str, Any]) -> None:
+    count = given["spread"]
+    if type(count) is not int or count < 2:
+        raise BadInput(f"spread must be the number of GPUs that hold the model together, 2 or more, got {count!r}")
+    if not given.get("device", "cuda").startswith("cuda"):
+        raise BadInput(f"spread={count} is for GPUs: device must be cuda or cuda:N, got {given['device']!r}")
+    for other in ("offload", "compile"):
+        if given.get(other):
+            raise BadInput(f"spread cannot be combined with {other}: leave one of them out")
 
 
 def with_absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:

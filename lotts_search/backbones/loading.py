@@ -14,7 +14,9 @@ from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.backbones.lora import check_adapters, merge_adapters
 from lotts_search.backbones.model_folder import load_component, load_weights, reachable, read_json, weight_variants
 from lotts_search.backbones.offload import offload
-from lotts_search.errors import BadInput, notice
+from lotts_search.backbones.spread import free_bytes, gpus, spread
+from lotts_search.errors import BadInput, Failure, notice
+from lotts_search.work.fitting import out_of_memory
 from lotts_search.work.model import Defaults
 
 
@@ -52,6 +54,8 @@ class Loader:
             self.device = torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except RuntimeError as error:
             raise BadInput(f"device must be cpu, cuda or cuda:N, got {self.options.device!r}") from error
+        self._gpus = gpus(self.device, self.options.spread) if self.options.spread else []
+        self.device = self._gpus[0] if self._gpus else self.device
         check_adapters(self.options.lora)
         self._loaded: dict[str, Any] = {}
         self._helpers: list[Any] = []
@@ -179,10 +183,14 @@ class Loader:
         return merged(self.model, settings, few)
 
     def settle(self, **rest: Any) -> None:
-        """Merge adapters, move all modules to the device or set up offloading, and compile if requested.
+        """Merge adapters, move all modules to the device or to several, or set up offloading, and compile if requested.
 
         Args:
             rest: arguments of the pipeline's constructor besides the loaded parts.
+
+        Raises:
+            BadInput: several GPUs together have too little memory.
+            Failure: the device has too little memory.
         """
         if self.options.lora:
             merge_adapters(self.model, self._pipeline, {**self._loaded, **rest}, self.options.lora)
@@ -190,9 +198,30 @@ class Loader:
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         if self.options.offload is not None:
             offload(modules, self.options.offload, self.device)
+        elif self._gpus:
+            encoders = [module for name, module in self._loaded.items() if name.startswith("text_encoder")]
+            others = [module for module in modules if module not in (*self._networks, *encoders)]
+            rooms = [free_bytes(gpu) for gpu in self._gpus]
+            spread(self.name, self._networks[0], encoders, others, self._gpus, rooms)
         else:
-            load_component(self.model, f"device {self.device}", lambda: [module.to(self.device) for module in modules])
+            load_component(self.model, f"device {self.device}", lambda: self._move(modules))
         if self.options.compile:
             # Batch sizes of a search vary; without `dynamic` each size would be compiled separately.
-            for network in (self._loaded[part] for part in ("unet", "transformer") if part in self._loaded):
+            for network in self._networks:
                 network.compile_repeated_blocks(dynamic=True)
+
+    @property
+    def _networks(self) -> list[Any]:
+        return [self._loaded[part] for part in ("unet", "transformer") if part in self._loaded]
+
+    def _move(self, modules: list[torch.nn.Module]) -> None:
+        try:
+            for module in modules:
+                module.to(self.device)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise Failure(
+                f"model {self.name} does not fit into the memory of {self.device}: choose a smaller dtype, spread=2 for two GPUs, or "
+                "offload='model'"
+            ) from error

@@ -229,4 +229,4 @@ class StableDiffusion3(JointConfined, NetworkBackbone):
         blocks = min(12, -(-len(self.transformer.transformer_blocks) // 2))
         with capture_sd3(self.transformer, positions, queries, grid, blocks) as record:
             self.predict(latents, timesteps, conditioning)
-        return record.rows()
+        return [row.to(latents.device) for row in record.rows()]

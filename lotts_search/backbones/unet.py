@@ -115,7 +115,7 @@ class UNetBackbone(UNetConfined, NetworkBackbone):
     ) -> list[RowAttention]:
         with capture_unet(self.unet, positions, queries, grid) as record:
             self.predict(latents, timesteps, conditioning)
-        return record.rows()
+        return [row.to(latents.device) for row in record.rows()]
 
 
 def clip_tokens(tokenizer: Any, prompts: list[str]) -> Any:

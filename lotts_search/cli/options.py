@@ -112,6 +112,15 @@ Offload = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Spread = Annotated[
+    int | None,
+    typer.Option(
+        "--spread",
+        min=2,
+        help="Let so many GPUs hold the weights of the model together, 2 or more; each generator on Ray then has as many.",
+        rich_help_panel=MODEL,
+    ),
+]
 Preview = Annotated[
     str | None,
     typer.Option(
@@ -259,6 +268,7 @@ def loading(
     compile: bool = False,
     revision: str | None = None,
     variant: str | None = None,
+    spread: int | None = None,
 ) -> dict[str, object]:
     """Return the model options that were set, for :func:`~lotts_search.registry.load_backbone`.
 
@@ -276,6 +286,7 @@ def loading(
         "compile": compile,
         "revision": revision,
         "variant": variant,
+        "spread": spread,
     }
     kept = {name: value for name, value in given.items() if value not in (None, False, [])}
     LoadOptions.of(kept)

@@ -23,6 +23,7 @@ from lotts_search.backbones.offload import offload
 from lotts_search.cli import options as cli
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_search import Request
+from lotts_search.core.recipe import loading_words
 from lotts_search.engine.engine import Engine
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import BadInput, Failure, Notice
@@ -359,6 +360,7 @@ def test_the_command_line_accepts_the_options_and_the_recipe_repeats_them(folder
     assert words[-7:] == ["--dtype", "bfloat16", "--size", "48x32", "--lora", f"{adapter}:0.5", "--vae-slicing"]
     with Compute(local=True, load=load).pool(folder, "shapes-reward") as pool:
         assert isinstance(pool, LocalPool) and pool.info.image == (32, 48)
+    assert loading_words(cli.loading(spread=2)) == ["--spread", "2"]
     assert [cli.image_size(text) for text in ("48X32", " 64 ", "8×16")] == [(32, 48), (64, 64), (16, 8)]
     for text in ("big", "3x4x5", "-1", "²", "9" * 5000, "8x", ""):
         with pytest.raises(BadInput, match="WIDTHxHEIGHT"):

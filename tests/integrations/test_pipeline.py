@@ -197,7 +197,7 @@ def test_a_folder_is_loaded_and_freed(tmp_path: Path) -> None:
         ({"torch_dtype": "float64"}, "dtype must be float32, bfloat16 or float16"),
         ({"torch_dtype": "float16", "dtype": "float16"}, "torch_dtype and dtype are the same"),
         ({"safety_checker": None}, "unknown option of a model 'safety_checker'"),
-        ({"device_map": "balanced"}, "device_map is not supported: a model runs on one device"),
+        ({"device_map": "balanced"}, "device_map is not an option: spread=2 spreads a model"),
         ({"strategy": "lots"}, "did you mean 'lotts'"),
         ({"strategy": "lotts", "settings": {"refinement": 2}}, "did you mean 'refinements'"),
         ({"verifier": "brisk"}, "unknown verifier 'brisk'"),

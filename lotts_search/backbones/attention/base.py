@@ -23,6 +23,10 @@ class RowAttention:
     words: Tensor
     queries: tuple[Tensor, ...] = ()
 
+    def to(self, device: torch.device) -> RowAttention:
+        """Return it on a device: layers of a network may be on several."""
+        return RowAttention(self.words.to(device), tuple(layer.to(device) for layer in self.queries))
+
 
 @runtime_checkable
 class ReadsAttention(Protocol):

@@ -85,7 +85,7 @@ class JointRecorder:
         for row, places in enumerate(self._positions):
             weights[row, places] = 1 / max(1, len(places))
         found = attention_map(queries, keys, weights)[..., 0]
-        self._words = found if self._words is None else self._words + found
+        self._words = found if self._words is None else self._words.to(found.device) + found
 
     def rows(self) -> list[RowAttention]:
         """Return what was recorded, one entry per row."""
@@ -134,6 +134,9 @@ class ConceptRecorder:
     def see(self, index: int, block: Any, image: Tensor, text: Tensor, rotary: Rotary, outputs: Tensor) -> None:
         if index == 0:
             self._words, self._modulation = self._embed()
+        if self._words.device != image.device:  # of a network on several devices
+            self._words, self._modulation = self._words.to(image.device), self._modulation.to(image.device)
+            self._mask, self._weights = self._mask.to(image.device), self._weights.to(image.device)
         attn, (batch, prompts, count, width) = block.attn, self._words.shape
         words = self._words.view(batch * prompts, count, width)
         modulation = self._modulation.view(batch * prompts, -1)
@@ -160,7 +163,7 @@ class ConceptRecorder:
             # The mean of dot products is the dot product with the mean.
             mean = torch.einsum("bpn,bpnd->bpd", self._weights, own.float())
             found = torch.einsum("bpd,bnd->bpn", mean, outputs.float())
-            self._maps = found if self._maps is None else self._maps + found
+            self._maps = found if self._maps is None else self._maps.to(found.device) + found
             if self._wanted:
                 self._queries.append(image_query[self._wanted].transpose(1, 2))
         words = words + gate[:, None] * attn.to_add_out(own.to(words.dtype).view(batch * prompts, count, -1))

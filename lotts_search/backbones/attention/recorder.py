@@ -59,8 +59,8 @@ class Recorder(ABC):
             self._weights = torch.zeros(len(key), key.shape[2], 1, device=key.device)
             for row, places in enumerate(self._positions):
                 self._weights[row, [first + place for place in places]] = 1 / max(1, len(places))
-        words = attention_map(query, key, self._weights, mask)[..., 0]
-        self._words = words if self._words is None else self._words + words
+        words = attention_map(query, key, self._weights.to(key.device), mask)[..., 0]
+        self._words = words if self._words is None else self._words.to(words.device) + words
         self._layers += 1
 
     def rows(self) -> list[RowAttention]:

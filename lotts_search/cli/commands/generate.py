@@ -29,6 +29,7 @@ def generate(
     vae_slicing: o.VaeSlicing = False,
     vae_tiling: o.VaeTiling = False,
     offload: o.Offload = None,
+    spread: o.Spread = None,
     preview: o.Preview = None,
     compile: o.Compile = False,
     revision: o.Revision = None,
@@ -70,7 +71,7 @@ def generate(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_search import Request, run
 
-    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant)
+    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant, spread)
     request = Request(
         "generate",
         prompt,
