@@ -21,7 +21,8 @@ class Placement:
     Each actor works for itself, so the actors need not be near each other, and no placement groups are used.
 
     Attributes:
-        gpus: GPUs of each generator, or a share of one, such as 0.5; None = 1 if its device is a CUDA device, else 0.
+        gpus: GPUs of each generator, or a share of one, such as 0.5; None = 1 if its device is a CUDA device, else 0, and as many as
+            its model is spread over.
         verifiers: actors of each verifier. Its work goes to the least loaded.
         verifier_gpus: GPUs of each verifier actor; None = 1 if its setting ``device`` is a CUDA device, else 0.
         rewriter_gpus: GPUs of each rewriter actor.
@@ -84,9 +85,29 @@ class Placement:
         """Return Ray's options of a generator whose model has these options.
 
         Raises:
-            BadInput: its device is a GPU that it will not have.
+            BadInput: its device is a GPU that it will not have, or it has more or fewer GPUs than its model is spread over.
         """
-        return _options(options.get("device"), self.gpus, self.labels)
+        spread = options.get("spread") or 1
+        found = _options(options.get("device"), self.gpus, self.labels, spread)
+        number = found["num_gpus"]
+        if number > 1 and spread == 1:
+            raise BadInput(
+                f"gpus={number:g}: a generator uses one GPU, unless its model is spread over several: --spread {number:g}, in Python "
+                f"and YAML the model's option spread={number:g}"
+            )
+        if spread > 1 and number != spread:
+            raise BadInput(
+                f"gpus={number:g}: a model that is spread over {spread} GPUs needs a generator with as many, which it gets by itself"
+            )
+        return found
+
+    def check_device(self, device: str) -> None:
+        """Refuse a device of generators.
+
+        Raises:
+            BadInput: it is a GPU that they will not have.
+        """
+        _options(device, self.gpus, {})
 
     def verifier(self, text: str) -> dict[str, Any]:
         """Return Ray's options of an actor of a verifier.
@@ -116,10 +137,10 @@ class Placement:
         }
 
 
-def _options(device: object, gpus: float | None, labels: Mapping[str, str]) -> dict[str, Any]:
+def _options(device: object, gpus: float | None, labels: Mapping[str, str], spread: int = 1) -> dict[str, Any]:
     found = _DEVICE.fullmatch(str(device))
-    number = (1.0 if found else 0.0) if gpus is None else gpus
-    if found and found[1] and int(found[1]) >= max(1.0, number):
+    number = (float(spread) if found or spread > 1 else 0.0) if gpus is None else gpus
+    if found and found[1] and int(found[1]) + spread > max(1.0, number):
         raise BadInput(
             f"on Ray an actor sees only its own GPUs, counted from 0: device cuda instead of {device}. Ray chooses among the GPUs "
             "that CUDA_VISIBLE_DEVICES names when it starts; without Ray (--local) any device can be named"

@@ -108,13 +108,13 @@ class RayPool(Checking):
         needs = {name: _of_verifier(name) for name in names if scorer == SCORER}
         needs |= {name: _declared("rewriter", name, registry.rewriters()) for name in writers}
         needs = {name: [*needs.get(name, ()), *(requirements or {}).get(name, ())] for name in (*names, *writers)}
+        needed = placed.resources(options, names, len(writers), generators=generators, threads=threads)
 
         self._thread = PoolThread(self._break)
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._noticed: set[str] = set()
         self._closed, self._lock = False, threading.Lock()
         self._closed_reason: str | None = None
-        needed = placed.resources(options, names, len(writers), generators=generators, threads=threads)
         self._connection = connect(
             address, needed, object_store_mb=placed.object_store_mb, ship_code=ship_code, packages=packages
         )

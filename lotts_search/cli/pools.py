@@ -78,7 +78,7 @@ class Compute:
         return cls(local, address, generators, device, load or {}, batch, place or (), limits, ship or ())
 
     def __post_init__(self) -> None:
-        LoadOptions.of({"device": self.device})
+        LoadOptions.of({**self.load, "device": self.device})
         if self.local and self.address is not None:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
@@ -91,17 +91,18 @@ class Compute:
                 "--ship copies modules to a cluster, and a Ray of this machine has them: add --address, or leave it out"
             )
         if not self.local:
-            self.placement.generator({"device": self.device})
+            self.placement.check_device(self.device)
             Limits.parse(self.limit)
 
-    def beside(self, place: Mapping[str, str]) -> Self:
+    def beside(self, place: Mapping[str, str], models: Sequence[Mapping[str, Any]] = ()) -> Self:
         """Return this with what a study says of actors on Ray; ``--place`` of the command line goes before it.
 
         Args:
             place: texts as of ``--place``, and where each stands in the study file.
+            models: load options of the study's models.
 
         Raises:
-            BadInput: one is wrong.
+            BadInput: one is wrong, or a model cannot have the GPUs that its options ask for.
         """
         for text, where in place.items():
             try:
@@ -111,8 +112,15 @@ class Compute:
         if self.local:
             if place:
                 notice("place of the study is about actors on Ray: --local does not use it")
-            return self
-        return replace(self, place=(*place, *self.place))
+            both = self
+        else:
+            both = replace(self, place=(*place, *self.place))
+        for options in models:
+            given = {"device": self.device, **options}
+            LoadOptions.of(given)
+            if not self.local:
+                both.placement.generator(given)
+        return both
 
     @cached_property
     def placement(self) -> Placement:

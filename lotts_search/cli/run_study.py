@@ -68,7 +68,14 @@ def run(file: Path, compute: Compute, out: str | None, dry_run: bool, json: bool
     console = Console(stderr=json, soft_wrap=True, width=WIDTH)
     if dry_run:
         with fetched(place) as path:
-            _look(study, compute.beside(study.place), path, place, console, json)
+            _look(
+                study,
+                compute.beside(study.place, [_options(model) for model in study.models]),
+                path,
+                place,
+                console,
+                json,
+            )
         return
     line = _line(file, out, compute, drivers)
     with mirrored(place) as path:
@@ -112,7 +119,7 @@ def carry_out(
         BadInput: several drivers without Ray, a time limit with several, or more of them than generators.
     """
     several = _drivers(study, compute, drivers) if drivers != 1 else None
-    compute = compute.beside(study.place)
+    compute = compute.beside(study.place, [_options(model) for model in study.models])
     tasks = tasks_of(study)
     folder = RunFolder(path)
     try:

@@ -61,9 +61,33 @@ def test_a_device_that_an_actor_does_not_have_is_refused_before_anything_starts(
         Placement(verifier_gpus=2).verifier("image-reward:device=cuda:2")
     assert Compute(device="cuda:0").placement.generator({"device": "cuda:0"}) == {"num_gpus": 1}
     assert Compute(device="cuda:1", local=True).device == "cuda:1"
-    assert Placement(gpus=2).generator({"device": "cuda:1"}) == {"num_gpus": 2}
     with pytest.raises(BadInput, match="leave out --local"):
         Compute(local=True, place=["gpus=1"])
+
+
+def test_a_spread_model_has_as_many_gpus_as_it_needs() -> None:
+    spread = CUDA | {"spread": 2}
+    assert Placement().generator(spread) == Placement(gpus=2).generator({"spread": 2}) == {"num_gpus": 2}
+    assert Placement().resources(spread, [VERIFIER], 0, generators=3, threads=1) == {"CPU": 4, "GPU": 3 * 2 + 1}
+    with pytest.raises(
+        BadInput, match="gpus=2: a generator uses one GPU, unless its model is spread over several: --spread 2"
+    ):
+        Placement(gpus=2).generator(CUDA)
+    for gpus in (0.5, 1, 3):
+        with pytest.raises(
+            BadInput, match=f"gpus={gpus}: a model that is spread over 2 GPUs needs a generator with as many"
+        ):
+            Placement(gpus=gpus).generator(spread)
+    with pytest.raises(BadInput, match="device cuda instead of cuda:1"):
+        Placement().generator({"device": "cuda:1", "spread": 2})
+    with pytest.raises(BadInput, match="device must be cuda or cuda:N, got 'cpu'"):
+        Compute(load={"spread": 2})
+    compute = Compute(device="cuda", place=["gpus=2"])
+    assert compute.beside({}, [{"spread": 2}]).placement == Placement(gpus=2)
+    with pytest.raises(BadInput, match="gpus=2: a generator uses one GPU"):
+        compute.beside({}, [{"spread": 2}, {}])
+    with pytest.raises(BadInput, match="device must be cuda or cuda:N, got 'cpu'"):
+        Compute(local=True).beside({}, [{"spread": 2}])
 
 
 def test_a_study_and_the_command_line_say_it_in_the_same_words() -> None:
