@@ -22,7 +22,7 @@ class TransformersRewriter:
 
     Attributes:
         model: folder or Hub id.
-        device: torch device; none = CUDA if available.
+        device: torch device; none = CUDA if available; auto = its layers over all GPUs that its process sees.
         dtype: float32, bfloat16 or float16; auto = as stored.
         timeout: seconds after which a call is abandoned.
         temperature: sampling temperature; 0 = greedy decoding.
@@ -97,13 +97,26 @@ class TransformersRewriter:
             import torch
             from transformers import AutoModelForImageTextToText, AutoProcessor
 
-            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            spread = self.device == "auto"
+            device = None if spread else self.device or ("cuda" if torch.cuda.is_available() else "cpu")
             try:
                 processor = AutoProcessor.from_pretrained(self.model, trust_remote_code=False, padding_side="left")
                 network = AutoModelForImageTextToText.from_pretrained(
-                    self.model, dtype=self.dtype, use_safetensors=True, trust_remote_code=False
+                    self.model,
+                    dtype=self.dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    device_map="auto" if spread else None,
                 )
             except (OSError, ValueError, ImportError) as error:
                 raise Failure(f"the rewriter's model {self.model} cannot be loaded: {error}") from error
-            self._loaded = processor, network.to(device).eval()
+            places = {str(place) for place in getattr(network, "hf_device_map", {}).values()}
+            if len(places) > 1 and places & {
+                "cpu",
+                "disk",
+            }:  # transformers does not refuse what is far slower than GPUs
+                raise Failure(
+                    f"the rewriter's model {self.model} does not fit into the GPUs: choose more, or a smaller dtype"
+                )
+            self._loaded = processor, (network if spread else network.to(device)).eval()
         return self._loaded

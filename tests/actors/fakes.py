@@ -154,6 +154,11 @@ def make_described(model: str, options: dict[str, Any], max_batch: int, threads:
     return FakeEngine(max_batch, None), replace(INFO, family=json.dumps(options), loaded="{}")
 
 
+def make_seeing(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+    """Return an engine whose family is the GPUs that its process sees."""
+    return FakeEngine(max_batch, None), replace(INFO, family=os.environ.get("CUDA_VISIBLE_DEVICES", ""), loaded="{}")
+
+
 def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer, str]:
     return FakeScorer(), verifier
 

@@ -50,3 +50,15 @@ def test_a_crew_grows_as_nodes_arrive_and_survives_that_they_leave() -> None:
             assert pool.submit(segment(0)).result(60).actor == "generator-1"
             third = nodes.add(num_cpus=1, labels={"pool": "fast"})
             wait_until(lambda: at() == {"generator0": second, "generator1": third, "brightness2": None})
+
+
+def test_a_spread_model_has_its_gpus_on_one_node() -> None:
+    """Ray counts GPUs that nobody uses here."""
+    with cluster(1, num_cpus=2, num_gpus=1) as nodes:
+        larger = nodes.add(num_cpus=1, num_gpus=2)
+        options = {"device": "cuda", "spread": 2}
+        with RayPool(
+            "fake", address=nodes.cluster.address, backbone_options=options, engine="tests.actors.fakes:make_seeing"
+        ) as pool:
+            assert sorted(pool.info.family.split(",")) == ["0", "1"]
+            assert [nodes.hosts(ready.pid) for ready in pool.workers()] == [larger]

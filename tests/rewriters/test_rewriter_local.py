@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lotts_search import BadInput, registry
+from lotts_search.errors import Failure
 from lotts_search.rewriters.instructions import SYSTEM, question
 from lotts_search.rewriters.local import TransformersRewriter
 from lotts_search.rewriters.runner import RewriteRunner
@@ -106,6 +108,26 @@ def test_the_seed_decides_the_sampled_reply(folder: Path) -> None:
     state = torch.get_rng_state()
     first, again = mine._replies([work()]), mine._replies([work()])
     assert first == again and torch.equal(state, torch.get_rng_state())
+
+
+def test_a_model_over_all_gpus_is_refused_where_it_does_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers divides it. Without a GPU its map is that of the CPU, and the replies are the same."""
+    load, given = AutoModelForImageTextToText.from_pretrained, list[Any]()
+
+    def watch(*args: Any, **options: Any) -> Any:
+        given.append(options["device_map"])
+        network = load(*args, **options)
+        if len(given) == 3:
+            network.hf_device_map = {"model": 0, "lm_head": "cpu"}
+        return network
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", watch)
+    want = rewriter(folder / "random", temperature=0.0)._replies([work()])
+    settings: dict[str, Any] = {"device": "auto", "temperature": 0.0, "max_tokens": 8}
+    assert TransformersRewriter(str(folder / "random"), **settings)._replies([work()]) == want
+    with pytest.raises(Failure, match="does not fit into the GPUs: choose more, or a smaller dtype"):
+        TransformersRewriter(str(folder / "random"), **settings)._replies([work()])
+    assert given == [None, "auto", "auto"]
 
 
 def test_only_safetensors_are_loaded(folder: Path, tmp_path: Path) -> None:
