@@ -59,6 +59,11 @@ class MosaicChains(Chains):
         self.check_range("first", 0, self.last)
         self.check_range("last", self.first, 1)
 
+    def check(self, costs: Costs, info: ModelInfo) -> None:
+        super().check(costs, info)
+        if self.regions > (most := min(info.latent[1:])):
+            raise BadInput(f"regions must be within 1..{most}, the cells of a side of the latent, not {self.regions}")
+
     @property
     def beside(self) -> int:
         return int(self.exact)

@@ -71,6 +71,7 @@ class Localized(Strategy):
     ring: int = 1
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
+        super().check(costs, info)
         source = self.mask_source(costs)
         if note := replaced(source, costs.mask_source(source)):
             notice(note)

@@ -54,6 +54,8 @@ __all__ = [
 ]  # fmt: skip
 
 
+MOST = 100_000
+"""Most of what a setting counts: a strategy begins that many trials at once."""
 FREE = frozenset({"score", "compare", "compose"})
 """Kinds of trials that a plan counts only where they cost NFE."""
 
@@ -207,15 +209,17 @@ class Strategy(ABC):
             raise BadInput(f"{name} must be within {low:g}..{high:g}, not {value}")
 
     def check_minimum(self, **minimums: float) -> None:
-        """Refuse settings below their minimum; a setting of None passes. For ``__post_init__``.
+        """Refuse settings below their minimum, and counts above :data:`MOST`; a setting of None passes. For ``__post_init__``.
 
         Raises:
-            BadInput: a setting is too small, infinite or not a number.
+            BadInput: a setting is too small, too large, infinite or not a number.
         """
         for name, minimum in minimums.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= minimum):
                 raise BadInput(f"{name} must be {minimum} or more, not {value}")
+            if isinstance(value, int) and value > MOST:
+                raise BadInput(f"{name} must be within {minimum}..{MOST}, not {value}")
 
     def check_share(self, name: str, of: str = "the trajectory") -> None:
         """Refuse a setting that is no share above 0 and below 1. For ``__post_init__``.

@@ -61,7 +61,7 @@ class TestLocalMosaic(StrategyConformance):
         return None  # under a budget of images, several refinements' steps go into one
 
     def impossible(self) -> list[Strategy]:
-        return [*super().impossible(), Mosaic(local=True, start=self.costs.steps - 1)]
+        return [*super().impossible(), Mosaic(local=True, start=self.costs.steps - 1), Mosaic(regions=7)]
 
 
 def run(strategy: Strategy, **arguments: Any) -> tuple[SearchResult, AnalyticPool]:
