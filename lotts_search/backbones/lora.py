@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ def merge_adapters(model: str, kind: str, parts: dict[str, Any], adapters: Seque
         adapters: adapters in the order of merging.
 
     Raises:
-        BadInput: an adapter does not exist, or has no weights for this kind of model. A notice reports layers of an
-            adapter that the model does not have.
+        BadInput: an adapter does not exist, has no weights for this kind of model, or is broken. A notice reports what of
+            an adapter is not used.
         Failure: peft is missing, or an adapter cannot be read or does not fit.
     """
     with _without_warnings():
         pipeline = getattr(diffusers, kind)(**parts)
     for adapter in adapters:
+        if not adapter.scale:
+            notice(f"the LoRA adapter {adapter.source} has the scale 0, so it changes nothing")
         load_component(model, f"LoRA adapter {adapter.source}", partial(_merge, model, pipeline, adapter))
 
 
@@ -60,6 +62,10 @@ def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:
     options |= {"use_safetensors": True}
     another = BadInput(f"the LoRA adapter {adapter.source} has no weights for model {model}: it is of another family")
     with _without_warnings():
+        network = getattr(pipeline, "unet", None)
+        given = pipeline.lora_state_dict(source, **options, **({"unet_config": network.config} if network else {}))
+        weights = given[0] if isinstance(given, tuple) else given
+        _check(adapter, weights)
         try:
             pipeline.load_lora_weights(source, adapter_name="adapter", **options)
         except (ValueError, IndexError) as error:  # IndexError: a text encoder has none of the layers
@@ -68,16 +74,27 @@ def _merge(model: str, pipeline: Any, adapter: Adapter) -> None:
             raise another from error
     if not pipeline.get_list_adapters():
         raise another
-    _report_ignored(model, pipeline, adapter, source, options)
+    _report_ignored(model, pipeline, adapter, weights, Path(source) / options.get("weight_name", ""))
     pipeline.fuse_lora(lora_scale=adapter.scale)
     pipeline.unload_lora_weights()
 
 
-def _report_ignored(model: str, pipeline: Any, adapter: Adapter, source: str, options: dict[str, Any]) -> None:
-    """Report layers of an adapter that were not merged; diffusers drops those that do not exist in the model."""
-    network = getattr(pipeline, "unet", None)
-    given = pipeline.lora_state_dict(source, **options, **({"unet_config": network.config} if network else {}))
-    read = _layers(given[0] if isinstance(given, tuple) else given)
+def _check(adapter: Adapter, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that diffusers would merge nevertheless: where one of a layer's two matrices is missing, it takes what
+    lies in memory."""
+    broken = f"the LoRA adapter {adapter.source} is broken:"
+    if halves := sorted(_layers(weights) ^ _layers(weights, _UP)):
+        raise BadInput(f"{broken} {halves[0]} has only one of its two matrices")
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise BadInput(f"{broken} {name} has values that are not finite")
+
+
+def _report_ignored(
+    model: str, pipeline: Any, adapter: Adapter, weights: Mapping[str, torch.Tensor], file: Path
+) -> None:
+    """Report what of an adapter was not merged; diffusers drops layers that do not exist in the model."""
+    read = _layers(weights)
     used = {
         _layer(f"{part}.{name}")
         for part, module in pipeline.components.items()
@@ -86,10 +103,15 @@ def _report_ignored(model: str, pipeline: Any, adapter: Adapter, source: str, op
         if any("adapter" in getattr(layer, kind) for kind in getattr(layer, "adapter_layer_names", ()))
     }
     ignored = sorted(read - used)
-    file = Path(source) / options.get("weight_name", "")
     if file.is_file():
         with safe_open(file, "numpy") as tensors:
             total = len(_layers(tensors.keys()))
+            scales = sum("dora_scale" in name for name in tensors.keys())  # noqa: SIM118, it is no mapping
+        if scales:
+            notice(
+                f"the LoRA adapter {adapter.source}: its {scales} scales of DoRA are not used, which diffusers cannot read in this "
+                "form, so images differ from those of its author"
+            )
         if total > len(read):  # diffusers found no place for their names
             ignored += [f"{total - len(read)} with unknown names"]
     if ignored:
@@ -97,14 +119,17 @@ def _report_ignored(model: str, pipeline: Any, adapter: Adapter, source: str, op
         notice(f"the LoRA adapter {adapter.source}: model {model} has no place for some of its layers: {shown}")
 
 
-_DOWN = re.compile(
-    r"(?:\.(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down|lokr_w1(?:_a)?)|_lora\.down)(?:\.weight)?$"
-)
-"""Ends the name of a layer in a file of weights, once per layer."""
+def _ending(matrix: str, way: str, factor: str) -> re.Pattern[str]:
+    ends = rf"lora_{matrix}|lora_{way}|lora\.{way}|lora_linear_layer\.{way}|lokr_{factor}(?:_a)?"
+    return re.compile(rf"(?:\.(?:{ends})|_lora\.{way})(?:\.weight)?$")
 
 
-def _layers(names: Iterable[str]) -> set[str]:
-    return {_layer(_DOWN.sub("", name)) for name in names if _DOWN.search(name)}
+_DOWN, _UP = _ending("A", "down", "w1"), _ending("B", "up", "w2")
+"""End the names of a layer's two matrices in a file of weights, each once per layer."""
+
+
+def _layers(names: Iterable[str], ending: re.Pattern[str] = _DOWN) -> set[str]:
+    return {_layer(ending.sub("", name)) for name in names if ending.search(name)}
 
 
 def _layer(name: str) -> str:
@@ -119,8 +144,8 @@ def _layer(name: str) -> str:
 def _without_warnings() -> Iterator[None]:
     """Silence the libraries: diffusers warns if an adapter has no weights for a text encoder, as most do, and logs errors
     that it raises; transformers warns of missing torchvision when a pipeline's class is imported."""
-    names = "diffusers.loaders.lora_base", "diffusers.loaders.peft", "diffusers.utils.peft_utils", "transformers"
-    logs = [logging.getLogger(name) for name in names]
+    loaders = (f"diffusers.loaders.{name}" for name in ("lora_base", "lora_pipeline", "peft"))
+    logs = [logging.getLogger(name) for name in (*loaders, "diffusers.utils.peft_utils", "transformers")]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL)

@@ -140,8 +140,9 @@ def load_component(model: str, component: str, load: Callable[[], T]) -> T:
     except LottsError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise Failure(f"model {model}: cannot load its {component}: {lines[0]}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        what = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # what follows a colon may stand below it
+        raise Failure(f"model {model}: cannot load its {component}: {what[:300]}") from error
 
 
 def load_weights(model: str, component: str, cls: Any, **options: Any) -> Any:

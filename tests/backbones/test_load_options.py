@@ -158,6 +158,73 @@ def test_layers_that_the_model_does_not_have_are_reported(
         load_backbone(folder, device="cpu", lora=[str(mixed)])
 
 
+def kohya(weights: dict[str, torch.Tensor], extra: str) -> dict[str, torch.Tensor]:
+    """The U-Net's layers under the names of other trainers, each with one more tensor."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        if name.startswith("unet."):
+            layer, _, matrix = name.removeprefix("unet.").removesuffix(".weight").rpartition(".")
+            layer = f"lora_unet_{layer.replace('.', '_')}"
+            found[f"{layer}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
+            found[f"{layer}.{extra}"] = torch.ones(8, 1)
+    return found
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_scales_of_dora_are_reported(
+    folder: str, adapter: Path, tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {name: value for name, value in load_file(adapter).items() if name.startswith("unet.")}
+    file = tmp_path / "dora.safetensors"
+    save_file(weights, file, {"format": "pt"})
+    want = latent(load_backbone(folder, device="cpu", lora=[str(file)]))
+    scales = {name.replace("lora_A.weight", "dora_scale"): torch.ones(8, 1) for name in weights if "lora_A" in name}
+    save_file(kohya(weights, "dora_scale") if form == "kohya" else weights | scales, file, {"format": "pt"})
+    with pytest.warns(Notice, match=f"dora.safetensors: its {len(scales)} scales of DoRA are not used") as said:
+        got = load_backbone(folder, device="cpu", lora=[str(file)])
+    assert len(said) == 1 and not caplog.records
+    assert np.abs(latent(got) - want).max() < (1e-4 if form == "diffusers" else np.inf)
+
+
+def without(weights: dict[str, torch.Tensor], matrix: str, all_: bool) -> dict[str, torch.Tensor]:
+    first = next(name for name in weights if matrix in name)
+    return {name: value for name, value in weights.items() if matrix not in name or not (all_ or name == first)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: without(w, "lora_A", False), "is broken: .*to_q has only one of its two matrices"),
+        (lambda w: without(w, "lora_B", False), "is broken: .*to_q has only one of its two matrices"),
+        (lambda w: without(w, "lora_A", True), "has only one of its two matrices"),
+        (lambda w: without(w, "lora_B", True), "has only one of its two matrices"),
+        (lambda w: w | {next(iter(w)): next(iter(w.values())) * float("nan")}, "is broken: .* has values that are not finite"),
+        (lambda w: kohya(w, "diff_b"), "not been correctly renamed: lora_unet_down_blocks.*diff_b"),
+        (lambda w: kohya(w, "hada_w1_a"), "not been correctly renamed: lora_unet_down_blocks.*hada_w1_a"),
+    ],
+    ids=["one A", "one B", "all A", "all B", "nan", "bias", "loha"],
+)  # fmt: skip
+def test_an_adapter_that_is_broken_or_of_another_kind_is_refused(
+    folder: str,
+    adapter: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    message: str,
+) -> None:
+    file = tmp_path / "odd.safetensors"
+    weights = {name: value for name, value in load_file(adapter).items() if name.startswith("unet.")}
+    save_file(change(weights), file, {"format": "pt"})
+    with pytest.raises((BadInput, Failure), match=message) as caught:
+        load_backbone(folder, device="cpu", lora=[str(file)])
+    assert "odd.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_adapter_without_effect_is_reported(folder: str, adapter: Path) -> None:
+    with pytest.warns(Notice, match="has the scale 0, so it changes nothing"):
+        got = load_backbone(folder, device="cpu", lora=[f"{adapter}:0"])
+    assert np.array_equal(latent(got), latent(load_backbone(folder, device="cpu")))
+
+
 def test_many_missing_layers_are_counted(folder: str, adapter: Path, tmp_path: Path) -> None:
     extra = {name: value for at in range(9) for name, value in layer(f"unet.extra.{at}.to_q").items()}
     save_file(load_file(adapter) | extra, tmp_path / "mixed.safetensors", {"format": "pt"})
