@@ -19,6 +19,8 @@ _TABLE_OF_BETAS = (
     "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
 )  # fmt: skip
 """Schedulers whose noise levels are a table of betas, indexed by the timesteps that the network gets."""
+_OF_CONSISTENCY = ("LCM", "TCD")
+"""Schedulers that take their timesteps from a coarse schedule that the model was distilled on."""
 _REPRODUCED = ("DDIM", "EulerDiscrete", "DPMSolverMultistep")
 """Schedulers whose samples the solvers can reproduce, if the rest of the config agrees."""
 _OTHER_CONVENTIONS = {
@@ -87,6 +89,8 @@ class DiscreteTime:
             final_sigmas_type="zero",
         )
         self._own: Any = self._own_scheduler(config) if own else None
+        coarse = self._kind.removesuffix("Scheduler") in _OF_CONSISTENCY
+        self._coarse: Any = getattr(diffusers, self._kind).from_config(config) if coarse else None
         self._schedules: dict[int, Schedule] = {}
         self._clean = self._scheduler.alphas_cumprod.double().numpy()
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
@@ -122,8 +126,11 @@ class DiscreteTime:
         refusal = BadInput(f"the number of steps must be within 1..{self.levels - 1}, got {steps}")
         if not 1 <= steps < self.levels:
             raise refusal
-        scheduler = self._own or self._scheduler
-        scheduler.set_timesteps(steps)
+        scheduler = self._own or self._coarse or self._scheduler
+        if scheduler is self._coarse and steps > scheduler.config["original_inference_steps"]:
+            scheduler.set_timesteps(steps, original_inference_steps=steps)
+        else:
+            scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.numpy().astype(np.float64)
         if self._own is not None:
             refusal = self._irreproducible(steps)
@@ -140,7 +147,8 @@ class DiscreteTime:
                 alpha[-1], sigma[-1] = 1, ratio[-1]
         else:
             levels = scheduler.alphas_cumprod.double().numpy()
-            clean = np.append(levels[timesteps.astype(int)], float(scheduler.final_alpha_cumprod))
+            last = 1.0 if self._own is None else float(scheduler.final_alpha_cumprod)
+            clean = np.append(levels[timesteps.astype(int)], last)
             alpha, sigma = np.sqrt(clean), np.sqrt(1 - clean)
         if len(sigma) != steps + 1 or not np.all(np.diff(sigma) < 0):
             raise refusal

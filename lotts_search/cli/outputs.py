@@ -108,6 +108,9 @@ def save(result: SearchResult, out: Path, command: str, recipe: Mapping[str, obj
         for trial, unscored in result.images.items():
             path = out / UNSCORED / f"{trial}.png"
             writers[path] = partial(save_png, path, unscored, {"command": command})
+    # What an earlier search left would be taken for results of this one.
+    for path in {best, *(out / UNSCORED).glob("*.png")} - writers.keys():
+        path.unlink(missing_ok=True)
     errors: dict[str, OSError] = {}
     for path, write in writers.items():
         try:

@@ -51,6 +51,29 @@ def test_levels_are_those_of_dpm_solver_with_the_schedulers_config(config: dict[
     assert time.prediction == config.get("prediction_type", "epsilon")
 
 
+@pytest.mark.parametrize("kind", ["LCMScheduler", "TCDScheduler"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
+@pytest.mark.parametrize("original", [50, 100])
+def test_a_consistency_model_gets_the_timesteps_that_it_was_distilled_on(kind: str, steps: int, original: int) -> None:
+    config = PUBLISHED["SD 1.5"] | {
+        "_class_name": kind,
+        "timestep_spacing": "leading",
+        "original_inference_steps": original,
+    }
+    schedule, own = DiscreteTime(config).schedule(steps), getattr(diffusers, kind).from_config(config)
+    own.set_timesteps(steps)
+    assert np.array_equal(schedule.timestep, own.timesteps.numpy()) and schedule.timestep[0] == 999
+    assert np.allclose(schedule.alpha[:-1] ** 2, own.alphas_cumprod[own.timesteps].numpy(), rtol=1e-6)
+    assert np.allclose(schedule.alpha**2 + schedule.sigma**2, 1) and schedule.sigma[-1] == 0
+
+
+def test_a_consistency_model_may_take_more_steps_than_it_was_distilled_on() -> None:
+    config = PUBLISHED["SD 1.5"] | {"_class_name": "LCMScheduler"}
+    assert np.array_equal(DiscreteTime(config).schedule(100).timestep, np.arange(999, 0, -10))
+    with pytest.raises(BadInput, match=r"within 1\.\.999, got 1000"):
+        DiscreteTime(config).schedule(1000)
+
+
 def test_a_schedule_with_zero_terminal_snr_begins_at_pure_noise() -> None:
     schedule = DiscreteTime(PUBLISHED["zero terminal SNR"]).schedule(10)
     assert schedule.timestep[0] == 999 and 0 < schedule.alpha[0] < 1e-3

@@ -200,6 +200,23 @@ def test_a_search_that_fails_keeps_its_trials(
     assert not (tmp_path / "best.png").exists() and (tmp_path / "search.html").exists()
 
 
+def test_nothing_of_an_earlier_search_stays_beside_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left() -> list[str]:
+        return sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+
+    for pool, code in ((AnalyticPool(), 0), (AnalyticPool(fail=nan_latents), 1), (AnalyticPool(), 0)):
+        use(monkeypatch, pool)
+        assert generate(tmp_path / "out", "--images", "2", "--strategy", "best-of-n") == code
+        names = ["search.html", "trials.parquet"]
+        assert left() == (["best.png", *names] if code == 0 else names)
+    (tmp_path / "out" / "unscored").mkdir()
+    (tmp_path / "out" / "unscored" / "0123.png").write_bytes(b"")
+    assert generate(tmp_path / "out", "--images", "1", "--strategy", "resampling") == 0
+    assert left() == ["best.png", "search.html", "trials.parquet"]
+
+
 def test_unexpected_errors_exit_with_code_1_and_print_a_traceback_only_with_debug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
