@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lotts_search.actors.engine_thread import Tickable
+from lotts_search.work.batch_sizes import Batch
 from lotts_search.work.model import ModelInfo
 
 ENGINE = "lotts_search.actors.factories:make_engine"
@@ -19,7 +20,7 @@ SCORER = "lotts_search.actors.factories:make_scorer"
 REWRITER = "lotts_search.actors.factories:make_rewriter"
 
 
-def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[Tickable, ModelInfo]:
+def make_engine(model: str, options: dict[str, Any], batch: Batch, threads: int) -> tuple[Tickable, ModelInfo]:
     """Return this project's engine for a registered model or a diffusers folder."""
     import torch
 
@@ -28,17 +29,17 @@ def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: in
 
     torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS to the actor's CPUs; equal threads give equal bits
     backbone = load_backbone(model, **options)
-    return Engine(backbone, max_batch=max_batch, pad=True), backbone.info
+    return Engine(backbone, batch), backbone.info
 
 
-def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[Tickable, str]:
+def make_scorer(verifier: str, batch: Batch, threads: int) -> tuple[Tickable, str]:
     """Return a score batcher for a registered verifier."""
     from lotts_search.registry import load_verifier
     from lotts_search.verifiers.batcher import ScoreBatcher
 
     loaded = load_verifier(verifier)
     _limit_threads(threads)
-    return ScoreBatcher(loaded, max_batch=max_batch, pad=True), verifier
+    return ScoreBatcher(loaded, batch), verifier
 
 
 def make_rewriter(

@@ -29,6 +29,7 @@ from lotts_search.backbones.load_options import with_absolute_paths
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry, target_of
 from lotts_search.verifiers.spec import VerifierSpec
+from lotts_search.work.batch_sizes import Batch, BatchSizes
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Judge, Result, Rewrite, Work
@@ -43,7 +44,7 @@ class RayPool(Checking):
     """A pool of Ray actors.
 
     Results are bitwise those of :class:`lotts_search.engine.local_pool.LocalPool` with the same ``threads`` and
-    ``max_batch`` on the same hardware, for any number of actors. Tasks of an actor that dies are retried on another;
+    one size of ``batch`` on the same hardware, for any number of actors. Tasks of an actor that dies are retried on another;
     ``Result.attempts`` and ``Result.usage.nfe_wasted`` record that, and each task is charged once.
 
     Args:
@@ -51,7 +52,8 @@ class RayPool(Checking):
         verifiers: as for :func:`lotts_search.registry.load_verifier`; each gets actors, with a separate environment if
             it has requirements.
         generators: generator actors, 1 or more.
-        max_batch: maximum rows per network call and images per scoring call.
+        batch: rows of a network call and images of a scoring call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`;
+            None = by device.
         threads: torch threads, and Ray CPUs, of each actor.
         backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         address: see :func:`lotts_search.actors.connection.connect`.
@@ -81,7 +83,7 @@ class RayPool(Checking):
         model: str,
         verifiers: Sequence[str] = (),
         generators: int = 1,
-        max_batch: int = 16,
+        batch: Batch | None = None,
         threads: int = 1,
         backbone_options: Mapping[str, Any] | None = None,
         address: str | None = None,
@@ -95,10 +97,11 @@ class RayPool(Checking):
         engine: str = ENGINE,
         scorer: str = SCORER,
     ) -> None:
-        for name, number in {"generators": generators, "max_batch": max_batch, "threads": threads}.items():
+        for name, number in {"generators": generators, "threads": threads}.items():
             if number < 1:
                 raise BadInput(f"{name} must be 1 or more, not {number}")
         options = dict(backbone_options or {})
+        sizes = BatchSizes.of(batch, str(options.get("device", "cpu")))
         placed = placement or Placement()
         # Workers run in another folder. A registered name takes precedence over a folder of that name.
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())
@@ -138,9 +141,9 @@ class RayPool(Checking):
             "generator",
             "generator",
             GeneratorActor,
-            *(engine, where, with_absolute_paths(options), max_batch),
+            *(engine, where, with_absolute_paths(options), sizes.batch),
             size=generators,
-            batch=max_batch,
+            batch=sizes.most,
             scheduling_strategy="SPREAD",
             runtime_env=environment(threads),
             **placed.generator(options),
@@ -150,9 +153,9 @@ class RayPool(Checking):
                 f"verifier {name!r}",
                 name,
                 VerifierActor,
-                *(scorer, str(VerifierSpec.parse(name).within(Path.cwd())) if scorer == SCORER else name, max_batch),
+                *(scorer, str(VerifierSpec.parse(name).within(Path.cwd())) if scorer == SCORER else name, sizes.batch),
                 size=placed.verifiers,
-                batch=max_batch,
+                batch=sizes.most,
                 runtime_env=environment(threads, needs[name]),
                 **placed.verifier(name),
             )

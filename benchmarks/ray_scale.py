@@ -75,11 +75,11 @@ class Generators:
         return busy
 
 
-def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[Generators, ModelInfo]:
+def make_engine(model: str, options: dict[str, Any], batch: int, threads: int) -> tuple[Generators, ModelInfo]:
     return Generators(int(options["each"]), SPEED.row_s), SPEED.info
 
 
-def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[Generators, str]:
+def make_scorer(verifier: str, batch: int, threads: int) -> tuple[Generators, str]:
     return Generators(4, SPEED.score_s), verifier
 
 

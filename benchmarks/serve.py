@@ -1,13 +1,14 @@
 """Measure the endpoint: requests at once, its overhead, and when the first image of a stream comes.
 
-    python benchmarks/serve.py [--model shapes-sd] [--images 3] [--rounds 3]
+    python benchmarks/serve.py [--model shapes-sd] [--images 3] [--rounds 3] [--generators 2]
 
-Server, pool and clients share this process, without Ray. What is compared alternates, round by round, so that other load on the
-machine affects both alike; the ratios are medians over the rounds.
+Server and clients share this process. The generators are actors on a private Ray, as those of the endpoint, or with
+``--generators 0`` a single one in this process. What is compared alternates, round by round, so that other load on the machine
+affects both alike; the ratios are medians over the rounds.
 
 - throughput: 16 requests at once against the same 16 one after the other (demand: 1.5 or more). Every image must be the same.
 - overhead: 8 requests at once against 8 searches at once on the same pool without the endpoint (demand: 1.05 or less), in seconds and, which
-  other load changes less, in CPU seconds of the process, those of the clients included.
+  other load changes less, in CPU seconds of all processes, those of the clients included. A round has each twice, in the order ABBA.
 - first image: when the first partial image of a search of 200 NFE comes, as a share of its time (demand: 0.25 or less).
 """
 
@@ -25,9 +26,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from simulated import used_by_children
 
 from lotts_search import asearch
 from lotts_search.serve.config import Config
+from lotts_search.serve.deployment import ray_pools
 from lotts_search.serve.local import server
 from lotts_search.serve.service import Service, local_pools
 from lotts_search.work.pool import Pool
@@ -79,6 +82,11 @@ async def directly(pool: Pool, count: int, images: int) -> float:
     return time.perf_counter() - began
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its actors."""
+    return time.process_time() + sum(used_by_children().values())
+
+
 async def first_image(client: httpx2.AsyncClient) -> float:
     """Return the share of a search's time that passes before its first partial image."""
     body = {"prompt": PROMPT, "nfe": 200, "seed": 0, "stream": True, "partial_images": 1}
@@ -104,17 +112,15 @@ async def measure(url: str, pool: Pool, options: argparse.Namespace) -> None:
             assert images[0] == images[1], "a request at once has another image than alone"
             gains.append(times[one_by_one] / times[at_once])
 
-            ways: list[Any] = [at_once(client, 8, options.images), directly(pool, 8, options.images)]
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            took: dict[int, float] = {}
-            used: dict[int, float] = {}
-            for which in order:
-                began = time.process_time()
-                got = await ways[which]
-                took[which] = got if isinstance(got, float) else got[0]
-                used[which] = time.process_time() - began
-            costs.append(took[0] / took[1])
-            cpu.append(used[0] / used[1])
+            took, used = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
+            for served in (True, False, False, True):
+                began = cpu_seconds()
+                took[served] += (
+                    (await at_once(client, 8, options.images))[0] if served else await directly(pool, 8, options.images)
+                )
+                used[served] += cpu_seconds() - began
+            costs.append(took[True] / took[False])
+            cpu.append(used[True] / used[False])
             firsts.append(await first_image(client))
             print(
                 f"round {number + 1}: throughput {gains[-1]:.2f}, overhead {costs[-1]:.3f}, by CPU {cpu[-1]:.3f}, first image {firsts[-1]:.3f}",
@@ -132,9 +138,11 @@ def main() -> None:
     parser.add_argument("--model", default="shapes-sd", help="registered name, folder or Hub id")
     parser.add_argument("--images", type=int, default=3, help="budget of each request")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--generators", type=int, default=2, help="actors on Ray; 0 = one in this process")
     options = parser.parse_args()
-    config = Config.model_validate({"models": [options.model]})
-    pools = local_pools(config)
+    model = {"name": options.model, "generators": options.generators or 1}
+    config = Config.model_validate({"models": [model]})
+    pools = ray_pools(config) if options.generators else local_pools(config)
     with serving(config, pools) as url:
         asyncio.run(measure(url, pools[options.model], options))
 

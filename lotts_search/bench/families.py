@@ -94,7 +94,7 @@ class Brightness:
 
 
 def measure(
-    family: str, builder: Builder, *, timed: int = 3, steps: int | None = None, images: int = 9, max_batch: int = 8
+    family: str, builder: Builder, *, timed: int = 3, steps: int | None = None, images: int = 9, batch: int = 8
 ) -> Report:
     """Measure one family, then run a whole LoTTS search with it.
 
@@ -105,14 +105,14 @@ def measure(
             counts.
         steps: T of the search, None = that of the family.
         images: images of the search.
-        max_batch: maximum network rows per call in the search.
+        batch: maximum network rows per call in the search.
 
     Raises:
         Failure: a trial of the search failed, or a mask has the wrong size.
     """
     with peak_memory(builder.device) as peak, torch.inference_mode():
         backbone = FAMILIES[family](builder)
-        engine = Engine(backbone, max_batch=8, pad=False)
+        engine = Engine(backbone, 8, pad=False)
         defaults = backbone.info.defaults
         sampling = Sampling.of(backbone.info, PROMPT)
         first = Segment(0, sampling, ("seed 0",), 1, noise=Fresh(0))
@@ -135,7 +135,7 @@ def measure(
         height, width = located.heat.shape
         began = time.perf_counter()
         threads = torch.get_num_threads()
-        with LocalPool(backbone, {"brightness": Brightness()}, max_batch, threads, pad=False) as pool:
+        with LocalPool(backbone, {"brightness": Brightness()}, batch, threads, pad=False) as pool:
             found = search(PROMPT, pool=pool, strategy="lotts", verifier="brightness", steps=steps, images=images)
         search_s = time.perf_counter() - began
         failed = [trial for trial in found.trials if trial.status != "done"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from lotts_search.bench.batches import batches
 from lotts_search.bench.loops import filling, many_searches, one_search
 from lotts_search.bench.masked import masked
 from lotts_search.bench.memory import memory
@@ -17,6 +18,7 @@ PARTS: Mapping[str, Callable[[Setting], Iterator[Ratio]]] = {
     "engine": throughput,
     "search": one_search,
     "searches": many_searches,
+    "batch": batches,
     "fill": filling,
     "localization": localization,
     "ray": pools,

@@ -239,12 +239,13 @@ Ship = Annotated[
     ),
 ]
 Batch = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--batch",
-        min=2,
-        help="Rows of each network call, 2 or more [16]. Fewer make a search with few images at a time faster, more use a"
-        " large GPU; results are bitwise equal at an equal number.",
+        metavar="ROWS",
+        help="Rows of each network call, 2 or more [8 on a CPU, 16 on a GPU]; results are bitwise equal at an equal number. Or"
+        " several sizes, as 2,4,8,16: each call has the smallest that holds its rows, which makes a search alone faster, but"
+        " results equal ones only to rounding.",
         rich_help_panel=COMPUTE,
     ),
 ]

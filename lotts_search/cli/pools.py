@@ -17,14 +17,11 @@ from lotts_search.cli.options import settings
 from lotts_search.core.recipe import option
 from lotts_search.errors import BadInput, notice
 from lotts_search.registry import check_verifier, find_model, metric_class
+from lotts_search.work.batch_sizes import BatchSizes
 from lotts_search.work.pool import Pool
 
 THREADS = 1
 """Torch threads per generator, the same in all pools, so results are bitwise identical across pools."""
-
-
-BATCH = 16
-"""Rows of each network call, and images of each call of a verifier, unless a command says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Compute:
         address: cluster to join.
         generators: number of generator actors, None = see :attr:`actors`.
         device: torch device.
-        batch: rows of each network call, None = :data:`BATCH`.
+        batch: rows of each network call, and images of each call of a verifier, as a text for
+            :meth:`~lotts_search.work.batch_sizes.BatchSizes.parse`; None = by device.
         place: texts for :meth:`lotts_search.actors.placement.Placement.parse`.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
         limit: settings of :class:`~lotts_search.actors.crew.Limits` by name.
@@ -51,7 +49,7 @@ class Compute:
     generators: int | None = None
     device: str = "cpu"
     load: Mapping[str, Any] = field(default_factory=dict)
-    batch: int | None = None
+    batch: str | None = None
     place: Sequence[str] = ()
     limit: Mapping[str, object] = field(default_factory=dict)
     ship: Sequence[str] = ()
@@ -63,7 +61,7 @@ class Compute:
         address: str | None,
         generators: int | None,
         device: str,
-        batch: int | None,
+        batch: str | None,
         place: Sequence[str] | None,
         limit: Sequence[str] | None,
         ship: Sequence[str] | None,
@@ -79,6 +77,8 @@ class Compute:
 
     def __post_init__(self) -> None:
         LoadOptions.of({**self.load, "device": self.device})
+        if self.rows.most < 2:
+            raise BadInput(f"--batch must be 2 or more, for a guided candidate has two rows, not {self.batch}")
         if self.local and self.address is not None:
             raise BadInput("--local and --address exclude each other")
         if self.local and self.generators not in (None, 1):
@@ -133,9 +133,9 @@ class Compute:
         return self.generators or (min(2, len(os.sched_getaffinity(0))) if self.device == "cpu" else 1)
 
     @property
-    def rows(self) -> int:
-        """Return the rows of each network call; results are padded to them, so that they depend on nothing else."""
-        return self.batch or BATCH
+    def rows(self) -> BatchSizes:
+        """Return the rows of each network call."""
+        return BatchSizes.of(None, self.device) if self.batch is None else BatchSizes.parse(self.batch)
 
     def __str__(self) -> str:
         if self.local:
@@ -213,14 +213,14 @@ class Compute:
 
             loaded = {name: load_verifier(name) for name in verifiers}
             writers = {name: load_rewriter(name, settings) for name, settings in rewriters.items()}
-            return LocalPool(load_backbone(model, **options), loaded, self.rows, THREADS, rewriters=writers)
+            return LocalPool(load_backbone(model, **options), loaded, self.rows.batch, THREADS, rewriters=writers)
         from lotts_search.actors.ray_pool import RayPool
 
         return RayPool(
             model,
             verifiers,
             generators=self.actors,
-            max_batch=self.rows,
+            batch=self.rows.batch,
             threads=THREADS,
             address=self.address,
             backbone_options=options,

@@ -147,7 +147,7 @@ def carry_out(
 
             return conduct(
                 study, folder, tasks, stand, opened, command=command,
-                generators=1 if compute.local else compute.actors, batch=compute.rows, device=compute.device,
+                generators=1 if compute.local else compute.actors, batch=compute.rows.batch, device=compute.device,
                 tick=lambda progress: live.update(progress.share, _status(progress)), finished=finished, drivers=several,
                 watched=_metrics(study, compute, path.name if driver else "0"),
             )  # fmt: skip
@@ -324,7 +324,7 @@ def _probe(
             if scored:
                 found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
                 tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
-            return rate or _rate(pool, sampling, compute.rows), tasks
+            return rate or _rate(pool, sampling, compute.rows.most), tasks
     except Failure as error:
         if compute.address is None:
             raise

@@ -69,7 +69,7 @@ class Recipe:
     writing: dict[str, object] = field(default_factory=dict)
     flops: float | None = None
     as_: str | None = None
-    batch: int | None = None
+    batch: str | None = None
 
     def line(self) -> str:
         """Return the command that repeats the search."""

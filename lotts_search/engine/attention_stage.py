@@ -68,14 +68,14 @@ class AttentionStage(Stage):
     def _read(self, batch: list[_AttentionJob]) -> None:
         watch, now = Watch(self.device), time.time()
         pairs = [(item.job, row) for item in batch for row in item.plan.rows]
-        fixed = self._rows if self.shared.pad else 0
+        padded = self.shared.pad and self._rows
         # Without a fixed size a padded localization has calls of its own, so their size depends on it alone.
-        size = fixed or self.shared.max_batch
+        size = self._rows if padded else self.shared.max_batch
         seen: list[RowAttention] = []
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
             used = len(part)
-            part += part[:1] * (fixed - used)
+            part += part[:1] * (self.shared.filled(used, self._rows) - used if padded else 0)
 
             found = self._fitting.run(len(part), partial(self._attend, batch[0].plan, part))
             seen += [attention for some in found for attention in some][:used]

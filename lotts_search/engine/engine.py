@@ -4,7 +4,8 @@ The engine passes each piece of work through the stages that it needs. A tick do
 that has work. A network call stacks all running trajectories, of different prompts, steps, masks and searches, with
 per-row timesteps; new work joins at the next tick, and finished work leaves at once.
 
-With ``pad=True`` every operation has a fixed size, so a row's bits do not depend on the rest of its batch.
+With ``pad=True`` and one size of a batch every operation has a fixed size, so a row's bits do not depend on the rest of its
+batch.
 
 On a CUDA device the host runs ahead: what it must know of a tick's outcome (a latent that broke, the numbers of a
 trajectory that arrived) is copied while the next ticks already run, and is read once the copy has landed.
@@ -32,6 +33,7 @@ from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.localization.plan import AttentionPlan, CallPlan, FusionPlan, plan_of, prompts_of
+from lotts_search.work.batch_sizes import Batch, BatchSizes
 from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result, Usage
 
@@ -46,12 +48,13 @@ class Engine:
 
     Args:
         backbone: the model.
-        max_batch: most network rows in one call; guided sampling needs at least 2.
-        pad: give every call exactly ``max_batch`` rows (and decode, encode and text calls their own fixed sizes).
+        batch: network rows of a call, or several sizes of which each call has the smallest that holds its rows; None = by
+            device. Guided sampling needs at least 2.
+        pad: fill every call up to such a size (and decode, encode and text calls up to their own, where these are smaller).
         decode_batch: images in one decoder or encoder call, None = 1 for large images, by device for small ones.
         capture_rows: network rows in one padded attention call, None = by device; 0 = as many as a localization has.
-        graphs: record the network call as a CUDA graph (see :mod:`lotts_search.engine.cuda_graphs`); only with ``pad``
-            and on a CUDA device.
+        graphs: record the network call as a CUDA graph (see :mod:`lotts_search.engine.cuda_graphs`); only with ``pad``,
+            one size and on a CUDA device.
         ahead: ticks that the host may run ahead of the device before it looks at their outcome, None = by device.
         prompts: how many encoded prompts are cached.
         frozen_bytes: most memory for keys and values of what refinements with ``refresh`` leave as it is; those that do not fit
@@ -61,7 +64,7 @@ class Engine:
     def __init__(
         self,
         backbone: Backbone,
-        max_batch: int = 16,
+        batch: Batch | None = None,
         pad: bool = True,
         *,
         decode_batch: int | None = None,
@@ -71,15 +74,13 @@ class Engine:
         prompts: int = 256,
         frozen_bytes: int = 4 << 30,
     ):
-        if max_batch < 1:
-            raise BadInput(f"max_batch must be 1 or more, got {max_batch}")
         self.backbone = backbone
         device = device_of(backbone)
         self._landings = Landings(device, AHEAD.get(device.type, 0) if ahead is None else ahead)
         self._jobs = Jobs(backbone.info, self._landings)
         self._inbox: deque[Job[Any]] = deque()
         self._cancelled: deque[Job[Any]] = deque()
-        self._shared = Shared(backbone, device, max_batch, pad, self._landings, self._jobs)
+        self._shared = Shared(backbone, device, BatchSizes.of(batch, device.type), pad, self._landings, self._jobs)
         images = decode_batch or default_batch(self._shared)
         self._prompts = PromptStage(self._shared, prompts)
         self._decode = DecodeStage(self._shared, images, lambda: self._network.crowded)
@@ -160,7 +161,7 @@ class Engine:
         prompts = [work.sampling.prompt]
         if work.sampling.guided:
             if self._shared.max_batch < 2:
-                raise BadInput("max_batch must be 2 or more for guided sampling")
+                raise BadInput("batch must be 2 or more for guided sampling")
             prompts.append(work.sampling.negative)
         add = self._network.add_preview if isinstance(work, Predict) else self._network.add
         self._prompts.add(job, prompts, partial(add, job))

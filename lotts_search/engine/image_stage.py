@@ -57,7 +57,7 @@ class DecodeStage(Stage):
     """Decodes complete latents and x0 predictions, which finishes their jobs.
 
     Args:
-        batch: images in one padded call.
+        batch: most images in one padded call.
         crowded: whether segments are queued for the network.
     """
 
@@ -93,7 +93,7 @@ class DecodeStage(Stage):
     def _decode(self, batch: list[_Undecoded]) -> None:
         watch = Watch(self.device)
         latents = [item.latent for item in batch]
-        latents += [latents[-1]] * (self._batch - len(batch) if self.shared.pad else 0)
+        latents += [latents[-1]] * (self.shared.filled(len(batch), self._batch) - len(batch))
         stacked, preview = torch.stack(latents), not batch[0].state.complete
         parts = self._fitting.run(len(stacked), lambda rows: self._images(stacked[rows], preview))
         watch.stop()
@@ -130,7 +130,7 @@ class EncodeStage(Stage):
     """Encodes images to complete states.
 
     Args:
-        batch: images in one padded call.
+        batch: most images in one padded call.
     """
 
     def __init__(self, shared: Shared, batch: int):
@@ -158,7 +158,7 @@ class EncodeStage(Stage):
     def _encode(self, jobs: list[Job[Encode]]) -> None:
         began, now = time.perf_counter(), time.time()
         images = [job.work.image for job in jobs]
-        images += [images[-1]] * (self._batch - len(jobs) if self.shared.pad else 0)
+        images += [images[-1]] * (self.shared.filled(len(jobs), self._batch) - len(jobs))
         parts = self._fitting.run(len(images), lambda rows: self.backbone.encode(np.stack(images[rows])).cpu().numpy())
         latents = np.concatenate(parts)
         share = (time.perf_counter() - began) / len(jobs)

@@ -11,13 +11,14 @@ from typing import Self
 
 import torch
 
-from lotts_search.backbones.base import Backbone
+from lotts_search.backbones.base import Backbone, device_of
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import Failure, PoolClosed, unknown
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
+from lotts_search.work.batch_sizes import Batch, BatchSizes
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Judge, Result, Rewrite, Work
 
@@ -31,9 +32,10 @@ class LocalPool(Checking):
     Args:
         backbone: the model.
         verifiers: by the name in :data:`~lotts_search.work.requests.Judge` work.
-        max_batch: most network rows in one call.
+        batch: network rows, and images of a verifier, in one call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`;
+            None = by device.
         threads: torch's threads, None = one for each CPU that this process may use.
-        pad: fixed batch sizes, for results that do not depend on what else is running.
+        pad: fill calls up to ``batch``; with one size results do not depend on what else is running.
         rewriters: by the name in :class:`~lotts_search.work.requests.Rewrite`.
     """
 
@@ -41,15 +43,16 @@ class LocalPool(Checking):
         self,
         backbone: Backbone,
         verifiers: dict[str, Verifier],
-        max_batch: int = 16,
+        batch: Batch | None = None,
         threads: int | None = None,
         pad: bool = True,
         rewriters: Mapping[str, PromptRewriter] | None = None,
     ):
         self.info = backbone.info
         self.verifiers, self.rewriters = tuple(verifiers), tuple(rewriters or ())
-        self._engine = Engine(backbone, max_batch, pad)
-        self._scorers = {name: ScoreBatcher(verifier, max_batch, pad) for name, verifier in verifiers.items()}
+        self._engine = Engine(backbone, batch, pad)
+        batch = BatchSizes.of(batch, device_of(backbone).type).batch
+        self._scorers = {name: ScoreBatcher(verifier, batch, pad) for name, verifier in verifiers.items()}
         self._rewriters = {name: RewriteRunner(rewriter) for name, rewriter in (rewriters or {}).items()}
         self._threads = threads or len(os.sched_getaffinity(0))
         self._wake = threading.Event()

@@ -58,7 +58,13 @@ class NetworkStage(Stage):
     def __init__(self, shared: Shared, graphs: bool, show: Show, frozen: int):
         super().__init__(shared)
         self._show = show
-        recorded = graphs and shared.pad and self.device.type == "cuda" and stays_put(self.backbone)
+        recorded = (
+            graphs
+            and shared.pad
+            and len(shared.sizes.sizes) == 1
+            and self.device.type == "cuda"
+            and stays_put(self.backbone)
+        )
         self._calls = NetworkCalls(self.backbone, recorded)
         # Confined trajectories may fill a call of their own.
         capacity = shared.max_batch * (1 + isinstance(self.backbone, Confines))
@@ -175,7 +181,7 @@ class NetworkStage(Stage):
         running = self._running
         watch, going = Watch(self.device), running.going
         first, used = running.going_rows, running.going_rows + len(probes)
-        rows = self.shared.max_batch if self.shared.pad else used
+        rows = self.shared.filled(used, self.shared.max_batch)
         inputs, times = self._inputs[:rows], self._times[:rows]
         conditionings = running.conditionings()
         if going:

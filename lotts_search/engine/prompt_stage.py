@@ -12,7 +12,7 @@ from lotts_search.engine.jobs import Job, Prompted
 from lotts_search.engine.stage import Shared, Stage
 
 TEXT_BATCH = 4
-"""Prompts in one text-encoder call when padded."""
+"""Most prompts in one text-encoder call."""
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class PromptStage(Stage):
         self._unread.clear()
 
     def _encode(self, prompts: list[str]) -> None:
-        padding = [""] * (TEXT_BATCH - len(prompts) if self.shared.pad else 0)
+        padding = [""] * (self.shared.filled(len(prompts), TEXT_BATCH) - len(prompts))
         encoded = self.backbone.encode_prompts(prompts + padding)
         self._known.update(zip(prompts, encoded, strict=False))
 

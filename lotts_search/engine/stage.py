@@ -10,6 +10,7 @@ import torch
 from lotts_search.backbones.base import Backbone
 from lotts_search.engine.jobs import Jobs
 from lotts_search.engine.transfer import Landings
+from lotts_search.work.batch_sizes import BatchSizes
 
 
 @dataclass(eq=False)
@@ -18,8 +19,8 @@ class Shared:
 
     Attributes:
         backbone, device: the model and where it is.
-        max_batch: most network rows in one call.
-        pad: whether every operation has a fixed size.
+        sizes: network rows that a call may have.
+        pad: whether operations are filled up to a size.
         landings: what waits for the device.
         jobs: the open jobs.
         ticks: of the engine so far.
@@ -27,11 +28,20 @@ class Shared:
 
     backbone: Backbone
     device: torch.device
-    max_batch: int
+    sizes: BatchSizes
     pad: bool
     landings: Landings
     jobs: Jobs
     ticks: int = 0
+
+    @property
+    def max_batch(self) -> int:
+        """Most network rows in one call."""
+        return self.sizes.most
+
+    def filled(self, used: int, most: int) -> int:
+        """Return how many rows an operation computes, of which ``used`` are of use and that takes at most ``most``."""
+        return self.sizes.up_to(most).holding(used) if self.pad else used
 
 
 class Stage(ABC):

@@ -22,6 +22,7 @@ from lotts_search.errors import BadInput, notice, unknown
 from lotts_search.integrations.arguments import converted, each, seeds, whole
 from lotts_search.integrations.callbacks import Callback, Steps
 from lotts_search.shapes.world.vocabulary import report_unknown_words
+from lotts_search.work.batch_sizes import Batch
 from lotts_search.work.pool import Pool
 
 ARGUMENTS = (
@@ -86,7 +87,7 @@ class SearchPipeline:
         settings: Mapping[str, object] | None = None,
         rewriter: str | None = None,
         torch_dtype: object = None,
-        max_batch: int = 16,
+        batch: Batch | None = None,
         threads: int | None = None,
         **options: Any,
     ) -> Self:
@@ -99,7 +100,7 @@ class SearchPipeline:
             strategy, settings: see the class.
             rewriter: for strategies that revise prompts; None = the one that the model names.
             torch_dtype: precision of the weights, as a dtype of torch or its name; another name of ``dtype``.
-            max_batch, threads: see :class:`~lotts_search.engine.local_pool.LocalPool`.
+            batch, threads: see :class:`~lotts_search.engine.local_pool.LocalPool`.
             options: see :class:`~lotts_search.backbones.load_options.LoadOptions`: ``device``, ``variant``, ``revision``,
                 ``size=(height, width)``, ``lora``, ``offload`` and others.
 
@@ -122,7 +123,7 @@ class SearchPipeline:
             rewriters = {rewriter: registry.load_rewriter(rewriter)}
         verifiers = {verifier: registry.load_verifier(verifier)}
         backbone = registry.load_backbone(model, **options)
-        pool = local_pool.LocalPool(backbone, verifiers, max_batch, threads, rewriters=rewriters)
+        pool = local_pool.LocalPool(backbone, verifiers, batch, threads, rewriters=rewriters)
         pipeline = cls(pool, strategy, settings, verifier, rewriter)
         pipeline._close = weakref.finalize(pipeline, pool.close)
         return pipeline

@@ -201,7 +201,7 @@ class Again:
             self._pools[model["label"]] = LocalPool(
                 backbone,
                 {self._verifier: registry.load_verifier(self._verifier)},
-                max_batch=(self.about.get("machine") or {}).get("batch", 16),
+                batch=(self.about.get("machine") or {}).get("batch", 16),  # of runs that did not say it
                 threads=1,  # as the pools of commands have it
                 rewriters={name: registry.load_rewriter(name, settings) for name, settings in rewriters},
             )

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lotts_search.errors import BadInput, unknown
+from lotts_search.work.batch_sizes import BatchSizes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -24,7 +25,8 @@ class Model(BaseModel):
         load: options of the model, as for :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         generators: generator actors on Ray; each holds the model.
         gpus, verifier_gpus: GPUs of each generator and of each verifier on Ray; None = 1 where its device is CUDA.
-        max_batch: most network rows in one call of a generator.
+        batch: network rows of a call of a generator, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`; None = by
+            device.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,7 +38,23 @@ class Model(BaseModel):
     generators: int = Field(default=1, ge=1)
     gpus: float | None = Field(default=None, ge=0)
     verifier_gpus: float | None = Field(default=None, ge=0)
-    max_batch: int = Field(default=16, ge=2)
+    batch: int | list[int] | None = None
+
+    @field_validator("batch")
+    @classmethod
+    def _check_batch(cls, batch: int | list[int] | None) -> int | list[int] | None:
+        try:
+            enough = BatchSizes.of(batch).most > 1
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        if not enough:
+            raise ValueError("a guided candidate has two rows, so a batch must have 2 or more")
+        return batch
+
+    @property
+    def sizes(self) -> BatchSizes:
+        """Return the sizes of a batch."""
+        return BatchSizes.of(self.batch, str(self.load.get("device", "cpu")))
 
 
 def _named(value: object) -> object:

@@ -74,7 +74,7 @@ def _pool(model: Model, threads: int) -> Pool:
         model.name,
         verifiers,
         generators=model.generators,
-        max_batch=model.max_batch,
+        batch=model.batch,
         threads=threads,
         backbone_options=model.load,
         placement=_placement(model),

@@ -63,7 +63,7 @@ class Service:
         self.quota = Quota(config.key_nfe, config.key_window_s)
         self.served = {
             model.name: Served(
-                model, pools[model.name], FairPool(pools[model.name], room(model.generators, model.max_batch))
+                model, pools[model.name], FairPool(pools[model.name], room(model.generators, model.sizes.most))
             )
             for model in config.models
         }
@@ -239,7 +239,7 @@ def local_pools(config: Config) -> dict[str, Pool]:
     pools: dict[str, Pool] = {}
     for model in config.models:
         verifiers, rewriters = names_of(model)
-        options: dict[str, Any] = {"threads": config.threads, "max_batch": model.max_batch}
+        options: dict[str, Any] = {"threads": config.threads, "batch": model.batch}
         pools[model.name] = LocalPool(
             registry.load_backbone(model.name, **model.load),
             {name: registry.load_verifier(name) for name in verifiers},

@@ -17,6 +17,7 @@ from lotts_search.study.searches import Task
 from lotts_search.study.spec import Study
 from lotts_search.study.state import Standing, describe, machine
 from lotts_search.study.watch import Snapshot, Watch
+from lotts_search.work.batch_sizes import Batch, BatchSizes
 
 
 @dataclass
@@ -41,7 +42,7 @@ def conduct(
     *,
     command: str = "",
     generators: int = 1,
-    batch: int = 16,
+    batch: Batch | None = None,
     device: str = "cpu",
     tick: Callable[[Progress], None] = lambda progress: None,
     finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
@@ -61,7 +62,7 @@ def conduct(
         watched: called every few seconds with the state of this driver.
     """
     before = folder.study()
-    began, clock = time.time(), time.monotonic()
+    began, clock, sizes = time.time(), time.monotonic(), BatchSizes.of(batch, device)
     failed = {task.search_id for task in stand.failed}
     for task in stand.done:
         folder.forget(task)
@@ -80,7 +81,7 @@ def conduct(
             "seconds": float(before.get("seconds") or 0.0) + spent,
             "generating": generating,
             "busy": busy_s / generating if generating else None,
-            "machine": machine(generators, batch, device),
+            "machine": machine(generators, sizes, device),
         }
         if not stand.todo:  # nothing ran now
             now |= {key: before[key] for key in now.keys() - {"status", "error"} if key in before}
@@ -103,7 +104,7 @@ def conduct(
     def ticked(progress: Progress) -> None:
         tick(progress)
         if progress.meter is not None:
-            watch.write(Snapshot.of(progress, batch))
+            watch.write(Snapshot.of(progress, sizes.most))
 
     def merge() -> None:
         update("running")
@@ -114,7 +115,7 @@ def conduct(
     else:
         runner = Runner(
             study, folder, stand.todo, failed, open_pool,
-            generators=generators, batch=batch, tick=ticked, merge=merge, finished=succeeded,
+            generators=generators, batch=sizes.most, tick=ticked, merge=merge, finished=succeeded,
         )  # fmt: skip
     folder.copy_file(study.path)
     update("running" if stand.todo else "done")

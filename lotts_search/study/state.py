@@ -17,6 +17,7 @@ from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import COMPLETE, columns_of
 from lotts_search.study.searches import FORMAT, Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
+from lotts_search.work.batch_sizes import BatchSizes
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
 
@@ -210,7 +211,7 @@ def describe(
     }
 
 
-def machine(generators: int, batch: int, device: str) -> dict[str, Any]:
+def machine(generators: int, batch: BatchSizes, device: str) -> dict[str, Any]:
     """Return a description of the machine that runs the study."""
     return {
         "host": platform.node(),
@@ -219,7 +220,7 @@ def machine(generators: int, batch: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "generators": generators,
-        "batch": batch,
+        "batch": batch.batch,
         "device": device,
     }
 

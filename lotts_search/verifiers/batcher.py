@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lotts_search.errors import BadInput, Failure, LottsError, described
 from lotts_search.verifiers.base import Verifier
+from lotts_search.work.batch_sizes import Batch, BatchSizes
 from lotts_search.work.fitting import Fitting
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.requests import Bytes, Judge, Result, Score, Usage
@@ -63,29 +64,28 @@ class _Row(NamedTuple):
 
 
 class ScoreBatcher:
-    """Collect requests for one verifier and score up to ``max_batch`` of them in one call.
+    """Collect requests for one verifier and score as many of them as a batch has in one call.
 
     Any thread may :meth:`submit`; one thread at a time drives :meth:`tick`.
 
     Args:
         verifier: the verifier.
-        max_batch: maximum number of images per call, 1 or more; the verifier's own ``batch`` replaces it.
-        pad: fill each call to exactly ``max_batch`` rows by repeating its own rows, so that a score does not depend
-            on how many others were waiting (numerical libraries choose their kernels by batch size); not where the
-            verifier has ``pad = False``.
+        batch: images of a call, or several sizes, None = as on a CPU; the verifier's own ``batch`` is the most of them.
+        pad: fill each call up to the smallest size that holds it by repeating its own rows. With one size a score does not depend
+            on how many others were waiting. Not where the verifier has ``pad = False``.
 
     Attributes:
         flops: floating-point operations of one score; 0 = not known.
     """
 
-    def __init__(self, verifier: Verifier, max_batch: int = 16, pad: bool = True):
+    def __init__(self, verifier: Verifier, batch: Batch | None = None, pad: bool = True):
         self.verifier = verifier
         self.name = str(getattr(verifier, "name", type(verifier).__name__))
-        own = getattr(verifier, "batch", None)
-        self.max_batch = max_batch if own is None else own
-        if not isinstance(self.max_batch, int) or self.max_batch < 1:
-            whose = "max_batch" if own is None else f"batch of verifier {self.name!r}"
-            raise BadInput(f"{whose} must be a whole number of 1 or more, not {self.max_batch}")
+        self.sizes, own = BatchSizes.of(batch), getattr(verifier, "batch", None)
+        if own is not None:
+            if not isinstance(own, int) or own < 1:
+                raise BadInput(f"batch of verifier {self.name!r} must be a whole number of 1 or more, not {own}")
+            self.sizes = self.sizes.up_to(own)
         self.pad = pad and bool(getattr(verifier, "pad", True))
         self.flops = float(getattr(verifier, "flops", 0.0))
         self._fitting = Fitting(f"the verifier {self.name}")
@@ -106,7 +106,7 @@ class ScoreBatcher:
         return request.future
 
     def tick(self) -> bool:
-        """Score up to ``max_batch`` waiting images in one call; return False if none was waiting."""
+        """Score as many waiting images as a call takes; return False if none was waiting."""
         batch = self._take()
         if not batch:
             return False
@@ -118,7 +118,7 @@ class ScoreBatcher:
         batch: list[_Row] = []
         later: deque[_Row] = deque()
         with self._lock:
-            while self._waiting and len(batch) < self.max_batch:
+            while self._waiting and len(batch) < self.sizes.most:
                 row = self._waiting.popleft()
                 if batch and row.request.shape != batch[0].request.shape:
                     later.append(row)
@@ -169,7 +169,7 @@ class ScoreBatcher:
     def _scores(self, batch: Sequence[_Row]) -> npt.NDArray[np.float32]:
         count = len(batch)
         images = [row.request.image(row.number) for row in batch]
-        rows = [i % count for i in range(self.max_batch if self.pad else count)]
+        rows = [i % count for i in range(self.sizes.holding(count) if self.pad else count)]
 
         def part(some: slice) -> npt.NDArray[np.float32]:
             prompts = [batch[i].request.work.prompt for i in rows[some]]

@@ -21,9 +21,9 @@ from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Check, Judge, Predict, Result, Rewrite, Segment, Work
 
 
-def room(generators: int = 1, max_batch: int = 16) -> int:
+def room(generators: int = 1, batch: int = 16) -> int:
     """Return the rows that keep generators busy: full batches, and half as much in waiting for them."""
-    return generators * (max_batch + max_batch // 2)
+    return generators * (batch + batch // 2)
 
 
 @dataclass(eq=False)

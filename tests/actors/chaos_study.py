@@ -51,11 +51,11 @@ class SlowEngine:
         return bool(now)
 
 
-def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[SlowEngine, ModelInfo]:
+def make_engine(model: str, options: dict[str, Any], batch: int, threads: int) -> tuple[SlowEngine, ModelInfo]:
     return SlowEngine(Path(options["slow"])), analytic_info()
 
 
-def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[SlowEngine, str]:
+def make_scorer(verifier: str, batch: int, threads: int) -> tuple[SlowEngine, str]:
     return SlowEngine(Path("/nowhere")), verifier
 
 

@@ -41,10 +41,10 @@ class Trajectory:
 
 
 class FakeEngine:
-    """Advance up to ``max_batch`` trajectories by one step per tick, in an order that differs between processes."""
+    """Advance up to ``batch`` trajectories by one step per tick, in an order that differs between processes."""
 
-    def __init__(self, max_batch: int, begun: Path | None) -> None:
-        self.max_batch, self.begun = max_batch, begun
+    def __init__(self, batch: int, begun: Path | None) -> None:
+        self.batch, self.begun = batch, begun
         self.running: list[Trajectory] = []
         self.order = random.Random(os.getpid())
 
@@ -65,7 +65,7 @@ class FakeEngine:
     def tick(self) -> bool:
         self.running = [trajectory for trajectory in self.running if not trajectory.future.cancelled()]
         self.order.shuffle(self.running)
-        for trajectory in self.running[: self.max_batch]:
+        for trajectory in self.running[: self.batch]:
             self.step(trajectory)
         self.running = [trajectory for trajectory in self.running if not trajectory.future.done()]
         return bool(self.running)
@@ -140,26 +140,26 @@ class Small(Brightness):
         return super().score(prompts, images)
 
 
-def make_engine(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+def make_engine(model: str, options: dict[str, Any], batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
     if model == "broken":
         raise BadInput("the model folder 'broken' has no model_index.json")
     if model == "partly":
         notice("the adapter was merged in part")
     begun = options.get("begun")
-    return FakeEngine(max_batch, None if begun is None else Path(begun)), INFO
+    return FakeEngine(batch, None if begun is None else Path(begun)), INFO
 
 
-def make_described(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+def make_described(model: str, options: dict[str, Any], batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
     """Return an engine whose family is its options."""
-    return FakeEngine(max_batch, None), replace(INFO, family=json.dumps(options), loaded="{}")
+    return FakeEngine(batch, None), replace(INFO, family=json.dumps(options), loaded="{}")
 
 
-def make_seeing(model: str, options: dict[str, Any], max_batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
+def make_seeing(model: str, options: dict[str, Any], batch: int, threads: int) -> tuple[FakeEngine, ModelInfo]:
     """Return an engine whose family is the GPUs that its process sees."""
-    return FakeEngine(max_batch, None), replace(INFO, family=os.environ.get("CUDA_VISIBLE_DEVICES", ""), loaded="{}")
+    return FakeEngine(batch, None), replace(INFO, family=os.environ.get("CUDA_VISIBLE_DEVICES", ""), loaded="{}")
 
 
-def make_scorer(verifier: str, max_batch: int, threads: int) -> tuple[FakeScorer, str]:
+def make_scorer(verifier: str, batch: int, threads: int) -> tuple[FakeScorer, str]:
     return FakeScorer(), verifier
 
 

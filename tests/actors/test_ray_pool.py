@@ -42,11 +42,11 @@ WAIT = 240
 
 
 def make(**options: Any) -> RayPool:
-    return RayPool("fake", **{"max_batch": 3, **FAKES, **options})
+    return RayPool("fake", **{"batch": 3, **FAKES, **options})
 
 
 def test_notices_of_the_actors_reach_the_driver_once() -> None:
-    with pytest.warns(Notice) as caught, RayPool("partly", generators=2, max_batch=3, **FAKES):
+    with pytest.warns(Notice) as caught, RayPool("partly", generators=2, batch=3, **FAKES):
         pass
     assert [str(each.message) for each in caught if each.category is Notice] == ["the adapter was merged in part"]
 
@@ -96,7 +96,7 @@ def test_adapters_and_decoders_at_relative_paths_are_found_by_the_actors(
     (tmp_path / "ink.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     options = {"lora": ["ink.safetensors:0.5", "./inks", "owner/ink"], "preview": "inks"}
-    with RayPool("fake", max_batch=3, backbone_options=options, engine="tests.actors.fakes:make_described") as pool:
+    with RayPool("fake", batch=3, backbone_options=options, engine="tests.actors.fakes:make_described") as pool:
         family = json.loads(pool.info.family)
         assert pool.info.loaded == registry.loaded(options)  # a search is named by what was given
     assert family == {
@@ -257,7 +257,7 @@ def test_an_engine_that_cannot_be_imported_is_named(ray_up: None) -> None:
         RayPool("fake", engine="nowhere_at_all:make")
 
 
-@pytest.mark.parametrize("name", ["generators", "max_batch", "threads"])
+@pytest.mark.parametrize("name", ["generators", "batch", "threads"])
 def test_numbers_are_checked_before_anything_starts(name: str) -> None:
     with pytest.raises(BadInput, match=f"{name} must be 1 or more, not 0"):
         make(**{name: 0})
@@ -288,7 +288,7 @@ from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
 import psutil
 fakes = dict(engine="tests.actors.fakes:make_engine", scorer="tests.actors.fakes:make_scorer")
-with RayPool("fake", ["brightness"], max_batch=3, placement=Placement(object_store_mb=100), **fakes) as pool:
+with RayPool("fake", ["brightness"], batch=3, placement=Placement(object_store_mb=100), **fakes) as pool:
     print(pool.submit(segment(5)).result(200).usage.nfe)
     folder = pool._connection.folder
     children = [child.pid for child in psutil.Process().children(recursive=True)]
@@ -324,7 +324,7 @@ JOINER = """
 from lotts_search.actors.placement import Placement
 from lotts_search.actors.ray_pool import RayPool
 from tests.actors.fakes import segment
-with RayPool("fake", max_batch=3, engine="tests.actors.fakes:make_engine") as pool:
+with RayPool("fake", batch=3, engine="tests.actors.fakes:make_engine") as pool:
     print(pool._connection.how, pool.submit(segment(5)).result(200).usage.nfe)
 """
 

@@ -63,7 +63,7 @@ def tree(found: lotts_search.SearchResult) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def local(folder: Path) -> lotts_search.SearchResult:
-    with LocalPool(load_backbone(str(folder)), {VERIFIER: Brightness()}, max_batch=BATCH, threads=1) as pool:
+    with LocalPool(load_backbone(str(folder)), {VERIFIER: Brightness()}, batch=BATCH, threads=1) as pool:
         return run(pool)
 
 

@@ -331,7 +331,7 @@ class Redness:
 @FAMILIES
 def test_the_same_strategies_run_on_every_family(family: Family) -> None:
     settings: dict[str, Any] = {"start": 2, "integrate": 1, "mask": AttentionMask(level=300, noised=True)}
-    with LocalPool(family.backbone(family.pipeline()), {"redness": Redness()}, max_batch=4, threads=1) as pool:
+    with LocalPool(family.backbone(family.pipeline()), {"redness": Redness()}, batch=4, threads=1) as pool:
         common: dict[str, Any] = {"verifier": "redness", "pool": pool, "steps": 4, "guidance": 2.0, "nfe": 24}
         lotts = search("a red star", strategy="lotts", settings=settings, **common)
         contrast = settings | {"mask": ErrorContrastMask(levels=(400,))}

@@ -324,7 +324,7 @@ def test_prompts_are_encoded_as_by_the_pipeline() -> None:
 @pytest.mark.parametrize("strategy", ["lotts", "best-of-n", "resampling"])
 def test_the_same_strategies_run_on_every_family(strategy: str) -> None:
     for backbone in (tiny_backbone(), shared_flux(), flux_of(tiny_flux(guidance=True))):
-        with LocalPool(backbone, {"brightness": Brightness()}, max_batch=4, threads=1) as pool:
+        with LocalPool(backbone, {"brightness": Brightness()}, batch=4, threads=1) as pool:
             result = search(PROMPT, pool=pool, strategy=strategy, verifier="brightness", steps=4, images=None, nfe=24)
         assert result.status == "done" and result.image is not None
         if strategy == "lotts":

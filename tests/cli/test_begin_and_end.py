@@ -165,6 +165,9 @@ def test_a_working_directory_that_was_deleted_ends_in_one_sentence(
         ("refine image.png --prompt P --strategy best-of-n", "strategy 'best-of-n' cannot start from an image"),
         ("refine image.png --prompt P --nfe 3", "does not pay for one refinement"),
         ("study study.yaml --device tpu", "device must be"),
+        ("generate P --batch 1", "--batch must be 2 or more, for a guided candidate has two rows, not 1"),
+        ("study study.yaml --batch many", "not a batch: 'many'; give rows as 8, or several sizes as 2,4,8,16"),
+        ("demo --batch 4,0", "a batch has 1 row or more, not 0"),
         ("study start.yaml", "start.yaml: lotts start=10 on shapes-sd: start must be within 0..9, not 10"),
         ("tune lotts --images 0", "images must be an integer of 1 or more, not 0"),
         ("tune lotts --nfe 0", "a budget of 0 NFE does not pay for the first image of trial 0"),
@@ -190,15 +193,17 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     assert message in said and "starting" not in said and "loading" not in said
 
 
-@pytest.mark.parametrize(("words", "rows"), [([], 16), (["--batch", "2"], 2), (["--batch", "64"], 64)])
+@pytest.mark.parametrize(
+    ("words", "rows"), [([], 8), (["--batch", "2"], 2), (["--batch", "64"], 64), (["--batch", "4,2"], [2, 4])]
+)
 @pytest.mark.parametrize("where", ["engine.local_pool.LocalPool", "actors.ray_pool.RayPool"])
 def test_pools_have_the_rows_that_the_command_gives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: list[str], rows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: list[str], rows: int | list[int]
 ) -> None:
     found: list[object] = []
 
     def made(*arguments: object, **options: object) -> Pool:
-        found.append(options["max_batch"] if "max_batch" in options else arguments[2])
+        found.append(options["batch"] if "batch" in options else arguments[2])
         return AnalyticPool()
 
     monkeypatch.setattr(f"lotts_search.{where}", made)

@@ -122,7 +122,7 @@ def words(chance: random.Random) -> list[str]:
         "--rewriter": ["shapes-rewriter"], "--set-rewriter": ["timeout=5"], "--dtype": ["float32"], "--size": ["64"],
         "--lora": ["a.safetensors:0.5"], "--offload": ["model"], "--preview": ["x"], "--revision": ["main"],
         "--variant": ["fp16"], "--nfe": ["24", "60"], "--images": ["1", "4"], "--seconds": ["1"], "--target": ["0.9"],
-        "--address": ["auto"], "--generators": ["1"], "--device": ["cpu"], "--batch": ["2", "8"],
+        "--address": ["auto"], "--generators": ["1"], "--device": ["cpu"], "--batch": ["2", "8", "2,4,8"],
     }  # fmt: skip
     flags = ["--local", "--json", "--vae-slicing", "--vae-tiling", "--compile", "--debugg", "-x", "--"]
     found = ["generate", chance.choice(["red star", "red star", "red star", *map(str, ODD)])]

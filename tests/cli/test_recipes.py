@@ -42,7 +42,7 @@ OPTIONS = st.fixed_dictionaries(
         "--negative": TEXT,
         "--set": st.sampled_from(["refinements=4", "ratio=0.30000000000000004", "high=A good {}, = and -"]),
         "--size": st.sampled_from(["64x64", "128"]),
-        "--batch": st.integers(2, 10**6),
+        "--batch": st.sampled_from(["2", "1000000", "2,4,8,16", "1,2"]),
         "--model": TEXT,
         "--strategy": TEXT,
         "--verifier": TEXT,

@@ -77,7 +77,7 @@ class Counting(LocalPool):
     """Counts the generating work."""
 
     def __init__(self, backbone, verifier):
-        super().__init__(backbone, {"recorder": verifier}, max_batch=4, threads=1)
+        super().__init__(backbone, {"recorder": verifier}, batch=4, threads=1)
         self.paid: list[object] = []
 
     def submit(self, work):
@@ -107,7 +107,7 @@ def test_a_verifier_that_cannot_score_the_models_images_is_refused_before_the_fi
 def test_a_verifier_is_probed_once_for_all_searches_of_a_pool():
     verifier = Recorder()
     verifier.pad = False
-    with LocalPool(tiny_backbone(), {"recorder": verifier}, max_batch=4, threads=1) as pool:
+    with LocalPool(tiny_backbone(), {"recorder": verifier}, batch=4, threads=1) as pool:
         for seed in range(3):
             search("a red star", verifier="recorder", pool=pool, strategy="resampling", images=1, seed=seed, **SETTINGS)
     assert verifier.calls == [1] * 4
@@ -119,7 +119,7 @@ def test_a_verifier_without_a_score_for_noise_is_not_refused():
             self.calls.append(len(images))
             return np.full(len(images), np.nan if len(self.calls) == 1 else 0.5, np.float32)
 
-    with LocalPool(tiny_backbone(), {"recorder": Picky()}, max_batch=4, threads=1) as pool:
+    with LocalPool(tiny_backbone(), {"recorder": Picky()}, batch=4, threads=1) as pool:
         assert (
             search("a star", verifier="recorder", pool=pool, strategy="resampling", images=1, **SETTINGS).score == 0.5
         )

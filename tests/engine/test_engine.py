@@ -406,6 +406,19 @@ def test_images_wait_for_each_other_only_while_no_trajectory_waits_for_them() ->
     assert watched.decoded == [2, 2, 2]
 
 
+def test_with_several_sizes_a_call_has_the_smallest_that_holds_its_rows() -> None:
+    watched = Watched(tiny_backbone())
+    engine = Engine(watched, (1, 2, 4, 8))
+    works = [sample(seed, replace(BLUE, steps=2 + seed)) for seed in range(3)]
+    together = run(engine, *works)
+    # Three rows, then two, then one: as each arrives.
+    assert watched.rows == [4, 4, 2, 1] and set(watched.decoded) <= {1, 2, 4}
+    for work, result in zip(works, together, strict=True):
+        (alone,) = run(Engine(tiny_backbone(), 8), work)
+        assert result.usage.rows == alone.usage.rows and result.state is not None and alone.state is not None
+        np.testing.assert_allclose(result.state.latent, alone.state.latent, atol=1e-4)
+
+
 def test_prompts_are_encoded_once_and_forgotten_in_order() -> None:
     watched = Watched(tiny_backbone())
     engine = Engine(watched, 4, pad=False, prompts=4)
@@ -529,7 +542,7 @@ class Brightness:
 
 
 def test_the_local_pool_answers_as_the_engine_does() -> None:
-    with LocalPool(tiny_backbone(), {"brightness": Brightness()}, max_batch=4, threads=1) as pool:
+    with LocalPool(tiny_backbone(), {"brightness": Brightness()}, batch=4, threads=1) as pool:
         assert pool.info == tiny_backbone().info
         futures = [pool.submit(sample(seed, RED)) for seed in range(3)]
         results = [future.result(timeout=60) for future in futures]
@@ -548,7 +561,7 @@ def test_the_local_pool_answers_as_the_engine_does() -> None:
 
 
 def test_closing_the_local_pool_fails_what_is_left() -> None:
-    pool = LocalPool(tiny_backbone(), {}, max_batch=2, threads=1)
+    pool = LocalPool(tiny_backbone(), {}, batch=2, threads=1)
     futures = [pool.submit(sample(seed, Sampling("a", 400, 1.0))) for seed in range(4)]
     pool.close()
     for future in futures:

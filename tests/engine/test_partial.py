@@ -21,7 +21,7 @@ STEPS = SETTINGS["steps"]
 
 @pytest.fixture(scope="module")
 def pool():
-    with LocalPool(tiny_backbone(), {"redness": Redness()}, max_batch=4, threads=1) as pool:
+    with LocalPool(tiny_backbone(), {"redness": Redness()}, batch=4, threads=1) as pool:
         yield pool
 
 

@@ -468,7 +468,7 @@ def test_searches_are_repeated_with_the_rows_and_threads_of_the_study(monkeypatc
     monkeypatch.setattr("lotts_search.registry.load_verifier", lambda name: None)
     for about in ({"machine": {"batch": 4}}, {}):
         Again(about)._pool({"label": "m", "model": "m"})
-    assert [(options["max_batch"], options["threads"]) for options in pools] == [(4, 1), (16, 1)]
+    assert [(options["batch"], options["threads"]) for options in pools] == [(4, 1), (16, 1)]
 
 
 def test_a_stale_journal_of_a_tree_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def weight(folder: Path) -> int:
 
 @pytest.fixture(params=FAMILIES)
 def pool(request: pytest.FixtureRequest) -> Iterator[LocalPool]:
-    pool = LocalPool(registry.load_backbone(request.param), {}, max_batch=16, threads=1)
+    pool = LocalPool(registry.load_backbone(request.param), {}, batch=16, threads=1)
     yield pool
     pool.close()
 

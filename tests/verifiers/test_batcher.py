@@ -42,7 +42,7 @@ def submit(batcher: ScoreBatcher, prompt: str, image: npt.NDArray[np.uint8]) -> 
 
 def test_waiting_requests_share_a_call_and_each_gets_its_own_score() -> None:
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=4)
+    batcher = ScoreBatcher(verifier, batch=4)
     futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(6)]
     assert batcher.outstanding == 6
     assert batcher.tick() and batcher.outstanding == 2
@@ -63,7 +63,7 @@ def test_a_verifier_that_runs_out_of_memory_gets_smaller_batches() -> None:
             return scores
 
     verifier = Small()
-    batcher = ScoreBatcher(verifier, max_batch=5)
+    batcher = ScoreBatcher(verifier, batch=5)
     futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(7)]
     with pytest.warns(Notice, match="the verifier recorder takes at most 2 rows") as caught:
         assert batcher.tick()
@@ -78,7 +78,7 @@ def test_each_score_is_charged_what_the_verifier_says() -> None:
 
     images = np.stack([image(10), image(20)])
     for verifier, price in [(Heavy(), 7.0), (RecordingVerifier(), 0.0)]:
-        batcher = ScoreBatcher(verifier, max_batch=4)  # padding is not charged
+        batcher = ScoreBatcher(verifier, batch=4)  # padding is not charged
         one = submit(batcher, "p", image(1))
         many = batcher.submit(ScoreMosaics("recorder", "p", images, np.array([[[0]], [[1]], [[0]]])))
         while batcher.tick():
@@ -86,10 +86,24 @@ def test_each_score_is_charged_what_the_verifier_says() -> None:
         assert (one.result(0).usage.flops, many.result(0).usage.flops) == (price, 3 * price)
 
 
+def test_with_several_sizes_a_call_has_the_smallest_that_holds_its_images() -> None:
+    verifier, limited = RecordingVerifier(), RecordingVerifier()
+    limited.batch = 3  # type: ignore[attr-defined]
+    for one in (verifier, limited):
+        batcher = ScoreBatcher(one, (1, 2, 4))
+        for count in (1, 2, 3, 4):
+            futures = [submit(batcher, "p", image(count)) for _ in range(count)]
+            while batcher.tick():
+                pass
+            assert all(future.done() for future in futures)
+    assert [len(prompts) for prompts, _ in verifier.calls] == [1, 2, 4, 4]
+    assert [len(prompts) for prompts, _ in limited.calls] == [1, 2, 3, 3, 1]
+
+
 def test_padding_repeats_rows_of_the_batch_and_can_be_disabled() -> None:
     for pad, prompts in [(True, ["a", "b", "a", "b"]), (False, ["a", "b"])]:
         verifier = RecordingVerifier()
-        batcher = ScoreBatcher(verifier, max_batch=4, pad=pad)
+        batcher = ScoreBatcher(verifier, batch=4, pad=pad)
         submit(batcher, "a", image(1))
         submit(batcher, "b", image(2))
         batcher.tick()
@@ -98,7 +112,7 @@ def test_padding_repeats_rows_of_the_batch_and_can_be_disabled() -> None:
 
 
 def test_the_device_time_of_a_call_is_split_evenly() -> None:
-    batcher = ScoreBatcher(RecordingVerifier(), max_batch=3)
+    batcher = ScoreBatcher(RecordingVerifier(), batch=3)
     results = [submit(batcher, "p", image(i)) for i in range(3)]
     batcher.tick()
     shares = [f.result(0).usage.device_s for f in results]
@@ -108,7 +122,7 @@ def test_the_device_time_of_a_call_is_split_evenly() -> None:
 
 
 def test_an_exception_fails_only_the_request_that_caused_it() -> None:
-    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    batcher = ScoreBatcher(RecordingVerifier(), batch=4)
     good, bad, other = (submit(batcher, p, image(5)) for p in ("fine", "explode", "good"))
     batcher.tick()
     assert good.result(0).score == 9 and other.result(0).score == 9
@@ -117,7 +131,7 @@ def test_an_exception_fails_only_the_request_that_caused_it() -> None:
 
 
 def test_a_nan_score_fails_only_its_own_future() -> None:
-    batcher = ScoreBatcher(RecordingVerifier(), max_batch=4)
+    batcher = ScoreBatcher(RecordingVerifier(), batch=4)
     good, bad = submit(batcher, "fine", image(5)), submit(batcher, "nan", image(5))
     batcher.tick()
     assert good.result(0).score == 9
@@ -127,7 +141,7 @@ def test_a_nan_score_fails_only_its_own_future() -> None:
 
 def test_images_of_different_sizes_go_into_separate_calls_in_order() -> None:
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    batcher = ScoreBatcher(verifier, batch=4, pad=False)
     futures = [submit(batcher, "p", image(i, size)) for i, size in enumerate([4, 8, 4, 8])]
     assert batcher.tick() and batcher.tick() and not batcher.tick()
     assert [images.shape for _, images in verifier.calls] == [(2, 4, 4, 3), (2, 8, 8, 3)]
@@ -136,7 +150,7 @@ def test_images_of_different_sizes_go_into_separate_calls_in_order() -> None:
 
 def test_a_cancelled_request_is_dropped() -> None:
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=2, pad=False)
+    batcher = ScoreBatcher(verifier, batch=2, pad=False)
     submit(batcher, "gone", image(0)).cancel()
     kept = submit(batcher, "kept", image(0))
     assert batcher.tick() and kept.result(0).score == 4
@@ -145,7 +159,7 @@ def test_a_cancelled_request_is_dropped() -> None:
 
 def test_mosaics_share_calls_with_other_images_and_come_back_in_order() -> None:
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    batcher = ScoreBatcher(verifier, batch=4, pad=False)
     layers = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     choices = np.random.default_rng(1).integers(0, 3, (6, 2, 2), np.uint8)
     mosaics = batcher.submit(ScoreMosaics("recorder", "pp", layers, choices))
@@ -163,7 +177,7 @@ def test_mosaics_share_calls_with_other_images_and_come_back_in_order() -> None:
 def test_a_mosaic_that_fails_fails_its_request_alone(prompt: str) -> None:
     """After a mosaic that fails the others of its request are not tried: a judge that dies of them would be given up."""
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    batcher = ScoreBatcher(verifier, batch=4, pad=False)
     layers, choices = np.zeros((1, 4, 4, 3), np.uint8), np.zeros((6, 1, 1), np.uint8)
     bad = batcher.submit(ScoreMosaics("recorder", prompt, layers, choices))
     good = submit(batcher, "fine", image(5))
@@ -177,7 +191,7 @@ def test_a_mosaic_that_fails_fails_its_request_alone(prompt: str) -> None:
 
 def test_a_cancelled_request_of_mosaics_is_dropped() -> None:
     verifier = RecordingVerifier()
-    batcher = ScoreBatcher(verifier, max_batch=2)
+    batcher = ScoreBatcher(verifier, batch=2)
     batcher.submit(
         ScoreMosaics("recorder", "p", np.zeros((1, 4, 4, 3), np.uint8), np.zeros((5, 1, 1), np.uint8))
     ).cancel()
@@ -189,7 +203,7 @@ def test_a_wrong_number_of_scores_is_a_failure() -> None:
         def score(self, prompts: list[str], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             return np.zeros(3, dtype=np.float32)
 
-    batcher = ScoreBatcher(WrongShape(), max_batch=2)
+    batcher = ScoreBatcher(WrongShape(), batch=2)
     future = submit(batcher, "p", image(0))
     batcher.tick()
     with pytest.raises(Failure, match=r"shape \(3,\), not \(2,\)"):
@@ -197,8 +211,8 @@ def test_a_wrong_number_of_scores_is_a_failure() -> None:
 
 
 def test_an_empty_batch_size_is_refused() -> None:
-    with pytest.raises(BadInput, match="max_batch"):
-        ScoreBatcher(RecordingVerifier(), max_batch=0)
+    with pytest.raises(BadInput, match="a batch has 1 row or more, not 0"):
+        ScoreBatcher(RecordingVerifier(), batch=0)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +234,7 @@ def test_a_verifier_says_how_many_images_it_takes_and_whether_calls_are_filled(
         verifier.batch = batch  # type: ignore[attr-defined]
     if pad is not None:
         verifier.pad = pad  # type: ignore[attr-defined]
-    batcher = ScoreBatcher(verifier, max_batch=4)
+    batcher = ScoreBatcher(verifier, batch=4)
     futures = [submit(batcher, "p" * i, image(10 * i)) for i in range(6)]
     while batcher.tick():
         pass
@@ -241,14 +255,14 @@ def test_a_batch_that_cannot_be_is_refused(batch: object) -> None:
 def test_a_pool_without_fixed_sizes_never_fills_calls() -> None:
     verifier = RecordingVerifier()
     verifier.pad = True  # type: ignore[attr-defined]
-    batcher = ScoreBatcher(verifier, max_batch=4, pad=False)
+    batcher = ScoreBatcher(verifier, batch=4, pad=False)
     submit(batcher, "a", image(1))
     batcher.tick()
     assert len(verifier.calls[0][0]) == 1
 
 
 def test_a_probe_needs_no_finite_score() -> None:
-    batcher = ScoreBatcher(RecordingVerifier(), max_batch=2)
+    batcher = ScoreBatcher(RecordingVerifier(), batch=2)
     probe = batcher.submit(Score("recorder", "nan", image(1), probe=True))
     real = submit(batcher, "nan", image(1))
     batcher.tick()

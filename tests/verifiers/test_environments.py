@@ -129,7 +129,7 @@ def test_no_score_meets_another_image(
     shared: HostedVerifier, tmp_path_factory: pytest.TempPathFactory, prompts: list[str], pad: bool, seed: int
 ) -> None:
     """Among a death, errors, missing scores and NaN, each image and each mosaic has its own score or an error."""
-    batcher, rng = ScoreBatcher(shared, max_batch=4, pad=pad), np.random.default_rng(seed)
+    batcher, rng = ScoreBatcher(shared, batch=4, pad=pad), np.random.default_rng(seed)
     died = tmp_path_factory.mktemp("once") / "died"
     asked = []
     for prompt in (f"once {died}" if prompt == "once" else prompt for prompt in prompts):
@@ -265,7 +265,7 @@ def test_a_process_that_dies_is_started_again_and_the_call_repeated(load: Load, 
     ("verb", "message"), [("hang", "gave no answer within 1.5 s"), ("die", "SIGKILL"), ("few", r"shape \(0,\)")]
 )
 def test_only_the_images_at_fault_fail(load: Load, verb: str, message: str) -> None:
-    batcher = ScoreBatcher(load(timeout=1.5), max_batch=3, pad=False)
+    batcher = ScoreBatcher(load(timeout=1.5), batch=3, pad=False)
     prompts = ["a", verb, "b"]
     futures = [batcher.submit(Score("s", p, images_of(i)[0])) for i, p in enumerate(prompts)]
     assert batcher.tick()

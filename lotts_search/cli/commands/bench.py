@@ -86,7 +86,7 @@ def families(
     builder = Builder(place, getattr(torch, dtype), pixels, depth, text, tied)
     reports = []
     for name in family or list(FAMILIES):
-        reports.append(measure(name, builder, timed=timed, steps=steps, images=images, max_batch=batch))
+        reports.append(measure(name, builder, timed=timed, steps=steps, images=images, batch=batch))
         if not json:
             _show(reports[-1])
     if json:
@@ -99,7 +99,7 @@ def ratios(
         list[str] | None,
         typer.Option(
             "--only",
-            help="engine, search, searches, fill, localization, ray, memory or masked; repeatable [all of them].",
+            help="engine, search, searches, batch, fill, localization, ray, memory or masked; repeatable [all of them].",
         ),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="A Stable Diffusion model.")] = "shapes-sd",

@@ -55,7 +55,7 @@ def theory(
         from lotts_search.work.requests import Sampling
 
         assert model is not None
-        with LocalPool(load_backbone(model, device=device), {}, max_batch=32, pad=False) as pool:
+        with LocalPool(load_backbone(model, device=device), {}, batch=32, pad=False) as pool:
             slices = regimes.measured(pool, images)
             costs = Costs.of(pool.info, Sampling.of(pool.info, "any"))
         cost_local, cost_global = (costs.localize() + costs.refine()).nfe, costs.sample.nfe

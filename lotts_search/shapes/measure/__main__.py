@@ -38,7 +38,7 @@ def _open(
     if changes:
         defaults = dataclasses.replace(backbone.info.defaults, **changes)
         backbone.info = dataclasses.replace(backbone.info, defaults=defaults)
-    return LocalPool(backbone, {"shapes-reward": load_verifier("shapes-reward")}, max_batch=32, pad=False)
+    return LocalPool(backbone, {"shapes-reward": load_verifier("shapes-reward")}, batch=32, pad=False)
 
 
 def _measure(pool: LocalPool, figures: Callable[[], dict[str, object]], out: Path) -> None:
