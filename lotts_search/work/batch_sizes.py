@@ -50,9 +50,10 @@ class BatchSizes:
     def parse(cls, text: str) -> Self:
         """Return the sizes of a text such as ``8`` or ``2,4,8,16``."""
         try:
-            return cls(tuple(int(size) for size in text.split(",")))
+            sizes = tuple(int(size) for size in text.split(","))
         except ValueError:
             raise BadInput(f"not a batch: {text!r}; give rows as 8, or several sizes as 2,4,8,16") from None
+        return cls(sizes)
 
     @property
     def most(self) -> int:

@@ -257,9 +257,16 @@ def test_an_engine_that_cannot_be_imported_is_named(ray_up: None) -> None:
         RayPool("fake", engine="nowhere_at_all:make")
 
 
-@pytest.mark.parametrize("name", ["generators", "batch", "threads"])
-def test_numbers_are_checked_before_anything_starts(name: str) -> None:
-    with pytest.raises(BadInput, match=f"{name} must be 1 or more, not 0"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("generators", "must be 1 or more, not 0"),
+        ("threads", "must be 1 or more, not 0"),
+        ("batch", "has 1 row or more, not 0"),
+    ],
+)
+def test_numbers_are_checked_before_anything_starts(name: str, message: str) -> None:
+    with pytest.raises(BadInput, match=f"{name} {message}"):
         make(**{name: 0})
 
 
