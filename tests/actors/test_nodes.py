@@ -52,13 +52,20 @@ def test_a_crew_grows_as_nodes_arrive_and_survives_that_they_leave() -> None:
             wait_until(lambda: at() == {"generator0": second, "generator1": third, "brightness2": None})
 
 
-def test_a_spread_model_has_its_gpus_on_one_node() -> None:
+def test_generators_share_a_gpu_or_have_several_of_one_node() -> None:
     """Ray counts GPUs that nobody uses here."""
     with cluster(1, num_cpus=2, num_gpus=1) as nodes:
+
+        def pool(generators: int, placement: Placement | None = None, **options: object) -> RayPool:
+            return RayPool(
+                "fake", (), generators, address=nodes.cluster.address, placement=placement,
+                backbone_options={"device": "cuda"} | options, engine="tests.actors.fakes:make_seeing",
+            )  # fmt: skip
+
+        with pool(2, Placement(gpus=0.5)) as shared:
+            wait_until(lambda: len(shared.workers()) == 2)
+            assert shared.info.family == "0"
         larger = nodes.add(num_cpus=1, num_gpus=2)
-        options = {"device": "cuda", "spread": 2}
-        with RayPool(
-            "fake", address=nodes.cluster.address, backbone_options=options, engine="tests.actors.fakes:make_seeing"
-        ) as pool:
-            assert sorted(pool.info.family.split(",")) == ["0", "1"]
-            assert [nodes.hosts(ready.pid) for ready in pool.workers()] == [larger]
+        with pool(1, spread=2) as spread:
+            assert sorted(spread.info.family.split(",")) == ["0", "1"]
+            assert [nodes.hosts(ready.pid) for ready in spread.workers()] == [larger]
