@@ -199,6 +199,8 @@ class Loader:
         if self.options.offload is not None:
             offload(modules, self.options.offload, self.device)
         elif self._gpus:
+            if not self._networks:
+                raise BadInput(f"model {self.name} cannot be spread: it has neither a unet nor a transformer")
             encoders = [module for name, module in self._loaded.items() if name.startswith("text_encoder")]
             others = [module for module in modules if module not in (*self._networks, *encoders)]
             rooms = [free_bytes(gpu) for gpu in self._gpus]
