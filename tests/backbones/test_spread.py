@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from lotts_search.backbones import loading
@@ -198,6 +199,34 @@ def test_wherever_layers_are_nothing_is_mixed_and_no_bit_changes(family: str, mo
         want, got = answers(one), answers(three)
     assert near(got, want) and near(want, answers(wrap(make())), 1e-5)
     assert stays_put(one) and not stays_put(three), "no call is recorded as a CUDA graph"
+
+
+class Encoder(nn.Module):
+    """A text encoder with a weight of its own beside its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    def forward(self, states: torch.Tensor, *, shift: torch.Tensor) -> dict[str, Any]:
+        states = states * self.scale + shift
+        for layer in self.layers:
+            states = layer(states)
+        return {"states": [states]}
+
+
+def test_weights_beside_the_blocks_are_moved_and_get_their_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, states = Encoder(), torch.randn(3, 2)
+    with torch.inference_mode():
+        want = encoder(states, shift=states)["states"][0]
+    monkeypatch.setattr(spreading, "divide", lambda sizes, rooms: [0, 1, 2, 0])
+    with pretended_devices():
+        spread("tiny", nn.Linear(2, 2), [encoder], [], DEVICES, [0] * 3)
+        assert [encoder.scale.device, *(layer.weight.device for layer in encoder.layers)] == [*DEVICES[1:], DEVICES[0]]
+        there = states.to(DEVICES[0])
+        got = encoder(there, shift=there)["states"][0]
+        assert got.device == DEVICES[0] and torch.equal(got.cpu(), want)
 
 
 def search_on(backbone: Any) -> list[Any]:
