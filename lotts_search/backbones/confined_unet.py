@@ -194,7 +194,7 @@ def recorded(unet: Any, latent: Grid, frozen: Mapping[int, Frozen]) -> Iterator[
         for row, one in frozen.items():
             tokens = values[row].flatten(1).T if values.ndim == 4 else values[row]
             tokens = tokens[active_at(one, layer.grid, latent)[1].to(tokens.device)]
-            one.kept[layer.module] = _sums(layer.module, tokens[None])[0] if _normal(layer) else tokens
+            one.kept[layer.module] = _sums(layer.module, tokens) if _normal(layer) else tokens
 
     with contextlib.ExitStack() as hooks:
         for layer in layers(unet, latent):
@@ -216,7 +216,7 @@ def confined(unet: Any, latent: Grid, frozen: list[Frozen]) -> Iterator[None]:
         latent: its height and width.
         frozen: of each row.
     """
-    active = torch.stack([row.active for row in frozen])
+    active, neighbours = torch.stack([row.active for row in frozen]), _Neighbours(latent, frozen)
 
     def enter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return _image(_tokens(output).gather(1, active[:, :, None].expand(-1, -1, output.shape[1])))
@@ -235,7 +235,7 @@ def confined(unet: Any, latent: Grid, frozen: list[Frozen]) -> Iterator[None]:
             elif layer.convolution is None:
                 stack.enter_context(module.register_forward_hook(_beside(module, frozen)))
             else:
-                stack.enter_context(_replaced(layer.convolution, _convolve(layer, latent, frozen)))
+                stack.enter_context(_replaced(layer.convolution, _convolve(layer, neighbours, frozen)))
                 if module is not layer.convolution:
                     stack.enter_context(
                         _replaced(module, lambda image, *_, layer=layer, **__: layer.convolution(image))
@@ -255,30 +255,33 @@ def _tokens(image: Tensor) -> Tensor:
 
 
 def _image(tokens: Tensor) -> Tensor:
-    """Return tokens [B, A, C] as an image [B, C, A, 1]."""
-    return tokens.transpose(1, 2)[..., None]
+    """Return tokens [B, A, C] as an image [B, C, A, 1] in channels-last format."""
+    return tokens[:, :, None].permute(0, 3, 1, 2)
 
 
 def _sums(norm: Any, tokens: Tensor) -> Tensor:
-    """Return sums and sums of squares [B, 2, G] of the groups of tokens [B, N, C]."""
-    groups = tokens.float().reshape(*tokens.shape[:2], norm.num_groups, norm.num_channels // norm.num_groups)
-    return torch.stack([groups.sum((1, 3)), groups.square().sum((1, 3))], 1)
+    """Return sums and sums of squares [2, G] of the groups of tokens [N, C] of a row."""
+    # In one pass, and because of weights in float32 as well, whatever the dtype of the tokens is.
+    one = torch.ones(norm.num_channels, device=tokens.device)
+    _, mean, scale = torch.native_batch_norm(tokens, one, one, None, None, True, 0.0, norm.eps)
+    moments = torch.stack([mean, scale**-2 - norm.eps + mean.square()])
+    return len(tokens) * moments.view(2, norm.num_groups, -1).sum(2)
 
 
 def _norm(layer: Layer, frozen: list[Frozen]) -> Callable[[Tensor], Tensor]:
     """Return the ``forward`` of a group norm whose statistics are those of active and frozen tokens together."""
     norm = layer.module
-    others = torch.stack([row.kept[norm] for row in frozen])
     each = norm.num_channels // norm.num_groups
 
     def forward(image: Tensor) -> Tensor:
-        tokens = _tokens(image)
-        mean, square = (
-            ((_sums(norm, tokens) + others) / (each * math.prod(layer.grid))).repeat_interleave(each, 2).unbind(1)
-        )
-        scale = (square - mean.square() + norm.eps).rsqrt() * norm.weight
-        shift = norm.bias - mean * scale
-        return _image((tokens * scale[:, None] + shift[:, None]).to(image.dtype))
+        tokens = _tokens(image).contiguous()
+        found, weight, bias = torch.empty_like(tokens), norm.weight.float(), norm.bias.float()
+        for row, one, to in zip(tokens, frozen, found, strict=True):
+            sums = (_sums(norm, row) + one.kept[norm]) / (each * math.prod(layer.grid))
+            mean, square = sums.repeat_interleave(each, 1)
+            variance = (square - mean.square()).clamp(min=0)
+            to.copy_(functional.batch_norm(row, mean, variance, weight, bias, eps=norm.eps))
+        return _image(found)
 
     return forward
 
@@ -287,31 +290,53 @@ def _beside(module: nn.Module, frozen: list[Frozen]) -> Any:
     """Return a hook that adds the keys or values of frozen tokens to those of the active ones."""
 
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return torch.cat([output, torch.stack([row.kept[module] for row in frozen])], 1)
+        return _joined(output, [row.kept[module] for row in frozen])
 
     return hook
 
 
-def _convolve(layer: Layer, latent: Grid, frozen: list[Frozen]) -> Callable[..., Tensor]:
+def _joined(tokens: Tensor, others: list[Tensor], zeros: int = 0) -> Tensor:
+    """Return tokens [B, A, C] with others [F, C] of each row and zeros behind them, [B, A + F + zeros, C]."""
+    active = tokens.shape[1]
+    joined = tokens.new_empty(len(tokens), active + len(others[0]) + zeros, tokens.shape[2])
+    joined[:, :active] = tokens
+    joined[:, joined.shape[1] - zeros :] = 0
+    for row, other in zip(joined, others, strict=True):
+        row[active : active + len(other)] = other
+    return joined
+
+
+class _Neighbours:
+    """Where the neighbours of the active outputs of convolutions are in the rows of one call."""
+
+    def __init__(self, latent: Grid, frozen: list[Frozen]):
+        self._latent, self._frozen = latent, frozen
+        self._places: dict[Any, Tensor] = {}
+
+    def places(self, layer: Layer, device: torch.device) -> Tensor:
+        """Return the places [B·A·9] among the inputs of all rows, one after another, on the device of the layer."""
+        key = layer.grid, layer.to, device
+        if key not in self._places:
+            for one in self._frozen:
+                if key not in one.neighbours:
+                    one.neighbours[key] = around(one, layer, self._latent).to(device)
+            every = torch.stack([one.neighbours[key] for one in self._frozen])
+            first = torch.arange(len(every), device=device) * (math.prod(layer.grid) + 1)
+            self._places[key] = (every + first[:, None, None]).flatten()
+        return self._places[key]
+
+
+def _convolve(layer: Layer, neighbours: _Neighbours, frozen: list[Frozen]) -> Callable[..., Tensor]:
     """Return the ``forward`` of a convolution, perhaps with another grid before or behind it, at its active outputs."""
     convolution = layer.convolution
-
-    def inputs(tokens: Tensor) -> Tensor:
-        """Return the neighbours [B, A, 9·C] of the active outputs."""
-        rows = []
-        for row, one in zip(tokens, frozen, strict=True):
-            key = layer.grid, layer.to, row.device
-            if key not in one.neighbours:
-                one.neighbours[key] = around(one, layer, latent).to(row.device)
-            everything = torch.cat([row, one.kept[layer.module], row.new_zeros(1, row.shape[1])])
-            rows.append(everything[one.neighbours[key]].flatten(1))
-        return torch.stack(rows)
 
     def forward(image: Tensor) -> Tensor:
         tokens = _tokens(image)
         if convolution.kernel_size != (1, 1):
-            tokens = inputs(tokens)
-        weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+            every = _joined(tokens, [one.kept[layer.module] for one in frozen], zeros=1).flatten(0, 1)
+            found = every.index_select(0, neighbours.places(layer, every.device))
+            tokens = found.view(len(image), -1, 9 * every.shape[1])
+        weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # copies nothing of weights in channels-last format
         return _image(functional.linear(tokens.contiguous(), weight, convolution.bias))
 
     return forward

@@ -1,6 +1,7 @@
 """The time of a confined network call as a share of a whole one, against its counted cost, measured side by side::
 
     python -m lotts_search.bench.masked --models flux sd3 --tokens 1024 --batch 4
+    python -m lotts_search.bench.masked --models sd sdxl --tokens 4096 --batch 4
 
 The networks have the published widths and few blocks, in bfloat16 with random weights. Whole and confined calls alternate on one thread of
 the CPU, the least CPU time of each counts (demand: at most 1.15 times the counted share at r = 0.2 and 0.5). Takes a minute for each model.
@@ -10,17 +11,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
+from lotts_search.backbones import confined_joint, confined_unet
 from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.confined_joint import confined, recorded_joint, unrecorded
 from lotts_search.backbones.flops import count_part
 from lotts_search.backbones.flux import image_ids
+from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from lotts_search.bench.setting import Ratio, Setting
 
 DEMAND = 1.15
@@ -37,13 +42,48 @@ class Share(NamedTuple):
     measured: float
 
 
-def flux(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
-    """Return FLUX.1's transformer with one double-stream and two single-stream blocks, and a call of it; a text token per 16
-    image tokens, as in FLUX.1-schnell at 1024 pixels."""
+@dataclass(frozen=True)
+class Case:
+    """A network, the shape of its tokens, and a call of it or of a copy with a number of rows."""
+
+    network: Any
+    grid: tuple[int, int]
+    call: Callable[[Any, int], object]
+
+    def record(self, frozen: dict[int, Frozen]) -> AbstractContextManager[None]:
+        """Keep what the frozen tokens give in the call inside the block."""
+        return confined_unet.recorded(self.network, self.grid, frozen)
+
+    def confine(self, network: Any, frozen: list[Frozen]) -> AbstractContextManager[None]:
+        """Confine the call of the network or of a copy inside the block."""
+        return confined_unet.confined(network, self.grid, frozen)
+
+    def unrecorded(self, network: Any, active: int) -> Frozen:
+        """Return what a record would give, to count a confined call."""
+        return confined_unet.unrecorded(network, self.grid, active)
+
+
+class JointCase(Case):
+    """A transformer with joint attention."""
+
+    def record(self, frozen: dict[int, Frozen]) -> AbstractContextManager[None]:
+        return confined_joint.recorded_joint(self.network, math.prod(self.grid), frozen)
+
+    def confine(self, network: Any, frozen: list[Frozen]) -> AbstractContextManager[None]:
+        embedder = "x_embedder" if hasattr(network, "x_embedder") else "pos_embed"
+        return confined_joint.confined(network, embedder, math.prod(self.grid), frozen)
+
+    def unrecorded(self, network: Any, active: int) -> Frozen:
+        return confined_joint.unrecorded(network, math.prod(self.grid), active)
+
+
+def flux(side: int) -> Case:
+    """Return FLUX.1's transformer with one double-stream and two single-stream blocks; a text token per 16 image tokens, as in
+    FLUX.1-schnell at 1024 pixels."""
     words = side * side // 16
     network = FluxTransformer2DModel(num_layers=1, num_single_layers=2, guidance_embeds=False)
 
-    def call(network: Any, rows: int = batch) -> object:
+    def call(network: Any, rows: int) -> object:
         config = network.config
         return network(
             hidden_states=torch.zeros(rows, side * side, config["in_channels"], dtype=network.dtype),
@@ -54,12 +94,11 @@ def flux(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
             txt_ids=torch.zeros(words, 3),
         )
 
-    return network, "x_embedder", call
+    return JointCase(network, (side, side), call)
 
 
-def sd3(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
-    """Return Stable Diffusion 3 medium's transformer with three blocks, and a call of it; a text token per 12 image tokens, as at
-    1024 pixels."""
+def sd3(side: int) -> Case:
+    """Return Stable Diffusion 3 medium's transformer with three blocks; a text token per 12 image tokens, as at 1024 pixels."""
     words = side * side // 12
     network = SD3Transformer2DModel(
         sample_size=128,
@@ -71,7 +110,7 @@ def sd3(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
         pos_embed_max_size=192,
     )
 
-    def call(network: Any, rows: int = batch) -> object:
+    def call(network: Any, rows: int) -> object:
         return network(
             hidden_states=torch.zeros(rows, 16, 2 * side, 2 * side, dtype=network.dtype),
             encoder_hidden_states=torch.zeros(rows, words, 4096, dtype=network.dtype),
@@ -79,68 +118,88 @@ def sd3(side: int, batch: int) -> tuple[Any, str, Callable[[Any], object]]:
             timestep=torch.zeros(rows),
         )
 
-    return network, "pos_embed", call
+    return JointCase(network, (side, side), call)
 
 
-MODELS = {"flux": flux, "sd3": sd3}
+def unet(side: int, config: dict[str, Any]) -> Case:
+    """Return a U-Net of latents [side, side], with 77 text tokens."""
+    network = UNet2DConditionModel(**config)
+
+    def call(network: Any, rows: int) -> object:
+        dtype = network.dtype
+        added = {"text_embeds": torch.zeros(rows, 1280, dtype=dtype), "time_ids": torch.zeros(rows, 6, dtype=dtype)}
+        return network(
+            torch.zeros(rows, 4, side, side, dtype=dtype),
+            torch.zeros(rows),
+            torch.zeros(rows, 77, network.config["cross_attention_dim"], dtype=dtype),
+            added_cond_kwargs=added,
+        )
+
+    return Case(network, (side, side), call)
 
 
-def counted(network: Any, embedder: str, tokens: int, active: int, call: Callable[..., object]) -> float:
+def sd(side: int) -> Case:
+    """Return Stable Diffusion 2.1's U-Net with one layer per block instead of two."""
+    return unet(side, SD21_UNET | {"layers_per_block": 1})
+
+
+def sdxl(side: int) -> Case:
+    """Return SDXL's U-Net with one layer per block instead of two, and half of its transformer blocks in each."""
+    return unet(side, SDXL_UNET | {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 5]})
+
+
+MODELS = {"flux": flux, "sd3": sd3, "sd": sd, "sdxl": sdxl}
+
+
+def counted(case: Case, active: int) -> float:
     """Count a confined call as a share of a whole one."""
 
     def inside(copy: Any) -> None:
-        with confined(copy, embedder, tokens, [unrecorded(copy, tokens, active)]):
-            call(copy, 1)
+        with case.confine(copy, [case.unrecorded(copy, active)]):
+            case.call(copy, 1)
 
-    return count_part(network, inside) / count_part(network, lambda copy: call(copy, 1))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Return the CPU seconds that a call takes; other processes do not count."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
+    return count_part(case.network, inside) / count_part(case.network, lambda copy: case.call(copy, 1))
 
 
 @torch.inference_mode()
-def measure(name: str, tokens: int, batch: int, repeats: int, ratios: list[float]) -> list[Share]:
+def measure(
+    name: str,
+    tokens: int,
+    batch: int,
+    repeats: int,
+    ratios: list[float],
+    dtype: torch.dtype,
+    channels_last: bool = False,
+) -> list[Share]:
     """Measure the shares of one model."""
-    side = round(tokens**0.5)
-    network, embedder, call = MODELS[name](side, batch)
-    network.eval().to(torch.bfloat16)
+    case = MODELS[name](round(tokens**0.5))
+    network, cells = case.network.eval().to(dtype), math.prod(case.grid)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
     masks = {}
     for ratio in ratios:
-        order = [torch.randperm(side * side) for _ in range(batch)]
-        active = round(ratio * side * side)
+        order = [torch.randperm(cells) for _ in range(batch)]
+        active = round(ratio * cells)
         masks[ratio] = [Frozen(one[:active].sort().values, one[active:].sort().values) for one in order]
     with contextlib.ExitStack() as stack:
         for frozen in masks.values():
-            stack.enter_context(recorded_joint(network, side * side, dict(enumerate(frozen))))
-        call(network)
+            stack.enter_context(case.record(dict(enumerate(frozen))))
+        case.call(network, batch)
     times: dict[float, list[float]] = {ratio: [] for ratio in (1.0, *ratios)}
     for _ in range(repeats):
         for ratio, found in times.items():
-            if ratio == 1.0:
-                found.append(seconds(lambda: call(network)))
-                continue
-            with confined(network, embedder, side * side, masks[ratio]):
-                found.append(seconds(lambda: call(network)))
+            start = time.process_time()  # other processes do not count
+            with contextlib.nullcontext() if ratio == 1.0 else case.confine(network, masks[ratio]):
+                case.call(network, batch)
+            found.append(time.process_time() - start)
     whole = min(times[1.0])
-    return [
-        Share(
-            ratio,
-            whole,
-            counted(network, embedder, side * side, round(ratio * side * side), call),
-            min(times[ratio]) / whole,
-        )
-        for ratio in ratios
-    ]
+    return [Share(ratio, whole, counted(case, round(ratio * cells)), min(times[ratio]) / whole) for ratio in ratios]
 
 
 def masked(setting: Setting) -> Iterator[Ratio]:
     """Measure confined calls of FLUX.1's widths, whatever the model of the setting is."""
     torch.set_num_threads(1)
-    for share in measure("flux", 1024, 4, 2, RATIOS):
+    for share in measure("flux", 1024, 4, 2, RATIOS, torch.bfloat16):
         name = f"time ÷ counted cost: a confined step of FLUX at r = {share.ratio}, counted {share.counted:.2f} of a whole one"
         yield Ratio(name, [share.measured / share.counted], most=DEMAND)
 
@@ -153,13 +212,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, help="shares of active tokens")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--channels-last", action="store_true", help="keep the weights of convolutions in this format")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(
         "| model | tokens | batch | r | whole | counted | measured | measured ÷ counted |", "|---" * 8 + "|", sep="\n"
     )
     for name in given.models:
-        for ratio, whole, share, measured in measure(name, given.tokens, given.batch, given.repeats, given.ratios):
+        found = measure(
+            name,
+            given.tokens,
+            given.batch,
+            given.repeats,
+            given.ratios,
+            getattr(torch, given.dtype),
+            given.channels_last,
+        )
+        for ratio, whole, share, measured in found:
             cells = ratio, f"{whole:.2f} s", f"{share:.3f}", f"{measured:.3f}", f"{measured / share:.2f}"
             print(f"| {name} | {given.tokens} | {given.batch} |", " | ".join(map(str, cells)), "|", flush=True)
 

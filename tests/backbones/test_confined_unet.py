@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.confined_unet import active_at, layers
+from lotts_search.backbones.confined_unet import Layer, _image, _norm, _sums, active_at, layers
 from lotts_search.backbones.offload import offload
 from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from tests.tiny import backbone_of, tiny_pipeline
@@ -82,3 +82,16 @@ def test_offloaded_weights_give_the_same(family: str, how: str) -> None:
     offload([backbone.unet], how, torch.device("cpu"))
     assert all(map(torch.equal, before, outputs()))
     assert torch.equal(backbone.predict(latents, times, texts), before[0])
+
+
+def test_group_norms_add_up_in_float32_whatever_the_dtype_is() -> None:
+    """In bfloat16 the mean of values around 100 would be wrong by a quarter of their deviation."""
+    norm = torch.nn.GroupNorm(4, 8).bfloat16()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    image, cells = (torch.randn(1, 8, 8, 8) + 100).bfloat16(), torch.randperm(64)
+    tokens, row = image.flatten(2).transpose(1, 2), Frozen(cells[:20].sort().values, cells[20:].sort().values)
+    row.kept[norm] = _sums(norm, tokens[0, row.places])
+    with torch.inference_mode():
+        found = _norm(Layer(norm, (8, 8), (8, 8)), [row])(_image(tokens[:, row.active]))
+        whole = torch.nn.functional.group_norm(image.float(), 4, norm.weight.float(), norm.bias.float())
+    assert torch.allclose(found[..., 0].float(), whole.flatten(2)[..., row.active], atol=0.01, rtol=0.01)
