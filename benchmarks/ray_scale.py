@@ -37,7 +37,7 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Check, Result, Usage, Work
 
 SPEED = Speed(side=64)
-PAUSE_S = 0.01
+PAUSE_S = 0.05
 
 
 class Generators:
