@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -594,3 +596,35 @@ def test_broken_settings_of_a_scheduler_are_one_sentence(
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(Failure, match="cannot load its scheduler: "):
         load_backbone(str(folder), device="cpu").schedule(4)
+
+
+LOADING = """
+import sys
+from lotts_search.registry import load_backbone
+
+def read():
+    return int(open("/proc/self/io").read().split("read_bytes:")[1].split()[0])
+
+load_backbone("shapes-flux", device="cpu")
+before = read()
+load_backbone(sys.argv[1], device="cpu")
+print(read() - before)
+"""
+"""Prints how many bytes a process reads from the disk to load a model, beside the code that it needs."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="this system does not count what is read")
+def test_a_machine_reads_the_weights_once_whatever_the_number_of_processes(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(find_model("shapes-flux")[0], tmp_path / "model"))
+    weights = list(folder.rglob("*.safetensors"))
+    for file in weights:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    words = [sys.executable, "-c", LOADING, str(folder)]
+    first, second = (int(subprocess.run(words, capture_output=True, check=True).stdout.split()[-1]) for _ in range(2))
+    if first == 0:
+        pytest.skip("the files are in memory anyway")
+    size = sum(file.stat().st_size for file in weights)
+    assert first > 0.9 * size and second < 0.1 * size
