@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -191,7 +191,7 @@ class Compute:
             options: passed to the family's ``from_pretrained``.
         """
         options = {"device": self.device, **self.load, **options}
-        with redirect_stdout(sys.stderr):
+        with _stdout_on_stderr():
             pool = self._open(model, verifiers, rewriters or {}, options)
             try:
                 yield pool
@@ -229,3 +229,21 @@ class Compute:
             packages=self.ship,
             rewriters=rewriters,
         )
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send to stderr what is printed, also by libraries in C and by processes that are started."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    kept = None
+    with suppress(OSError):  # either may be closed
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)

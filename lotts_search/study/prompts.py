@@ -125,6 +125,8 @@ def load_prompts(
     found = list(_matching(_distinct(prompts, source), dict(where or {}), source))
     if not found:
         raise BadInput(f"{source} has no prompts" + (f" with {_say(where)}" if where else ""))
+    if count is not None and count > len(found):
+        notice(f"{source} has {len(found):,} prompts{f' with {_say(where)}' if where else ''} instead of {count:,}")
     return sample(found, count, seed)
 
 

@@ -173,9 +173,10 @@ class ScoreBatcher:
 
         def part(some: slice) -> npt.NDArray[np.float32]:
             prompts = [batch[i].request.work.prompt for i in rows[some]]
-            scores = np.asarray(
-                self.verifier.score(prompts, np.stack([images[i] for i in rows[some]])), dtype=np.float32
-            )
+            found = np.asarray(self.verifier.score(prompts, np.stack([images[i] for i in rows[some]])))
+            if np.iscomplexobj(found):
+                raise Failure(f"verifier {self.name!r} returned complex numbers")
+            scores = found.astype(np.float32)
             if scores.shape != (len(prompts),):
                 raise Failure(f"verifier {self.name!r} returned scores of shape {scores.shape}, not ({len(prompts)},)")
             return scores

@@ -571,6 +571,7 @@ def test_images_that_could_not_be_scored_are_kept_and_their_place_is_printed(
 
 
 CHATTY = """
+import os
 import sys
 import numpy as np
 print("imported")
@@ -586,6 +587,8 @@ class Chatty:
     def score(self, prompts, images):
         print('{"score": 7}')
         sys.stdout.write("scored\\n")
+        os.write(1, b"from C\\n")
+        os.system("echo from a child")
         return images.mean(axis=(1, 2, 3)).astype(np.float32)
 """
 
@@ -603,7 +606,8 @@ def test_json_stays_pure_whatever_a_verifier_prints(tmp_path: Path, words: tuple
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])},
     )  # fmt: skip
     assert json.loads(done.stdout)["images"] == 1 and done.stdout.count("\n") == 1
-    assert "loading 100%" in done.stderr and '{"score": 7}' in done.stderr
+    for text in ("loading 100%", '{"score": 7}', "from C", "from a child"):
+        assert text in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["NoLoad", "Nothing", "number"])

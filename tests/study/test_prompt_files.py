@@ -128,6 +128,21 @@ def test_what_is_skipped_is_counted(tmp_path: Path, text: str, name: str, said: 
 
 
 @pytest.mark.parametrize(
+    ("count", "where", "said"),
+    [(4, None, "p.csv has 3 prompts instead of 4"), (3, {"kind": 1}, "2 prompts with kind = 1 instead")],
+)
+def test_fewer_prompts_than_wanted_are_reported(
+    tmp_path: Path, count: int, where: dict[str, int] | None, said: str
+) -> None:
+    (tmp_path / "p.csv").write_text("prompt,kind\na,1\nb,2\nc,1\n")
+    with pytest.warns(Notice, match=said):
+        load_prompts(str(tmp_path / "p.csv"), count=count, where=where)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_prompts(str(tmp_path / "p.csv"), count=3)) == 3
+
+
+@pytest.mark.parametrize(
     ("cell", "wanted", "fits"),
     [
         ("true", True, True), ("TRUE", True, True), ("false", True, False), ("false", False, True), ("1", True, False),
