@@ -24,7 +24,8 @@ class Model(BaseModel):
         rewriter: revises prompts for strategies that use a rewriter; None = the one that the model names, if any.
         load: options of the model, as for :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         generators: generator actors on Ray; each holds the model.
-        gpus, verifier_gpus: GPUs of each generator and of each verifier on Ray; None = 1 where its device is CUDA.
+        gpus, verifier_gpus: GPUs of each generator and of each verifier on Ray; None = 1 where its device is CUDA, or as many as the model
+            is spread over.
         batch: network rows of a call of a generator, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`; None = by
             device.
     """

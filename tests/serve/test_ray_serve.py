@@ -30,6 +30,7 @@ from lotts_search.engine.local_pool import LocalPool
 from lotts_search.errors import BadInput
 from lotts_search.serve import app
 from lotts_search.serve.config import parse
+from lotts_search.serve.deployment import needed
 from tests.serve.test_embedded import PROMPT
 
 KEY = "0123456789abcdef"
@@ -42,6 +43,13 @@ def test_serve_run_builds_the_application() -> None:
     backpressure = deployment._deployment_config.backpressure_config
     assert (backpressure.status_code, backpressure.retry_after_s) == (429, 2)
     assert deployment.num_replicas == 1 and deployment.max_queued_requests == 7
+
+
+def test_the_endpoint_asks_for_the_gpus_of_its_models() -> None:
+    model = {"name": "shapes-sd", "load": {"device": "cuda", "spread": 2}, "generators": 3}
+    assert needed(parse({"models": [model, "shapes-flux"]}))["GPU"] == 6
+    with pytest.raises(BadInput, match="gpus=1: a model that is spread over 2 GPUs needs a generator with as many"):
+        needed(parse({"models": [model | {"gpus": 1}]}))
 
 
 @pytest.mark.parametrize(
