@@ -32,7 +32,7 @@ from lotts_search.verifiers.metric import Metric
 from lotts_search.verifiers.spec import SOURCES, VerifierSpec
 from lotts_search.work.masks import mask_kind
 
-PLACEMENT = ("device", "offload", "spread", "vae_slicing", "compile")
+PLACEMENT = ("device", "offload", "spread", "vae_slicing", "compile", "channels_last")
 """Load options that say where and how fast a model runs, and leave its images as they are."""
 
 

@@ -13,7 +13,7 @@ from lotts_search.errors import BadInput, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("model", "sequential")
-_FLAGS = ("vae_slicing", "vae_tiling", "compile")
+_FLAGS = ("vae_slicing", "vae_tiling", "compile", "channels_last")
 _TEXTS = ("preview", "revision", "variant", "name")
 _DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d+)?")
 
@@ -83,6 +83,8 @@ class LoadOptions:
         preview: folder or Hub id of an AutoencoderTiny that decodes unfinished candidates.
         compile: compile the network's repeated blocks (``torch.compile`` by diffusers' ``compile_repeated_blocks``). The
             first calls take minutes, all later ones are faster. Not with sequential offloading.
+        channels_last: keep the weights of convolutions in channels-last format, so that confined calls of a U-Net need not
+            rearrange them. Other kernels compute whole calls: the same images up to rounding.
         revision, variant: as in diffusers.
         name: name of the model in results, None = the argument of ``from_pretrained``.
     """
@@ -97,6 +99,7 @@ class LoadOptions:
     spread: int | None = None
     preview: str | None = None
     compile: bool = False
+    channels_last: bool = False
     revision: str | None = None
     variant: str | None = None
     name: str | None = None

@@ -196,6 +196,9 @@ class Loader:
             merge_adapters(self.model, self._pipeline, {**self._loaded, **rest}, self.options.lora)
         parts = [*self._loaded.values(), *self._helpers]
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+        if self.options.channels_last:
+            for module in modules:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.options.offload is not None:
             offload(modules, self.options.offload, self.device)
         elif self._gpus:

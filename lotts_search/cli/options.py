@@ -138,6 +138,14 @@ Compile = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+ChannelsLast = Annotated[
+    bool,
+    typer.Option(
+        "--channels-last",
+        help="Keep the weights of convolutions in channels-last format: faster with `refresh` on Stable Diffusion and SDXL.",
+        rich_help_panel=MODEL,
+    ),
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.", rich_help_panel=MODEL)
 ]
@@ -270,6 +278,7 @@ def loading(
     revision: str | None = None,
     variant: str | None = None,
     spread: int | None = None,
+    channels_last: bool = False,
 ) -> dict[str, object]:
     """Return the model options that were set, for :func:`~lotts_search.registry.load_backbone`.
 
@@ -288,6 +297,7 @@ def loading(
         "revision": revision,
         "variant": variant,
         "spread": spread,
+        "channels_last": channels_last,
     }
     kept = {name: value for name, value in given.items() if value not in (None, False, [])}
     LoadOptions.of(kept)

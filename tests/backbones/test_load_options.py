@@ -367,6 +367,26 @@ def test_a_tiny_decoder_shows_unfinished_images(folder: str, tmp_path: Path) -> 
         load_backbone(folder, device="cpu", preview=str(tmp_path / "wide"))
 
 
+@pytest.mark.parametrize("offload", [None, "sequential"])
+def test_convolutions_in_channels_last_format_compute_the_same(folder: str, offload: str | None) -> None:
+    plain, found = (
+        load_backbone(folder, device="cpu", offload=how, channels_last=last)
+        for how, last in ((None, False), (offload, True))
+    )
+    latents, times = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 100.0])
+    texts = plain.stack(plain.encode_prompts(["a red circle", ""]))
+    assert torch.allclose(found.predict(latents, times, texts), plain.predict(latents, times, texts), atol=1e-5)
+    assert np.abs(found.decode(latents).astype(int) - plain.decode(latents)).max() <= 1
+    for part in ("unet", "vae"):
+        sizes = [weight.is_contiguous(memory_format=torch.channels_last) for weight in wide(getattr(found, part))]
+        assert offload or (sizes and all(sizes))
+
+
+def wide(module: torch.nn.Module) -> list[torch.Tensor]:
+    """The weights of convolutions that look at more than a pixel and a channel."""
+    return [weight for weight in module.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+
+
 def test_an_autoencoder_unfit_for_float16_stays_in_float32(folder: str, tmp_path: Path) -> None:
     assert load_backbone(folder, device="cpu", dtype="float16").vae.dtype == torch.float32  # type: ignore[attr-defined]
     pipeline = tiny_xl_pipeline(vae={"force_upcast": False})
@@ -428,6 +448,7 @@ def test_the_command_line_accepts_the_options_and_the_recipe_repeats_them(folder
     with Compute(local=True, load=load).pool(folder, "shapes-reward") as pool:
         assert isinstance(pool, LocalPool) and pool.info.image == (32, 48)
     assert loading_words(cli.loading(spread=2)) == ["--spread", "2"]
+    assert loading_words(cli.loading(channels_last=True)) == ["--channels-last"]
     assert [cli.image_size(text) for text in ("48X32", " 64 ", "8×16")] == [(32, 48), (64, 64), (16, 8)]
     for text in ("big", "3x4x5", "-1", "²", "9" * 5000, "8x", ""):
         with pytest.raises(BadInput, match="WIDTHxHEIGHT"):

@@ -39,6 +39,7 @@ def refine(
     vae_tiling: o.VaeTiling = False,
     offload: o.Offload = None,
     spread: o.Spread = None,
+    channels_last: o.ChannelsLast = False,
     preview: o.Preview = None,
     compile: o.Compile = False,
     revision: o.Revision = None,
@@ -74,7 +75,8 @@ def refine(
     from lotts_search.cli.pools import Compute
     from lotts_search.cli.run_search import Request, run
 
-    load = o.loading(dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant, spread)
+    parts = dtype, size, lora, vae_slicing, vae_tiling, offload, preview, compile, revision, variant, spread
+    load = o.loading(*parts, channels_last)
     request = Request(
         "refine",
         prompt,
