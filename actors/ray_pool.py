@@ -29,7 +29,7 @@ from lotts_search.backbones.load_options import with_absolute_paths
 from lotts_search.errors import BadInput, PoolClosed, notice, unknown
 from lotts_search.plugins import Entry, target_of
 from lotts_search.verifiers.spec import VerifierSpec
-from lotts_search.work.batch_sizes import Batch, BatchSizes
+from lotts_search.work.batch_sizes import ROWS, Batch, BatchSizes
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Judge, Result, Rewrite, Work
@@ -52,8 +52,7 @@ class RayPool(Checking):
         verifiers: as for :func:`lotts_search.registry.load_verifier`; each gets actors, with a separate environment if
             it has requirements.
         generators: generator actors, 1 or more.
-        batch: rows of a network call and images of a scoring call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`;
-            None = by device.
+        batch: rows of a network call and images of a scoring call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`.
         threads: torch threads, and Ray CPUs, of each actor.
         backbone_options: passed to :func:`lotts_search.registry.load_backbone`, e.g. ``{"device": "cuda"}``.
         address: see :func:`lotts_search.actors.connection.connect`.
@@ -83,7 +82,7 @@ class RayPool(Checking):
         model: str,
         verifiers: Sequence[str] = (),
         generators: int = 1,
-        batch: Batch | None = None,
+        batch: Batch = ROWS,
         threads: int = 1,
         backbone_options: Mapping[str, Any] | None = None,
         address: str | None = None,
@@ -101,7 +100,7 @@ class RayPool(Checking):
             if number < 1:
                 raise BadInput(f"{name} must be 1 or more, not {number}")
         options = dict(backbone_options or {})
-        sizes = BatchSizes.of(batch, str(options.get("device", "cpu")))
+        sizes = BatchSizes.of(batch)
         placed = placement or Placement()
         # Workers run in another folder. A registered name takes precedence over a folder of that name.
         where = model if model in registry.models() or not Path(model).is_dir() else str(Path(model).resolve())

@@ -251,7 +251,7 @@ Batch = Annotated[
     typer.Option(
         "--batch",
         metavar="ROWS",
-        help="Rows of each network call, 2 or more [8 on a CPU, 16 on a GPU]; results are bitwise equal at an equal number. Or"
+        help="Rows of each network call, 2 or more [8]; results are bitwise equal at an equal number. Or"
         " several sizes, as 2,4,8,16: each call has the smallest that holds its rows, which makes a search alone faster, but"
         " results equal ones only to rounding.",
         rich_help_panel=COMPUTE,

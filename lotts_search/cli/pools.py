@@ -17,7 +17,7 @@ from lotts_search.cli.options import settings
 from lotts_search.core.recipe import option
 from lotts_search.errors import BadInput, notice
 from lotts_search.registry import check_verifier, find_model, metric_class
-from lotts_search.work.batch_sizes import BatchSizes
+from lotts_search.work.batch_sizes import ROWS, BatchSizes
 from lotts_search.work.pool import Pool
 
 THREADS = 1
@@ -34,7 +34,7 @@ class Compute:
         generators: number of generator actors, None = see :attr:`actors`.
         device: torch device.
         batch: rows of each network call, and images of each call of a verifier, as a text for
-            :meth:`~lotts_search.work.batch_sizes.BatchSizes.parse`; None = by device.
+            :meth:`~lotts_search.work.batch_sizes.BatchSizes.parse`; None = 8.
         place: texts for :meth:`lotts_search.actors.placement.Placement.parse`.
         load: further options of the model, see :func:`lotts_search.registry.load_backbone`.
         limit: settings of :class:`~lotts_search.actors.crew.Limits` by name.
@@ -135,7 +135,7 @@ class Compute:
     @property
     def rows(self) -> BatchSizes:
         """Return the rows of each network call."""
-        return BatchSizes.of(None, self.device) if self.batch is None else BatchSizes.parse(self.batch)
+        return BatchSizes((ROWS,)) if self.batch is None else BatchSizes.parse(self.batch)
 
     def __str__(self) -> str:
         if self.local:

@@ -33,7 +33,7 @@ from lotts_search.engine.stage import Shared, Stage
 from lotts_search.engine.transfer import Landings
 from lotts_search.errors import BadInput, LottsError
 from lotts_search.localization.plan import AttentionPlan, CallPlan, FusionPlan, plan_of, prompts_of
-from lotts_search.work.batch_sizes import Batch, BatchSizes
+from lotts_search.work.batch_sizes import ROWS, Batch, BatchSizes
 from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.requests import Check, Encode, Generate, Locate, Located, Predict, Result, Usage
 
@@ -48,8 +48,7 @@ class Engine:
 
     Args:
         backbone: the model.
-        batch: network rows of a call, or several sizes of which each call has the smallest that holds its rows; None = by
-            device. Guided sampling needs at least 2.
+        batch: network rows of a call, or several sizes of which each call has the smallest that holds its rows. Guided sampling needs at least 2.
         pad: fill every call up to such a size (and decode, encode and text calls up to their own, where these are smaller).
         decode_batch: images in one decoder or encoder call, None = 1 for large images, by device for small ones.
         capture_rows: network rows in one padded attention call, None = by device; 0 = as many as a localization has.
@@ -64,7 +63,7 @@ class Engine:
     def __init__(
         self,
         backbone: Backbone,
-        batch: Batch | None = None,
+        batch: Batch = ROWS,
         pad: bool = True,
         *,
         decode_batch: int | None = None,
@@ -80,7 +79,7 @@ class Engine:
         self._jobs = Jobs(backbone.info, self._landings)
         self._inbox: deque[Job[Any]] = deque()
         self._cancelled: deque[Job[Any]] = deque()
-        self._shared = Shared(backbone, device, BatchSizes.of(batch, device.type), pad, self._landings, self._jobs)
+        self._shared = Shared(backbone, device, BatchSizes.of(batch), pad, self._landings, self._jobs)
         images = decode_batch or default_batch(self._shared)
         self._prompts = PromptStage(self._shared, prompts)
         self._decode = DecodeStage(self._shared, images, lambda: self._network.crowded)

@@ -11,14 +11,14 @@ from typing import Self
 
 import torch
 
-from lotts_search.backbones.base import Backbone, device_of
+from lotts_search.backbones.base import Backbone
 from lotts_search.engine.engine import Engine
 from lotts_search.errors import Failure, PoolClosed, unknown
 from lotts_search.rewriters.base import PromptRewriter
 from lotts_search.rewriters.runner import RewriteRunner
 from lotts_search.verifiers.base import Verifier
 from lotts_search.verifiers.batcher import ScoreBatcher
-from lotts_search.work.batch_sizes import Batch, BatchSizes
+from lotts_search.work.batch_sizes import ROWS, Batch
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Judge, Result, Rewrite, Work
 
@@ -32,8 +32,7 @@ class LocalPool(Checking):
     Args:
         backbone: the model.
         verifiers: by the name in :data:`~lotts_search.work.requests.Judge` work.
-        batch: network rows, and images of a verifier, in one call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`;
-            None = by device.
+        batch: network rows, and images of a verifier, in one call, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`.
         threads: torch's threads, None = one for each CPU that this process may use.
         pad: fill calls up to ``batch``; with one size results do not depend on what else is running.
         rewriters: by the name in :class:`~lotts_search.work.requests.Rewrite`.
@@ -43,7 +42,7 @@ class LocalPool(Checking):
         self,
         backbone: Backbone,
         verifiers: dict[str, Verifier],
-        batch: Batch | None = None,
+        batch: Batch = ROWS,
         threads: int | None = None,
         pad: bool = True,
         rewriters: Mapping[str, PromptRewriter] | None = None,
@@ -51,7 +50,6 @@ class LocalPool(Checking):
         self.info = backbone.info
         self.verifiers, self.rewriters = tuple(verifiers), tuple(rewriters or ())
         self._engine = Engine(backbone, batch, pad)
-        batch = BatchSizes.of(batch, device_of(backbone).type).batch
         self._scorers = {name: ScoreBatcher(verifier, batch, pad) for name, verifier in verifiers.items()}
         self._rewriters = {name: RewriteRunner(rewriter) for name, rewriter in (rewriters or {}).items()}
         self._threads = threads or len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ from lotts_search.errors import BadInput, notice, unknown
 from lotts_search.integrations.arguments import converted, each, seeds, whole
 from lotts_search.integrations.callbacks import Callback, Steps
 from lotts_search.shapes.world.vocabulary import report_unknown_words
-from lotts_search.work.batch_sizes import Batch
+from lotts_search.work.batch_sizes import ROWS, Batch
 from lotts_search.work.pool import Pool
 
 ARGUMENTS = (
@@ -87,7 +87,7 @@ class SearchPipeline:
         settings: Mapping[str, object] | None = None,
         rewriter: str | None = None,
         torch_dtype: object = None,
-        batch: Batch | None = None,
+        batch: Batch = ROWS,
         threads: int | None = None,
         **options: Any,
     ) -> Self:

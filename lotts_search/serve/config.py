@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lotts_search.errors import BadInput, unknown
-from lotts_search.work.batch_sizes import BatchSizes
+from lotts_search.work.batch_sizes import ROWS, BatchSizes
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -26,8 +26,7 @@ class Model(BaseModel):
         generators: generator actors on Ray; each holds the model.
         gpus, verifier_gpus: GPUs of each generator and of each verifier on Ray; None = 1 where its device is CUDA, or as many as the model
             is spread over.
-        batch: network rows of a call of a generator, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`; None = by
-            device.
+        batch: network rows of a call of a generator, or several such sizes, see :class:`~lotts_search.engine.engine.Engine`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,11 +38,11 @@ class Model(BaseModel):
     generators: int = Field(default=1, ge=1)
     gpus: float | None = Field(default=None, ge=0)
     verifier_gpus: float | None = Field(default=None, ge=0)
-    batch: int | list[int] | None = None
+    batch: int | list[int] = ROWS
 
     @field_validator("batch")
     @classmethod
-    def _check_batch(cls, batch: int | list[int] | None) -> int | list[int] | None:
+    def _check_batch(cls, batch: int | list[int]) -> int | list[int]:
         try:
             enough = BatchSizes.of(batch).most > 1
         except BadInput as error:
@@ -55,7 +54,7 @@ class Model(BaseModel):
     @property
     def sizes(self) -> BatchSizes:
         """Return the sizes of a batch."""
-        return BatchSizes.of(self.batch, str(self.load.get("device", "cpu")))
+        return BatchSizes.of(self.batch)
 
 
 def _named(value: object) -> object:

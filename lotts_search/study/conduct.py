@@ -17,7 +17,7 @@ from lotts_search.study.searches import Task
 from lotts_search.study.spec import Study
 from lotts_search.study.state import Standing, describe, machine
 from lotts_search.study.watch import Snapshot, Watch
-from lotts_search.work.batch_sizes import Batch, BatchSizes
+from lotts_search.work.batch_sizes import ROWS, Batch, BatchSizes
 
 
 @dataclass
@@ -42,7 +42,7 @@ def conduct(
     *,
     command: str = "",
     generators: int = 1,
-    batch: Batch | None = None,
+    batch: Batch = ROWS,
     device: str = "cpu",
     tick: Callable[[Progress], None] = lambda progress: None,
     finished: Callable[[Task, SearchResult], object] = lambda task, result: None,
@@ -62,7 +62,7 @@ def conduct(
         watched: called every few seconds with the state of this driver.
     """
     before = folder.study()
-    began, clock, sizes = time.time(), time.monotonic(), BatchSizes.of(batch, device)
+    began, clock, sizes = time.time(), time.monotonic(), BatchSizes.of(batch)
     failed = {task.search_id for task in stand.failed}
     for task in stand.done:
         folder.forget(task)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lotts_search.errors import BadInput, Failure, LottsError, described
 from lotts_search.verifiers.base import Verifier
-from lotts_search.work.batch_sizes import Batch, BatchSizes
+from lotts_search.work.batch_sizes import ROWS, Batch, BatchSizes
 from lotts_search.work.fitting import Fitting
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.requests import Bytes, Judge, Result, Score, Usage
@@ -70,7 +70,7 @@ class ScoreBatcher:
 
     Args:
         verifier: the verifier.
-        batch: images of a call, or several sizes, None = as on a CPU; the verifier's own ``batch`` is the most of them.
+        batch: images of a call, or several sizes; the verifier's own ``batch`` is the most of them.
         pad: fill each call up to the smallest size that holds it by repeating its own rows. With one size a score does not depend
             on how many others were waiting. Not where the verifier has ``pad = False``.
 
@@ -78,7 +78,7 @@ class ScoreBatcher:
         flops: floating-point operations of one score; 0 = not known.
     """
 
-    def __init__(self, verifier: Verifier, batch: Batch | None = None, pad: bool = True):
+    def __init__(self, verifier: Verifier, batch: Batch = ROWS, pad: bool = True):
         self.verifier = verifier
         self.name = str(getattr(verifier, "name", type(verifier).__name__))
         self.sizes, own = BatchSizes.of(batch), getattr(verifier, "batch", None)

@@ -16,8 +16,8 @@ from lotts_search.errors import BadInput
 Batch: TypeAlias = int | Sequence[int]
 """One size of all calls, or the sizes that they may have."""
 
-ROWS = {"cpu": 8}
-"""Rows of a call by type of device, where 16 are not better: on two CPU cores calls of 16 take as long per row."""
+ROWS = 8
+"""Rows of a call where nobody says otherwise: on a CPU more make no row cheaper, and a search alone seldom has more."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,8 @@ class BatchSizes:
         object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
 
     @classmethod
-    def of(cls, batch: Batch | None, device: str = "cpu") -> Self:
-        """Return the sizes that ``batch`` names; None = one that fits the type of device."""
-        if batch is None:
-            batch = ROWS.get(device.partition(":")[0], 16)
+    def of(cls, batch: Batch) -> Self:
+        """Return the sizes that ``batch`` names."""
         return cls(tuple(batch) if isinstance(batch, Sequence) else (batch,))
 
     @classmethod

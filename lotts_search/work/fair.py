@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from lotts_search.errors import LottsError
+from lotts_search.work.batch_sizes import ROWS
 from lotts_search.work.cancelling import when_cancelled
 from lotts_search.work.pool import Checking, Pool
 from lotts_search.work.requests import Check, Judge, Predict, Result, Rewrite, Segment, Work
 
 
-def room(generators: int = 1, batch: int = 16) -> int:
+def room(generators: int = 1, batch: int = ROWS) -> int:
     """Return the rows that keep generators busy: full batches, and half as much in waiting for them."""
     return generators * (batch + batch // 2)
 
