@@ -11,6 +11,7 @@ and 43 kB for SDXL).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ BLOCKS = (
     "UpBlock2D",
     "CrossAttnUpBlock2D",
 )
+
+CACHED = 12 << 20
+"""Bytes of gathered inputs that a CPU multiplies at once, or as many as the weights have: more leave its cache."""
 
 
 @dataclass(frozen=True)
@@ -332,14 +336,35 @@ def _convolve(layer: Layer, neighbours: _Neighbours, frozen: list[Frozen]) -> Ca
 
     def forward(image: Tensor) -> Tensor:
         tokens = _tokens(image)
-        if convolution.kernel_size != (1, 1):
-            every = _joined(tokens, [one.kept[layer.module] for one in frozen], zeros=1).flatten(0, 1)
-            found = every.index_select(0, neighbours.places(layer, every.device))
-            tokens = found.view(len(image), -1, 9 * every.shape[1])
         weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # copies nothing of weights in channels-last format
-        return _image(functional.linear(tokens.contiguous(), weight, convolution.bias))
+        if convolution.kernel_size == (1, 1):
+            return _image(functional.linear(tokens.contiguous(), weight, convolution.bias))
+        every = _joined(tokens, [one.kept[layer.module] for one in frozen], zeros=1).flatten(0, 1)
+        places = neighbours.places(layer, every.device)
+        outputs = every.new_empty(len(image), len(places) // (9 * len(image)), len(weight))
+        most = len(places) // 9
+        if every.device.type == "cpu":
+            most = max(CACHED, weight.nbytes) // (weight.shape[1] * weight.element_size())
+        for part in _portions(len(image), outputs.shape[1], most):
+            found = every.index_select(0, places[9 * part.start : 9 * part.stop]).view(-1, weight.shape[1])
+            outputs.flatten(0, 1)[part] = functional.linear(found, weight, convolution.bias)
+        return _image(outputs)
 
     return forward
+
+
+def _portions(rows: int, outputs: int, most: int) -> list[slice]:
+    """Divide the outputs of all rows into portions of at most ``most``; each row in the same way, so that its place does not matter."""
+    if outputs > most:
+        parts = -(-outputs // most)
+        bounds = [row * outputs + outputs * part // parts for row in range(rows) for part in range(parts)]
+        bounds.append(rows * outputs)
+    else:
+        together = max(
+            some for some in range(1, rows + 1) if rows % some == 0 and (some == 1 or some * outputs <= most)
+        )
+        bounds = [row * outputs for row in range(0, rows + 1, together)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lotts_search.backbones import confined_unet
 from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.confined_unet import Layer, _image, _norm, _sums, active_at, layers
+from lotts_search.backbones.confined_unet import Layer, _image, _norm, _portions, _sums, active_at, layers
 from lotts_search.backbones.offload import offload
 from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from tests.tiny import backbone_of, tiny_pipeline
@@ -95,3 +96,23 @@ def test_group_norms_add_up_in_float32_whatever_the_dtype_is() -> None:
         found = _norm(Layer(norm, (8, 8), (8, 8)), [row])(_image(tokens[:, row.active]))
         whole = torch.nn.functional.group_norm(image.float(), 4, norm.weight.float(), norm.bias.float())
     assert torch.allclose(found[..., 0].float(), whole.flatten(2)[..., row.active], atol=0.01, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1000, [240]), (150, [120, 120]), (60, [60] * 4), (59, [30] * 8), (25, [20] * 12)]
+)
+def test_portions_divide_all_rows_in_the_same_way(most: int, sizes: list[int]) -> None:
+    found = _portions(4, 60, most)
+    assert [part.stop - part.start for part in found] == sizes
+    assert [part.start for part in found] == [0, *(part.stop for part in found[:-1])]
+
+
+def test_a_convolution_in_portions_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = backbone_of(tiny_pipeline())
+    latents, times, texts = torch.randn(2, *backbone.info.latent), torch.tensor([500.0, 300.0]), ["a red circle"] * 2
+    conditioning, cells = backbone.stack(backbone.encode_prompts(texts)), torch.randperm(64)
+    rows = [Frozen(cells[:30].sort().values, cells[30:].sort().values) for _ in range(2)]
+    backbone.record(latents, times, conditioning, dict(enumerate(rows)))
+    at_once = backbone.predict_confined(latents, times, conditioning, rows)
+    monkeypatch.setattr(confined_unet, "CACHED", 0)  # as much as the weights
+    assert torch.allclose(backbone.predict_confined(latents, times, conditioning, rows), at_once, atol=2e-6)
