@@ -245,6 +245,12 @@ def test_what_can_only_be_a_path_is_never_sought_on_the_hub(monkeypatch: pytest.
     assert said == f"there is no model folder {path}"
 
 
+@pytest.mark.parametrize("name", ["a b/c", "owner/-name", "owner/na..me"])
+def test_a_name_that_the_hub_does_not_allow_is_refused(unplugged: None, name: str) -> None:
+    said = message_of(BadInput, lambda: model_folder.read_json(name, "model_index.json"))
+    assert said == f"there is no model {name}, neither as a folder nor on the Hub"
+
+
 @pytest.mark.parametrize("name", ["nobody/no-model", "stabilityai/none-such", "a/b"])
 def test_without_a_network_an_unknown_name_is_refused_at_once(unplugged: None, folder: Path, name: str) -> None:
     said = message_of(Failure, lambda: load_backbone(name))
@@ -515,6 +521,8 @@ def test_few_steps_are_reported_unless_the_folder_sets_its_own(original: Path, t
         warnings.simplefilter("error", Notice)
         info = load_backbone(str(turbo), device="cpu").info
         assert (info.defaults.steps, info.defaults.guidance) == (6, 2.0)
+        (turbo / "lotts.json").write_text('{"guidance": 2}')
+        assert load_backbone(str(turbo), device="cpu").info.defaults.guidance == 2
         plain = load_backbone(str(original), device="cpu").info
     assert (
         plain.defaults == STABLE_DIFFUSION
