@@ -21,9 +21,15 @@ def check(backbone: Backbone, work: Generate) -> None:
     """Refuse work that cannot be carried out.
 
     Raises:
-        BadInput: a step outside the schedule, a state of another schedule or of the wrong shape, a wrong image.
+        BadInput: a step outside the schedule, a state of another schedule or of the wrong shape, a wrong image, a network with a
+            step cache.
     """
     info = backbone.info
+    if getattr(getattr(backbone, "network", None), "is_cache_enabled", False):
+        raise BadInput(
+            f"the network of {info.name} has a cache of diffusers (enable_cache), which takes the rows of a call for those of the last"
+            " one at the next step; here they change: call disable_cache(). refresh saves steps of refinements instead"
+        )
     if isinstance(work, Encode):
         if work.image.dtype != np.uint8 or work.image.shape != (*info.image, 3):
             size = "x".join(map(str, work.image.shape))

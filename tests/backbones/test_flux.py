@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, FluxPipeline
+from diffusers import DPMSolverMultistepScheduler, FirstBlockCacheConfig, FluxPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -261,6 +261,16 @@ def test_outside_the_mask_the_parents_latent_is_kept_until_the_integration_steps
     assert result.state is not None
     assert np.allclose(result.state.latent[:, ~mask], want[:, ~mask], atol=1e-6)
     assert np.abs(result.state.latent - want)[:, mask].max() > 0.05
+
+
+def test_a_step_cache_of_diffusers_is_refused_until_it_is_disabled() -> None:
+    flux = flux_of(tiny_flux(blocks=2))
+    flux.transformer.enable_cache(FirstBlockCacheConfig())
+    work = sample(0, Sampling("a red circle", 2, 1.0))
+    with pytest.raises(BadInput, match=r"has a cache of diffusers \(enable_cache\).*disable_cache"):
+        run(Engine(flux, 2), work)
+    flux.transformer.disable_cache()
+    assert run(Engine(flux, 2), work)[0].state is not None
 
 
 def test_an_embedded_weight_is_set_per_row_and_needs_no_second_row() -> None:
