@@ -95,7 +95,8 @@ class Particle(Localized):
     local: bool = False
 
     def __post_init__(self) -> None:
-        self.check_minimum(particles=1, temper=0, strength=0)
+        self.check_minimum(particles=1, strength=0)
+        self.check_range("temper", 0, 1)
         self.check_range("ess", 0, 1)
         self.check_share("interval")
         if self.funnel != 1:

@@ -72,7 +72,8 @@ class DiffusionTreeSearch(Strategy):
     walkers: int = 1
 
     def __post_init__(self) -> None:
-        self.check_minimum(widening=1, growth=0, walkers=1, exploration=0)
+        self.check_minimum(widening=1, walkers=1, exploration=0)
+        self.check_range("growth", 0, 1)
         self.check_share("interval")
         if not 0 < self.strength < math.inf:
             raise BadInput(f"strength must be a number above 0, not {self.strength}")

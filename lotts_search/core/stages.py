@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lotts_search.core.costs import total
-from lotts_search.core.strategy import Budget, Cost, Costs, staged
+from lotts_search.core.strategy import MOST, BadInput, Budget, Cost, Costs, staged
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,19 @@ class Stages:
         """Return for how many candidates the budget pays, at most ``most``.
 
         Raises:
-            BadInput: neither the budget nor ``most`` sets a limit.
+            BadInput: neither the budget nor ``most`` sets a limit, or it pays for more than :data:`MOST`: one of images does not
+                limit those that end early.
         """
         count = budget.paid(self.cost(costs), most)
-        while self.shares[-1] < 1 and count != most and budget.pays(self.cost(costs, count + 1)):
-            count += 1
-        return count
+        if self.shares[-1] == 1 or count == most:
+            return count
+        high = max(count, MOST) if most is None else most
+        found = count + bisect_left(
+            range(count + 1, high + 1), True, key=lambda n: not budget.pays(self.cost(costs, n))
+        )
+        if most is None and found == high:
+            raise BadInput(
+                f"a budget of {budget} pays for {found} candidates or more, of which a share of {self.shares[-1]:.3g} become images: "
+                "keep more of them, or give a budget in NFE"
+            )
+        return found

@@ -44,7 +44,7 @@ from lotts_search.work.masks import (
     WholeMask,
 )
 from lotts_search.work.model import ModelInfo
-from lotts_search.work.requests import Background, Blank, Noise
+from lotts_search.work.requests import MOST_STEPS, Background, Blank, Noise
 
 __all__ = [
     "AttentionMask", "Background", "BadInput", "Blank", "Budget", "Candidate", "ConceptMask", "Cost", "Costs",
@@ -54,6 +54,8 @@ __all__ = [
 ]  # fmt: skip
 
 
+LEAST = 1 / MOST_STEPS
+"""Least share of a trajectory: one step of the most."""
 MOST = 100_000
 """Most of what a setting counts: a strategy begins that many trials at once."""
 FREE = frozenset({"score", "compare", "compose"})
@@ -222,15 +224,15 @@ class Strategy(ABC):
                 raise BadInput(f"{name} must be within {minimum}..{MOST}, not {value}")
 
     def check_share(self, name: str, of: str = "the trajectory") -> None:
-        """Refuse a setting that is no share above 0 and below 1. For ``__post_init__``.
+        """Refuse a setting that is no share of at least :data:`LEAST` and below 1. For ``__post_init__``.
 
         Raises:
             BadInput: it is something else, such as a number of steps.
         """
         value = getattr(self, name)
-        if not 0 < value < 1:
+        if not LEAST <= value < 1:
             raise BadInput(
-                f"{name} must be a share of {of}, above 0 and below 1, not {value:g}: 5 of 50 steps are {name}=0.1"
+                f"{name} must be a share of {of}, {LEAST:g} or more and below 1, not {value:g}: 5 of 50 steps are {name}=0.1"
             )
 
 
