@@ -427,6 +427,7 @@ def test_options_are_checked_before_anything_is_read() -> None:
         ({"dtyp": "float16"}, "did you mean 'dtype'"),
         ({"compile": "no"}, "compile must be true or false, got 'no'"),
         ({"vae_slicing": 1}, "vae_slicing must be true or false, got 1"),
+        ({"channels_last": "no"}, "channels_last must be true or false, got 'no'"),
         ({"variant": ""}, "variant must be a text, got ''"),
         ({"revision": 2}, "revision must be a text, got 2"),
         ({"preview": True}, "preview must be a text, got True"),
