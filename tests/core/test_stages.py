@@ -1,0 +1,28 @@
+import pytest
+
+from lotts_search.core.costs import Costs
+from lotts_search.core.stages import Stages
+from lotts_search.core.strategy import Budget
+from lotts_search.errors import BadInput
+from lotts_search.testing import AnalyticPool
+from lotts_search.work.requests import Sampling
+
+
+@pytest.fixture
+def costs() -> Costs:
+    with AnalyticPool() as pool:
+        return Costs.of(pool.info, Sampling.of(pool.info, "any"))
+
+
+def test_a_budget_of_images_counts_the_candidates_that_become_images(costs: Costs) -> None:
+    # Of 6 candidates half become images, which are 3; of 7 they are 4.
+    assert Stages("sample", 0, [4, 8], [1, 0.5]).paid(Budget(images=3), costs) == 6
+
+
+def test_a_budget_of_images_does_not_limit_candidates_that_hardly_ever_become_images(costs: Costs) -> None:
+    stages = Stages("sample", 0, [4, 8], [1, 1e-5])
+    with pytest.raises(BadInput, match="a share of 1e-05 become images: keep more of them, or give a budget in NFE"):
+        stages.paid(Budget(images=3), costs)
+    assert stages.paid(Budget(images=3), costs, most=7) == 7
+    # 4 NFE each, and one goes on for 4 more.
+    assert stages.paid(Budget(nfe=84), costs) == 20
