@@ -24,5 +24,5 @@ def test_a_budget_of_images_does_not_limit_candidates_that_hardly_ever_become_im
     with pytest.raises(BadInput, match="a share of 1e-05 become images: keep more of them, or give a budget in NFE"):
         stages.paid(Budget(images=3), costs)
     assert stages.paid(Budget(images=3), costs, most=7) == 7
-    # 4 NFE each, and one goes on for 4 more.
-    assert stages.paid(Budget(nfe=84), costs) == 20
+    # 4 steps each and one for the x0 prediction that is scored; one candidate goes on for 4 steps instead.
+    assert stages.paid(Budget(nfe=84), costs) == (84 - 8) // 5 + 1
