@@ -70,6 +70,7 @@ class Limits:
         start_s: seconds that a worker may take to start, and that a crew without any may wait for a place.
         return_s: seconds that an unavailable worker may take to come back, and one that starts to answer a ping.
         together_s: seconds that a pool waits for the other workers once one is ready.
+        idle_s: seconds without work after which a worker is given back, except for the last one; 0 = never.
 
     Raises:
         BadInput: a number is out of range.
@@ -81,6 +82,7 @@ class Limits:
     start_s: float = 600.0
     return_s: float = 60.0
     together_s: float = 30.0
+    idle_s: float = 0.0
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -163,6 +165,7 @@ class Crew:
         self._changed, self._over = changed, over
         self._numbers = itertools.count()
         self._due: list[float] = []
+        self._given_back = 0
         self._failures = 0
         self._first: float | None = None
 
@@ -178,6 +181,7 @@ class Crew:
             "have no place yet": states.count("hired"),
             "are starting": states.count("starting"),
             "will be tried again": len(self._due),
+            "had no work and are given back": self._given_back,
         }
         waiting = [f"{count} {what}" for what, count in waits.items() if count]
         return ", ".join([f"{self.kind}: {len(self.working)} of {self.size} ready", *waiting])
@@ -195,6 +199,17 @@ class Crew:
         member.worker.kill()
         if pause_s is not None:
             self._due.append(self._clock() + pause_s)
+
+    def give_back(self, member: Member) -> None:
+        """End a worker that is not needed now."""
+        self.dismiss(member)
+        self._given_back += 1
+
+    def take_back(self, most: int) -> None:
+        """Hire workers again that were given back."""
+        for _ in range(min(most, self._given_back)):
+            self._given_back -= 1
+            self.hire()
 
     def starved(self) -> bool:
         """Return whether it has no worker because there is no place for one."""

@@ -94,6 +94,7 @@ class WorkerGroup:
                 self._replace(member, reason)
             elif member.state == "unreachable" or (member.state != "hired" and now - member.heard >= PING_S):
                 self._ping(member)
+        self._fit(now)
         self._dispatch()
 
     def give_way(self) -> None:
@@ -210,6 +211,19 @@ class WorkerGroup:
         result.usage.nfe_wasted += task.lost
         result.queue_s += task.sent - task.submitted
         return result
+
+    # Workers without work
+
+    def _fit(self, now: float) -> None:
+        """Give back the workers that have no work for long, so that an autoscaler can end their nodes, and hire them again when work
+        waits."""
+        if work := len(self._waiting) + len(self._lost):
+            self.crew.take_back(work)
+        elif self.limits.idle_s:
+            idle = [member for member in self._ready() if not member.tasks and now - member.moved > self.limits.idle_s]
+            for member in idle[: len(self.crew.members) - 1]:
+                log.info("%s has had no work for %.0f s and is given back", member.worker.name, now - member.moved)
+                self.crew.give_back(member)
 
     # Lost workers
 

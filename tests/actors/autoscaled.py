@@ -2,7 +2,7 @@
 
     python -m tests.actors.autoscaled FOLDER
 
-Prints as JSON the GPUs of the nodes before, during and after the pool, and which generators answered. FOLDER is for Ray's files.
+Prints as JSON the GPUs of the nodes before, during and after the pool, and while it has long had no work, and which generators answered. FOLDER is for Ray's files.
 """
 
 from __future__ import annotations
@@ -109,14 +109,16 @@ def main(folder: Path) -> None:
         before = gpus()
         with RayPool(
             "fake", generators=2, address=address, backbone_options={"device": "cuda", "spread": 2},
-            engine="tests.actors.fakes:make_seeing", limits=Limits(together_s=1, start_s=WAIT_S),
+            engine="tests.actors.fakes:make_seeing", limits=Limits(together_s=1, start_s=WAIT_S, idle_s=5),
         ) as pool:  # fmt: skip
             wait_until(lambda: len(pool.workers()) == 2)
             during, seen = gpus(), pool.info.family
             answers = [pool.submit(segment(seed)) for seed in range(20)]
             actors = sorted({answer.result(60).actor for answer in answers})
+            wait_until(lambda: len(gpus()) < len(during))
+            idle = gpus()
         wait_until(lambda: gpus() == before)
-        print(json.dumps({"before": before, "during": during, "seen": seen, "actors": actors, "after": gpus()}))
+        print(json.dumps({"before": before, "during": during, "seen": seen, "actors": actors, "idle": idle, "after": gpus()}))
         ray.shutdown()
     finally:
         os.killpg(head.pid, signal.SIGKILL)

@@ -138,6 +138,39 @@ def test_a_fast_worker_gets_more_work_and_the_first_of_it() -> None:
     assert 9 <= len(slow.open_works()) <= 12 and len(slow.open_works() + fast.open_works()) == 50
 
 
+def test_workers_without_work_are_given_back_and_hired_again_when_work_waits() -> None:
+    harness = Harness(size=3, batch=2, limits=Limits(idle_s=60))
+    future = harness.submit(segment(0))
+    busy = next(worker for worker in harness.workers if worker.works)
+    harness.check(60)
+    assert not any(worker.killed for worker in harness.workers)
+    harness.check(62)
+    assert [worker for worker in harness.workers if not worker.killed] == [busy]
+    assert str(harness.group.crew) == "manual worker: 1 of 3 ready, 2 had no work and are given back"
+    harness.finish(busy)
+    harness.check(1000)
+    assert future.done() and not busy.killed  # the last one stays
+    futures = [harness.submit(segment(number)) for number in range(5)]
+    harness.check(1001)
+    assert len(harness.workers) == 4  # one task waits, so one worker is hired
+    harness.start_all()
+    futures += [harness.submit(segment(number)) for number in range(5, 20)]
+    harness.check(1002)
+    assert len(harness.workers) == 5 and str(harness.group.crew).endswith("1 have no place yet")
+    harness.start_all()
+    for _ in range(4):
+        for worker in harness.workers:
+            harness.finish(worker)
+    assert all(future.result(0).attempts == 1 for future in futures)
+    assert [len(worker.works) > 2 for worker in harness.workers].count(True) == 3
+
+
+def test_workers_without_work_stay_unless_a_limit_says_otherwise() -> None:
+    harness = Harness(size=3)
+    harness.check(100_000, step=1000.0)
+    assert len(harness.workers) == 3 and not any(worker.killed for worker in harness.workers)
+
+
 def test_a_worker_holds_its_batch_and_two_spare_tasks_and_the_rest_waits_for_the_first_free_worker() -> None:
     harness = Harness(size=2, batch=2)
     futures = [harness.submit(segment(i)) for i in range(14)]
