@@ -300,6 +300,9 @@ BOMBS = {
     "a header of most pixels": (png(2**31 - 1, 2**31 - 1, b""), "has too many pixels"),
     "no pixels": (png(0, 0, b""), "is not a readable image"),
     "pixels that end": (png(800, 800, bytes(100)), "is not a readable image"),
+    "a part without a name": (
+        png(8, 8, bytes(72), (b"IDAT", zlib.compress(bytes(72))[:5]), (b"\1\2\3\4", b"")), "is not a readable image",
+    ),
     "a text that unpacks": (
         png(8, 8, bytes(72), (b"zTXt", b"command\0\0" + zlib.compress(bytes(10**8)))), "is not a readable image",
     ),
