@@ -118,7 +118,11 @@ def main(folder: Path) -> None:
             wait_until(lambda: len(gpus()) < len(during))
             idle = gpus()
         wait_until(lambda: gpus() == before)
-        print(json.dumps({"before": before, "during": during, "seen": seen, "actors": actors, "idle": idle, "after": gpus()}))
+        print(
+            json.dumps(
+                {"before": before, "during": during, "seen": seen, "actors": actors, "idle": idle, "after": gpus()}
+            )
+        )
         ray.shutdown()
     finally:
         os.killpg(head.pid, signal.SIGKILL)
