@@ -39,6 +39,7 @@ class AttentionStage(Stage):
     def __init__(self, shared: Shared, rows: int | None):
         super().__init__(shared)
         self._rows = min(shared.max_batch, CAPTURE_ROWS.get(shared.device.type, 0) if rows is None else rows)
+        self._sizes = shared.sizes.up_to(self._rows or shared.max_batch)
         self._fitting = Fitting(f"the attention of {self.backbone.info.name}")
         self._queue: deque[_AttentionJob] = deque()
 
@@ -75,7 +76,7 @@ class AttentionStage(Stage):
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
             used = len(part)
-            part += part[:1] * (self.shared.filled(used, self._rows) - used if padded else 0)
+            part += part[:1] * (self.shared.filled(used, self._sizes) - used if padded else 0)
 
             found = self._fitting.run(len(part), partial(self._attend, batch[0].plan, part))
             seen += [attention for some in found for attention in some][:used]

@@ -48,7 +48,8 @@ class Engine:
 
     Args:
         backbone: the model.
-        batch: network rows of a call, or several sizes of which each call has the smallest that holds its rows. Guided sampling needs at least 2.
+        batch: network rows of a call, or several sizes of which each call has the smallest that holds its rows. Guided
+            sampling needs at least 2.
         pad: fill every call up to such a size (and decode, encode and text calls up to their own, where these are smaller).
         decode_batch: images in one decoder or encoder call, None = 1 for large images, by device for small ones.
         capture_rows: network rows in one padded attention call, None = by device; 0 = as many as a localization has.

@@ -63,7 +63,7 @@ class DecodeStage(Stage):
 
     def __init__(self, shared: Shared, batch: int, crowded: Callable[[], bool]):
         super().__init__(shared)
-        self._batch, self._crowded = batch, crowded
+        self._sizes, self._crowded = shared.sizes.up_to(batch), crowded
         self._fitting = Fitting(f"the decoder of {self.backbone.info.name}")
         self._queue: deque[_Undecoded] = deque()
 
@@ -73,10 +73,10 @@ class DecodeStage(Stage):
 
     def tick(self) -> bool:
         queue = self._queue
-        count = min(len(queue), self._batch if self.shared.pad else self.shared.max_batch)
+        count = min(len(queue), self._sizes.most if self.shared.pad else self.shared.max_batch)
         if not count:
             return False
-        if count < self._batch and self._crowded() and self.shared.ticks - queue[0].tick < PATIENCE:
+        if count < self._sizes.most and self._crowded() and self.shared.ticks - queue[0].tick < PATIENCE:
             return False
         batch = [queue.popleft()]
         while len(batch) < count and queue[0].state.complete == batch[0].state.complete:
@@ -93,7 +93,7 @@ class DecodeStage(Stage):
     def _decode(self, batch: list[_Undecoded]) -> None:
         watch = Watch(self.device)
         latents = [item.latent for item in batch]
-        latents += [latents[-1]] * (self.shared.filled(len(batch), self._batch) - len(batch))
+        latents += [latents[-1]] * (self.shared.filled(len(batch), self._sizes) - len(batch))
         stacked, preview = torch.stack(latents), not batch[0].state.complete
         parts = self._fitting.run(len(stacked), lambda rows: self._images(stacked[rows], preview))
         watch.stop()
@@ -135,7 +135,7 @@ class EncodeStage(Stage):
 
     def __init__(self, shared: Shared, batch: int):
         super().__init__(shared)
-        self._batch = batch
+        self._sizes = shared.sizes.up_to(batch)
         self._fitting = Fitting(f"the encoder of {self.backbone.info.name}")
         self._queue: deque[Job[Encode]] = deque()
 
@@ -143,7 +143,7 @@ class EncodeStage(Stage):
         self._queue.append(job)
 
     def tick(self) -> bool:
-        count = min(len(self._queue), self._batch if self.shared.pad else self.shared.max_batch)
+        count = min(len(self._queue), self._sizes.most if self.shared.pad else self.shared.max_batch)
         if not count:
             return False
         self.jobs.isolate([self._queue.popleft() for _ in range(count)], self._encode, lambda job: [job])
@@ -158,7 +158,7 @@ class EncodeStage(Stage):
     def _encode(self, jobs: list[Job[Encode]]) -> None:
         began, now = time.perf_counter(), time.time()
         images = [job.work.image for job in jobs]
-        images += [images[-1]] * (self.shared.filled(len(jobs), self._batch) - len(jobs))
+        images += [images[-1]] * (self.shared.filled(len(jobs), self._sizes) - len(jobs))
         parts = self._fitting.run(len(images), lambda rows: self.backbone.encode(np.stack(images[rows])).cpu().numpy())
         latents = np.concatenate(parts)
         share = (time.perf_counter() - began) / len(jobs)

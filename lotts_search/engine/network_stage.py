@@ -181,7 +181,7 @@ class NetworkStage(Stage):
         running = self._running
         watch, going = Watch(self.device), running.going
         first, used = running.going_rows, running.going_rows + len(probes)
-        rows = self.shared.filled(used, self.shared.max_batch)
+        rows = self.shared.filled(used, self.shared.sizes)
         inputs, times = self._inputs[:rows], self._times[:rows]
         conditionings = running.conditionings()
         if going:

@@ -35,7 +35,7 @@ class PromptStage(Stage):
 
     def __init__(self, shared: Shared, keep: int):
         super().__init__(shared)
-        self._keep = max(keep, TEXT_BATCH)
+        self._keep, self._sizes = max(keep, TEXT_BATCH), shared.sizes.up_to(TEXT_BATCH)
         self._known: OrderedDict[str, Any] = OrderedDict()
         self._unread: list[_Unread] = []
 
@@ -64,7 +64,7 @@ class PromptStage(Stage):
         self._unread.clear()
 
     def _encode(self, prompts: list[str]) -> None:
-        padding = [""] * (self.shared.filled(len(prompts), TEXT_BATCH) - len(prompts))
+        padding = [""] * (self.shared.filled(len(prompts), self._sizes) - len(prompts))
         encoded = self.backbone.encode_prompts(prompts + padding)
         self._known.update(zip(prompts, encoded, strict=False))
 

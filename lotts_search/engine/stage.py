@@ -39,9 +39,9 @@ class Shared:
         """Most network rows in one call."""
         return self.sizes.most
 
-    def filled(self, used: int, most: int) -> int:
-        """Return how many rows an operation computes, of which ``used`` are of use and that takes at most ``most``."""
-        return self.sizes.up_to(most).holding(used) if self.pad else used
+    def filled(self, used: int, sizes: BatchSizes) -> int:
+        """Return how many rows an operation of such sizes computes, of which ``used`` are of use."""
+        return sizes.holding(used) if self.pad else used
 
 
 class Stage(ABC):

@@ -111,10 +111,8 @@ class TransformersRewriter:
             except (OSError, ValueError, ImportError) as error:
                 raise Failure(f"the rewriter's model {self.model} cannot be loaded: {error}") from error
             places = {str(place) for place in getattr(network, "hf_device_map", {}).values()}
-            if len(places) > 1 and places & {
-                "cpu",
-                "disk",
-            }:  # transformers does not refuse what is far slower than GPUs
+            # transformers does not refuse what is far slower than GPUs.
+            if len(places) > 1 and places & {"cpu", "disk"}:
                 raise Failure(
                     f"the rewriter's model {self.model} does not fit into the GPUs: choose more, or a smaller dtype"
                 )

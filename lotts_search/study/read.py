@@ -386,15 +386,16 @@ def _prompts(node: YamlNode, folder: Path) -> tuple[list[Prompt], dict[str, Any]
         source = options["from"]
     name = source.text("prompts")
     name = str(prompt_file(name, folder) or name)
+    seed = 0
+    if "seed" in options:
+        seed = None if options["seed"].plain() is None else options["seed"].integer("seed")
     given: dict[str, Any] = {
         "count": options["count"].integer("count", 1) if "count" in options else None,
-        "seed": options["seed"].plain() if "seed" in options else 0,
+        "seed": seed,
         "where": {key: value.plain() for key, value in _table(options.get("where")).items()},
         "column": options["column"].text("column") if "column" in options else None,
         "split": options["split"].text("split") if "split" in options else None,
     }
-    if given["seed"] is not None:
-        given["seed"] = options["seed"].integer("seed") if "seed" in options else 0
     try:
         found = load_prompts(name, **given)
     except BadInput as error:
