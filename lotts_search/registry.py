@@ -646,6 +646,16 @@ def find_model(name: str, revision: str | None = None) -> tuple[str, str]:
     return folder, family
 
 
+def check_model(name: str) -> None:
+    """Raise BadInput where there can be no such model: it is neither known nor a folder nor a Hub id."""
+    if name in models():
+        return
+    if Path(name).is_file():
+        raise refuse_file(Path(name))
+    if not name or (not Path(name).is_dir() and "/" not in name):
+        raise unknown("model", name, models())
+
+
 def _index_of(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Return the folder or Hub id of a model, and its ``model_index.json``; raise as :func:`find_model` does."""
     known = models()
@@ -654,10 +664,7 @@ def _index_of(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
         folder = known[name].target
         if not Path(folder).is_dir():
             raise Failure(f"the weights of {name} are missing: there is no folder {folder}")
-    elif Path(name).is_file():
-        raise refuse_file(Path(name))
-    elif not Path(name).is_dir() and "/" not in name:
-        raise unknown("model", name, known)
+    check_model(name)
     if revision is not None and Path(folder).is_dir():
         raise BadInput(
             f"revision {revision!r} would not be used: {name} is a folder, and only models of the Hub have some"

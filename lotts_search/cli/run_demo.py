@@ -22,7 +22,6 @@ from lotts_search.cli.write_report import Wanted, Written, write
 from lotts_search.core.result import SearchResult
 from lotts_search.errors import BadInput, Failure
 from lotts_search.study.conduct import Conducted
-from lotts_search.study.model_files import check
 from lotts_search.study.read import read_study
 from lotts_search.study.spec import Study
 
@@ -72,7 +71,7 @@ def _checked(given: dict[str, object]) -> dict[str, object]:
     for name in strategies:
         registry.make_strategy(name, {})
     for model in models:
-        check(model)
+        registry.check_model(model)
     if strategies[0] == strategies[1]:
         raise BadInput("a strategy is not compared with itself")
     if len(set(models)) < len(models):

@@ -49,7 +49,8 @@ def run(
     if host in LOCAL_NAMES:
         given["hosts"] = list(LOCAL_NAMES)
     settings = read_config(config, given)
-    if host not in LOCAL_NAMES and not Keys.load(settings.keys):
+    keyed = bool(Keys.load(settings.keys))
+    if host not in LOCAL_NAMES and not keyed:
         notice(f"everybody who reaches {host}:{port} may use this server: --keys FILE asks for API keys")
     names = ", ".join(model.name for model in settings.models)
     Console(stderr=True).print(f"serving {names} at http://{host}:{port}, Ctrl-C stops", soft_wrap=True)

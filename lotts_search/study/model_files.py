@@ -11,24 +11,15 @@ from typing import Any
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
 from lotts_search.backbones.image_size import latent_size
-from lotts_search.backbones.single_file import refuse_file
 from lotts_search.core.costs import Costs
 from lotts_search.core.strategy import Strategy
-from lotts_search.errors import LottsError, unknown
+from lotts_search.errors import LottsError
 from lotts_search.study.spec import ModelEntry
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Sampling
 
 UNKNOWN = (0, 0, 0)
 """The latent size of a model whose files do not tell it."""
-
-
-def check(model: str) -> None:
-    """Raise BadInput where there can be no such model."""
-    if model not in registry.models() and Path(model).is_file():
-        raise refuse_file(Path(model))
-    if model not in registry.models() and not Path(model).is_dir() and "/" not in model:
-        raise unknown("model", model, registry.models())
 
 
 def costs_of(entry: ModelEntry, image: bool = False) -> Costs | None:

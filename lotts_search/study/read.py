@@ -15,7 +15,6 @@ from lotts_search import registry
 from lotts_search.backbones.load_options import LoadOptions
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import BadInput, unknown
-from lotts_search.study import model_files
 from lotts_search.study.metrics import columns_of
 from lotts_search.study.prompts import Prompt, load_prompts, prompt_file, sample, texts
 from lotts_search.study.spec import Keep, Limit, ModelEntry, StrategyEntry, Study
@@ -230,7 +229,7 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
             where, label, parts = item, None, {}
         model = where.text("a model")
         try:
-            model_files.check(model)
+            registry.check_model(model)
         except BadInput as error:
             raise where.wrong(error) from error
         label = label or (model if model in registry.models() else Path(model).name)

@@ -41,8 +41,7 @@ from lotts_search.backbones.sdxl import StableDiffusionXL
 from lotts_search.backbones.stable_diffusion import StableDiffusion
 from lotts_search.cli.pools import Compute
 from lotts_search.errors import BadInput, Failure, LottsError, Notice
-from lotts_search.registry import find_model, load_backbone
-from lotts_search.study.model_files import check
+from lotts_search.registry import check_model, find_model, load_backbone, models
 from tests.tiny import tiny_pipeline
 
 NETWORK = "diffusion_pytorch_model"
@@ -166,7 +165,7 @@ def test_a_single_file_says_how_to_convert_it(tmp_path: Path, file: str, names: 
     save_file({name: torch.zeros(1) for name in names}, path)
     for load in (
         lambda: load_backbone(str(path)),
-        lambda: check(str(path)),
+        lambda: check_model(str(path)),
         lambda: StableDiffusion.from_pretrained(str(path)),
     ):
         found = message_of(BadInput, load)
@@ -180,7 +179,7 @@ def test_a_single_file_says_how_to_convert_it(tmp_path: Path, file: str, names: 
 def test_what_a_single_file_is_to_be_given_to_can_be_pasted_into_a_shell(tmp_path: Path, name: str, layer: str) -> None:
     path = tmp_path / f"{name}.safetensors"
     save_file({layer: torch.zeros(1)}, path)
-    said = message_of(BadInput, lambda: check(str(path)))
+    said = message_of(BadInput, lambda: check_model(str(path)))
     if "lora" in layer:
         shown = subprocess.run(
             ["sh", "-c", f"printf %s {said.partition('--lora ')[2]}"], capture_output=True, check=True
@@ -220,8 +219,15 @@ def test_a_file_that_is_called_like_an_embedded_model_does_not_hide_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("shapes-sd").write_text("notes")
-    check("shapes-sd")
+    check_model("shapes-sd")
     assert find_model("shapes-sd")[1] == "StableDiffusionPipeline"
+
+
+def test_an_empty_name_is_not_the_model_in_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(models()["shapes-sd"].target)
+    assert find_model(".")[1] == "StableDiffusionPipeline"
+    for refused in (lambda: find_model(""), lambda: check_model(""), lambda: load_backbone("")):
+        assert "unknown model ''. Known: shapes-flux" in message_of(BadInput, refused)
 
 
 @pytest.fixture

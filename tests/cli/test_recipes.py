@@ -229,6 +229,37 @@ def test_the_output_folder_is_checked_before_anything_starts(
         (tmp_path / name).rmdir()
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        (["generate", "a fox", "--local", "--out="], "--out"),
+        (["generate", "a fox", "--local", "-o", ""], "--out"),
+        (["refine", "", "--prompt", "a fox", "--local"], "image"),
+        (["refine", "a.png", "--prompt", "a fox", "--local", "--mask", ""], "--mask"),
+        (["study", "a.yaml", "--dry-run", "--out", ""], "--out"),
+        (["study", ""], "STUDY.yaml"),
+        (["submit", "a.yaml", "--include", "b.py", "--include", ""], "--include"),
+        (["report", "runs/a", ""], "RUN..."),
+        (["status", ""], "RUN"),
+        (["demo", "--out", ""], "--out"),
+        (["serve", "--keys", ""], "--keys"),
+        (["bench", "ratios", "--svg", ""], "--svg"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_an_empty_path_is_not_the_current_folder(
+    words: list[str], label: str, empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([word or empty if not word.endswith("=") else word + empty for word in words])
+    said = f"error: the path of {label} is empty: name a folder or a file; the current folder is .\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_search_starts_from_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (64, 64), "white").save(tmp_path / "best.png")
     (tmp_path / "link.png").symlink_to("best.png")

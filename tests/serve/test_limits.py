@@ -6,17 +6,20 @@ import io
 import json
 import socket
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image
 
+from lotts_search.cli.run_serve import run as serve
 from lotts_search.errors import BadInput
 from lotts_search.serve.asked import CLOSED
 from lotts_search.serve.keys import VARIABLE, Keys, Quota
@@ -317,6 +320,14 @@ def test_wrong_files_of_keys_are_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(BadInput, match="API key"):
         Keys.load(path)
+
+
+def test_keys_are_read_before_a_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setitem(sys.modules, "lotts_search.serve.deployment", SimpleNamespace(run=lambda *_: started.append(_)))
+    with pytest.raises(BadInput, match=r"cannot read the API keys in .*gone"):
+        serve(None, [], {}, tmp_path / "gone", "127.0.0.1", 1, local=False, address=None)
+    assert not started
 
 
 def test_keys_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lotts_search.cli.command_line import Command
 from lotts_search.cli.options import Json, image_size
 from lotts_search.errors import BadInput, unknown
 
@@ -23,7 +24,7 @@ def explain() -> None:
     """Measure the framework on this machine."""
 
 
-@bench.command()
+@bench.command(cls=Command)
 def families(
     family: Annotated[
         list[str] | None, typer.Option("--family", "-f", help="sd, sdxl or flux; repeatable [all three].")
@@ -93,7 +94,7 @@ def families(
         print(json_module.dumps([asdict(report) for report in reports]))
 
 
-@bench.command()
+@bench.command(cls=Command)
 def ratios(
     only: Annotated[
         list[str] | None,
