@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lotts_search.errors import BadInput, unknown
+from lotts_search.errors import BadInput, check_text, unknown
 from lotts_search.work.masks import GivenMask, MaskSource, kind_of, mask_from_dict, mask_kind, mask_kinds
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ def _read(settings: Mapping[str, object], hints: Mapping[str, Any], what: str) -
             if not hints:
                 raise BadInput(f"{what} has no settings: leave out {name}")
             raise unknown(f"setting of {what}:", name, hints)
+        if isinstance(value, str):
+            check_text(value, f"{name} of {what}")
         try:
             values[name] = _value(value, hints[name])
         except (ValueError, TypeError) as error:

@@ -68,6 +68,9 @@ def test_text_is_parsed_by_the_types_of_the_fields():
         ({"mask": '{"kind": "random", "blocks": 2}'}, r"'blocks'; did you mean 'block'\?"),
         ({"mask": "{"}, "mask of strategy 'lotts' must be attention or"),
         ({"depth": "0"}, "depth must be 1 or more"),
+        ({"high": "\udcff {}"}, "high of strategy 'lotts': a text holds half of a surrogate pair, U\\+DCFF"),
+        ({"low": "a\0 {}"}, "low of strategy 'lotts': a text holds a NUL character"),
+        ({"mask": '{"kind": "attention", "high": "\\ud800 {}"}'}, "high of mask 'attention': a text holds half"),
     ],
 )
 def test_a_bad_setting_raises_one_clear_message(settings, message):
