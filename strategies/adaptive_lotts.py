@@ -39,9 +39,9 @@ class AdaptiveLoTTS(Localized):
     halved as the budget is spent.
 
     Attributes:
-        initial: images from pure noise at the beginning; None = the square root of the number that the budget pays for, at
-            least two where it pays for them.
-        width: trials under way at a time; the more, the less they know of each other.
+        initial: images from pure noise at the beginning, or as many as the budget pays for; None = the square root of that
+            number, at least two where it pays for them.
+        width: trials under way at a time, or as many as the budget pays for; the more, the less they know of each other.
         worth: stop when no expected improvement reaches this share of the spread of new images' scores; 0 = never.
         unsure: do not refine where the mask's confidence is below this, 0..1.
     """
@@ -73,7 +73,8 @@ class AdaptiveLoTTS(Localized):
                 best = max(arms, key=lambda arm: (arm.rate, arm.parent is not None))
                 await gather_completed(state.add_image() if best.parent is None else state.refine(best.parent))
 
-        await gather_completed(*(worker() for _ in range(self.width)))
+        workers = whole.count(self.refinement(search.costs), self.width)
+        await gather_completed(*(worker() for _ in range(workers)))
 
     def plan(self, budget: Budget, costs: Costs) -> Plan:
         limits = self.limits(budget, costs)
@@ -101,7 +102,8 @@ class AdaptiveLoTTS(Localized):
         # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image, and one
         # image does not tell how much new ones differ.
         count = limits.count(self.image_cost(limits, costs)) or 9
-        return self.initial or max(min(2, count), round(count**0.5))
+        wanted = self.initial or max(min(2, count), round(count**0.5))
+        return limits.count(costs.sample, wanted)
 
 
 @dataclass

@@ -107,10 +107,18 @@ class LoTTS(Localized):
         root = costs.encode if image else costs.sample
         node = self.localization(costs) + self.refinements * self.refinement(costs)
         initial = 1 if image else self.initial
-        for depth in range(self.depth, 0, -1):
-            count = budget.count(root + self._masks(depth) * node, initial)
-            if count != 0:
-                return count, depth
+        if not budget.counted:
+            return initial, self.depth
+        shape: tuple[int | None, int] | None = None
+        masks = 0
+        for depth in range(1, self.depth + 1):  # upwards: the number of masks grows exponentially
+            masks += self.refinements ** (depth - 1)
+            count = budget.count(root + masks * node, initial)
+            if count == 0:
+                break
+            shape = count, depth
+        if shape is not None:
+            return shape
         if image or budget.minus(root).pays(self.located_refinement(costs)):
             return 1, 0
         return budget.count(root, initial) or 1, 0

@@ -30,15 +30,22 @@ from lotts_search.core.strategy import (
 )
 from lotts_search.errors import BadInput
 
+MOST_CHILDREN = 100
+"""Most children per step. A mosaic is made of at most 256 candidates, and the last image of a search may get twice as many."""
+MOST_MOSAICS = 1000
+"""Most mosaics per step: the time of an estimate grows with the cube of their number."""
+MOST_REGIONS = 22
+"""Most regions along a side, which have two mosaics per tile by default."""
+
 
 @dataclass
 class MosaicChains(Chains):
     """Chains that at every step choose among their children region by region, as :class:`Mosaic` describes.
 
     Attributes:
-        children: M, children per step.
-        regions: the image is divided into regions x regions tiles.
-        mosaics: mosaics scored per step; None = two per tile.
+        children: M, children per step, 1..100.
+        regions: the image is divided into regions x regions tiles, 1..22.
+        mosaics: mosaics scored per step, 1..1000; None = two per tile.
         exact: compute the x0 prediction of a composed candidate, for one NFE more per step; otherwise it is composed of the
             children's predictions.
         first, last: shares of the trajectory between which regions are selected, 0..1; at other steps the best child
@@ -55,7 +62,9 @@ class MosaicChains(Chains):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_minimum(regions=1, mosaics=1)
+        self.check_range("children", 1, MOST_CHILDREN)
+        self.check_range("regions", 1, MOST_REGIONS)
+        self.check_range("mosaics", 1, MOST_MOSAICS)
         self.check_range("first", 0, self.last)
         self.check_range("last", self.first, 1)
 

@@ -102,13 +102,13 @@ class _Fit(NamedTuple):
     def mean(self, weights: Array) -> Array:
         """Return the expected effects [R, M], averaged over the ratios."""
         along = (weights[:, None] * RATIOS[:, None] * self.parts / self.spread).sum(0)
-        mean: Array = np.einsum("nsm,n->sm", self.weighted, self.axes @ along)
+        mean: Array = np.einsum("nsm,n->sm", self.weighted, self.axes @ along, optimize=True)
         return mean
 
 
 def _fit(shown: Array, y: Array, contrasts: Array, alike: Array) -> _Fit:
-    weighted = np.einsum("nrm,rs->nsm", shown, alike)
-    covariance = np.einsum("nsm,ksm->nk", weighted, shown)
+    weighted = np.einsum("nrm,rs->nsm", shown, alike, optimize=True)
+    covariance = np.einsum("nsm,ksm->nk", weighted, shown, optimize=True)
     sizes, axes = np.linalg.eigh(contrasts.T @ covariance @ contrasts)
     axes = contrasts @ axes
     parts = axes.T @ y

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from lotts_search.core.costs import total
 from lotts_search.core.strategy import MOST, BadInput, Budget, Cost, Costs, staged
 
+PER_IMAGE = 1000
+"""Most candidates that begin for each image of a budget that limits only images."""
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -42,17 +45,18 @@ class Stages:
         """Return for how many candidates the budget pays, at most ``most``.
 
         Raises:
-            BadInput: neither the budget nor ``most`` sets a limit, or it pays for more than :data:`MOST`: one of images does not
-                limit those that end early.
+            BadInput: neither the budget nor ``most`` sets a limit, or it pays for more than :data:`MOST`, or for more than
+                :data:`PER_IMAGE` per image: one of images alone does not limit those that end early.
         """
         count = budget.paid(self.cost(costs), most)
         if self.shares[-1] == 1 or count == most:
             return count
-        high = max(count, MOST) if most is None else most
+        limit = MOST if budget.nfe is not None or budget.flops is not None else min(MOST, PER_IMAGE * max(count, 1))
+        high = max(count, limit) if most is None else min(most, max(count, limit))
         found = count + bisect_left(
             range(count + 1, high + 1), True, key=lambda n: not budget.pays(self.cost(costs, n))
         )
-        if most is None and found == high:
+        if found == high != most:
             raise BadInput(
                 f"a budget of {budget} pays for {found} candidates or more, of which a share of {self.shares[-1]:.3g} become images: "
                 "keep more of them, or give a budget in NFE"

@@ -13,6 +13,7 @@ from lotts_search import BadInput, BudgetTooSmall, Failure, SearchResult, search
 from lotts_search.core.budget import Budget
 from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
+from lotts_search.strategies import adaptive_lotts
 from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
@@ -150,6 +151,24 @@ def test_wrong_settings_are_refused():
         AdaptiveLoTTS(width=0)
     with pytest.raises(BadInput, match="worth must be 0 or more, not -1"):
         AdaptiveLoTTS(worth=-1)
+
+
+def test_no_more_is_begun_than_the_budget_pays_for(monkeypatch):
+    calls = Counter[str]()
+    for name in ("arms", "add_image"):
+        method = getattr(adaptive_lotts._State, name)
+        monkeypatch.setattr(
+            adaptive_lotts._State, name, lambda self, name=name, method=method: calls.update([name]) or method(self)
+        )
+    costs = Costs(8, True, analytic_info().defaults)
+    many = AdaptiveLoTTS(initial=1000, worth=0.0)
+    assert many.plan(Budget(images=3), costs).trials == {"sample": 3}
+    assert many.plan(Budget(nfe=39), costs).trials == {"sample": 4}
+    assert many.plan(Budget(seconds=1, images=2000), costs).trials == {"sample": 1000}
+    assert kinds(run(many, nfe=39))["sample"] == calls["add_image"] == 4
+    calls.clear()
+    assert kinds(run(AdaptiveLoTTS(width=1000, worth=0.0), nfe=39))["refine"]
+    assert calls["arms"] <= 2 * (39 // 5), "each worker looks once, and again after each trial"
 
 
 def test_refinements_as_dear_as_samples_are_planned_for():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lotts_search import BadInput, BudgetTooSmall, search
+from lotts_search.core.budget import Budget
 from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.testing import AnalyticPool, seconds_as_requests
+from lotts_search.testing import AnalyticPool, analytic_info, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.masks import AttentionMask, ErrorContrastMask, RandomMask, WholeMask
 from lotts_search.work.requests import Locate, Segment
@@ -89,6 +90,15 @@ def test_deeper_refinements_have_fresh_masks_of_their_own_parents():
     assert len(located) == len(set(located)) == 3
     assert Counter(len(t.lineage) for t in result.trials if t.kind == "refine") == {2: 2, 3: 4}
     assert all(by_id[t.parent_id].kind == "refine" for t in result.trials if len(t.lineage) == 3)
+
+
+def test_trees_are_as_deep_as_the_budget_pays_for():
+    """A tree of depth D has 2^D - 1 masks of 1 NFE, each with two refinements of 5."""
+    costs = Costs(8, True, analytic_info().defaults)
+    for nfe, depth in ((8 + 11, 1), (8 + 3 * 11 - 1, 1), (8 + 3 * 11, 2), (8 + 1023 * 11, 10)):
+        assert LoTTS(depth=100_000).plan(Budget(nfe=nfe), costs).trials["localize"] == 2**depth - 1
+    assert LoTTS(depth=100_000, refinements=1).plan(Budget(nfe=8 + 200 * 6), costs).trials["localize"] == 200
+    assert LoTTS(depth=3).plan(Budget(nfe=8 + 1023 * 11), costs).trials["localize"] == 7 * ((8 + 1023 * 11) // 85)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from lotts_search import search
+from lotts_search.core import composing
 from lotts_search.core.result import SearchResult
 from lotts_search.core.strategy import Cost, Costs, Plan, Strategy
 from lotts_search.errors import BadInput
 from lotts_search.strategies.lotts import LoTTS
-from lotts_search.strategies.mosaic import Mosaic
+from lotts_search.strategies.mosaic import MOST_CHILDREN, Mosaic
 from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.svdd import SVDD
 from lotts_search.testing import AnalyticPool
@@ -152,8 +153,21 @@ def test_it_scores_as_many_mosaics_as_it_says() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"children": 0}, {"regions": 0}, {"mosaics": 0}, {"first": 0.6, "last": 0.5}, {"first": -0.1}, {"last": 2}],
-)
+    [
+        {"children": 0}, {"children": 101}, {"regions": 0}, {"regions": 23}, {"mosaics": 0}, {"mosaics": 1001},
+        {"first": 0.6, "last": 0.5}, {"first": -0.1}, {"last": 2},
+    ],
+)  # fmt: skip
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         Mosaic(**settings)
+
+
+@pytest.mark.parametrize("choose_start", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_even_twice_as_many_children_as_allowed_can_be_composed(choose_start: bool, exact: bool) -> None:
+    """The last image of ``adaptive-mosaic`` may get twice the NFE of a whole chain."""
+    chains = Mosaic(children=MOST_CHILDREN, choose_start=choose_start, exact=exact)
+    most = max(max(chains.counts(steps, 0, 2 * chains.whole(steps))) for steps in range(2, 50))
+    assert most >= 2 * MOST_CHILDREN
+    composing.checked([[most - 1]], most, 2)
