@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 
 from lotts_search.actors.crew import Limits
 from lotts_search.actors.placement import Placement
-from lotts_search.cli import main
+from lotts_search.cli import _Notices, main
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.run_demo import run as run_demo
 from lotts_search.errors import BadInput, Failure, Notice
@@ -366,6 +367,26 @@ def test_embedded_models_report_unknown_words_once(
     file.write_text("strategies: best-of-n\nprompts: [red fox, blue hare]\nbudgets: {images: 2}\n")
     assert call("study", file, "--out", tmp_path / "run") == 0
     assert capsys.readouterr().err.count("note: shapes-sd does not know the words fox, hare: ") == 1
+
+
+def test_notices_are_printed_whatever_hides_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AnalyticPool())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as PYTHONWARNINGS=ignore does
+        assert call("generate", "a red fox", "--images", "1", "--out", tmp_path) == 0
+    assert "note: shapes-sd does not know the words fox: " in capsys.readouterr().err
+
+
+def test_a_notice_is_printed_once_and_other_warnings_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    others: list[object] = []
+    show = _Notices(lambda *shown, **_: others.append(shown[0]))
+    for text in ("cut", "cut", "ignored", "cut"):
+        show(Notice(text), Notice, "any.py", 1)
+    other = UserWarning("cut")
+    show(other, UserWarning, "any.py", 1)
+    assert tuple(capsys.readouterr()) == ("", "note: cut\nnote: ignored\n") and others == [other]
 
 
 def no_space(*_: object, **__: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -271,6 +272,20 @@ def test_two_metrics_do_not_share_a_column(
         return
     with pytest.raises(BadInput, match=f"study.yaml, line 6: {said}"):
         read(tmp_path, text)
+
+
+def test_an_anchor_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise TimeoutError("the anchor is followed without end")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    try:
+        with pytest.raises(BadInput, match="line 1"):
+            read(tmp_path, "strategies: &all [*all]\nprompts: [a]\nbudgets: {images: 9}\n")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_anchors_merge_and_override(tmp_path: Path) -> None:
