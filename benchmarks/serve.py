@@ -1,14 +1,15 @@
 """Measure the endpoint: requests at once, its overhead, and when the first image of a stream comes.
 
-    python benchmarks/serve.py [--model shapes-sd] [--images 3] [--rounds 3] [--generators 2]
+    python benchmarks/serve.py [--model shapes-sd] [--images 3] [--rounds 3] [--blocks 8] [--generators 2]
 
 Server and clients share this process. The generators are actors on a private Ray, as those of the endpoint, or with
-``--generators 0`` a single one in this process. What is compared alternates, round by round, so that other load on the machine
-affects both alike; the ratios are medians over the rounds.
+``--generators 0`` a single one in this process. What is compared alternates, so that other load on the machine
+affects both alike; the ratios are medians over rounds and blocks.
 
 - throughput: 16 requests at once against the same 16 one after the other (demand: 1.5 or more). Every image must be the same.
-- overhead: 8 requests at once against 8 searches at once on the same pool without the endpoint (demand: 1.05 or less), in seconds and, which
-  other load changes less, in CPU seconds of all processes, those of the clients included. A round has each twice, in the order ABBA.
+- overhead: 8 requests at once against 8 searches at once on the same pool without the endpoint (demand: 1.05 or less), in seconds and in CPU
+  seconds of all processes, those of the clients included. A block has each twice, in the order ABBA; how far the two runs of one kind are
+  apart says how much of a block's ratio is the machine.
 - first image: when the first partial image of a search of 200 NFE comes, as a share of its time (demand: 0.25 or less).
 """
 
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 from simulated import used_by_children
@@ -98,46 +99,74 @@ async def first_image(client: httpx2.AsyncClient) -> float:
     return first / (time.perf_counter() - began)
 
 
+async def throughput(client: httpx2.AsyncClient, images: int, first: bool) -> float:
+    """Return the time of 16 requests one by one, as a multiple of that of 16 at once.
+
+    Args:
+        first: whether those at once come first.
+    """
+    times: dict[Any, float] = {}
+    found: list[list[str]] = []
+    for way in [at_once, one_by_one] if first else [one_by_one, at_once]:
+        times[way], answers = await way(client, 16, images)
+        found.append(answers)
+    assert found[0] == found[1], "a request at once has another image than alone"
+    return times[one_by_one] / times[at_once]
+
+
+class Block(NamedTuple):
+    """Seconds and CPU seconds of two runs with the endpoint and two without."""
+
+    served: list[tuple[float, float]]
+    direct: list[tuple[float, float]]
+
+    def ratio(self, of: int) -> float:
+        """Return the overhead, in seconds (0) or CPU seconds (1)."""
+        return sum(run[of] for run in self.served) / sum(run[of] for run in self.direct)
+
+    @property
+    def apart(self) -> float:
+        """Return the mean relative distance of two runs of one kind."""
+        return statistics.mean(abs(one[0] / other[0] - 1) for one, other in (self.served, self.direct))
+
+
+async def overhead(client: httpx2.AsyncClient, pool: Pool, images: int) -> Block:
+    block = Block([], [])
+    for served in (True, False, False, True):
+        began = cpu_seconds()
+        took = (await at_once(client, 8, images))[0] if served else await directly(pool, 8, images)
+        (block.served if served else block.direct).append((took, cpu_seconds() - began))
+    return block
+
+
 async def measure(url: str, pool: Pool, options: argparse.Namespace) -> None:
     async with httpx2.AsyncClient(base_url=url, timeout=3600) as client:
         await at_once(client, 2, 1)
-        gains, costs, cpu, firsts = [], [], [], []
+        gains, blocks, firsts = [], [], []
         for number in range(options.rounds):
-            pair = [one_by_one, at_once] if number % 2 == 0 else [at_once, one_by_one]
-            times: dict[Any, float] = {}
-            images: list[list[str]] = []
-            for way in pair:
-                times[way], found = await way(client, 16, options.images)
-                images.append(found)
-            assert images[0] == images[1], "a request at once has another image than alone"
-            gains.append(times[one_by_one] / times[at_once])
-
-            took, used = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
-            for served in (True, False, False, True):
-                began = cpu_seconds()
-                took[served] += (
-                    (await at_once(client, 8, options.images))[0] if served else await directly(pool, 8, options.images)
-                )
-                used[served] += cpu_seconds() - began
-            costs.append(took[True] / took[False])
-            cpu.append(used[True] / used[False])
+            gains.append(await throughput(client, options.images, number % 2 == 1))
             firsts.append(await first_image(client))
+            print(f"round {number + 1}: throughput {gains[-1]:.2f}, first image {firsts[-1]:.3f}", flush=True)
+        for number in range(options.blocks):
+            blocks.append(block := await overhead(client, pool, options.images))
             print(
-                f"round {number + 1}: throughput {gains[-1]:.2f}, overhead {costs[-1]:.3f}, by CPU {cpu[-1]:.3f}, first image {firsts[-1]:.3f}",
+                f"block {number + 1}: overhead {block.ratio(0):.3f}, by CPU {block.ratio(1):.3f}; runs of one kind {block.apart:.1%} apart",
                 flush=True,
             )
-    print(
-        f"16 at once / in sequence = {statistics.median(gains):.2f} (demand 1.5)\n"
-        f"8 requests / 8 searches  = {statistics.median(costs):.3f} (demand 1.05), by CPU {statistics.median(cpu):.3f}\n"
-        f"first image              = {statistics.median(firsts):.3f} (demand 0.25)"
-    )
+    if gains:
+        print(f"16 at once / in sequence = {statistics.median(gains):.2f} (demand 1.5)")
+        print(f"first image              = {statistics.median(firsts):.3f} (demand 0.25)")
+    if blocks:
+        seconds, cpu = (statistics.median(block.ratio(of) for block in blocks) for of in (0, 1))
+        print(f"8 requests / 8 searches  = {seconds:.3f} (demand 1.05), by CPU {cpu:.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes-sd", help="registered name, folder or Hub id")
     parser.add_argument("--images", type=int, default=3, help="budget of each request")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput and first images")
+    parser.add_argument("--blocks", type=int, default=8, help="of overhead")
     parser.add_argument("--generators", type=int, default=2, help="actors on Ray; 0 = one in this process")
     options = parser.parse_args()
     model = {"name": options.model, "generators": options.generators or 1}

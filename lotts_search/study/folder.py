@@ -52,7 +52,7 @@ class RunFolder:
             raise BadInput(f"another process is writing to {path}") from error
         except OSError as error:
             raise BadInput(f"--out {path}: cannot write there: {error.strerror or error}") from error
-        for parent in (self.path, self.images):
+        for parent in (self.path, self.journals, self.images):
             for left in parent.glob(".*.tmp"):  # from a process that was killed while writing
                 left.unlink()
         self._log: Records | None = None

@@ -17,7 +17,7 @@ from lotts_search.study.read import read_study
 from lotts_search.study.searches import tasks_of
 from lotts_search.work.replacing import replacing
 from tests.made_up import made_up_search
-from tests.study.worlds import run, world
+from tests.study.worlds import files, run, world
 
 
 def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
@@ -36,6 +36,17 @@ def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
         asyncio.run(other())
     assert names != [first] and (tmp_path / "a").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_was_writing_is_deleted(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(world(tmp_path), out)
+    expected = files(out)
+    for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
+        (folder / ".progress.json.1.2.tmp").write_text("half")
+    assert files(out) > expected
+    RunFolder(out).close()
+    assert files(out) == expected
 
 
 def test_a_journal_is_deleted_after_its_rows_are_on_the_disk(tmp_path: Path) -> None:
