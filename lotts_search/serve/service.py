@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from lotts_search import registry
 from lotts_search.api import asearch
@@ -37,6 +37,12 @@ class Served:
     pool: Pool
     fair: FairPool
 
+    @classmethod
+    def of(cls, model: Model, pool: Pool) -> Self:
+        """Share a pool fairly among all requests for the model."""
+        batch = model.sizes.most
+        return cls(model, pool, FairPool(pool, room(model.generators, batch), batch))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -61,12 +67,7 @@ class Service:
         self.config = config
         self.keys = Keys.load(config.keys)
         self.quota = Quota(config.key_nfe, config.key_window_s)
-        self.served = {
-            model.name: Served(
-                model, pools[model.name], FairPool(pools[model.name], room(model.generators, model.sizes.most))
-            )
-            for model in config.models
-        }
+        self.served = {model.name: Served.of(model, pools[model.name]) for model in config.models}
         self.metrics = Metrics(self)
         self.running = 0
         self.closed = False

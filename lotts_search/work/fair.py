@@ -1,8 +1,10 @@
 """One pool for all searches: each gets an equal share of it, however much work it has.
 
 A pool runs what it is given in order, so a search of a thousand images holds up all later ones. Work waits here instead, apart
-for every search, and enters the pool only as far as that has room. The next piece is that of the search that was served least (start-time fair queueing: Goyal, Vin and Cheng
-1996), where the service of a piece of work is its network rows times its steps. A search that is cancelled loses its place at once.
+for every search, and enters the pool only as far as that has room. The next turn is that of the search that was served least
+(start-time fair queueing: Goyal, Vin and Cheng 1996), where the service of a piece of work is its network rows times its steps. In a turn
+a search gets a whole batch: served one piece at a time, all would advance in step, wait for their scores together, and leave
+batches unfilled meanwhile. A search that is cancelled loses its place at once.
 """
 
 from __future__ import annotations
@@ -62,14 +64,17 @@ class _Lane:
     Args:
         submit: passes work to the pool.
         room: rows that the pool may have at once.
+        turn: rows that a search gets before it is the next one's turn.
     """
 
-    def __init__(self, submit: Callable[[Work], Future[Result]], room: int):
-        self._submit, self._room = submit, room
+    def __init__(self, submit: Callable[[Work], Future[Result]], room: int, turn: int):
+        self._submit, self._room, self._turn = submit, room, turn
         self._lock = threading.Lock()
         self._flows: dict[Share, _Flow] = {}
         self._clock = 0.0
         self._filling: set[int] = set()  # threads
+        self._current: _Flow | None = None
+        self._given = 0  # rows, in its turn
         self.used = 0
 
     @property
@@ -121,11 +126,15 @@ class _Lane:
     def _next(self) -> _Item | None:
         with self._lock:
             flows = [flow for flow in self._flows.values() if flow.soon or flow.later]
-            for flow in sorted(flows, key=lambda flow: flow.tag):
+            if self._given >= self._turn:
+                self._current, self._given = None, 0
+            for flow in sorted(flows, key=lambda flow: (flow is not self._current, flow.tag)):
                 head = (flow.soon or flow.later)[0]
                 if self.used and self.used + head.rows > self._room:
                     return None
                 if (item := flow.pop()) is not None:
+                    self._given = item.rows + (self._given if flow is self._current else 0)
+                    self._current = flow
                     self.used += item.rows
                     self._clock = max(self._clock, flow.tag)
                     flow.tag += item.rows * max(1.0, item.work.nfe)
@@ -164,13 +173,14 @@ class FairPool:
         pool: does the work; it has another owner.
         rows: network rows, and images of a verifier, that it may have at once: what its workers compute in one batch, and as
             much more as keeps them busy until the next piece arrives, see :func:`room`; by default of one generator.
+        turn: rows that a search gets at a time, those of a batch.
     """
 
-    def __init__(self, pool: Pool, rows: int = room()):
+    def __init__(self, pool: Pool, rows: int = room(), turn: int = ROWS):
         self.pool = pool
-        self._generate = _Lane(pool.submit, rows)
-        self._judge = {name: _Lane(pool.submit, rows) for name in pool.verifiers}
-        self._rewrite = {name: _Lane(pool.submit, rows) for name in pool.rewriters}
+        self._generate = _Lane(pool.submit, rows, turn)
+        self._judge = {name: _Lane(pool.submit, rows, turn) for name in pool.verifiers}
+        self._rewrite = {name: _Lane(pool.submit, rows, turn) for name in pool.rewriters}
         self.lanes = [self._generate, *self._judge.values(), *self._rewrite.values()]
 
     @property

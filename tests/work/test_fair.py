@@ -85,7 +85,7 @@ def test_work_that_is_larger_than_the_room_runs_alone() -> None:
 def test_a_small_search_is_not_behind_a_large_one() -> None:
     """One of 1000 trajectories was there first; one of 2 then gets every second place until it has all."""
     pool = Manual()
-    fair = FairPool(pool, 4)
+    fair = FairPool(pool, 4, turn=1)
     asks(fair.share(), 1, 1000)
     for _ in range(100):
         pool.finish()
@@ -97,22 +97,38 @@ def test_a_small_search_is_not_behind_a_large_one() -> None:
     assert len(pool.works) <= 112
 
 
-@pytest.mark.parametrize("steps", [(10, 10), (10, 40)])
-def test_searches_get_equal_shares_of_steps(steps: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("guidance", "taken"), [(1.0, 4), (3.0, 2)])
+def test_in_its_turn_a_search_gets_a_batch(guidance: float, taken: int) -> None:
+    """The first search is served as it comes; the others then get batches, and one with less passes its turn."""
     pool = Manual()
-    fair = FairPool(pool, 2)
+    fair = FairPool(pool, 2, turn=4)
+    for search, count in enumerate((1, 20, 1, 20)):
+        asks(fair.share(), search, count, guidance=guidance)
+    while pool.open:
+        pool.finish()
+    assert pool.seeds[:2].count(0) == 1
+    order = [search for search in pool.seeds if search in (1, 3)]
+    assert order == ([1] * taken + [3] * taken) * (20 // taken)
+    assert pool.seeds.index(2) <= taken + 1
+
+
+@pytest.mark.parametrize("turn", [1, 8])
+@pytest.mark.parametrize("steps", [(10, 10), (10, 40)])
+def test_searches_get_equal_shares_of_steps(steps: tuple[int, int], turn: int) -> None:
+    pool = Manual()
+    fair = FairPool(pool, 2, turn)
     shares = fair.share(), fair.share()
     for search, (share, length) in enumerate(zip(shares, steps, strict=True)):
         asks(share, search, 400, steps=length)
     for _ in range(200):
         pool.finish()
     served = [sum(work.nfe for work, _ in pool.works if work.search_seed == search) for search in (0, 1)]  # type: ignore[union-attr]
-    assert served[0] == pytest.approx(served[1], abs=2 * max(steps))
+    assert served[0] == pytest.approx(served[1], abs=2 * turn * max(steps))
 
 
 def test_a_search_that_paused_has_no_claim_to_what_it_missed() -> None:
     pool = Manual()
-    fair = FairPool(pool, 1)
+    fair = FairPool(pool, 1, turn=1)
     early, late = fair.share(), fair.share()
     asks(late, 2, 1)
     asks(early, 1, 300)
