@@ -22,8 +22,8 @@ class Frozen:
     Attributes:
         active, places: [A], [F] indices of the active and of the frozen tokens, ascending.
         keys, values: [F, ...] of each attention module in the order of the network, as attention reads them.
-        kept: [F, C] of each layer of a U-Net.
-        grids, neighbours: ``active`` and ``places`` at the grids of a U-Net, and what convolutions see there.
+        kept: [F, C] of each layer of a U-Net; of convolutions only those that they read.
+        grids, neighbours: ``active`` and ``places`` at the grids of a U-Net, and what convolutions read there.
     """
 
     active: Tensor
@@ -32,7 +32,7 @@ class Frozen:
     values: list[Tensor] = field(default_factory=list)
     kept: dict[Any, Tensor] = field(default_factory=dict)
     grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    neighbours: dict[Any, Tensor] = field(default_factory=dict)
+    neighbours: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class Confines(Protocol):
 
     @property
     def frozen_bytes(self) -> int:
-        """Memory that keys and values of one frozen token of a row take."""
+        """Memory that is kept of one frozen token of a row, at most."""
 
     def record(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: Mapping[int, Frozen]) -> Tensor:
         """Call the network as ``predict`` does, with the same output, and fill the keys and values of rows of the call."""

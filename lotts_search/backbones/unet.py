@@ -10,10 +10,11 @@ from torch import Tensor
 from lotts_search.backbones.attention.base import RowAttention
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
-from lotts_search.backbones.confined_unet import UNetConfined, layers
+from lotts_search.backbones.confined_unet import UNetConfined
 from lotts_search.backbones.discrete import DiscreteTime
 from lotts_search.backbones.model_folder import load_component
 from lotts_search.backbones.network import NetworkBackbone, prices_of
+from lotts_search.backbones.unet_layers import layers
 from lotts_search.errors import BadInput
 from lotts_search.work.model import Defaults, ModelInfo
 

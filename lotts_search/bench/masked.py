@@ -161,6 +161,20 @@ def counted(case: Case, active: int) -> float:
     return count_part(case.network, inside) / count_part(case.network, lambda copy: case.call(copy, 1))
 
 
+def random_mask(grid: tuple[int, int], active: int, disc: bool) -> Frozen:
+    """Return a row with random active tokens.
+
+    Args:
+        disc: those nearest to a random one, as in a mask of a refinement, instead of scattered ones.
+    """
+    if disc:
+        places = torch.cartesian_prod(*map(torch.arange, grid)).float()
+        order = (places - places[torch.randint(len(places), ())]).square().sum(1).argsort()
+    else:
+        order = torch.randperm(math.prod(grid))
+    return Frozen(order[:active].sort().values, order[active:].sort().values)
+
+
 @torch.inference_mode()
 def measure(
     name: str,
@@ -170,17 +184,14 @@ def measure(
     ratios: list[float],
     dtype: torch.dtype,
     channels_last: bool = False,
+    discs: bool = False,
 ) -> list[Share]:
     """Measure the shares of one model."""
     case = MODELS[name](round(tokens**0.5))
     network, cells = case.network.eval().to(dtype), math.prod(case.grid)
     if channels_last:
         network.to(memory_format=torch.channels_last)
-    masks = {}
-    for ratio in ratios:
-        order = [torch.randperm(cells) for _ in range(batch)]
-        active = round(ratio * cells)
-        masks[ratio] = [Frozen(one[:active].sort().values, one[active:].sort().values) for one in order]
+    masks = {ratio: [random_mask(case.grid, round(ratio * cells), discs) for _ in range(batch)] for ratio in ratios}
     with contextlib.ExitStack() as stack:
         for frozen in masks.values():
             stack.enter_context(case.record(dict(enumerate(frozen))))
@@ -214,6 +225,9 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, help="shares of active tokens")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--channels-last", action="store_true", help="keep the weights of convolutions in this format")
+    parser.add_argument(
+        "--discs", action="store_true", help="masks of one disc in each row instead of scattered tokens"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -228,6 +242,7 @@ def main() -> None:
             given.ratios,
             getattr(torch, given.dtype),
             given.channels_last,
+            given.discs,
         )
         for ratio, whole, share, measured in found:
             cells = ratio, f"{whole:.2f} s", f"{share:.3f}", f"{measured:.3f}", f"{measured / share:.2f}"

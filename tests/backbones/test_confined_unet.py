@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from lotts_search.backbones import confined_unet
+from lotts_search.backbones import unet_forwards
 from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.confined_unet import Layer, _image, _norm, _portions, _sums, active_at, layers
 from lotts_search.backbones.offload import offload
+from lotts_search.backbones.unet_forwards import Call, as_image, normalize, portions, sums
+from lotts_search.backbones.unet_layers import Layer, active_at, layers
 from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from tests.tiny import backbone_of, tiny_pipeline
 from tests.tiny_xl import tiny_xl_pipeline, xl_backbone_of
@@ -66,6 +67,20 @@ def test_odd_latents_can_be_confined_and_blocks_of_other_kinds_cannot() -> None:
     assert not layers(other, (8, 8))
 
 
+def test_convolutions_keep_only_what_they_read() -> None:
+    """At the latent's grid the cells around a corner of 4 by 4 of 8 by 8; attention keeps all."""
+    backbone, mask = backbone_of(tiny_pipeline()), torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4, :4] = True
+    row = Frozen(mask.ravel().nonzero().ravel(), (~mask).ravel().nonzero().ravel())
+    texts = backbone.stack(backbone.encode_prompts(["a red circle"]))
+    backbone.record(torch.randn(1, *backbone.info.latent), torch.tensor([500.0]), texts, {0: row})
+    kept = {type(layer.module): set[int]() for layer in layers(backbone.unet, (8, 8))}
+    for layer in layers(backbone.unet, (8, 8)):
+        if layer.grid == layer.to == (8, 8) and layer.kept:
+            kept[type(layer.module)].add(len(row.kept[layer.module]))
+    assert kept[torch.nn.Conv2d] == {9} and kept[torch.nn.Linear] == {48}
+
+
 @pytest.mark.parametrize("how", ["model", "sequential"])
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_offloaded_weights_give_the_same(family: str, how: str) -> None:
@@ -91,9 +106,9 @@ def test_group_norms_add_up_in_float32_whatever_the_dtype_is() -> None:
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     image, cells = (torch.randn(1, 8, 8, 8) + 100).bfloat16(), torch.randperm(64)
     tokens, row = image.flatten(2).transpose(1, 2), Frozen(cells[:20].sort().values, cells[20:].sort().values)
-    row.kept[norm] = _sums(norm, tokens[0, row.places])
+    row.kept[norm] = sums(norm, tokens[:, row.places])[:, 0]
     with torch.inference_mode():
-        found = _norm(Layer(norm, (8, 8), (8, 8)), [row])(_image(tokens[:, row.active]))
+        found = normalize(Layer(norm, (8, 8), (8, 8)), Call((8, 8), [row]))(as_image(tokens[:, row.active]))
         whole = torch.nn.functional.group_norm(image.float(), 4, norm.weight.float(), norm.bias.float())
     assert torch.allclose(found[..., 0].float(), whole.flatten(2)[..., row.active], atol=0.01, rtol=0.01)
 
@@ -102,7 +117,7 @@ def test_group_norms_add_up_in_float32_whatever_the_dtype_is() -> None:
     ("most", "sizes"), [(1000, [240]), (150, [120, 120]), (60, [60] * 4), (59, [30] * 8), (25, [20] * 12)]
 )
 def test_portions_divide_all_rows_in_the_same_way(most: int, sizes: list[int]) -> None:
-    found = _portions(4, 60, most)
+    found = portions(4, 60, most)
     assert [part.stop - part.start for part in found] == sizes
     assert [part.start for part in found] == [0, *(part.stop for part in found[:-1])]
 
@@ -114,5 +129,5 @@ def test_a_convolution_in_portions_computes_the_same(monkeypatch: pytest.MonkeyP
     rows = [Frozen(cells[:30].sort().values, cells[30:].sort().values) for _ in range(2)]
     backbone.record(latents, times, conditioning, dict(enumerate(rows)))
     at_once = backbone.predict_confined(latents, times, conditioning, rows)
-    monkeypatch.setattr(confined_unet, "CACHED", 0)  # as much as the weights
+    monkeypatch.setattr(unet_forwards, "CACHED", 0)  # as much as the weights
     assert torch.allclose(backbone.predict_confined(latents, times, conditioning, rows), at_once, atol=2e-6)

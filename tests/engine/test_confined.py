@@ -97,7 +97,8 @@ def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole
     assert torch.equal(backbone.predict(latents, times, texts), whole), "the network is left as it was"
     norms = [module for module in backbone.network.modules() if isinstance(module, torch.nn.GroupNorm)]
     kept = [*frozen[0].keys, *frozen[0].values, *(one for layer, one in frozen[0].kept.items() if layer not in norms)]
-    assert sum(tensor.nbytes for tensor in kept) == len(frozen[0].places) * backbone.frozen_bytes
+    size, most = sum(tensor.nbytes for tensor in kept), len(frozen[0].places) * backbone.frozen_bytes
+    assert size == most or (norms and 0.5 * most < size < most), "convolutions keep only what they read"
 
 
 @pytest.mark.parametrize("name", ["flux", "sd3.5"])
