@@ -12,7 +12,17 @@ import itertools
 from dataclasses import dataclass
 
 from lotts_search.core.localized import Localized
-from lotts_search.core.strategy import Budget, Candidate, Costs, Plan, Search, gather_completed, score_of, tunable
+from lotts_search.core.strategy import (
+    MOST_PROMPTS,
+    Budget,
+    Candidate,
+    Costs,
+    Plan,
+    Search,
+    gather_completed,
+    score_of,
+    tunable,
+)
 
 
 @dataclass
@@ -23,7 +33,7 @@ class Critique(Localized):
     sampled; what does not pay for that, and a given image, goes into further refinements with the same prompts.
 
     Attributes:
-        prompts: revised prompts per image, 1 or more.
+        prompts: revised prompts per image, 1..100.
     """
 
     rewrites = True
@@ -34,7 +44,7 @@ class Critique(Localized):
     prompts: int = 2
 
     def __post_init__(self) -> None:
-        self.check_minimum(prompts=1)
+        self.check_range("prompts", 1, MOST_PROMPTS)
 
     async def run(self, search: Search) -> None:
         for seed in itertools.count() if search.image is None else range(1):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lotts_search.core.strategy import (
+    MOST_PROMPTS,
     Budget,
     Candidate,
     Cost,
@@ -38,7 +39,7 @@ class TTGen(Strategy):
     Equal prompts are tried once, and what that saves goes into further images.
 
     Attributes:
-        prompts: M, revised prompts per step, 1 or more.
+        prompts: M, revised prompts per step, 1..100.
         injection: share of the T steps that is revised, from the second step on, 0 or more and below 1; at most T − 2 steps.
         n: images; None = as many as the budget pays for. What is left over pays for one with fewer injection steps.
         original: the original prompt replaces the last of the revised ones.
@@ -55,7 +56,8 @@ class TTGen(Strategy):
     original: bool = False
 
     def __post_init__(self) -> None:
-        self.check_minimum(prompts=1, n=1)
+        self.check_minimum(n=1)
+        self.check_range("prompts", 1, MOST_PROMPTS)
         if self.injection != 0:
             self.check_share("injection", "the steps")
 

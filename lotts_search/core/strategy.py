@@ -58,6 +58,8 @@ LEAST = 1 / MOST_STEPS
 """Least share of a trajectory: one step of the most."""
 MOST = 100_000
 """Most of what a setting counts: a strategy begins that many trials at once."""
+MOST_PROMPTS = 100
+"""Most revised prompts that a strategy asks for at a time: a rewriter writes them in one call."""
 FREE = frozenset({"score", "compare", "compose"})
 """Kinds of trials that a plan counts only where they cost NFE."""
 

@@ -125,5 +125,7 @@ def test_refinements_under_other_prompts_are_other_trials() -> None:
     result, _ = run(Critique(prompts=4), nfe=200)
     keys = [t.trial_id for t in result.trials if t.kind == "refine"]
     assert len(set(keys)) == len(keys) and all(a != b for a, b in pairwise(keys))
-    with pytest.raises(BadInput, match="prompts must be 1 or more, not 0"):
+    with pytest.raises(BadInput, match=r"prompts must be within 1\.\.100, not 0"):
         Critique(prompts=0)
+    with pytest.raises(BadInput, match=r"prompts must be within 1\.\.100, not 101"):
+        Critique(prompts=101)

@@ -190,7 +190,7 @@ def test_what_is_left_pays_for_a_image_with_fewer_revisions() -> None:
         TTGen().plan(Budget(seconds=1), costs)
 
 
-@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"injection": -0.1}, {"injection": 4}, {"n": 0}])
+@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"prompts": 101}, {"injection": -0.1}, {"injection": 4}, {"n": 0}])
 def test_settings_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(BadInput, match=f"{next(iter(wrong))} must be"):
         TTGen(**wrong)
