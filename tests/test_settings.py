@@ -67,6 +67,8 @@ def test_text_is_parsed_by_the_types_of_the_fields():
         ({"mask": "atention"}, r"'atention'; did you mean 'attention'\?"),
         ({"mask": '{"kind": "random", "blocks": 2}'}, r"'blocks'; did you mean 'block'\?"),
         ({"mask": "{"}, "mask of strategy 'lotts' must be attention or"),
+        ({"mask": '{"kind": "attention", "draws": 1001}'}, "a mask's draws must be at most 1000, not 1001"),
+        ({"mask": '{"kind": "disagreement", "draws": 1e3}'}, "draws of mask 'disagreement' must be an integer"),
         ({"depth": "0"}, "depth must be 1 or more"),
         ({"high": "\udcff {}"}, "high of strategy 'lotts': a text holds half of a surrogate pair, U\\+DCFF"),
         ({"low": "a\0 {}"}, "low of strategy 'lotts': a text holds a NUL character"),

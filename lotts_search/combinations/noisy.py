@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 
 import numpy as np
 
-from lotts_search.combinations.parts import call_size, filled, flops_of, load_parts
+from lotts_search.combinations.parts import LARGEST, call_size, filled, flops_of, load_parts
 from lotts_search.errors import BadInput
 from lotts_search.verifiers.base import Verifier
 from lotts_search.work.requests import Bytes, Floats
@@ -32,7 +31,7 @@ class Noisy:
 
         Args:
             of: the verifier, a name or package.module:Class, with its own settings.
-            sd: standard deviation of the noise, in the unit of the scores, 0 or more.
+            sd: standard deviation of the noise, in the unit of the scores, 0..1e30.
             seed: another seed gives other noise.
 
         Raises:
@@ -43,8 +42,8 @@ class Noisy:
             raise BadInput(
                 f'noisy wraps one verifier, not {len(of)}; one with several settings is written as of=["NAME:…"]'
             )
-        if not (math.isfinite(sd) and sd >= 0):
-            raise BadInput(f"sd of noisy must be 0 or more, not {sd}")
+        if not 0 <= sd <= LARGEST:
+            raise BadInput(f"sd of noisy must be within 0..{LARGEST:g}, not {sd}")
         return cls(load_parts(of, "noisy")[0], sd, seed)
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:

@@ -8,6 +8,9 @@ from lotts_search.errors import BadInput
 from lotts_search.registry import check_verifier, load_verifier
 from lotts_search.verifiers.base import Verifier
 
+LARGEST = 1e30
+"""Largest factor of a score: scores are float32, and greater products are infinite."""
+
 
 def load_parts(texts: Sequence[str], what: str) -> list[Verifier]:
     """Load verifiers, once the names and settings of all of them are checked.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from lotts_search.combinations.parts import call_size, filled, flops_of, load_parts
+from lotts_search.combinations.parts import LARGEST, call_size, filled, flops_of, load_parts
 from lotts_search.errors import BadInput
 from lotts_search.verifiers.base import Verifier
 from lotts_search.work.requests import Bytes, Floats
@@ -36,8 +35,8 @@ class Weighted:
             BadInput: a name, a setting or a weight is wrong.
             Failure: a part cannot be loaded.
         """
-        if not all(math.isfinite(weight) for weight in of.values()) or not any(of.values()):
-            raise BadInput(f"weights must be finite and not all 0, not {of}")
+        if not all(abs(weight) <= LARGEST for weight in of.values()) or not any(of.values()):
+            raise BadInput(f"weights must be within ±{LARGEST:g} and not all 0, not {of}")
         return cls(load_parts(list(of), "weighted"), list(of.values()))
 
     def score(self, prompts: list[str], images: Bytes) -> Floats:

@@ -26,6 +26,8 @@ HIGH_QUALITY, LOW_QUALITY = "A high-quality image of {}", "A low-quality image o
 """The paper's templates p+ and p−."""
 GOOD, BAD = "A good image of {}", "A bad image of {}"
 """The paper's second pair of templates."""
+MOST_DRAWS = 1000
+"""Most noise draws of a localization: the network takes the rows of all of them."""
 
 
 class MaskSource(ABC):
@@ -515,6 +517,9 @@ def with_settings(source: S, settings: Mapping[str, Any]) -> S:
 def _checked(source: S) -> S:
     if not 0 < source.ratio <= 1:
         raise BadInput(f"a mask's ratio must be above 0 and at most 1, not {source.ratio}")
+    draws = getattr(source, "draws", 1)
+    if isinstance(draws, int) and draws > MOST_DRAWS:
+        raise BadInput(f"a mask's draws must be at most {MOST_DRAWS}, not {draws}")
     return source
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,22 @@ def reference(folder: Path, **columns: list[float | None]) -> Path:
     columns = columns or {"score": [3, 1, 2, 1, None], "metric_Light": [0.2, 0.9, 0.5, 0.2, None]}
     pq.write_table(pa.table(columns), folder / "trials.parquet")
     return folder / "trials.parquet"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('weighted:of={"shapes-reward": 1e31}', "weights must be within ±1e"),
+        ('weighted:of={"shapes-reward": NaN}', "weights must be within ±1e"),
+        ('weighted:of={"shapes-reward": 0}', "and not all 0"),
+        ("noisy:of=shapes-reward,sd=1e39", "sd of noisy must be within 0..1e"),
+        ("noisy:of=shapes-reward,sd=nan", "sd of noisy must be within 0..1e"),
+        ("noisy:of=shapes-reward,sd=-1", "sd of noisy must be within 0..1e"),
+    ],
+)
+def test_factors_that_would_make_scores_infinite_are_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)):
+        load_verifier(text)
 
 
 def test_a_weighted_sum() -> None:
