@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lotts_search.bench.batches import batches
+from lotts_search.bench.confined import confined
 from lotts_search.bench.loops import filling, many_searches, one_search
 from lotts_search.bench.masked import masked
 from lotts_search.bench.memory import memory
@@ -24,6 +25,7 @@ PARTS: Mapping[str, Callable[[Setting], Iterator[Ratio]]] = {
     "ray": pools,
     "memory": memory,
     "masked": masked,
+    "confined": confined,
 }
 
 

@@ -100,7 +100,7 @@ def ratios(
         list[str] | None,
         typer.Option(
             "--only",
-            help="engine, search, searches, batch, fill, localization, ray, memory or masked; repeatable [all of them].",
+            help="engine, search, searches, batch, fill, localization, ray, memory, masked or confined; repeatable [all of them].",
         ),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="A Stable Diffusion model.")] = "shapes-sd",
