@@ -150,7 +150,7 @@ async def asearch(
         arguments = plain_settings(chosen)
         which = (where.info, name, arguments, verifier, seed, sampling, budget, workers, given)
         flops_by = [("flops", budget.flops, as_)] if budget.flops is not None or as_ is not None else []
-        search_id = search_id or _hash(*which, *flops_by, *([rewriter] if rewriter else []))
+        search_id = search_id or _hash(fingerprint.FORMAT, *which, *flops_by, *([rewriter] if rewriter else []))
         labels = Labels(
             run_id, search_id, prompt_id or _hash(prompt), prompt, where.info.name, name, arguments, seed, label or name,
             nfe, images, budget.flops, sampling.steps,

@@ -47,7 +47,7 @@ class AdaptiveLoTTS(Localized):
     """
 
     source = "LoTTS, appendix F.2 (adaptive splits, early stop), with expected improvement (Mockus 1975)"
-    formula = "at most the budget; a new image T, a refinement T - t0, its parent's mask L once"
+    formula = "at most the budget; a new image T, a refinement T - t0 or, confined, less, its parent's mask L once"
     space = tunable(ratio=Span(0.2, 0.7), initial=(2, 3, 4, 6), worth=(0.0, 0.05, 0.1))
 
     initial: int | None = None

@@ -23,7 +23,9 @@ class AdaptiveMosaic(AdaptiveLoTTS, MosaicChains):
     """
 
     source = "lotts-search; steps as in SVDD-PM (Li et al. 2024), selected by region; decisions as in AdaptiveLoTTS"
-    formula = "at most the budget; a new image children · T, a refinement T - t0, its parent's mask L once"
+    formula = (
+        "at most the budget; a new image children · T, a refinement T - t0 or, confined, less, its parent's mask L once"
+    )
     space = tunable(children=(2, 4, 8), regions=(2, 4, 6), initial=(1, 2, 3), worth=(0.0, 0.05, 0.1))
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class BeamInMask(Localized):
     """
 
     source = "Beam search in the mask, named as future work by LoTTS (Algorithm 2 is the refinement)"
-    formula = "initial · (T + L + beams · children · (T - t0))"
+    formula = "initial · (T + L + beams · children · (T - t0)); confined steps cost less"
     space = tunable(ratio=Span(0.2, 0.7), beams=(1, 2, 3), children=(2, 3, 4), interval=(0.2, 0.3, 0.4))
 
     initial: int | None = None

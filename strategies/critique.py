@@ -38,7 +38,7 @@ class Critique(Localized):
 
     rewrites = True
     source = "Jaiswal et al. 2026, Iterative refinement improves compositional image generation"
-    formula = "at most n · (T + L) + refinements · (L + T - t0)"
+    formula = "at most n · (T + L) + refinements · (L + T - t0); confined steps cost less"
     space = tunable(prompts=(1, 2, 3, 4), ratio=(0.2, 0.3, 0.5, 0.7))
 
     prompts: int = 2

@@ -38,7 +38,7 @@ class LoTTS(Localized):
     """
 
     source = "LoTTS: Scale where it matters, training-free localized scaling for diffusion models, Algorithm 3"
-    formula = "initial · (T + L + refinements · (T - t0)) at depth 1"
+    formula = "initial · (T + L + refinements · (T - t0)) at depth 1; confined steps cost less"
     space = tunable(ratio=Span(0.2, 0.7), refinements=(1, 2, 3, 4, 6), depth=(1, 2))
 
     initial: int | None = None

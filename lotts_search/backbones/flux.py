@@ -20,6 +20,7 @@ from lotts_search.backbones.attention.flux import (
     default_blocks,
     embed_concepts,
 )
+from lotts_search.backbones.attention.recorder import compiled
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.confined_joint import JointConfined
 from lotts_search.backbones.defaults import FLUX_DEV, FLUX_SCHNELL
@@ -127,7 +128,7 @@ class Flux(JointConfined, NetworkBackbone):
             defaults=defaults or (FLUX_DEV if embedded else FLUX_SCHNELL),
             embedded_guidance=embedded,
             patch=2,
-            confines=2,
+            confines=0 if compiled(transformer) else 2,
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The sizes of a model's images and latents, from the configs in its folder; read before any weights are loaded."""
+"""The sizes of a model's images, latents and tokens, from the configs in its folder; read before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ _NETWORKS = {
     "StableDiffusion3Pipeline": "transformer",
 }
 """The component whose ``sample_size`` is that of the latents, by pipeline."""
+CONFINED_BLOCKS = frozenset(
+    (
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "UNetMidBlock2DCrossAttn",
+        "UNetMidBlock2D",
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+)
+"""Blocks of U-Nets that can be confined to a mask, as in :mod:`lotts_search.backbones.confined_unet`."""
 
 
 def image_size(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[int, int] | None:
@@ -43,6 +54,23 @@ def latent_size(image: tuple[int, int], read: Callable[[str], Mapping[str, Any]]
     vae = read("vae/config.json")
     factor, channels = _factor(vae), vae.get("latent_channels")
     return (channels, int(image[0] // factor), int(image[1] // factor)) if channels and factor >= 1 else None
+
+
+def token_side(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> int | None:
+    """Return the side in latent cells of the tokens that a network can compute without the others, unless it is compiled; None
+    where the configs do not tell.
+
+    Args:
+        pipeline, read: as for :func:`image_size`.
+    """
+    if pipeline == "FluxPipeline":
+        return 2
+    config = read(f"{_NETWORKS[pipeline]}/config.json") if pipeline in _NETWORKS else {}
+    if pipeline == "StableDiffusion3Pipeline":
+        side = config.get("patch_size")
+        return side if isinstance(side, int) else None
+    blocks = {name for way in ("down_block_types", "up_block_types") for name in config.get(way, ())}
+    return 1 if blocks and blocks <= CONFINED_BLOCKS else None
 
 
 def _factor(vae: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from lotts_search.backbones.attention.base import RowAttention
+from lotts_search.backbones.attention.recorder import compiled
 from lotts_search.backbones.attention.sd3 import capture_sd3
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.confined_joint import JointConfined
@@ -124,7 +125,7 @@ class StableDiffusion3(JointConfined, NetworkBackbone):
             scheduler=str(scheduler.get("_class_name", "")),
             defaults=defaults,
             patch=patch,
-            confines=patch,
+            confines=0 if compiled(transformer) else patch,
         )
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lotts_search.backbones.attention.base import RowAttention
+from lotts_search.backbones.attention.recorder import compiled
 from lotts_search.backbones.attention.unet import capture_unet, unet_grids
 from lotts_search.backbones.codec import LatentCodec
 from lotts_search.backbones.confined_unet import UNetConfined
@@ -63,7 +64,7 @@ class UNetBackbone(UNetConfined, NetworkBackbone):
         _check(name, unet, codec)
         side = unet.config["sample_size"]
         height, width = self._size = size or ((side, side) if isinstance(side, int) else side)
-        confines = int(bool(layers(unet, self._size)))
+        confines = int(bool(layers(unet, self._size)) and not compiled(unet))
 
         def call(copy: Any) -> None:
             self._call(copy, torch.empty(1, codec.channels, height, width), torch.empty(1), self._example())

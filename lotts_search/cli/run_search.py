@@ -66,7 +66,8 @@ class Request(Recipe):
         given = ModelEntry(self.model, self.model, self.load, self.sampling(), self.as_)
         if (costs := costs_of(given, self.image is not None)) is not None:
             check_settings(strategy, self.strategy, given, self.image is not None)
-            check_budget(strategy, budget, costs, self.image is not None)
+            if self.image is None or costs.prices.row:  # else what a refinement takes is known once the model is loaded
+                check_budget(strategy, budget, costs, self.image is not None)
         size = registry.model_image_size(self.model, self.load)
         if size is not None:
             self.pixels(size)

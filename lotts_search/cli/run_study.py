@@ -293,7 +293,7 @@ def _probe(
     study: Study, model: ModelEntry, tasks: list[Task], rate: float | None, compute: Compute, console: Console
 ) -> tuple[float | None, list[Task]]:
     """Load a local model and return the NFE/s of one generator, measured with a few steps of a full batch, and the model's
-    tasks with the FLOPs that they will take.
+    tasks with the NFE and FLOPs that they will take.
 
     Args:
         rate: that of an earlier run; None = to be measured.
@@ -321,9 +321,10 @@ def _probe(
             for task in kinds.values():
                 image = task.prompt.image if task.image else None
                 check(task.entry.strategy, task.entry.name, task.limit.budget, costs[task.image], pool.info, image)
-            if scored:
-                found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
-                tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
+            found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
+            if not scored:  # without those of the scores, FLOPs say nothing
+                found = {kind: one._replace(flops=kinds[kind].cost.flops) for kind, one in found.items()}
+            tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
             return rate or _rate(pool, sampling, compute.rows.most), tasks
     except Failure as error:
         if compute.address is None:

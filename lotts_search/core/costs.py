@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lotts_search.errors import BadInput
-from lotts_search.work.confined import FAMILIES, Confined, active_count, check_confined, in_tokens
+from lotts_search.work.confined import EVERY, FAMILIES, Confined, active_count, check_confined, in_tokens
 from lotts_search.work.masks import MaskSource, kind_of, with_settings
 from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.prices import Prices
@@ -50,7 +50,8 @@ class Costs:
         traced: whether localized images come from pure noise in two steps or more, so that their trajectory is known.
         prices: FLOPs of single operations; those that are not known count as 0.
         beside: what a localization takes beside its network rows, by the repr of its mask source; nothing for others.
-        tokens: number of tokens that the network can compute one without another; 0 = it cannot, None = not known.
+        grid: rows and columns of the tokens that the network can compute one without another; (0, 0) = it cannot, None = not
+            known.
         confined: how masked steps of trajectories are computed; None = whole.
         integrate: tg, the number of last steps without the mask, of confined trajectories.
     """
@@ -61,7 +62,7 @@ class Costs:
     traced: bool = True
     prices: Prices = field(default_factory=Prices)
     beside: Mapping[str, Usage] = field(default_factory=dict)
-    tokens: int | None = field(default=0, compare=False)  # files of a model that is not loaded do not tell it
+    grid: tuple[int, int] | None = (0, 0)
     confined: Confined | None = None
     integrate: int = 0
 
@@ -74,9 +75,11 @@ class Costs:
         """
         traced = sampling.steps > 1 and not image
         defaults = info.defaults.scaled(sampling.steps)
-        tokens = info.latent[1] * info.latent[2] // info.confines**2 if info.confines else info.confines
+        grid = None if info.confines is None else (0, 0)
+        if side := info.confines:
+            grid = info.latent[1] // side, info.latent[2] // side
         prices = info.prices if prices is None else prices
-        return cls(sampling.steps, sampling.guided, defaults, traced, prices, tokens=tokens)
+        return cls(sampling.steps, sampling.guided, defaults, traced, prices, grid=grid)
 
     def under(self, sampling: Sampling) -> Costs:
         """Return the costs of trials with other sampling settings than the search's."""
@@ -93,20 +96,30 @@ class Costs:
         rows = self.prices.rows_per_step or (2 if self.guided else 1)
         return Cost(1.0, 0, int(rows * self.prices.row))
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the grid; 0 = none, or not known."""
+        return math.prod(self.grid or (0, 0))
+
+    @property
+    def refresh(self) -> int:
+        """Every how many masked steps one is whole where ``refresh`` is not chosen; 1 = all, because the model cannot be confined."""
+        return EVERY if self.tokens else 1
+
     def confine(self, masked: float, refresh: int, warmup: int, ring: int) -> Confined | None:
         """Return how refinements are computed whose mask covers this share of the tokens; None = whole, because all tokens would
-        be active or they are not known yet.
+        be active, all steps are, or the tokens are not known yet.
 
         Raises:
             BadInput: a setting out of its range, or the model cannot do this.
         """
         check_confined(refresh, warmup, ring)
-        if self.tokens is None:
+        if self.grid is None or refresh == 1:
             return None
         if not self.tokens:
             raise BadInput(
                 f"refresh={refresh} confines the network to the mask, which this model's cannot be: only those of the families"
-                f" {', '.join(FAMILIES)} can"
+                f" {', '.join(FAMILIES)} can, loaded without compile"
             )
         active = active_count(math.ceil(round(masked * self.tokens, 6)), self.tokens, ring)
         if active == self.tokens:
@@ -114,9 +127,8 @@ class Costs:
         return Confined(refresh, warmup, active, self.tokens, self.prices.confined(active / self.tokens))
 
     def touched(self, mask: Bools) -> float:
-        """Return the share of the tokens that a mask [H, W] on the latent touches; 0 where tokens are not known."""
-        side = math.isqrt(mask.size // self.tokens) if self.tokens else 1
-        return float(in_tokens(mask, side).mean())
+        """Return the share of the tokens that a mask [H, W] on the latent touches; of its cells where there are none."""
+        return float(in_tokens(mask, mask.shape[0] // self.grid[0] if self.grid and self.tokens else 1).mean())
 
     def steps_of(self, calls: int, few: int, confined: Confined | None = None) -> Cost:
         """Return the cost of network calls of which ``few`` are confined."""

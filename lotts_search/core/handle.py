@@ -124,13 +124,13 @@ class Search(SearchView):
         stop: int | None = None,
         prompt: str | None = None,
         score: bool = True,
-        refresh: int | None = None,
+        refresh: int = 1,
         warmup: int = 1,
-        ring: int = 1,
+        ring: int = 0,
     ) -> Trial[Candidate]:
         """Refine a candidate (LoTTS, Algorithm 2: LocalizedResample): re-noise it to ``start``, denoise only inside the mask.
 
-        Costs ``stop - start`` NFE; with ``refresh`` less, see docs/architecture.md, Compute inside the mask.
+        Costs ``stop - start`` NFE; with ``refresh`` above 1 less, see docs/architecture.md, Compute inside the mask.
 
         Args:
             parent: a complete candidate.
@@ -143,7 +143,9 @@ class Search(SearchView):
             stop: step to stop at, start+1..T; T by default.
             prompt: replaces the parent's.
             score: as for :meth:`sample`.
-            refresh, warmup, ring: compute masked steps only inside the mask, as by a strategy with these settings.
+            refresh: compute masked steps only inside the mask, every ``refresh``-th one whole; 1 = all of them whole. Strategies
+                that locate regions pass ``costs.refresh`` where their setting is None.
+            warmup, ring: with ``refresh`` above 1, the settings of such strategies.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
         defaults = self.defaults.scaled(sampling.steps)
@@ -163,7 +165,7 @@ class Search(SearchView):
             spatial=spatial,
             stop=stop,
             prompt=prompt,
-            confined=None if refresh is None else costs.confine(costs.touched(found), refresh, warmup, ring),
+            confined=costs.confine(costs.touched(found), refresh, warmup, ring),
         )
         return self._make(*drafted, score)
 

@@ -38,17 +38,18 @@ class Localized(Strategy):
         spatial: False keeps the latent outside the mask clean (ablation).
         temporal: False starts refinements from pure noise, t0 = 0 (ablation).
         holistic: False masks all steps, tg = 0 (ablation).
-        refresh: compute the masked steps of refinements only inside the mask, every ``refresh``-th one whole; None = all of them
-            whole. Cheaper and not quite the same, see docs/architecture.md, Compute inside the mask.
-        warmup: whole steps at the beginning of a refinement, with ``refresh``.
-        ring: width in tokens of the ring around the mask that is computed as well, with ``refresh``.
+        refresh: compute the masked steps of refinements only inside the mask, every ``refresh``-th one whole; 1 = all of them
+            whole, None = every second where the model can do that. Cheaper and not quite the same, see docs/architecture.md,
+            Compute inside the mask.
+        warmup: whole steps at the beginning of a refinement.
+        ring: width in tokens of the ring around the mask that is computed as well.
         blank: what follows where a map is the same everywhere and so says nothing: the localization fails (fail), or the
             mask is the whole image (whole) or random cells of the same ratio (random).
     """
 
     takes_image: ClassVar[bool] = True
     confines: ClassVar[bool] = True
-    """Whether it takes ``refresh``."""
+    """Whether its refinements can be computed inside the mask; otherwise all of their steps are whole."""
 
     mask: MaskSource | None = None
     ratio: float | None = None
@@ -68,14 +69,14 @@ class Localized(Strategy):
     blank: Blank = "fail"
     refresh: int | None = None
     warmup: int = 1
-    ring: int = 1
+    ring: int = 0
 
     def check(self, costs: Costs, info: ModelInfo) -> None:
         super().check(costs, info)
         source = self.mask_source(costs)
         if note := replaced(source, costs.mask_source(source)):
             notice(note)
-        if self.refresh is not None and not self.confines:
+        if self.refresh not in (None, 1) and not self.confines:
             raise BadInput(
                 f"this strategy selects at every few steps, which are computed whole: it takes no refresh={self.refresh}"
             )
@@ -125,7 +126,7 @@ class Localized(Strategy):
             spatial=self.spatial,
             stop=stop,
             prompt=prompt,
-            refresh=self.refresh,
+            refresh=self.every(search.costs),
             warmup=self.warmup,
             ring=self.ring,
         )
@@ -168,12 +169,18 @@ class Localized(Strategy):
         Raises:
             BadInput: ``refresh``, ``warmup`` or ``ring`` is out of its range, or the model cannot be confined.
         """
-        if self.refresh is None:
-            return costs
+        source, every = self.mask_source(costs), self.every(costs)
+        covered = source.covers(costs.grid) if costs.grid and every > 1 else source.ratio
+        how = costs.confine(covered, every, self.warmup, self.ring)
         default = min(costs.defaults.integrate, costs.steps - self.begin(costs))
         integrate = default if self.integrate is None else self.integrate
-        how = costs.confine(self.mask_source(costs).ratio, self.refresh, self.warmup, self.ring)
         return replace(costs, confined=how, integrate=integrate if self.holistic else 0)
+
+    def every(self, costs: Costs) -> int:
+        """Return every how many masked steps of a refinement one is whole."""
+        if not self.confines:
+            return 1
+        return costs.refresh if self.refresh is None else self.refresh
 
     def located_refinement(self, costs: Costs) -> Cost:
         """Return the cost of the first refinement of an image: a localization and a refinement."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from lotts_search import registry
 from lotts_search.backbones.defaults import defaults_of
-from lotts_search.backbones.image_size import latent_size
+from lotts_search.backbones.image_size import latent_size, token_side
 from lotts_search.core.costs import Costs
 from lotts_search.core.strategy import Strategy
 from lotts_search.errors import LottsError
@@ -68,7 +68,11 @@ def _known(entry: ModelEntry) -> ModelInfo | None:
     defaults, embedded = found
     image = registry.model_image_size(entry.model, entry.options) or (0, 0)
     latent = latent_size(image, read) or UNKNOWN
-    return ModelInfo(entry.label, "", latent, image, entry.prices(), defaults, embedded, confines=None)
+    side = token_side(str(read("model_index.json").get("_class_name")), read)
+    if side is not None and entry.options.get("compile"):
+        side = 0
+    confines = None if latent == UNKNOWN else side
+    return ModelInfo(entry.label, "", latent, image, entry.prices(), defaults, embedded, confines=confines)
 
 
 def folder_of(model: str) -> Path | None:

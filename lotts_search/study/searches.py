@@ -15,9 +15,6 @@ from lotts_search.study.model_files import check_settings, costs_of, folder_of
 from lotts_search.study.prompts import Prompt
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 
-FORMAT = 2
-"""Increment it when the same arguments begin to mean another search: ids change, and no old trial is reused."""
-
 
 class Estimate(NamedTuple):
     """What a search is expected to cost; None where only the loaded model can tell.
@@ -158,7 +155,7 @@ def _name(
 ) -> str:
     image = image_hash(prompt.image) if prompt.image is not None and entry.strategy.takes_image else None
     parts = [
-        FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
+        fingerprint.FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
         search_seed, limit.nfe, limit.images, study.workers, decided,
     ]  # fmt: skip
     if limit.flops is not None or model.priced_as is not None:

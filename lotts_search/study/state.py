@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lotts_search import __version__
 from lotts_search.core.failures import Failures
 from lotts_search.errors import BadInput, LostWork
+from lotts_search.fingerprint import FORMAT
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import COMPLETE, columns_of
-from lotts_search.study.searches import FORMAT, Task, limits_on, unchecked
+from lotts_search.study.searches import Task, limits_on, unchecked
 from lotts_search.study.spec import Limit, ModelEntry, StrategyEntry, Study
 from lotts_search.work.batch_sizes import BatchSizes
 from lotts_search.work.model import ModelInfo

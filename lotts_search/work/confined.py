@@ -16,6 +16,8 @@ from lotts_search.errors import BadInput
 
 FAMILIES = ("flux", "stable-diffusion-3", "stable-diffusion", "stable-diffusion-xl")
 """Families of models whose networks can be confined."""
+EVERY = 2
+"""``refresh`` where it is not chosen: every second masked step of a refinement is whole."""
 BUCKETS = 16
 """Numbers of active tokens are multiples of this part of all tokens, so that few shapes of network calls occur."""
 

@@ -15,6 +15,7 @@ import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeVar
 
 from lotts_search.errors import BadInput, refuse_renamed, unknown
@@ -56,6 +57,10 @@ class MaskSource(ABC):
     @abstractmethod
     def rows(self) -> int:
         """Return the number of network rows of one localization, which is its cost."""
+
+    def covers(self, grid: tuple[int, int]) -> float:
+        """Return the share of the tokens (rows, columns) that the mask covers, as far as it is known before."""
+        return self.ratio
 
     def untraced(self) -> MaskSource | None:
         """Return the source for an image without a known trajectory, such as an encoded one: this one, what replaces it, or
@@ -391,6 +396,16 @@ class GivenMask(MaskSource):
 
     def rows(self) -> int:
         return 0
+
+    def covers(self, grid: tuple[int, int]) -> float:
+        return _covered(self.png, grid)
+
+
+@lru_cache(maxsize=8)
+def _covered(png: bytes, grid: tuple[int, int]) -> float:
+    from lotts_search.work.image_files import read_mask  # which imports requests, and they this module
+
+    return float(read_mask(png, grid).mean())
 
 
 _KINDS = [

@@ -60,8 +60,7 @@ class ModelInfo:
         loaded: the load options that affect its images, as JSON; "" where they are not known.
         patch: side of one network token in latent cells; masks are made of whole tokens.
         confines: side in latent cells of the tokens that the network can compute without the others, see
-            :mod:`lotts_search.work.confined`; 0 = it cannot, None = not
-            known before the model is loaded.
+            :mod:`lotts_search.work.confined`; 0 = it cannot, as one that is compiled, None = not known before the model is loaded.
         scheduler: class of the scheduler in the model's folder, "" where it is not known. Its noise levels are used, but
             the solver of the sampling settings replaces it.
     """

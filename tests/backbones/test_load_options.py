@@ -290,6 +290,7 @@ def test_a_compiled_network_computes_the_same_and_its_attention_can_be_captured(
     pipeline().save_pretrained(tmp_path, safe_serialization=True)
     plain: Any = load_backbone(str(tmp_path), device="cpu")
     compiled: Any = load_backbone(str(tmp_path), device="cpu", compile=True)
+    assert compiled.info.confines == 0 < plain.info.confines, "its masked steps are whole"
     generator = torch.Generator().manual_seed(0)
     text = plain.encode_prompts(["a star", "a red circle", "a blue star"])
     made = list[int]()

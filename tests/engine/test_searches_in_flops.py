@@ -15,7 +15,8 @@ from lotts_search.strategies.lotts import LoTTS
 from lotts_search.strategies.mosaic import Mosaic
 from lotts_search.strategies.particle import Particle
 from lotts_search.strategies.svdd import SVDD
-from lotts_search.work.masks import FusionMask, QualityMask, WindowMask
+from lotts_search.work.image_files import mask_png
+from lotts_search.work.masks import FusionMask, GivenMask, QualityMask, WindowMask
 from lotts_search.work.pool import Pool
 from lotts_search.work.prices import published
 from tests.localization.test_windows import RANGE
@@ -40,11 +41,12 @@ def opened(model: str) -> LocalPool:
     [
         LoTTS(),
         LoTTS(initial=1, refinements=1, mask=WINDOWS),
+        LoTTS(mask=GivenMask(mask_png(np.pad(np.ones((16, 16), np.bool_), 24)))),
         Particle(),
         SVDD(children=2),
         Mosaic(children=2, regions=2),
     ],
-    ids=["lotts", "windows", "particle", "svdd", "mosaic"],
+    ids=["lotts", "windows", "given", "particle", "svdd", "mosaic"],
 )
 def test_plan_equals_ledger_in_flops(pool: Pool, strategy: Strategy) -> None:
     check_equal(pool, strategy)

@@ -18,9 +18,11 @@ from lotts_search.cli import main
 from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import span
 from lotts_search.errors import Failure
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, analytic_info
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Pool
 from lotts_search.work.requests import Generate, Result, Score, Segment
+from tests.core.test_confined_costs import INFO as CONFINABLE
 from tests.study.worlds import YAML, lasting, world
 
 
@@ -43,10 +45,11 @@ def call(*words: str | Path) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.parametrize("info", [analytic_info(), CONFINABLE], ids=["whole", "confined"])
 def test_dry_run_counts_and_starts_nothing_that_searches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pool = AnalyticPool()
+    pool = AnalyticPool(info)
     use(monkeypatch, pool)
     file, out = world(tmp_path), tmp_path / "run"
     assert call("study", file, "--out", out, "--dry-run", "--json") == 0

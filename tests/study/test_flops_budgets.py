@@ -14,9 +14,11 @@ from lotts_search.curves import load
 from lotts_search.curves.trials import Setup
 from lotts_search.study.read import read_study
 from lotts_search.study.searches import tasks_of
-from lotts_search.testing import AnalyticPool
+from lotts_search.testing import AnalyticPool, analytic_info
+from lotts_search.work.model import ModelInfo
 from lotts_search.work.pool import Checking
 from lotts_search.work.prices import published
+from tests.core.test_confined_costs import INFO as CONFINABLE
 from tests.study.test_command import call, use
 from tests.study.worlds import YAML, lasting, run, table, world
 
@@ -88,11 +90,12 @@ def test_limits_of_one_item_hold_together(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("info", [analytic_info(), CONFINABLE], ids=["whole", "confined"])
 @pytest.mark.parametrize("yaml", [PRICED, PRICED.replace("as: sdxl\n", "").replace("3.7e14, 65e13", "6e4, 1e5")])
 def test_the_dry_run_says_the_costs_in_all_currencies(
-    yaml: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    yaml: str, info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, Checked())
+    use(monkeypatch, Checked(info))
     file, out = world(tmp_path, yaml), tmp_path / "run"
     assert call("study", file, "--out", out, "--dry-run", "--json") == 0
     lines = {line["label"]: line for line in json.loads(capsys.readouterr().out)["lines"]}

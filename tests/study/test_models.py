@@ -11,15 +11,19 @@ import pytest
 
 from lotts_search import fingerprint
 from lotts_search.backbones import model_folder
+from lotts_search.backbones.confined_unet import BLOCKS
+from lotts_search.backbones.image_size import CONFINED_BLOCKS
+from lotts_search.core.budget import Budget
 from lotts_search.core.costs import Costs
-from lotts_search.errors import Failure
+from lotts_search.errors import BadInput, Failure
 from lotts_search.registry import load_backbone
+from lotts_search.strategies.lotts import LoTTS
 from lotts_search.study import model_files as models
-from lotts_search.study.model_files import costs_of
+from lotts_search.study.model_files import check_settings, costs_of
 from lotts_search.study.read import read_study
 from lotts_search.study.searches import tasks_of
 from lotts_search.study.spec import ModelEntry
-from lotts_search.work.prices import Prices
+from lotts_search.work.prices import Prices, published
 from lotts_search.work.requests import Sampling
 from tests.tiny import tiny_pipeline
 from tests.tiny_flux import tiny_flux
@@ -27,11 +31,11 @@ from tests.tiny_sd3 import tiny_sd3_pipeline
 from tests.tiny_xl import tiny_xl_pipeline
 
 
-def loaded(model: str, **sampling: Any) -> Costs:
+def loaded(model: str, prices: Prices = Prices(), **sampling: Any) -> Costs:  # noqa: B008, it has no state
     """What trials cost, told by the model itself, except for FLOPs."""
     info = load_backbone(model).info
     chosen = {"steps": info.defaults.steps, "guidance": info.defaults.guidance} | sampling
-    return Costs.of(info, Sampling("an image", **chosen, embedded=info.embedded_guidance), prices=Prices())
+    return Costs.of(info, Sampling("an image", **chosen, embedded=info.embedded_guidance), prices=prices)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,35 @@ def test_a_published_model_costs_what_it_says_once_loaded(
 
 @pytest.mark.parametrize("model", ["shapes-sd", "shapes-sdxl", "shapes-flux"])
 def test_an_embedded_model_costs_what_it_says_once_loaded(model: str) -> None:
+    """Priced as a published one, also in confined refinements."""
     assert costs_of(ModelEntry(model, model)) == loaded(model)
+    known, there = costs_of(ModelEntry(model, model, priced_as="flux")), loaded(model, prices=published("flux"))
+    assert known == there and LoTTS().refinement(there).nfe < there.refine().nfe == 8
+    for budget in (Budget(images=9), Budget(60), Budget(flops=60 * published("flux").row)):
+        assert LoTTS().plan(budget, known) == LoTTS().plan(budget, there)
+
+
+def test_a_model_that_will_be_compiled_is_not_confined(tmp_path: Path) -> None:
+    """By its options, before it is loaded."""
+    tiny_flux().save_pretrained(tmp_path, safe_serialization=True)
+    plain, compiled = (ModelEntry("mine", str(tmp_path), options) for options in ({}, {"compile": True}))
+    costs = costs_of(compiled)
+    assert costs is not None and costs.grid == (0, 0) and LoTTS().refinement(costs) == costs.refine()
+    check_settings(LoTTS(refresh=2), "lotts", plain, image=False)
+    with pytest.raises(BadInput, match=r"refresh=2 .* loaded without compile"):
+        check_settings(LoTTS(refresh=2), "lotts", compiled, image=False)
+
+
+def test_unets_of_other_blocks_may_not_be_confined(tmp_path: Path) -> None:
+    """Their names are known beside the network and beside its files."""
+    assert set(BLOCKS) == CONFINED_BLOCKS
+    tiny_pipeline().save_pretrained(tmp_path, safe_serialization=True)
+    config = tmp_path / "unet" / "config.json"
+    blocks = json.loads(config.read_text())
+    config.write_text(json.dumps(blocks | {"down_block_types": ["AttnDownBlock2D", *blocks["down_block_types"][1:]]}))
+    models.read_json.cache_clear()
+    costs = costs_of(ModelEntry("mine", str(tmp_path)))
+    assert costs is not None and costs.grid is None
 
 
 def test_what_cannot_be_read_has_no_price_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
