@@ -99,7 +99,7 @@ def fitted(model: str) -> Fit:
     scaled = {max(1, round(start * costs.steps / 10)) for start in STARTS} - {t0}
     concepts = hasattr(family, "attend_concepts")
     return Fit(
-        LoTTS().plan(Budget(images=9), costs).nfe,
+        LoTTS(refresh=1).plan(Budget(images=9), costs).nfe,
         PAPER_STARTS.get((costs.steps, t0), sorted(scaled)),
         None if model in TUNED else {"kind": "concept-attention" if concepts else "attention"},
     )
