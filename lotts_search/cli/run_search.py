@@ -17,6 +17,7 @@ from lotts_search.cli.pools import Compute
 from lotts_search.cli.progress import Live, SearchProgress
 from lotts_search.cli.used import used
 from lotts_search.core.budget import Budget
+from lotts_search.core.localized import Localized
 from lotts_search.core.recipe import Recipe
 from lotts_search.core.result import SearchFailed, SearchResult
 from lotts_search.core.run import check_arguments, check_budget, check_start
@@ -66,7 +67,10 @@ class Request(Recipe):
         given = ModelEntry(self.model, self.model, self.load, self.sampling(), self.as_)
         if (costs := costs_of(given, self.image is not None)) is not None:
             check_settings(strategy, self.strategy, given, self.image is not None)
-            if self.image is None or costs.prices.row:  # else what a refinement takes is known once the model is loaded
+            confined = isinstance(strategy, Localized) and strategy.confined(costs).confined is not None
+            if (
+                self.image is None or costs.prices.row or not confined
+            ):  # else the loaded model knows what a refinement takes
                 check_budget(strategy, budget, costs, self.image is not None)
         size = registry.model_image_size(self.model, self.load)
         if size is not None:

@@ -322,7 +322,7 @@ def _probe(
                 image = task.prompt.image if task.image else None
                 check(task.entry.strategy, task.entry.name, task.limit.budget, costs[task.image], pool.info, image)
             found = {kind: estimate(task.entry, task.limit, costs[task.image]) for kind, task in kinds.items()}
-            if not scored:  # without those of the scores, FLOPs say nothing
+            if not scored and model.priced_as is None:  # without those of the scores, FLOPs say nothing
                 found = {kind: one._replace(flops=kinds[kind].cost.flops) for kind, one in found.items()}
             tasks = [replace(task, cost=found[_kind(task)]) for task in tasks]
             return rate or _rate(pool, sampling, compute.rows.most), tasks

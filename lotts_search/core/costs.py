@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lotts_search.errors import BadInput
-from lotts_search.work.confined import EVERY, FAMILIES, Confined, active_count, check_confined, in_tokens
+from lotts_search.work.confined import EVERY, FAMILIES, PAYS, Confined, active_count, check_confined, in_tokens
 from lotts_search.work.masks import MaskSource, kind_of, with_settings
 from lotts_search.work.model import Defaults, ModelInfo
 from lotts_search.work.prices import Prices
@@ -103,8 +103,9 @@ class Costs:
 
     @property
     def refresh(self) -> int:
-        """Every how many masked steps one is whole where ``refresh`` is not chosen; 1 = all, because the model cannot be confined."""
-        return EVERY if self.tokens else 1
+        """Every how many masked steps one is whole where ``refresh`` is not chosen; 1 = all, because the model cannot be confined, or
+        has too few tokens to gain by it."""
+        return EVERY if self.tokens >= PAYS else 1
 
     def confine(self, masked: float, refresh: int, warmup: int, ring: int) -> Confined | None:
         """Return how refinements are computed whose mask covers this share of the tokens; None = whole, because all tokens would

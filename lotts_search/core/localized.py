@@ -39,8 +39,8 @@ class Localized(Strategy):
         temporal: False starts refinements from pure noise, t0 = 0 (ablation).
         holistic: False masks all steps, tg = 0 (ablation).
         refresh: compute the masked steps of refinements only inside the mask, every ``refresh``-th one whole; 1 = all of them
-            whole, None = every second where the model can do that. Cheaper and not quite the same, see docs/architecture.md,
-            Compute inside the mask.
+            whole, None = every second where the model can do that and has 1024 tokens or more. Cheaper and not quite the
+            same, see docs/architecture.md, Compute inside the mask.
         warmup: whole steps at the beginning of a refinement.
         ring: width in tokens of the ring around the mask that is computed as well.
         blank: what follows where a map is the same everywhere and so says nothing: the localization fails (fail), or the

@@ -18,6 +18,9 @@ FAMILIES = ("flux", "stable-diffusion-3", "stable-diffusion", "stable-diffusion-
 """Families of models whose networks can be confined."""
 EVERY = 2
 """``refresh`` where it is not chosen: every second masked step of a refinement is whole."""
+PAYS = 1024
+"""Tokens from which steps are confined without being asked: with fewer, gathering them takes longer than it saves
+(docs/results/masked.md)."""
 BUCKETS = 16
 """Numbers of active tokens are multiples of this part of all tokens, so that few shapes of network calls occur."""
 

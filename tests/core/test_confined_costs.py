@@ -33,6 +33,14 @@ from tests.core.test_flops import by_hand
 INFO = replace(analytic_info(), confines=1, prices=replace(PRICES, tokens=PRICES.row))
 """The analytic model, as if all of its work grew with the number of tokens."""
 COSTS = Costs.of(INFO, Sampling.of(INFO, "a"))
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The analytic model has few."""
+    monkeypatch.setattr("lotts_search.core.costs.PAYS", 1)
+
+
 LOCALIZED = [LoTTS, BeamInMask, AdaptiveLoTTS, AdaptiveMosaic, Critique]
 
 
@@ -68,6 +76,13 @@ def test_every_second_masked_step_is_whole_where_nothing_is_chosen(strategy: typ
     assert trials(INFO, refresh=1) == trials(analytic_info(), refresh=1) == whole
 
 
+def test_few_tokens_are_confined_only_where_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COSTS.refresh == 2
+    monkeypatch.undo()
+    assert COSTS.refresh == 1 and LoTTS().refinement(COSTS).nfe == 5 and LoTTS(refresh=2).refinement(COSTS).nfe == 4
+    assert [replace(COSTS, grid=(32, side)).refresh for side in (31, 32)] == [1, 2]
+
+
 def test_a_refinement_of_the_handle_is_whole_unless_it_says_otherwise() -> None:
     class Refined(Strategy):
         async def run(self, search: Search) -> None:
@@ -87,7 +102,7 @@ def test_a_refinement_of_the_handle_is_whole_unless_it_says_otherwise() -> None:
 
 @pytest.mark.parametrize("strategy", LOCALIZED, ids=lambda kind: kind.__name__)
 def test_a_given_mask_is_priced_by_what_it_covers(strategy: type[Localized]) -> None:
-    """A quarter of the 8x8 tokens, whatever its size in pixels."""
+    """A quarter of the tokens, whatever its size in pixels."""
     for side in (8, 64):
         mask = np.zeros((side, side), np.bool_)
         mask[: side // 2, : side // 2] = True

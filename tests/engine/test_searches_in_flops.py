@@ -39,9 +39,9 @@ def opened(model: str) -> LocalPool:
 @pytest.mark.parametrize(
     "strategy",
     [
-        LoTTS(),
+        LoTTS(refresh=2),
         LoTTS(initial=1, refinements=1, mask=WINDOWS),
-        LoTTS(mask=GivenMask(mask_png(np.pad(np.ones((16, 16), np.bool_), 24)))),
+        LoTTS(refresh=2, mask=GivenMask(mask_png(np.pad(np.ones((16, 16), np.bool_), 24)))),
         Particle(),
         SVDD(children=2),
         Mosaic(children=2, regions=2),
@@ -56,7 +56,7 @@ def test_plan_equals_ledger_in_flops(pool: Pool, strategy: Strategy) -> None:
 def test_plan_equals_ledger_on_the_other_models(model: str) -> None:
     with opened(model) as pool:
         check_equal(pool, Mosaic(children=2, regions=2))
-        check_equal(pool, LoTTS(), as_="sdxl+tiny")
+        check_equal(pool, LoTTS(refresh=2), as_="sdxl+tiny")
 
 
 def check_equal(pool: Pool, strategy: Strategy, as_: str | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lotts_search import search
 from lotts_search.core.localized import Localized
 from lotts_search.core.strategy import Cost, Costs, Plan, RandomMask, Strategy
@@ -21,6 +23,12 @@ from tests.core.test_confined_costs import INFO
 
 # On this model a sample costs 8 NFE, a localization 1 and a refinement 3 + 2 · 1/2: of its steps 3..7 the second and the
 # fourth are confined to half of the tokens.
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The analytic model has few."""
+    monkeypatch.setattr("lotts_search.core.costs.PAYS", 1)
 
 
 class Confined(StrategyConformance):

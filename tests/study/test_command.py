@@ -49,6 +49,7 @@ def call(*words: str | Path) -> int:
 def test_dry_run_counts_and_starts_nothing_that_searches(
     info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("lotts_search.core.costs.PAYS", 1)
     pool = AnalyticPool(info)
     use(monkeypatch, pool)
     file, out = world(tmp_path), tmp_path / "run"

@@ -95,6 +95,7 @@ def test_limits_of_one_item_hold_together(tmp_path: Path) -> None:
 def test_the_dry_run_says_the_costs_in_all_currencies(
     yaml: str, info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("lotts_search.core.costs.PAYS", 1)
     use(monkeypatch, Checked(info))
     file, out = world(tmp_path, yaml), tmp_path / "run"
     assert call("study", file, "--out", out, "--dry-run", "--json") == 0
