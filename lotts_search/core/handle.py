@@ -143,9 +143,7 @@ class Search(SearchView):
             stop: step to stop at, start+1..T; T by default.
             prompt: replaces the parent's.
             score: as for :meth:`sample`.
-            refresh: compute masked steps only inside the mask, every ``refresh``-th one whole; 1 = all of them whole. Strategies
-                that locate regions pass ``costs.refresh`` where their setting is None.
-            warmup, ring: with ``refresh`` above 1, the settings of such strategies.
+            refresh, warmup, ring: compute masked steps only inside the mask, as by strategies with these settings; 1 = all whole.
         """
         state, sampling = self._complete(parent, "refine"), self._book.samplings[parent.key]
         defaults = self.defaults.scaled(sampling.steps)

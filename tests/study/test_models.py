@@ -11,8 +11,8 @@ import pytest
 
 from lotts_search import fingerprint
 from lotts_search.backbones import model_folder
-from lotts_search.backbones.confined_unet import BLOCKS
 from lotts_search.backbones.image_size import CONFINED_BLOCKS
+from lotts_search.backbones.unet_layers import BLOCKS
 from lotts_search.core.budget import Budget
 from lotts_search.core.costs import Costs
 from lotts_search.errors import BadInput, Failure
