@@ -137,9 +137,9 @@ def test_a_working_directory_that_was_deleted_ends_in_one_sentence(
         ("generate P --dtype=", "dtype must be float32"),
         ("generate P --size ²", "--size takes WIDTHxHEIGHT"),
         ("generate P --set n=2 --set n=3", "--set n is given twice"),
-        ("generate P --set regions=1000000000", "regions must be within 1..100000, not 1000000000"),
+        ("generate P --set regions=1000000000", "regions must be within 1..22, not 1000000000"),
         ("generate P --set regions=17", "regions must be within 1..16, the cells of a side of the latent, not 17"),
-        ("generate P --set mosaics=100001", "mosaics must be within 1..100000, not 100001"),
+        ("generate P --set mosaics=1001", "mosaics must be within 1..1000, not 1001"),
         (
             "generate P --strategy lotts --set refinements=9999999999999999999",
             "refinements must be within 1..100000, not",
