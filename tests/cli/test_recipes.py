@@ -229,6 +229,19 @@ def test_the_output_folder_is_checked_before_anything_starts(
         (tmp_path / name).rmdir()
 
 
+def test_image_and_mask_are_cut_alike_to_the_size_of_the_model(tmp_path: Path) -> None:
+    request = Request("refine", "a fox", "shapes-sd", "lotts", "shapes-reward", 0)
+    request.image, request.mask = tmp_path / "wide.png", tmp_path / "mask.png"
+    Image.new("RGB", (128, 64), "navy").save(request.image)
+    Image.new("L", (128, 64), "white").save(request.mask)
+    with pytest.warns(Notice, match=r"wide\.png"):
+        image, settings = request.pixels((64, 64))
+    assert image is not None and image.shape == (64, 64, 3) and "mask" in settings
+    Image.new("L", (64, 64), "white").save(request.mask)
+    with pytest.raises(BadInput, match=r"the mask .*mask\.png"), pytest.warns(Notice, match=r"wide\.png"):
+        request.pixels((64, 64))
+
+
 @pytest.mark.parametrize("empty", ["", " "])
 @pytest.mark.parametrize(
     ("words", "label"),
