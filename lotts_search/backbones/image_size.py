@@ -21,7 +21,7 @@ CONFINED_BLOCKS = frozenset(
         "CrossAttnUpBlock2D",
     )
 )
-"""Blocks of U-Nets that can be confined to a mask, as in :mod:`lotts_search.backbones.unet_layers`."""
+"""Blocks of U-Nets that can be confined to a mask."""
 
 
 def image_size(pipeline: str, read: Callable[[str], Mapping[str, Any]]) -> tuple[int, int] | None:

@@ -15,16 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lotts_search.backbones.confined import Frozen
+from lotts_search.backbones.image_size import CONFINED_BLOCKS
 
 Grid = tuple[int, int]
-BLOCKS = (
-    "DownBlock2D",
-    "CrossAttnDownBlock2D",
-    "UNetMidBlock2DCrossAttn",
-    "UNetMidBlock2D",
-    "UpBlock2D",
-    "CrossAttnUpBlock2D",
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,9 @@ def layers(unet: Any, latent: Grid) -> list[Layer]:
         depth = min(index, deepest) if index <= deepest + 1 else 2 * deepest + 2 - index
         attentions = [one for one in getattr(block, "attentions", ()) if one is not None]
         kinds = [(block.resnets, ResnetBlock2D), (attentions, Transformer2DModel)]
-        if type(block).__name__ not in BLOCKS or not all(isinstance(one, kind) for many, kind in kinds for one in many):
+        if type(block).__name__ not in CONFINED_BLOCKS or not all(
+            isinstance(one, kind) for many, kind in kinds for one in many
+        ):
             return []
         alone: list[Any] = []
         for resnet in block.resnets:

@@ -68,9 +68,8 @@ class Request(Recipe):
         if (costs := costs_of(given, self.image is not None)) is not None:
             check_settings(strategy, self.strategy, given, self.image is not None)
             confined = isinstance(strategy, Localized) and strategy.confined(costs).confined is not None
-            if (
-                self.image is None or costs.prices.row or not confined
-            ):  # else the loaded model knows what a refinement takes
+            # What a confined refinement of a given image takes is known without the model only where its prices are.
+            if self.image is None or costs.prices.row or not confined:
                 check_budget(strategy, budget, costs, self.image is not None)
         size = registry.model_image_size(self.model, self.load)
         if size is not None:
