@@ -111,7 +111,7 @@ def around(frozen: Frozen, layer: Layer, latent: Grid) -> tuple[Tensor, Tensor]:
         read = torch.zeros(high * wide + 1, dtype=torch.bool, device=places.device)
         read[places], read[inputs], read[-1] = True, False, False
         beside = read.nonzero().flatten()
-        order = torch.cat([inputs, beside, beside.new_tensor([high * wide])])
+        order = functional.pad(torch.cat([inputs, beside]), (0, 1), value=high * wide)
         rank = order.new_zeros(len(read)).scatter(0, order, torch.arange(len(order), device=order.device))
         frozen.neighbours[key] = rank[places], beside
     return frozen.neighbours[key]
