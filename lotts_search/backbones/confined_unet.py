@@ -67,9 +67,8 @@ def unrecorded(unet: Any, latent: Grid, active: int) -> Frozen:
     Args:
         active: number of active cells.
     """
-    everything = torch.arange(
-        math.prod(latent), device="cpu"
-    )  # which frozen tokens are read is known only by their values
+    # Which frozen tokens are read is known only by their values, which a meta device does not have.
+    everything = torch.arange(math.prod(latent), device="cpu")
     frozen = Frozen(everything[:active], everything[active:])
     for layer in layers(unet, latent):
         if isinstance(layer.module, nn.GroupNorm):
