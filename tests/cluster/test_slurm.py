@@ -30,7 +30,7 @@ BINARIES = {
 YAML = """\
 strategies: [best-of-n]
 prompts: ["top left red circle, center blue star on gray", "top red star, right blue circle on gray"]
-budgets: {nfe: [600]}
+budgets: {nfe: [4000]}
 """
 
 
