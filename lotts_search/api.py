@@ -62,6 +62,7 @@ async def asearch(
     eta: float | None = None,
     solver: Solver | None = None,
     image: Bytes | None = None,
+    restart: bool = False,
     workers: int = 8,
     on_event: Callable[[Event], object] | None = None,
     preview: bool = False,
@@ -94,6 +95,7 @@ async def asearch(
             a solver other than the model's, eta defaults to 1.
         negative: negative prompt.
         image: an image [h, w, 3] uint8 of the model's size to start from, for strategies that accept one.
+        restart: let images from pure noise take its place, for strategies that choose between them and refinements.
         workers: number of virtual workers, see :class:`~lotts_search.core.virtual_time.Scheduler`.
         on_event: called with what happens, see :mod:`lotts_search.core.events`. An exception of it ends the search.
         preview: let the events include an unfinished image; it costs up to one decoding.
@@ -139,7 +141,7 @@ async def asearch(
         rewriter = registry.default_rewriter(model) if pool is None else _only(pool.rewriters, "rewriter")
     if pool is None:
         report_unknown_words(model, [prompt])
-    given = image_hash(image) if image is not None else None
+    given = None if image is None else (image_hash(image), "restart") if restart else image_hash(image)
     with _pool(pool, model, verifier, rewriter) as where, ExitStack() as opened:
         sampling = Sampling.of(
             where.info, prompt, steps=steps, guidance=guidance, negative=negative, eta=eta, solver=solver
@@ -165,7 +167,7 @@ async def asearch(
         scheduler = Scheduler(workers)
         works = Previewing(where, on_event) if preview and on_event is not None else where
         calls = Calls(works, scheduler, book, verifier, prompt, journal, rewriter)
-        handle = Search(calls, book, sampling, seed, where.info.latent, image)
+        handle = Search(calls, book, sampling, seed, where.info.latent, image, restart)
         if on_event is not None:
             on_event(SearchStarted(search_id, budget, sampling))
         status = await run(scheduler, book, chosen.run(handle), budget)

@@ -36,11 +36,11 @@ class AdaptiveLoTTS(Localized):
 
     A trial is either a new image, which may itself be refined later, or a refinement of a surviving image inside its own
     mask; refined images can be refined again. What trials gain is learned within the search. The number of survivors is
-    halved as the budget is spent.
+    halved as the budget is spent. From a given image that must be kept (``search.restart`` is False) only refinements follow.
 
     Attributes:
-        initial: images from pure noise at the beginning, or as many as the budget pays for; None = the square root of that
-            number, at least two where it pays for them.
+        initial: images at the beginning, or as many as the budget pays for; None = the square root of that number, at least
+            two where it pays for them. A given image is one of them, the others come from pure noise.
         width: trials under way at a time, or as many as the budget pays for; the more, the less they know of each other.
         worth: stop when no expected improvement reaches this share of the spread of new images' scores; 0 = never.
         unsure: do not refine where the mask's confidence is below this, 0..1.
@@ -61,9 +61,10 @@ class AdaptiveLoTTS(Localized):
 
     async def run(self, search: Search) -> None:
         whole = self.limits(search.budget.left, search.costs)
-        initial = self._initial(whole, search.costs) if search.image is None else 1
-        state = _State(self, search, whole, initial)
-        await gather_completed(*(state.add_image() for _ in range(initial)))
+        given = int(search.image is not None)
+        initial = self._initial(whole, search.costs, given) if search.restart else 0
+        state = _State(self, search, whole, given + initial)
+        await gather_completed(state.encode(), *(state.add_image() for _ in range(initial)))
 
         async def worker() -> None:
             while not search.budget.stopped and (arms := state.arms()):
@@ -98,11 +99,13 @@ class AdaptiveLoTTS(Localized):
         """Make an image from pure noise for what :meth:`image_cost` says; None where that fails on the way."""
         return await search.sample(seed)
 
-    def _initial(self, limits: Budget, costs: Costs) -> int:
+    def _initial(self, limits: Budget, costs: Costs, given: int = 0) -> int:
+        """Return the number of new images at the beginning, where ``given`` images are there already."""
+        limits = limits.minus(given * costs.encode)
         # Never start from one image where the budget pays for more: no refinement removes a defect of the whole image, and one
         # image does not tell how much new ones differ.
         count = limits.count(self.image_cost(limits, costs)) or 9
-        wanted = self.initial or max(min(2, count), round(count**0.5))
+        wanted = max(1, (self.initial or max(min(2, count), round(count**0.5))) - given)
         return limits.count(costs.sample, wanted)
 
 
@@ -153,23 +156,28 @@ class _State:
         for image in alive[: survivors(self.initial, left.spent_of(self.whole))]:
             cost = refinement if image.key in self.masks else localization + refinement
             add(self.beliefs.refine(image.key, score_of(image), best), cost, image)
-        if self.search.image is None:
+        if self.search.restart:
             add(self.beliefs.sample(best), sample)
             add(self.beliefs.refined_sample(best), sample + localization + refinement)
         return arms
 
     async def add_image(self) -> None:
-        """Make a new image, or encode the given one."""
-        costs = self.search.costs
-        if self.search.image is None:
-            left = self.left
-            self.promised += self.strategy.image_cost(left, costs)
-            image = await self.strategy.new_image(self.search, next(self.sample_seeds), left)
-        else:
-            self.promised += costs.encode
-            image = await self.search.encode(self.search.image)
+        """Make a new image."""
+        left = self.left
+        self.promised += self.strategy.image_cost(left, self.search.costs)
+        image = await self.strategy.new_image(self.search, next(self.sample_seeds), left)
         if image is not None:
             self.images.append(image)
+            self.beliefs.samples.append(score_of(image))
+
+    async def encode(self) -> None:
+        """Make the given image a candidate, if there is one. Its score tells of new ones only where none is made."""
+        if self.search.image is None:
+            return
+        self.promised += self.search.costs.encode
+        image = await self.search.encode(self.search.image)
+        self.images.append(image)
+        if not self.search.restart:
             self.beliefs.samples.append(score_of(image))
 
     async def refine(self, parent: Candidate) -> None:

@@ -46,15 +46,10 @@ class Search(SearchView):
     """
 
     def __init__(
-        self,
-        calls: Calls,
-        book: Book,
-        sampling: Sampling,
-        seed: int,
-        latent: tuple[int, int, int],
-        image: Bytes | None = None,
-    ):
-        super().__init__(book, sampling, seed, latent, image)
+        self, calls: Calls, book: Book, sampling: Sampling, seed: int, latent: tuple[int, int, int],
+        image: Bytes | None = None, restart: bool = False,
+    ):  # fmt: skip
+        super().__init__(book, sampling, seed, latent, image, restart)
         self._calls = calls
 
     def fresh(self, seed: int) -> Fresh:

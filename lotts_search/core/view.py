@@ -21,11 +21,18 @@ class SearchView:
         seed: all noise is drawn from it.
         latent: shape C, H, W of the model's latents and noise.
         image: an image [h, w, 3] uint8 to start from, for :meth:`~lotts_search.core.handle.Search.encode`; None without one.
+        restart: whether images from pure noise may take the place of ``image``; True without one.
         rng: the only randomness that a strategy may use.
     """
 
     def __init__(
-        self, book: Book, sampling: Sampling, seed: int, latent: tuple[int, int, int], image: Bytes | None = None
+        self,
+        book: Book,
+        sampling: Sampling,
+        seed: int,
+        latent: tuple[int, int, int],
+        image: Bytes | None = None,
+        restart: bool = False,
     ):
         self._book = book
         self._sampling = sampling
@@ -33,6 +40,7 @@ class SearchView:
         self.seed = seed
         self.latent = latent
         self.image = image
+        self.restart = restart or image is None
         self.rng = np.random.default_rng([abs(seed), int(seed < 0)])
 
     @property

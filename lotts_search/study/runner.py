@@ -287,6 +287,7 @@ class Runner:
                 pool=meter,
                 **task.model.sampling,
                 image=task.prompt.image if task.image else None,
+                restart=True,
                 workers=study.workers,
                 on_event=on_event,
                 run_id=study.name,

@@ -153,7 +153,9 @@ def _name(
     search_seed: int,
     limit: Limit,
 ) -> str:
-    image = image_hash(prompt.image) if prompt.image is not None and entry.strategy.takes_image else None
+    # Searches of a study may restart from noise; one of equal arguments that may not is another search.
+    given = prompt.image if entry.strategy.takes_image else None
+    image = None if given is None else [image_hash(given), "restart"]
     parts = [
         fingerprint.FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
         search_seed, limit.nfe, limit.images, study.workers, decided,

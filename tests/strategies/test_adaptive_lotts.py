@@ -130,6 +130,24 @@ def test_a_given_image_is_refined_and_nothing_else():
         run(AdaptiveLoTTS(), nfe=5.5, image=given.image)
 
 
+def test_a_search_that_may_restart_makes_new_images_beside_the_given_one():
+    good = run(BestOfN(), nfe=400, seed=4)
+    bad = np.zeros_like(good.image)
+
+    def lost(work):
+        return Failure("no mask") if isinstance(work, Locate) else None
+
+    kept, left = (
+        run(AdaptiveLoTTS(), AnalyticPool(fail=lost), nfe=60, image=bad, restart=restart) for restart in (False, True)
+    )
+    assert not kinds(kept)["sample"] and kinds(left)["encode"] == 1 and kinds(left)["sample"] > 1
+    assert left.score > kept.score
+    assert kept.trials[0].search_id != left.trials[0].search_id
+    assert run(AdaptiveLoTTS(), nfe=20, image=good.image, restart=True).score >= good.score
+    images = run(AdaptiveLoTTS(), images=4, image=bad, restart=True)
+    assert kinds(images)["encode"] == 1 and images.ledger.images == 4
+
+
 def test_failures_end_no_search():
     def fail(work):
         broken = isinstance(work, Locate) or (isinstance(work, Segment) and work.noise == Fresh(1))

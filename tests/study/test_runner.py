@@ -8,7 +8,7 @@ import os
 import signal
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import scenes
 from lotts_search.study.folder import RunFolder
 from lotts_search.study.metrics import Judges, columns_of, complete
+from lotts_search.study.prompts import Prompt
 from lotts_search.study.read import read_study
 from lotts_search.study.runner import time_shares
 from lotts_search.study.searches import longest_first, tasks_of
+from lotts_search.study.spec import Study
 from lotts_search.testing import AnalyticPool
 from lotts_search.work.pool import Checking
 from lotts_search.work.requests import Generate, Result, Score, Segment, Work
@@ -83,6 +85,21 @@ def test_the_prefix_of_a_nested_search_is_the_search_with_the_smaller_budget(tmp
     assert trials([row for row in whole if row["nfe_cum"] <= 24]) == trials(
         [row for row in single if row["budget_nfe"] == 24]
     )
+
+
+def test_searches_from_the_images_of_prompts_may_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = np.zeros((6, 6, 3), np.uint8)
+
+    def study_of(path: Path) -> Study:
+        return replace(read_study(path), prompts=(Prompt("bad", "red star", image=bad),))
+
+    monkeypatch.setattr("tests.study.worlds.read_study", study_of)
+    run(world(tmp_path, YAML.replace("- best-of-n", "- adaptive-lotts")), tmp_path / "run")
+    kinds = {label: Counter() for label in ("adaptive-lotts", "lotts refinements=1", "lotts refinements=2")}
+    for row in lasting(tmp_path / "run"):
+        kinds[row["label"]][row["kind"]] += 1
+    assert all(kind["encode"] == 2 for kind in kinds.values())
+    assert {label for label, kind in kinds.items() if kind["sample"]} == {"adaptive-lotts"}
 
 
 def test_images_are_kept_by_their_hash(tmp_path: Path) -> None:
