@@ -27,7 +27,7 @@ from lotts_search.work.replacing import replacing
 
 UNCHECKED = "unchecked"
 """The fingerprint of what cannot be looked at."""
-FORMAT = 3
+FORMAT = 4
 """Part of the ids of searches. Increment it when the same arguments begin to mean another search: no old trial is reused then."""
 BLOCK = 1 << 22
 """Bytes read at a time."""

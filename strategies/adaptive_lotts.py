@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from lotts_search.arithmetic.bandit import Arm, Beliefs, survivors
 from lotts_search.core.localized import Localized
@@ -49,6 +50,7 @@ class AdaptiveLoTTS(Localized):
     source = "LoTTS, appendix F.2 (adaptive splits, early stop), with expected improvement (Mockus 1975)"
     formula = "at most the budget; a new image T, a refinement T - t0 or, confined, less, its parent's mask L once"
     space = tunable(ratio=Span(0.2, 0.7), initial=(2, 3, 4, 6), worth=(0.0, 0.05, 0.1))
+    traces: ClassVar[bool] = True
 
     initial: int | None = None
     width: int = 1

@@ -11,7 +11,7 @@ from lotts_search.core.handle import Search
 from lotts_search.core.strategy import Strategy
 from lotts_search.core.virtual_time import Trial
 from lotts_search.errors import BadInput, notice
-from lotts_search.work.masks import MaskSource, replaced, with_settings
+from lotts_search.work.masks import MaskSource, replaced, with_settings, with_trajectory
 from lotts_search.work.model import ModelInfo
 from lotts_search.work.requests import Background, Blank
 
@@ -50,6 +50,8 @@ class Localized(Strategy):
     takes_image: ClassVar[bool] = True
     confines: ClassVar[bool] = True
     """Whether its refinements can be computed inside the mask; otherwise all of their steps are whole."""
+    traces: ClassVar[bool] = False
+    """Whether the trajectory stands in for half of the draws of the model's default mask."""
 
     mask: MaskSource | None = None
     ratio: float | None = None
@@ -140,7 +142,8 @@ class Localized(Strategy):
         chosen = {name: getattr(self, name) for name in ("ratio", "alpha", "level", "high", "low")}
         given = {name: value for name, value in chosen.items() if value is not None}
         off = {name: False for name in ("original", "contrast", "propagate") if not getattr(self, name)}
-        return with_settings(self.mask or costs.defaults.mask, given | off)
+        source = with_settings(self.mask or costs.defaults.mask, given | off)
+        return with_trajectory(source) if self.traces and self.mask is None and costs.traced else source
 
     def mask_sources(self, costs: Costs) -> list[MaskSource]:
         """Return the mask source with the settings of this strategy, and others among its settings."""

@@ -529,6 +529,15 @@ def with_settings(source: S, settings: Mapping[str, Any]) -> S:
     return _checked(replace(source, **settings))  # type: ignore[type-var]
 
 
+def with_trajectory(source: MaskSource) -> MaskSource:
+    """Return a contrast of denoising errors with half of its draws, fused with the image's trajectory, which costs nothing: in searches
+    that refine refinements as good as all draws or better (docs/results/masks.md). Return other sources, and single draws, as they are."""
+    if not isinstance(source, ErrorContrastMask) or source.draws < 2:
+        return source
+    half = replace(source, draws=source.draws // 2)
+    return FusionMask(source.ratio, (half, TrajectoryMask()), (2.0, 1.0))
+
+
 def _checked(source: S) -> S:
     if not 0 < source.ratio <= 1:
         raise BadInput(f"a mask's ratio must be above 0 and at most 1, not {source.ratio}")

@@ -15,10 +15,12 @@ from lotts_search.core.costs import Cost, Costs
 from lotts_search.core.strategy import Plan, Strategy
 from lotts_search.strategies import adaptive_lotts
 from lotts_search.strategies.adaptive_lotts import AdaptiveLoTTS
+from lotts_search.strategies.adaptive_mosaic import AdaptiveMosaic
 from lotts_search.strategies.best_of_n import BestOfN
 from lotts_search.strategies.lotts import LoTTS
 from lotts_search.testing import AnalyticPool, analytic_info, seconds_as_requests
 from lotts_search.testing.conformance import StrategyConformance
+from lotts_search.work.masks import ErrorContrastMask, FusionMask, TrajectoryMask
 from lotts_search.work.requests import Fresh, Locate, Segment
 
 # On the analytic model: a sample costs 8 NFE, a localization 1, a refinement 5.
@@ -146,6 +148,18 @@ def test_a_search_that_may_restart_makes_new_images_beside_the_given_one():
     assert run(AdaptiveLoTTS(), nfe=20, image=good.image, restart=True).score >= good.score
     images = run(AdaptiveLoTTS(), images=4, image=bad, restart=True)
     assert kinds(images)["encode"] == 1 and images.ledger.images == 4
+
+
+def test_the_trajectory_stands_in_for_half_of_the_draws_of_the_default_mask():
+    both = ErrorContrastMask(levels=(400,), draws=4)
+    costs = Costs(8, True, replace(analytic_info().defaults, mask=both))
+    fused = FusionMask(0.3, (replace(both, ratio=0.3, draws=2), TrajectoryMask()), (2.0, 1.0))
+    assert AdaptiveLoTTS(ratio=0.3).mask_source(costs) == AdaptiveMosaic(ratio=0.3).mask_source(costs) == fused
+    assert AdaptiveLoTTS().localization(costs).nfe == LoTTS().localization(costs).nfe / 2 == 2
+    assert LoTTS().mask_source(costs) == AdaptiveLoTTS(mask=both).mask_source(costs) == both
+    assert AdaptiveLoTTS().mask_source(replace(costs, traced=False)) == both
+    single = replace(costs, defaults=analytic_info().defaults)
+    assert AdaptiveLoTTS().mask_source(single) == single.defaults.mask
 
 
 def test_failures_end_no_search():
