@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,9 +43,8 @@ class Confines(Protocol):
     network: Any
     """The diffusers model."""
 
-    @property
     def frozen_bytes(self) -> int:
-        """Memory that is kept of one frozen token of a row, at most."""
+        """Count the bytes that are kept of one frozen token of a row, at most; visits all layers."""
 
     def record(self, latents: Tensor, timesteps: Tensor, conditioning: Any, frozen: Mapping[int, Frozen]) -> Tensor:
         """Call the network as ``predict`` does, with the same output, and fill the keys and values of rows of the call."""
@@ -59,29 +59,34 @@ def attentions(network: Any) -> list[Any]:
     return [module for module in network.modules() if hasattr(module, "to_k") and hasattr(module, "processor")]
 
 
-@contextlib.contextmanager
-def recorded(modules: list[Any], tokens: int, frozen: Mapping[int, Frozen]) -> Iterator[None]:
-    """Keep keys and values of frozen tokens in the call inside the block.
+class Taken:
+    """Takes what a whole call computes at some image tokens of some of its rows, of all these rows at once.
 
     Args:
-        modules: attention modules whose last ``tokens`` positions are the image.
-        frozen: by row of the call.
+        places: indices of the tokens, by row of the call; any number in each.
+        tokens: number of all image tokens of a row.
+
+    Attributes:
+        places: [K] the indices, row after row.
     """
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            for row, found in frozen.items():
-                getattr(found, name).append(output[row, -tokens:][found.places.to(output.device)])
+    def __init__(self, places: Mapping[int, Tensor], tokens: int):
+        self._tokens, self._sizes = tokens, [len(found) for found in places.values()]
+        self._rows = torch.cat([torch.full_like(found, row) for row, found in places.items()])
+        self.places = torch.cat(list(places.values()))
 
-        return hook
+    def of(self, values: Tensor) -> Tensor:
+        """Return [K, C] of values [B, N, C] whose last positions are the image tokens."""
+        if values.device != self.places.device:
+            self._rows, self.places = self._rows.to(values.device), self.places.to(values.device)
+        places = self.places + (values.shape[1] - self._tokens)
+        if values.is_contiguous():  # several times faster than the other
+            return values.flatten(0, 1).index_select(0, self._rows * values.shape[1] + places)
+        return values[self._rows, places]
 
-    for found in frozen.values():
-        found.keys, found.values = [], []
-    with contextlib.ExitStack() as hooks:
-        for module in modules:
-            for name in ("keys", "values"):
-                hooks.enter_context(getattr(module, f"to_{name[0]}").register_forward_hook(keep(name)))
-        yield
+    def apart(self, found: Tensor) -> list[Tensor]:
+        """Return the part [k, ...] of each row of [K, ...], in memory of its own, which is free again when that row is done."""
+        return [part.clone() for part in torch.split(found, self._sizes)]
 
 
 @contextlib.contextmanager

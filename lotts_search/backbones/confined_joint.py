@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lotts_search.backbones.attention.recorder import normal
-from lotts_search.backbones.confined import Frozen, attentions, gathered, processed, recorded
+from lotts_search.backbones.confined import Frozen, Taken, attentions, gathered, processed
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -137,17 +137,33 @@ def recorded_joint(transformer: Any, tokens: int, frozen: Mapping[int, Frozen]) 
         frozen: by row of the call.
     """
 
-    def finish(attn: Any, inputs: Any, named: Mapping[str, Any], output: Any) -> None:
-        rotary = named.get("image_rotary_emb")
-        turns = None if rotary is None else _rotations(rotary)[-tokens:]
-        for found in frozen.values():
-            key = normal(attn.norm_k, _heads(attn, found.keys[-1]))
-            found.keys[-1] = _turned(key, None if turns is None else turns[found.places.to(turns.device)]).to(key.dtype)
-            found.values[-1] = _heads(attn, found.values[-1])
+    taken = Taken({row: one.places for row, one in frozen.items()}, tokens)
+    projected: dict[str, Tensor] = {}
+    turns: dict[torch.device, Tensor] = {}
 
-    modules = attentions(transformer)
-    with recorded(modules, tokens, frozen), contextlib.ExitStack() as hooks:
-        for module in modules:
+    def project(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            projected[name] = taken.of(output)
+
+        return hook
+
+    def finish(attn: Any, inputs: Any, named: Mapping[str, Any], output: Any) -> None:
+        key, value = (_heads(attn, projected.pop(name)) for name in ("to_k", "to_v"))
+        rotary = named.get("image_rotary_emb")
+        if rotary is not None and rotary[0].device not in turns:
+            every = _rotations(rotary)[-tokens:]
+            turns[every.device] = every[taken.places.to(every.device)]
+        turned = _turned(normal(attn.norm_k, key), None if rotary is None else turns[rotary[0].device]).to(key.dtype)
+        for one, keys, values in zip(frozen.values(), taken.apart(turned), taken.apart(value), strict=True):
+            one.keys.append(keys)
+            one.values.append(values)
+
+    for one in frozen.values():
+        one.keys, one.values = [], []
+    with contextlib.ExitStack() as hooks:
+        for module in attentions(transformer):
+            for name in ("to_k", "to_v"):
+                hooks.enter_context(getattr(module, name).register_forward_hook(project(name)))
             hooks.enter_context(module.register_forward_hook(finish, with_kwargs=True))
         yield
 
@@ -175,7 +191,6 @@ class JointConfined:
         """Call the network, see :class:`~lotts_search.backbones.base.Backbone`."""
         raise NotImplementedError
 
-    @property
     def frozen_bytes(self) -> int:
         widths = [module.to_k.out_features + module.to_v.out_features for module in attentions(self.transformer)]
         return int(sum(widths) * torch.empty(0, dtype=self.transformer.dtype).element_size())

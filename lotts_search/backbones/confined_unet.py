@@ -18,8 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lotts_search.backbones.confined import Frozen
-from lotts_search.backbones.unet_forwards import Call, as_image, as_tokens, beside, convolve, normalize, sums
+from lotts_search.backbones.confined import Frozen, Taken
+from lotts_search.backbones.unet_forwards import (
+    Call,
+    as_columns,
+    as_image,
+    as_tokens,
+    beside,
+    convolve,
+    moments,
+    normalize,
+)
 from lotts_search.backbones.unet_layers import Grid, Layer, kept_at, layers
 
 
@@ -34,7 +43,6 @@ class UNetConfined:
         """Call the network, see :class:`~lotts_search.backbones.base.Backbone`."""
         raise NotImplementedError
 
-    @property
     def frozen_bytes(self) -> int:
         numbers = sum(math.prod(layer.grid) * layer.kept for layer in layers(self.unet, self._size))
         size = torch.empty(0, dtype=self.unet.dtype).element_size()
@@ -72,7 +80,7 @@ def unrecorded(unet: Any, latent: Grid, active: int) -> Frozen:
     frozen = Frozen(everything[:active], everything[active:])
     for layer in layers(unet, latent):
         if isinstance(layer.module, nn.GroupNorm):
-            frozen.kept[layer.module] = torch.empty(2, layer.module.num_groups)
+            frozen.kept[layer.module] = torch.empty(2, layer.module.num_channels)
         elif layer.kept:
             frozen.kept[layer.module] = torch.empty(len(kept_at(frozen, layer, latent)), layer.kept, dtype=unet.dtype)
     return frozen
@@ -87,12 +95,27 @@ def recorded(unet: Any, latent: Grid, frozen: Mapping[int, Frozen]) -> Iterator[
         frozen: by row of the call.
     """
 
+    groups: dict[int, dict[int, Frozen]] = {}
+    for row, one in frozen.items():
+        groups.setdefault(len(one.active), {})[row] = one
+    taken: dict[Any, Taken] = {}
+
     def keep(layer: Layer, values: Tensor) -> None:
         """Keep values [B, C, h, w] or [B, N, C] of all tokens."""
-        for row, one in frozen.items():
-            tokens = values[row].flatten(1).T if values.ndim == 4 else values[row]
-            tokens = tokens[kept_at(one, layer, latent).to(tokens.device)]
-            one.kept[layer.module] = sums(layer.module, tokens[None])[:, 0] if _normal(layer) else tokens
+        tokens = as_tokens(values) if values.ndim == 4 else values
+        for active, rows in groups.items():
+            kind = active, layer.grid, layer.to, layer.convolution is None
+            if kind not in taken:
+                places = {row: kept_at(one, layer, latent) for row, one in rows.items()}
+                taken[kind] = Taken(places, tokens.shape[1])
+            found = taken[kind].of(tokens)
+            if _normal(layer):
+                columns = as_columns(found.view(len(rows), -1, found.shape[1]))
+                parts = list(moments(layer.module, columns).chunk(len(rows), 1))
+            else:
+                parts = taken[kind].apart(found)
+            for one, part in zip(rows.values(), parts, strict=True):
+                one.kept[layer.module] = part
 
     with contextlib.ExitStack() as hooks:
         for layer in layers(unet, latent):

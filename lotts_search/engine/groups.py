@@ -37,6 +37,7 @@ class Groups:
 
     def __init__(self, shared: Shared, running: Trajectories, most: int):
         self._shared, self._running, self._most = shared, running, most
+        self._bytes = shared.backbone.frozen_bytes() if isinstance(shared.backbone, Confines) else 0
         self._waits: Counter[int] = Counter()
         self._turn = 0
         self.group = WHOLE
@@ -52,16 +53,9 @@ class Groups:
         others = [member for member in self._running.members if member.confined is not None]
         region = work.resampled
         assert region is not None and region.confined is not None
-        frozen = region.confined.tokens - region.confined.active
-        size = self._bytes(rows * frozen) + sum(
-            self._bytes(one.rows * (one.confined.tokens - one.confined.active)) for one in others if one.confined
-        )
+        kept = [(one.confined, one.rows) for one in others] + [(region.confined, rows)]
+        size = self._bytes * sum(count * (one.tokens - one.active) for one, count in kept if one is not None)
         return sum(one.rows for one in others) + rows <= self._shared.max_batch and (not others or size <= self._most)
-
-    def _bytes(self, frozen: int) -> int:
-        network = self._shared.backbone
-        assert isinstance(network, Confines)
-        return frozen * network.frozen_bytes
 
     @property
     def whole_rows(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_with_the_keys_of_the_same_latents_active_outputs_are_those_of_the_whole
     assert torch.equal(backbone.predict(latents, times, texts), whole), "the network is left as it was"
     norms = [module for module in backbone.network.modules() if isinstance(module, torch.nn.GroupNorm)]
     kept = [*frozen[0].keys, *frozen[0].values, *(one for layer, one in frozen[0].kept.items() if layer not in norms)]
-    size, most = sum(tensor.nbytes for tensor in kept), len(frozen[0].places) * backbone.frozen_bytes
+    size, most = sum(tensor.nbytes for tensor in kept), len(frozen[0].places) * backbone.frozen_bytes()
     assert size == most or (norms and 0.5 * most < size < most), "convolutions keep only what they read"
 
 
@@ -181,6 +182,14 @@ def test_a_refinement_is_the_same_to_the_bit_whatever_else_runs(name: str, guida
     for memory in (1 << 30, 1):
         found = run(Engine(backbone_of(name), 4, frozen_bytes=memory), *crowd[:3], work, *crowd[3:])[3]
         assert np.array_equal(latent(found), latent(alone))
+
+
+def test_the_memory_of_a_frozen_token_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To count it, all layers are visited: once for each refinement that waits would take longer than a call of a small model."""
+    backbone, works = backbone_of("sd"), [refine("sd", seed=seed, refresh=3) for seed in range(4)]
+    monkeypatch.setattr(type(backbone), "frozen_bytes", asked := Mock(return_value=1000))
+    run(Engine(backbone, 2), *works)
+    asked.assert_called_once()
 
 
 @MODELS
