@@ -33,6 +33,8 @@ from lotts_search.work.requests import Sampling
 PROMPT = "center red star"
 SECONDS = 200
 """The time limit of a search; a second passes with each request."""
+LIMITS = (("nfe",), ("images",), ("nfe", "images"), ("flops",), ("nfe", "flops"), ("images", "flops"))
+"""What the random budgets limit."""
 _OUTCOMES: dict[type, list[tuple[dict[str, Any], SearchResult]]] = {}
 
 
@@ -85,7 +87,7 @@ class StrategyConformance:
         return Costs.of(self.info, Sampling.of(self.info, PROMPT))
 
     def budgets(self, count: int = 50) -> list[dict[str, Any]]:
-        """Return random budgets from one sample to a dozen: NFE, images, both, or FLOPs."""
+        """Return random budgets from one sample to a dozen: NFE, images, FLOPs, or two of them."""
         rng = random.Random(0)
         least = self.strategy().least(self.costs)
         found: list[dict[str, Any]] = []
@@ -94,7 +96,7 @@ class StrategyConformance:
             images = max(1, least.images) + rng.randrange(12)
             flops = least.flops + rng.randrange(12 * least.flops)
             limits: dict[str, Any] = {"nfe": nfe, "images": images, "flops": flops}
-            found.append({name: limits[name] for name in (("nfe",), ("images",), ("nfe", "images"), ("flops",))[i % 4]})
+            found.append({name: limits[name] for name in LIMITS[i % len(LIMITS)]})
         return found
 
     def outcomes(self) -> list[tuple[dict[str, Any], SearchResult]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lotts_search import registry, strategies
 from lotts_search.core.strategy import Strategy
+from lotts_search.testing.conformance import StrategyConformance
 
 FILES = sorted(path for path in Path(strategies.__file__).parent.glob("*.py") if path.name != "__init__.py")
 
@@ -39,6 +42,27 @@ def test_every_file_has_a_registered_strategy_that_names_its_source_and_cost() -
         assert all(setting.doc for setting in info.settings), [s.name for s in info.settings if not s.doc]
         found = registry.resolve_strategy(name)
         assert inspect.iscoroutinefunction(found.run) and issubclass(found, Strategy)
+
+
+def test_every_registered_strategy_passes_the_conformance_tests() -> None:
+    def below(cls: type[StrategyConformance]) -> Iterator[type[StrategyConformance]]:
+        yield cls
+        for each in cls.__subclasses__():
+            yield from below(each)
+
+    for path in Path(__file__).parent.glob("test_*.py"):
+        importlib.import_module(f"tests.strategies.{path.stem}")
+    tested = {
+        type(cls().strategy())
+        for cls in below(StrategyConformance)
+        if "strategy" in vars(cls) and cls.__name__.startswith("Test")
+    }
+    own = {
+        registry.resolve_strategy(name)
+        for name, entry in registry.strategies().items()
+        if entry.target.startswith("lotts_search.")
+    }
+    assert own <= tested, own - tested
 
 
 def test_strategies_load_neither_torch_nor_ray() -> None:

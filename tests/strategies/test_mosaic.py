@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lotts_search import search
 from lotts_search.core import composing
@@ -18,6 +20,7 @@ from lotts_search.strategies.mosaic import MOST_CHILDREN, Mosaic
 from lotts_search.strategies.resampling import Resampling
 from lotts_search.strategies.svdd import SVDD
 from lotts_search.testing import AnalyticPool
+from lotts_search.testing.analytic import Mixture, analytic_info
 from lotts_search.testing.conformance import StrategyConformance
 from lotts_search.work.mosaics import mosaic
 from lotts_search.work.requests import ScoreMosaics
@@ -111,6 +114,36 @@ def test_the_choice_is_the_best_of_all_combinations_where_rewards_add_up() -> No
             assert np.mean(image[..., 0] > 127) == pytest.approx(best)
             compared += 1
     assert compared > 5
+
+
+class Quarter(Mixture):
+    """A quarter of the analytic model, which is independent of the others."""
+
+    shape = (1, 3, 3)
+
+
+def quarters(strategy: Strategy, count: int, model: Mixture) -> list[int]:
+    """Return the number of intact positions of each quarter of ``count`` images in four steps."""
+    info = replace(analytic_info(4), latent=model.shape, image=model.shape[1:])
+    found = []
+    for seed in range(count):
+        with AnalyticPool(info, model=model) as pool:
+            image = search("red star", strategy=strategy, pool=pool, nfe=10, seed=seed).image
+        intact = image[..., 0] > 127
+        found += [
+            int(intact[i : i + 3, j : j + 3].sum()) for i, j in itertools.product(range(0, len(intact), 3), repeat=2)
+        ]
+    return found
+
+
+def test_where_rewards_add_up_a_region_has_the_law_of_svdd_in_that_region_alone() -> None:
+    """So it has not that of SVDD with M^R children, whose draws are independent; and SVDD with M does worse."""
+    settings: dict[str, Any] = {"children": 3, "choose_start": False}
+    chosen = quarters(Mosaic(regions=2, mosaics=12, **settings), 40, Mixture())
+    alone = quarters(SVDD(**settings), 120, Quarter())
+    whole = quarters(SVDD(**settings), 40, Mixture())
+    assert stats.ks_2samp(chosen, alone).pvalue > 0.1 and np.mean(chosen) == pytest.approx(np.mean(alone), abs=0.2)
+    assert stats.ks_2samp(chosen, whole).pvalue < 1e-6
 
 
 def _made_of(image: Any, layers: Any) -> bool:
