@@ -11,6 +11,7 @@ differences from it are paired by prompt, with Student's intervals of 95 %.
 - tiles: n x n of them; the last lines have 4x4 tiles with other numbers of mosaics.
 - parts: the connected parts of the two fifths of the image in which the children differ most, and the rest of it.
 - hierarchy: half of the mosaics for 2x2 tiles, the other half for 4x4 inside those whose gain is beyond the noise.
+- accepted: the composed image is scored itself, in place of a mosaic, and the best child stays where that score is lower.
 """
 
 from __future__ import annotations
@@ -110,12 +111,25 @@ def by_hierarchy(mosaics: int, children: Array, judge: Judge, rng: np.random.Gen
     return put(children, np.where(split, found, best)[None], regions)[0]
 
 
+def by_acceptance(mosaics: int, children: Array, judge: Judge, rng: np.random.Generator) -> Array:
+    scores: list[Array] = []
+
+    def keep(images: Array) -> Array:
+        scores.append(judge(images))
+        return scores[-1]
+
+    image = by_tiles(4, mosaics - 1, children, keep, rng)
+    first = scores[0][: len(children)]
+    return image if judge(image[None])[0] >= first.max() else children[first.argmax()]
+
+
 METHODS: dict[str, Method] = {
     "tiles 4x4 (default)": partial(by_tiles, 4, 32),
     "tiles 2x2": partial(by_tiles, 2, 32),
     "tiles 3x3": partial(by_tiles, 3, 32),
     "parts": partial(by_parts, 32),
     "hierarchy": partial(by_hierarchy, 32),
+    "accepted": partial(by_acceptance, 32),
     "16 mosaics": partial(by_tiles, 4, 16),
     "24 mosaics": partial(by_tiles, 4, 24),
     "48 mosaics": partial(by_tiles, 4, 48),
