@@ -20,7 +20,7 @@ STEPS, START, TOKENS, ROWS = 8, 2, 16, 4
 
 
 def refinements() -> list[Segment]:
-    """Four refinements of a quarter of the image; their calls are whole, confined twice, whole, confined, and whole."""
+    """Four refinements of a quarter of the image; their calls are whole, confined twice, and whole three times."""
     backbone, sampling = shared_flux(), Sampling("a red circle", STEPS, 1.0)
     (parent,) = run(Engine(backbone, 2), sample(0, sampling))
     assert parent.state is not None
@@ -60,6 +60,21 @@ def test_calls_of_refinements_that_do_not_fit_into_memory_are_halved(where: str)
         assert want.state is not None and found.state is not None
         assert np.allclose(found.state.latent, want.state.latent, atol=1e-4)
         assert (found.usage.nfe, found.usage.rows) == (want.usage.nfe, want.usage.rows)
+
+
+@pytest.mark.parametrize(("kept", "most"), [(4, 4), (3.9, 3), (2, 2), (0.5, 1)])
+def test_no_more_is_kept_of_frozen_tokens_than_there_is_memory_for(kept: float, most: int) -> None:
+    """``kept``: the memory of how many of the four rows, of each of which a quarter of the tokens is active. One row alone may take more."""
+    backbone, rows = flux_of(tiny_flux()), list[int]()
+
+    def count(module: Any, arguments: Any, options: dict[str, Any]) -> None:
+        if options["hidden_states"].shape[1] < TOKENS:
+            rows.append(options["hidden_states"].shape[0])
+
+    backbone.transformer.transformer_blocks[-1].register_forward_pre_hook(count, with_kwargs=True)
+    memory = int(kept * TOKENS * 3 / 4 * backbone.frozen_bytes())
+    run(Engine(backbone, ROWS, pad=False, frozen_bytes=memory), *refinements())
+    assert max(rows) == most and sum(rows) == 2 * ROWS
 
 
 def test_a_refinement_of_which_no_row_fits_fails_alone() -> None:
