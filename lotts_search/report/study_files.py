@@ -9,7 +9,8 @@ from lotts_search.curves import AXES, Setup
 from lotts_search.curves.trials import LIMITS
 from lotts_search.errors import BadInput
 from lotts_search.report.colours import COLOURS
-from lotts_search.report.page import write_csv, write_text
+from lotts_search.report.page import large, write_csv, write_text
+from lotts_search.report.plot import log_ticks
 from lotts_search.report.study_numbers import Numbers, Trace, limits
 from lotts_search.report.study_page import label_colours
 
@@ -123,6 +124,8 @@ def write_figures(found: Numbers, folder: Path) -> list[Path]:
                         if (t.model, t.of, t.over) == (model, of, over) and t.label in colour:
                             _draw(ax, t, COLOURS[colour[t.label]])
                     ax.set_xscale("log")
+                    ax.minorticks_off()
+                    ax.set_xticks(at := log_ticks(*ax.get_xlim()), [large(tick) for tick in at])
                     ax.set_xlabel(found.axes[over])
                     ax.set_ylabel(of)
             handles, names = axes[0][0].get_legend_handles_labels()

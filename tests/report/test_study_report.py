@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -189,6 +190,23 @@ def test_figures_are_drawn(run: Path) -> None:
     for colour in ((213, 84, 28), (47, 102, 196)):  # both lines
         assert (np.abs(drawn - colour).max(axis=-1) < 6).sum() > 300
     assert (figures / "simulated.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_labels_of_figures_do_not_overlap(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    save, drawn = figure.Figure.savefig, []
+
+    def saving(self, *arguments, **options) -> None:
+        save(self, *arguments, **options)
+        drawn.append(self)
+
+    monkeypatch.setattr(figure.Figure, "savefig", saving)
+    _report(run, "--figures", "--cost", "flops", "--as", "sdxl")
+    assert drawn
+    for ax in drawn[0].axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels(which="both") if label.get_text()]
+        boxes.sort(key=lambda box: box.x0)
+        assert len(boxes) > 2 and all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_cases_are_the_prompts_with_the_largest_gaps(run: Path) -> None:
