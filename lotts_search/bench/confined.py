@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from lotts_search.api import search
-from lotts_search.bench.loops import IMAGES
-from lotts_search.bench.masked import DEMAND
+from lotts_search.bench.loops import IMAGES, search_all
+from lotts_search.bench.masked import DEMAND, EMBEDDED
 from lotts_search.bench.setting import Ratio, Setting, of, prompts
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.registry import load_backbone, load_verifier
 from lotts_search.work.confined import EVERY
-from lotts_search.work.pool import Pool
 
-MODELS = "shapes-sd", "shapes-sdxl", "shapes-flux"
-STRATEGIES = "lotts", "adaptive-mosaic"
+AT_ONCE = 1, 8
+"""Searches at once: one alone, and the least that a study has in flight."""
 
 
 def confined(setting: Setting) -> Iterator[Ratio]:
-    """Measure the time of a search per FLOP that it is charged, on the embedded models whatever that of the setting is. It
-    stays the same where confined steps save what is counted."""
+    """Measure the time of searches with ``lotts`` for the same images, on the embedded models whatever that of the setting is, and the
+    time per FLOP that they are charged, which stays the same where confined steps save what is counted."""
     device, dtype = str(setting.backbone.device), str(setting.backbone.network.dtype).removeprefix("torch.")
     verifiers = {setting.verifier: load_verifier(setting.verifier)}
-    for model in MODELS:
+    for model in EMBEDDED:
         backbone = load_backbone(model, device=device, dtype=dtype)
         with LocalPool(backbone, verifiers, setting.batch, setting.threads) as pool:
-            for strategy in STRATEGIES:
-                actions = {str(refresh): _searching(pool, strategy, refresh) for refresh in (EVERY, 1)}
-                taken = setting.alternate(actions)
-                name = f"time per FLOP: {strategy} on {model}, every second masked step whole ÷ all whole"
-                yield Ratio(name, of(taken[str(EVERY)], taken["1"]), most=DEMAND)
+            for count in AT_ONCE:
+                yield from _compare(setting, pool, count)
 
 
-def _searching(pool: Pool, strategy: str, refresh: int) -> Callable[[int], float]:
-    """Return what searches with a strategy, for another prompt in each round, and returns the FLOPs of the search."""
-    nfe, settings = IMAGES * pool.info.defaults.steps, {"refresh": refresh}
+def _compare(setting: Setting, pool: LocalPool, count: int) -> Iterator[Ratio]:
+    flops: dict[str, list[float]] = defaultdict(list)
 
-    def go(number: int) -> float:
-        (text,) = itertools.islice(prompts(), number + 1, number + 2)
-        return search(text, strategy=strategy, settings=settings, nfe=nfe, pool=pool).ledger.flops
+    def searching(refresh: str) -> Callable[[int], float]:
+        def go(number: int) -> float:
+            texts = list(itertools.islice(prompts(), count * (number + 1), count * (number + 2)))
+            settings = {"refresh": int(refresh)}
+            found = search_all(texts, strategy="lotts", settings=settings, images=IMAGES, pool=pool)
+            flops[refresh].append(sum(one.ledger.flops for one in found))
+            return count
 
-    return go
+        return go
+
+    taken = setting.alternate({refresh: searching(refresh) for refresh in (str(EVERY), "1")})
+    times = of(taken[str(EVERY)], taken["1"])
+    counted = of(flops[str(EVERY)], flops["1"])[1:]  # the first round warmed up
+    what = f"{count} × lotts on {pool.info.name}, every second masked step whole ÷ all whole"
+    yield Ratio(f"time: {what}", times)
+    yield Ratio(f"time ÷ counted cost: {what}", of(times, counted), most=DEMAND)

@@ -17,6 +17,7 @@ import torch
 from lotts_search.api import asearch
 from lotts_search.bench.setting import Ratio, Setting, of, prompts
 from lotts_search.bench.throughput import pipeline_of
+from lotts_search.core.result import SearchResult
 from lotts_search.engine.local_pool import LocalPool
 from lotts_search.registry import load_verifier
 from lotts_search.verifiers.base import Verifier
@@ -51,6 +52,15 @@ def best_of(pipeline: Any, verifier: Verifier, prompt: str, images: int, batch: 
     return image
 
 
+def search_all(texts: list[str], **how: Any) -> list[SearchResult]:
+    """Search for several prompts at once, with the arguments of :func:`~lotts_search.api.asearch`."""
+
+    async def everything() -> list[SearchResult]:
+        return await asyncio.gather(*(asearch(text, **how) for text in texts))
+
+    return asyncio.run(everything())
+
+
 def one_search(setting: Setting) -> Iterator[Ratio]:
     """Measure a search alone, with as many rows in a call as the batched loop has: unused ones are computed, too."""
     rows = setting.batch // setting.at_once
@@ -83,12 +93,11 @@ def _against_loops(setting: Setting, count: int, rows: int, name: str) -> Iterat
         return go
 
     def searching(strategy: str) -> Callable[[int], float]:
-        async def all_searches(number: int) -> float:
-            first = count * (number + 1)
-            runs = [asearch(text, strategy=strategy, nfe=nfe, pool=pool) for text in texts[first : first + count]]
-            return sum(found.ledger.nfe for found in await asyncio.gather(*runs))
+        def go(number: int) -> float:
+            some = texts[count * (number + 1) : count * (number + 2)]
+            return sum(found.ledger.nfe for found in search_all(some, strategy=strategy, nfe=nfe, pool=pool))
 
-        return lambda number: asyncio.run(all_searches(number))
+        return go
 
     with LocalPool(setting.backbone, {setting.verifier: verifier}, rows, setting.threads) as pool:
         loops = {"loop of single images": loop(1), "batched loop": loop(min(IMAGES, setting.at_once))}

@@ -2,9 +2,11 @@
 
     python -m lotts_search.bench.masked --models flux sd3 --tokens 1024 --batch 4
     python -m lotts_search.bench.masked --models sd sdxl --tokens 4096 --batch 4
+    python -m lotts_search.bench.masked --models shapes-sd shapes-sdxl shapes-flux --batch 8 --discs
 
-The networks have the published widths and few blocks, in bfloat16 with random weights. Whole and confined calls alternate on one thread of
-the CPU, the least CPU time of each counts (demand: at most 1.15 times the counted share at r = 0.2 and 0.5). Takes a minute for each model.
+The networks have the published widths and few blocks, in bfloat16 with random weights; or they are the embedded ones, at their own size. Whole,
+recording and confined calls alternate on one thread of the CPU, the least CPU time of each counts (demand: at most 1.15 times the counted share
+at r = 0.2 and 0.5). Takes a minute for each model.
 """
 
 from __future__ import annotations
@@ -16,28 +18,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from lotts_search.backbones import confined_joint, confined_unet
-from lotts_search.backbones.confined import Frozen
+from lotts_search.backbones.confined import Confines, Frozen
 from lotts_search.backbones.flops import count_part
 from lotts_search.backbones.flux import image_ids
 from lotts_search.bench.published import SD21_UNET, SDXL_UNET
 from lotts_search.bench.setting import Ratio, Setting
+from lotts_search.registry import load_backbone
 
 DEMAND = 1.15
 RATIOS = [0.2, 0.35, 0.5, 0.8]
 
 
 class Share(NamedTuple):
-    """A confined call as a share of a whole one: the share of active tokens, the CPU seconds of the whole call, and the shares of its
-    FLOPs and of its CPU time."""
+    """A confined call as a share of a whole one: the share of active tokens, the number of all, the CPU seconds of the whole call, that of a
+    whole call that records as a share of it, and the shares of its FLOPs and of its CPU time."""
 
     ratio: float
+    tokens: int
     whole: float
+    recording: float
     counted: float
     measured: float
 
@@ -149,6 +155,7 @@ def sdxl(side: int) -> Case:
 
 
 MODELS = {"flux": flux, "sd3": sd3, "sd": sd, "sdxl": sdxl}
+EMBEDDED = "shapes-sd", "shapes-sdxl", "shapes-flux"
 
 
 def counted(case: Case, active: int) -> float:
@@ -186,25 +193,87 @@ def measure(
     channels_last: bool = False,
     discs: bool = False,
 ) -> list[Share]:
-    """Measure the shares of one model."""
+    """Measure the shares of one model; an embedded one has tokens of its own number."""
+    if name in EMBEDDED:
+        return _embedded(name, batch, repeats, ratios, dtype, discs)
     case = MODELS[name](round(tokens**0.5))
     network, cells = case.network.eval().to(dtype), math.prod(case.grid)
     if channels_last:
         network.to(memory_format=torch.channels_last)
     masks = {ratio: [random_mask(case.grid, round(ratio * cells), discs) for _ in range(batch)] for ratio in ratios}
-    with contextlib.ExitStack() as stack:
-        for frozen in masks.values():
-            stack.enter_context(case.record(dict(enumerate(frozen))))
-        case.call(network, batch)
-    times: dict[float, list[float]] = {ratio: [] for ratio in (1.0, *ratios)}
+
+    def whole(*frozen: list[Frozen]) -> None:
+        with contextlib.ExitStack() as stack:
+            for rows in frozen:
+                stack.enter_context(case.record(dict(enumerate(rows))))
+            case.call(network, batch)
+
+    def confined(frozen: list[Frozen]) -> None:
+        with case.confine(network, frozen):
+            case.call(network, batch)
+
+    shares = {ratio: counted(case, round(ratio * cells)) for ratio in ratios}
+    return _shares(whole, confined, masks, repeats, shares)
+
+
+def _embedded(name: str, batch: int, repeats: int, ratios: list[float], dtype: torch.dtype, discs: bool) -> list[Share]:
+    backbone = load_backbone(name, device="cpu", dtype=str(dtype).removeprefix("torch."))
+    info, texts = backbone.info, backbone.stack(backbone.encode_prompts([""] * batch))
+    assert isinstance(backbone, Confines) and info.confines
+    high, wide = (size // info.confines for size in info.latent[1:])
+    latents, times = torch.randn(batch, *info.latent), torch.full((batch,), 500.0)
+    masks = {
+        ratio: [random_mask((high, wide), round(ratio * high * wide), discs) for _ in range(batch)] for ratio in ratios
+    }
+
+    def whole(*frozen: list[Frozen]) -> None:
+        if not frozen:
+            backbone.predict(latents, times, texts)
+        for rows in frozen:
+            backbone.record(latents, times, texts, dict(enumerate(rows)))
+
+    def confined(frozen: list[Frozen]) -> None:
+        backbone.predict_confined(latents, times, texts, frozen)
+
+    return _shares(whole, confined, masks, repeats, {ratio: info.prices.confined(ratio) for ratio in ratios})
+
+
+def _shares(
+    whole: Callable[..., None],
+    confined: Callable[[list[Frozen]], None],
+    masks: dict[float, list[Frozen]],
+    repeats: int,
+    counted: dict[float, float],
+) -> list[Share]:
+    """Measure calls in alternation.
+
+    Args:
+        whole: performs a whole call, which records for the rows that it is given.
+        confined: performs a confined one.
+        masks, counted: by the share of active tokens.
+    """
+    whole(*masks.values())
+    actions: dict[Any, Callable[[], None]] = {"whole": whole, "recording": partial(whole, next(iter(masks.values())))}
+    actions |= {ratio: partial(confined, rows) for ratio, rows in masks.items()}
+    times: dict[Any, list[float]] = {name: [] for name in actions}
     for _ in range(repeats):
-        for ratio, found in times.items():
+        for name, action in actions.items():
             start = time.process_time()  # other processes do not count
-            with contextlib.nullcontext() if ratio == 1.0 else case.confine(network, masks[ratio]):
-                case.call(network, batch)
-            found.append(time.process_time() - start)
-    whole = min(times[1.0])
-    return [Share(ratio, whole, counted(case, round(ratio * cells)), min(times[ratio]) / whole) for ratio in ratios]
+            action()
+            times[name].append(time.process_time() - start)
+    least = {name: min(found) for name, found in times.items()}
+    recording = least["recording"] / least["whole"]
+    return [
+        Share(
+            ratio,
+            len(rows[0].active) + len(rows[0].places),
+            least["whole"],
+            recording,
+            counted[ratio],
+            least[ratio] / least["whole"],
+        )
+        for ratio, rows in masks.items()
+    ]
 
 
 def masked(setting: Setting) -> Iterator[Ratio]:
@@ -218,7 +287,7 @@ def masked(setting: Setting) -> Iterator[Ratio]:
 def main() -> None:
     """Measure the models of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *EMBEDDED], default=list(MODELS))
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
@@ -230,9 +299,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| model | tokens | batch | r | whole | counted | measured | measured ÷ counted |", "|---" * 8 + "|", sep="\n"
-    )
+    print("| model | tokens | batch | r | whole | recording | counted | measured | measured ÷ counted |")
+    print("|---" * 9 + "|")
     for name in given.models:
         found = measure(
             name,
@@ -244,9 +312,9 @@ def main() -> None:
             given.channels_last,
             given.discs,
         )
-        for ratio, whole, share, measured in found:
-            cells = ratio, f"{whole:.2f} s", f"{share:.3f}", f"{measured:.3f}", f"{measured / share:.2f}"
-            print(f"| {name} | {given.tokens} | {given.batch} |", " | ".join(map(str, cells)), "|", flush=True)
+        for ratio, tokens, whole, recording, share, measured in found:
+            shares = f"{recording:.2f} | {share:.3f} | {measured:.3f} | {measured / share:.2f}"
+            print(f"| {name} | {tokens} | {given.batch} | {ratio} | {whole:.3g} s | {shares} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lotts_search.backbones.confined import Frozen
-from lotts_search.bench.masked import Case, counted, unet
+from lotts_search.bench.masked import Case, counted, measure, unet
+from lotts_search.registry import load_backbone
 
 TINY: dict[str, Any] = {
     "block_out_channels": (8, 8),
@@ -40,3 +41,10 @@ def test_a_confined_call_of_a_case_computes_its_active_tokens_alone() -> None:
         found: Any = case.call(case.network, 2)
     assert torch.allclose(found[0][:, :, :4], whole[0][:, :, :4], atol=2e-6)
     assert whole[0][:, :, :4].abs().mean() > 0.01 and not found[0][:, :, 4:].any()
+
+
+def test_an_embedded_model_is_measured_at_its_own_size_by_its_own_prices() -> None:
+    (share,) = measure("shapes-flux", 1024, 2, 1, [0.5], torch.float32)
+    prices = load_backbone("shapes-flux", device="cpu").info.prices
+    assert (share.ratio, share.tokens, share.counted) == (0.5, 64, prices.confined(0.5))
+    assert min(share.whole, share.recording, share.measured) > 0

@@ -84,5 +84,5 @@ def test_the_command_prints_a_row_for_each_ratio(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "ratios", *words, "--rounds", "1", "--svg", str(tmp_path / "ratios.svg")])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 2 + 6 + 6 + 1 + 1 + 1 + 1 + 6 and all(float(cells[1]) > 0 for cells in rows)
+    assert len(rows) == 2 + 6 + 6 + 1 + 1 + 1 + 1 + 12 and all(float(cells[1]) > 0 for cells in rows)
     assert (tmp_path / "ratios.svg").stat().st_size > 1000
