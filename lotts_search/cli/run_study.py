@@ -140,7 +140,7 @@ def carry_out(
                     budgets = ", ".join(
                         dict.fromkeys(str(limit) for entry in study.strategies for limit in entry.limits)
                     )
-                    line = used(pool.info, sampling, study.verifier, budgets, model.priced_as)
+                    line = used(pool.info, sampling, model.verifier, budgets, model.priced_as)
                     live.console.print(line, soft_wrap=True)
                     live.update(0.0, "", what=f"{study.name} on {model.label}")
                     yield pool
@@ -237,7 +237,7 @@ def _dry(
         console.print(note)
     todo = stand.todo
     if todo:
-        compute.check_verifiers([study.verifier], study.metrics)
+        compute.check_verifiers(study.verifiers, study.metrics)
     generators = 1 if compute.local else compute.actors
     lines, total = [], 0.0
     for model in study.models:
@@ -307,7 +307,7 @@ def _probe(
     scored = model.priced_as is None and (limited or model.model in registry.models())
     if not tasks or folder_of(model.model) is None or (rate is not None and not scored):
         return rate, tasks
-    verifiers = [study.verifier] if scored else []
+    verifiers = [model.verifier] if scored else []
     kinds = {_kind(task): task for task in tasks}
     try:
         with Compute(local=True, device=compute.device, batch=compute.batch).pool(
@@ -315,7 +315,7 @@ def _probe(
         ) as pool:
             sampling, prices = Sampling.of(pool.info, "an image", **model.sampling), model.prices(pool.info)
             if scored and isinstance(pool, Checking):
-                probe = pool.probe(study.verifier, tasks[0].prompt.text)
+                probe = pool.probe(model.verifier, tasks[0].prompt.text)
                 prices = replace(prices, score=probe.result().usage.flops)
             costs = {image: Costs.of(pool.info, sampling, image=image, prices=prices) for image in (False, True)}
             for task in kinds.values():

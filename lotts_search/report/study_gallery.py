@@ -118,6 +118,12 @@ class Gallery:
         return thumbnail(path) if path is not None else None
 
 
+def guiding(about: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Return the verifier that guides the searches on a model of ``study.json``; "" if that names none."""
+    # Files of older versions name one for all models, the oldest as "guide".
+    return str(model.get("verifier") or about.get("verifier") or about.get("guide", ""))
+
+
 def thumbnail(path: Path, side: int = SIDE) -> str:
     """Return an image file as a data URI: the file itself if it is small, else a scaled JPEG."""
     with Image.open(path) as image:
@@ -141,8 +147,6 @@ class Again:
 
     def __init__(self, about: Mapping[str, Any], device: str = "cpu") -> None:
         self.about, self.device = about, device
-        # "guide" is the key in files of older versions.
-        self._verifier: str = about.get("verifier") or about.get("guide", "")
         self._pools: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -176,7 +180,7 @@ class Again:
         again = partial(
             search,
             prompt, pool=self._pool(model), strategy=found[0]["strategy"], settings=found[0]["settings"],
-            verifier=self._verifier, nfe=setup.nfe, images=setup.images, flops=setup.flops,
+            verifier=guiding(self.about, model), nfe=setup.nfe, images=setup.images, flops=setup.flops,
             as_=model.get("as"), seed=seed, steps=model.get("steps"),
             guidance=model.get("guidance"), eta=model.get("eta"), solver=model.get("solver"),
             negative=model.get("negative") or "", rewriter=next(iter(rewriters), None), workers=self.about.get("workers", 8), prompt_id=prompt_id,
@@ -196,11 +200,12 @@ class Again:
         from lotts_search.engine.local_pool import LocalPool
 
         if model["label"] not in self._pools:
+            verifier = guiding(self.about, model)
             rewriters = (self.about.get("rewriters") or {}).items()
             backbone = registry.load_backbone(model["model"], **{"device": self.device, **model.get("options", {})})
             self._pools[model["label"]] = LocalPool(
                 backbone,
-                {self._verifier: registry.load_verifier(self._verifier)},
+                {verifier: registry.load_verifier(verifier)},
                 batch=(self.about.get("machine") or {}).get("batch", 16),  # of runs that did not say it
                 threads=1,  # as the pools of commands have it
                 rewriters={name: registry.load_rewriter(name, settings) for name, settings in rewriters},

@@ -18,7 +18,7 @@ from lotts_search.report.lineages import lineages
 from lotts_search.report.page import large, number, write_page
 from lotts_search.report.plot import Series, line_chart
 from lotts_search.report.search_tree import build
-from lotts_search.report.study_gallery import Case
+from lotts_search.report.study_gallery import Case, guiding
 from lotts_search.report.study_numbers import Against, Line, Numbers, Trace
 from lotts_search.report.unscored import unscored
 
@@ -65,11 +65,13 @@ def write_study_page(
     """
     models = list(dict.fromkeys(line.setup.model for line in found.lines))
     colour = {label: css(place) for label, place in label_colours(found).items()}
+    described = results.about.get("models") or [{}]
     view = SimpleNamespace(
         title=str(results.about.get("name") or Path(path).resolve().parent.name),
         facts=_facts(results, table, found.prices),
         main=found.main,
-        verifier=results.about.get("verifier") or results.about.get("guide", "the verifier"),
+        verifier=" or ".join(filter(None, dict.fromkeys(guiding(results.about, m) for m in described)))
+        or "the verifier",
         timed=results.about.get("seconds_limit"),
         notes=found.notes,
         unscored=unscored(table),

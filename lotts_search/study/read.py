@@ -7,7 +7,8 @@ import json
 import math
 import typing
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,13 @@ def read_study(path: Path) -> Study:
         if needed not in keys:
             raise root.wrong(f"a study needs {needed!r}")
     sampling = {name: read(keys[name]) for name, read in SAMPLING.items() if name in keys}
-    models = tuple(_models(root, keys, sampling))
-    verifier = (
-        _verifier(keys["verifier"], guiding=True)
-        if "verifier" in keys
-        else _default(root, "verifier", models, registry.default_verifier)
-    )
+    guided = list(_guided(root, _models(root, keys, sampling)))
+    models = tuple(model for model, _ in guided)
     limits = tuple(_limits(keys["budgets"]))
     prompts, source = _prompts(keys["prompts"], path.parent)
-    _check_judging(keys.get("verifier", root), verifier, prompts, models)
-    metrics = _metrics(keys["metrics"], verifier, prompts, models) if "metrics" in keys else ()
+    for model, node in guided:
+        _check_judging(node, model.verifier, prompts, [model])
+    metrics = _metrics(keys["metrics"], prompts, models) if "metrics" in keys else ()
     strategies = tuple(_strategies(keys["strategies"], limits))
     rewriter, writing = _rewriter(keys["rewriter"]) if "rewriter" in keys else ("", {})
     if not rewriter and any(entry.strategy.rewrites for entry in strategies):
@@ -80,8 +78,8 @@ def read_study(path: Path) -> Study:
     most = len(models) * len(prompts) * len(seeds) * sum(len(entry.limits) for entry in strategies)
     if most > MOST_SEARCHES:
         raise root.wrong(
-            f"{len(models)} models × {len(strategies)} strategies with their budgets × {len(prompts):,} prompts × "
-            f"{len(seeds):,} seeds are {most:,} searches: divide them into studies of at most {MOST_SEARCHES:,}"
+            f"{len(models)} models with their verifiers × {len(strategies)} strategies with their budgets × "
+            f"{len(prompts):,} prompts × {len(seeds):,} seeds are {most:,} searches: divide them into studies of at most {MOST_SEARCHES:,}"
         )
     return Study(
         name=_name(keys["name"]) if "name" in keys else path.stem,
@@ -92,7 +90,6 @@ def read_study(path: Path) -> Study:
         prompts=tuple(prompts),
         source=source,
         seeds=seeds,
-        verifier=verifier,
         metrics=metrics,
         judged=typing.cast(Any, keys["judge"].choice("judge", ("all", "best")) if "judge" in keys else "all"),
         baselines=tuple(_baselines(keys["baselines"], strategies)) if "baselines" in keys else (),
@@ -127,18 +124,25 @@ def _name(node: YamlNode) -> str:
 
 def _verifier(node: YamlNode, guiding: bool) -> str:
     """Read a verifier, or a metric if it does not guide: a text, or a table of its name and settings."""
-    known = {**registry.verifiers(), **({} if guiding else registry.metrics())}
     try:
         spec = VerifierSpec.of(node.plain())
-        if guiding and registry.metric_class(spec.name) is not None:
-            raise BadInput(f"{spec.name} is held out: it may be a metric, never the verifier")
-        if ":" not in spec.name and spec.name not in known:
-            raise unknown("verifier", spec.name, known)
-        if spec.settings:
-            registry.check_verifier(str(spec))
+        _check_verifier(spec, guiding)
     except BadInput as error:
         raise node.wrong(error) from error
     return str(spec)
+
+
+def _check_verifier(spec: VerifierSpec, guiding: bool) -> None:
+    """Refuse an unknown or unfit verifier or metric, wrong settings, and such verifiers among those that it combines."""
+    known = {**registry.verifiers(), **({} if guiding else registry.metrics())}
+    if guiding and registry.metric_class(spec.name) is not None:
+        raise BadInput(f"{spec.name} is held out: it may be a metric, never the verifier")
+    if ":" not in spec.name and spec.name not in known:
+        raise unknown("verifier", spec.name, known)
+    if spec.settings:
+        registry.check_verifier(str(spec))
+    for part in spec.parts:
+        _check_verifier(VerifierSpec.parse(part), guiding=True)
 
 
 def _default(
@@ -151,16 +155,16 @@ def _default(
         raise root.wrong(error) from error
     if len(set(named.values())) > 1:
         each = ", ".join(f"{label} names {name}" for label, name in named.items())
-        raise root.wrong(f"all searches of a study have one {kind}: give {kind!r}, because {each}")
+        raise root.wrong(f"the models name several {kind}s: give {kind!r}, because {each}")
     return named[models[0].label]
 
 
-def _metrics(node: YamlNode, verifier: str, prompts: Sequence[Prompt], models: Sequence[ModelEntry]) -> tuple[str, ...]:
+def _metrics(node: YamlNode, prompts: Sequence[Prompt], models: Sequence[ModelEntry]) -> tuple[str, ...]:
     names: list[str] = []
     filled: dict[str, str] = {}
     for item in node.items("metrics") if not (node.is_list and node.plain() == []) else []:
         name = _verifier(item, guiding=False)
-        if name == verifier:
+        if name in {model.verifier for model in models}:
             raise item.wrong(f"{name} guides the searches: its scores are in the column score")
         if name in names:
             raise item.wrong(f"the metric {name} is duplicated")
@@ -204,18 +208,21 @@ def _rewriter(node: YamlNode) -> tuple[str, dict[str, Any]]:
     return parts["name"].text("rewriter"), settings
 
 
-def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str, Any]) -> list[ModelEntry]:
+def _models(
+    root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str, Any]
+) -> list[tuple[ModelEntry, YamlNode | None]]:
+    """Return the models, and where the verifiers of each are named, if anywhere."""
     if "model" in keys and "models" in keys:
         raise keys["model"].wrong("give either 'model' or 'models'")
     node = keys.get("models") or keys.get("model")
     if node is None:
-        return [ModelEntry("shapes-sd", "shapes-sd", {}, dict(sampling), _priced_as(keys))]
-    found: list[ModelEntry] = []
+        return [(ModelEntry("shapes-sd", "shapes-sd", {}, dict(sampling), _priced_as(keys)), keys.get("verifier"))]
+    found: list[tuple[ModelEntry, YamlNode | None]] = []
     for item in node.items("models"):
         options: dict[str, Any] = {}
         own = dict(sampling)
         if item.is_table:
-            parts = item.table("a model", ("model", "label", "options", "as", *SAMPLING))
+            parts = item.table("a model", ("model", "label", "options", "as", "verifier", *SAMPLING))
             if "model" not in parts:
                 raise item.wrong("a model needs the key 'model': a name, a folder or a hub id")
             where, label = parts["model"], parts["label"].text("label") if "label" in parts else None
@@ -233,10 +240,36 @@ def _models(root: YamlNode, keys: Mapping[str, YamlNode], sampling: Mapping[str,
         except BadInput as error:
             raise where.wrong(error) from error
         label = label or (model if model in registry.models() else Path(model).name)
-        if label in {other.label for other in found}:
+        if label in {other.label for other, _ in found}:
             raise where.wrong(f"two models have the label {label!r}: give one of them another 'label'")
-        found.append(ModelEntry(label, model, options, own, _priced_as(parts) or _priced_as(keys)))
+        entry = ModelEntry(label, model, options, own, _priced_as(parts) or _priced_as(keys))
+        found.append((entry, parts.get("verifier", keys.get("verifier"))))
     return found
+
+
+def _guided(
+    root: YamlNode, named: Sequence[tuple[ModelEntry, YamlNode | None]]
+) -> Iterator[tuple[ModelEntry, YamlNode]]:
+    """Yield each model once for every verifier that guides its searches, and where that is named. Those for which none is
+    named have the one that they name themselves."""
+    unnamed = [model for model, node in named if node is None]
+    default = _default(root, "verifier", unnamed, registry.default_verifier) if unnamed else ""
+    labels = {model.label for model, _ in named}
+    for model, node in named:
+        if node is None:
+            yield replace(model, verifier=default), root
+            continue
+        items = node.items("verifier")
+        found: set[str] = set()
+        for item in items:
+            name = _verifier(item, guiding=True)
+            if name in found:
+                raise item.wrong(f"the verifier {name} is duplicated")
+            found.add(name)
+            label = model.label if len(items) == 1 else f"{model.label}, {name}"
+            if len(items) > 1 and label in labels:
+                raise item.wrong(f"two models have the label {label!r}: give one of them another 'label'")
+            yield replace(model, label=label, verifier=name), item
 
 
 def _priced_as(parts: Mapping[str, YamlNode]) -> str | None:

@@ -149,8 +149,7 @@ class Runner:
         """Run all searches, model by model. Ctrl-C and SIGTERM stop it early and cleanly."""
         spare = max(1, (len(os.sched_getaffinity(0)) - self._generators) // 2)
         judges = Judges(self.study.metrics, self.study.judged, spare)
-        verifiers = [self.study.verifier]
-        verifiers += [name for name in self.study.metrics if registry.metric_class(name) is None]
+        held_out = [name for name in self.study.metrics if registry.metric_class(name) is None]
         by_model = {m.label: tasks for m in self.study.models if (tasks := [t for t in self.tasks if t.model == m])}
         shares = dict(zip(by_model, time_shares(self.study.seconds, len(by_model)), strict=True))
         try:
@@ -158,7 +157,7 @@ class Runner:
                 for label, tasks in by_model.items():
                     model = tasks[0].model
                     self.progress.model = label
-                    with self._open_pool(model, verifiers) as pool:
+                    with self._open_pool(model, [model.verifier, *held_out]) as pool:
                         self.outcome.infos[model.label] = pool.info
                         meter = self.progress.meter = Meter(pool, self._generators)
                         try:
@@ -277,7 +276,7 @@ class Runner:
             result = await asearch(
                 task.prompt.text,
                 strategy=task.entry.strategy,
-                verifier=study.verifier,
+                verifier=task.model.verifier,
                 rewriter=study.rewriter,
                 nfe=task.limit.nfe,
                 images=task.limit.images,

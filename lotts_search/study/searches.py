@@ -157,7 +157,7 @@ def _name(
     given = prompt.image if entry.strategy.takes_image else None
     image = None if given is None else [image_hash(given), "restart"]
     parts = [
-        fingerprint.FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, study.verifier, prompt.text, image,
+        fingerprint.FORMAT, model.model, model.options, model.sampling, entry.name, entry.arguments, model.verifier, prompt.text, image,
         search_seed, limit.nfe, limit.images, study.workers, decided,
     ]  # fmt: skip
     if limit.flops is not None or model.priced_as is not None:
@@ -175,7 +175,7 @@ def contents(study: Study, model: ModelEntry, entry: StrategyEntry) -> dict[str,
         ),
         "load options": fingerprint.of_options(model.options),
         f"strategy {entry.name}": fingerprint.of_settings(entry.strategy),
-        f"verifier {study.verifier}": registry.verifier_contents(study.verifier),
+        f"verifier {model.verifier}": registry.verifier_contents(model.verifier),
     }
     if entry.strategy.rewrites:
         rewriter = registry.load_rewriter(study.rewriter, study.writing)

@@ -63,6 +63,7 @@ class ModelEntry:
         options: for the family's ``from_pretrained``, e.g. ``dtype`` or ``size``.
         sampling: steps, guidance, negative, eta and solver, where they differ from the model's own.
         priced_as: the published model at whose prices FLOPs are counted; None = its own.
+        verifier: guides its searches.
     """
 
     label: str
@@ -70,6 +71,7 @@ class ModelEntry:
     options: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     priced_as: str | None = None
+    verifier: str = ""
 
     def prices(self, info: ModelInfo | None = None) -> Prices:
         """Return the prices of operations; unless it is priced as a published model, they are those of the loaded model, not
@@ -110,10 +112,10 @@ class Study:
     Attributes:
         name: also the name of its folder.
         path: the YAML file.
-        models, strategies, prompts, seeds: every combination of them is searched, under every budget.
+        models, strategies, prompts, seeds: every combination of them is searched, under every budget. A model with several
+            verifiers is there once for each.
         limits: the budgets of strategies that have none of their own.
         source: the origin of the prompts, for ``study.json``.
-        verifier: guides all searches.
         metrics: registered metrics and held-out verifiers; none of them guides a search.
         judged: whether metrics judge all complete images, or only those that were the best so far.
         baselines: labels that reports compare the others with.
@@ -134,7 +136,6 @@ class Study:
     prompts: tuple[Prompt, ...]
     source: Mapping[str, Any]
     seeds: tuple[int, ...]
-    verifier: str
     metrics: tuple[str, ...] = ()
     judged: Literal["all", "best"] = "all"
     baselines: tuple[str, ...] = ()
@@ -146,6 +147,11 @@ class Study:
     at_once: int | None = None
     place: Mapping[str, str] = field(default_factory=dict)
     renamed: tuple[str, ...] = ()
+
+    @property
+    def verifiers(self) -> list[str]:
+        """The verifiers that guide searches."""
+        return list(dict.fromkeys(model.verifier for model in self.models))
 
     @property
     def rewriters(self) -> dict[str, Mapping[str, Any]]:

@@ -194,7 +194,6 @@ def describe(
         "name": study.name,
         "version": __version__,
         **now,
-        "verifier": study.verifier,
         "metrics": columns_of(study.metrics),
         "baselines": list(study.baselines),
         "models": [_model(model, infos.get(model.label), known_models.get(model.label, {})) for model in study.models],
@@ -228,7 +227,8 @@ def machine(generators: int, batch: BatchSizes, device: str) -> dict[str, Any]:
 
 def _model(model: ModelEntry, info: ModelInfo | None, before: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "label": model.label, "model": model.model, "options": dict(model.options), "as": model.priced_as
+        "label": model.label, "model": model.model, "options": dict(model.options), "as": model.priced_as,
+        "verifier": model.verifier,
     }  # fmt: skip
     if info is None:
         names = ("steps", "guidance", "eta", "solver", "negative", "sample_nfe", "prices", "family")

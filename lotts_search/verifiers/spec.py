@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,10 @@ class VerifierSpec:
 
     @property
     def parts(self) -> list[str]:
-        """The verifiers that it combines by its setting ``of``, as texts."""
+        """The verifiers that it combines by its setting ``of``, as texts; raise BadInput if that is something else."""
         combined = self.settings.get("of", ())
+        if not isinstance(combined, Iterable):
+            raise BadInput(f"verifier {self.name!r}: of must name verifiers, not {combined!r}")
         return [str(name) for name in (combined.split(",") if isinstance(combined, str) else combined)]
 
     @property

@@ -489,6 +489,27 @@ def test_searches_are_repeated_with_the_rows_and_threads_of_the_study(monkeypatc
     assert [(options["batch"], options["threads"]) for options in pools] == [(4, 1), (16, 1)]
 
 
+def test_searches_are_repeated_with_the_verifier_of_their_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("lotts_search.engine.local_pool.LocalPool", lambda *_, **options: None)
+    monkeypatch.setattr("lotts_search.registry.load_backbone", lambda *_, **__: None)
+    monkeypatch.setattr("lotts_search.registry.load_verifier", loaded.append)
+    again = Again({"verifier": "of older files"})
+    for verifier in ("clean", "noisy", None):
+        again._pool({"label": f"m, {verifier}", "model": "m"} | ({"verifier": verifier} if verifier else {}))
+    assert loaded == ["clean", "noisy", "of older files"]
+
+
+def test_a_page_names_every_verifier_that_guides(run: Path) -> None:
+    about = json.loads((run / "study.json").read_text())
+    del about["verifier"]
+    about["models"] = [{"label": f"m, {name}", "model": "m", "verifier": name} for name in ("clean", "noisy", "clean")]
+    (run / "study.json").write_text(json.dumps(about))
+    with pytest.raises(SystemExit):
+        main(["report", str(run), "--no-figures"])
+    assert "<b>score</b> is clean or noisy, which guided" in (run / "report" / "index.html").read_text()
+
+
 def test_a_stale_journal_of_a_tree_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = tmp_path / "a.journal"
     journal.write_bytes(b"of another search")

@@ -74,6 +74,28 @@ def test_dry_run_counts_and_starts_nothing_that_searches(
     assert "15 searches: 15 reused" in capsys.readouterr().out and len(pool.asked) == asked
 
 
+def test_several_verifiers_are_lines_of_the_dry_run_and_pools_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = use(monkeypatch, AnalyticPool())
+    verifiers = ["shapes-reward", "noisy:of=shapes-reward,sd=0.03"]
+    file = world(tmp_path, YAML + "verifier: [shapes-reward, {noisy: {of: shapes-reward, sd: 0.03}}]\n")
+    assert call("study", file, "--out", tmp_path / "run", "--dry-run", "--json") == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    searches = {
+        label: sum(line["searches"] for line in lines if line["model"] == label)
+        for label in (line["model"] for line in lines)
+    }
+    assert searches == {f"analytic, {verifier}": 15 for verifier in verifiers}
+    opened.clear()
+    assert call("study", file, "--out", tmp_path / "run") == 0
+    assert [names for names, _ in opened] == [(verifier,) for verifier in verifiers]
+    said = " ".join(capsys.readouterr())
+    assert all(f"verifier {verifier}; budget" in said for verifier in verifiers)
+    assert call("status", tmp_path / "run") == 0
+    assert "30" in capsys.readouterr().out
+
+
 def test_it_says_what_is_reused_and_how_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,12 +23,14 @@ def read(tmp_path: Path, text: str):
 
 
 MINIMAL = "strategies: lotts\nprompts: [a, b]\nbudgets: {images: 9}\n"
+NOISY = "{noisy: {of: shapes-reward, sd: 0.03}}"
+NOISED = "noisy:of=shapes-reward,sd=0.03"
 
 
 def test_the_smallest_study(tmp_path: Path) -> None:
     study = read(tmp_path, MINIMAL)
-    assert (study.name, study.verifier, study.seeds, study.metrics) == ("study", "shapes-reward", (0,), ())
-    assert study.models == (ModelEntry("shapes-sd", "shapes-sd"),)
+    assert (study.name, study.seeds, study.metrics) == ("study", (0,), ())
+    assert study.models == (ModelEntry("shapes-sd", "shapes-sd", verifier="shapes-reward"),)
     (entry,) = study.strategies
     assert (entry.label, entry.limits, entry.nested) == ("lotts", (Limit(images=9),), False)
     assert [prompt.text for prompt in study.prompts] == ["a", "b"]
@@ -87,7 +89,9 @@ guidance: 2
 """,
     )
     assert study.models[0].sampling == {"guidance": 2.0}
-    assert study.models[1] == ModelEntry("long", "shapes-sd", {"dtype": "bfloat16"}, {"guidance": 2.0, "steps": 24})
+    assert study.models[1] == ModelEntry(
+        "long", "shapes-sd", {"dtype": "bfloat16"}, {"guidance": 2.0, "steps": 24}, verifier="shapes-reward"
+    )
     assert study.strategies[0].limits == (Limit(100.0, 9), Limit(images=4), Limit(images=5))
     assert len(study.prompts) == 2
 
@@ -112,6 +116,18 @@ def test_prompts_of_the_shapes_world_and_of_files(tmp_path: Path) -> None:
         (MINIMAL + "verifier: shapes-rewad\n", r"line 4: unknown verifier 'shapes-rewad'; did you mean 'shapes-reward'\?"),
         (MINIMAL + "verifier: shapes-oracle\n", r"line 4: shapes-oracle is held out: it may be a metric, never the verifier"),
         (MINIMAL + "metrics:\n- shapes-reward\n", r"line 5: shapes-reward guides the searches"),
+        (MINIMAL + f"verifier: [{NOISY}, shapes-reward]\nmetrics: shapes-reward\n", r"line 5: shapes-reward guides the searches"),
+        (MINIMAL + "verifier:\n- shapes-reward\n- noisy: {of: shapes-rewad, sd: 0.1}\n", r"line 6: .*'shapes-rewad'; did you mean 'shapes-reward'"),
+        (MINIMAL + "verifier: {noisy: {of: shapes-oracle, sd: 0.1}}\n", r"line 4: shapes-oracle is held out"),
+        (MINIMAL + "verifier: {noisy: {of: 3, sd: 0.1}}\n", r"line 4: verifier 'noisy': of must name verifiers, not 3"),
+        (MINIMAL + "verifier: [shapes-reward,\n  shapes-reward]\n", r"line 5: the verifier shapes-reward is duplicated"),
+        (MINIMAL + "verifier: []\n", r"line 4: verifier must not be empty"),
+        (MINIMAL + "model:\n  model: shapes-sd\n  verifier: shapes-oracle\n", r"line 6: shapes-oracle is held out"),
+        (MINIMAL + "verifier: [aesthetic,\n  geneval]\n", r"line 5: 'a' is no prompt of GenEval"),
+        (
+            MINIMAL + f"verifier: [shapes-reward,\n  {NOISY}]\nmodels: [shapes-sd, {{model: shapes-sd, label: 'shapes-sd, {NOISED}'}}]\n",
+            f"line 5: two models have the label 'shapes-sd, {NOISED}'",
+        ),
         (MINIMAL + "guide: shapes-reward\nverifier: shapes-reward\n", r"line 5: 'verifier' is duplicated"),
         (MINIMAL + "baselines: [lots]\n", r"line 4: unknown baseline 'lots'; did you mean 'lotts'"),
         (MINIMAL.replace("{images: 9}", "{samples: 0}"), r"line 3: samples must be a number of 1 or more, not 0"),
@@ -202,9 +218,27 @@ def test_the_comparisons_of_the_package_are_studies() -> None:
     assert study.baselines == ("best-of-n", "lotts") and study.metrics == ("shapes-oracle",)
 
 
+def test_every_model_is_there_once_for_each_of_its_verifiers(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + f"verifier: [shapes-reward, {NOISY}]\nmodels: [shapes-sd, {{model: shapes-sd, label: own, verifier: aesthetic}}]\n"
+    )
+    study = read(tmp_path, text)
+    assert [(m.label, m.model, m.verifier) for m in study.models] == [
+        ("shapes-sd, shapes-reward", "shapes-sd", "shapes-reward"), (f"shapes-sd, {NOISED}", "shapes-sd", NOISED),
+        ("own", "shapes-sd", "aesthetic"),
+    ]  # fmt: skip
+    assert [m.verifier for m in read(tmp_path, text.replace("verifier: [", "judge: all # ")).models] == [
+        "shapes-reward",
+        "aesthetic",
+    ]
+    alone = read(tmp_path, MINIMAL + f"verifier: [{NOISY}]\n")
+    assert [(m.label, m.verifier) for m in alone.models] == [("shapes-sd", NOISED)]
+
+
 def test_old_names_of_keys_work_and_are_noted(tmp_path: Path) -> None:
     old = read(tmp_path, MINIMAL + "guide: tests.actors.fakes:Brightness\n")
-    assert old.verifier == "tests.actors.fakes:Brightness"
+    assert old.verifiers == ["tests.actors.fakes:Brightness"]
     assert old.renamed == (f"{tmp_path / 'study.yaml'}, line 4: 'guide' is now called 'verifier'",)
     new = read(tmp_path, MINIMAL + "verifier: tests.actors.fakes:Brightness\n")
     assert new.renamed == () and [t.search_id for t in tasks_of(new)] == [t.search_id for t in tasks_of(old)]

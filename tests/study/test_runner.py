@@ -235,6 +235,63 @@ def test_what_decides_a_search_is_in_its_id(tmp_path: Path) -> None:
         assert {task.search_id for task in tasks_of(read_study(path))}.isdisjoint(base), more
 
 
+NOISED = "noisy:of=shapes-reward,sd=0.03"
+SEVERAL = YAML + "verifier: [shapes-reward, {noisy: {of: shapes-reward, sd: 0.03}}]\n"
+
+
+class Disagreeing(AnalyticPool):
+    """Its noisy verifier prefers what the other one dislikes."""
+
+    def submit(self, work: Work) -> Future[Result]:
+        found = super().submit(work)
+        if isinstance(work, Score) and work.verifier == NOISED:
+            result, found = found.result(), Future()
+            assert result.score is not None
+            found.set_result(replace(result, score=-result.score))
+        return found
+
+
+def test_several_verifiers_give_what_a_study_of_each_gives(tmp_path: Path) -> None:
+    run(world(tmp_path, SEVERAL), tmp_path / "both", Disagreeing())
+    rows = lasting(tmp_path / "both")
+    apart = []
+    for number, verifier in enumerate(["shapes-reward", NOISED]):
+        run(world(tmp_path, f"{YAML}verifier: '{verifier}'\n"), tmp_path / str(number), Disagreeing())
+        apart += [row | {"model": f"analytic, {verifier}"} for row in lasting(tmp_path / str(number))]
+        assert {row["model"] for row in lasting(tmp_path / str(number))} == {"analytic"}
+    assert rows == apart  # with the ids of their searches
+    returned = [{row["best_so_far"] for row in rows if row["model"].endswith(end)} for end in ("reward", "sd=0.03")]
+    assert returned[0].isdisjoint(returned[1])
+    described = study_json(tmp_path / "both")["models"]
+    assert [(m["label"], m["verifier"]) for m in described] == [
+        (f"analytic, {v}", v) for v in ("shapes-reward", NOISED)
+    ]
+    table = load(tmp_path / "both")
+    assert {setup.model for setup in table.setups} == {m["label"] for m in described}
+
+
+def test_a_study_takes_another_verifier_and_resumes_with_several(tmp_path: Path) -> None:
+    run(world(tmp_path), tmp_path / "run", Disagreeing())
+    out, path = tmp_path / "run", world(tmp_path, SEVERAL)
+    asked = Disagreeing()
+    conducted, stand = run(path, out, asked)
+    assert (conducted.outcome.status, str(stand)) == ("done", "15 reused, 15 new")
+    assert {work.verifier for work in asked.asked if isinstance(work, Score)} == {NOISED}
+    run(path, tmp_path / "whole", Disagreeing())
+    assert lasting(out) == lasting(tmp_path / "whole")
+    whole = len(asked.asked)
+
+    class Interrupted(Disagreeing):
+        def submit(self, work: Work) -> Future[Result]:
+            return interrupt(self, work) if len(self.asked) == whole * 3 // 2 else super().submit(work)
+
+    conducted, _ = run(path, tmp_path / "resumed", Interrupted())
+    assert conducted.outcome.status == "interrupted"
+    conducted, stand = run(path, tmp_path / "resumed", Disagreeing())
+    assert conducted.outcome.status == "done" and len(stand.done) >= 15 and stand.todo
+    assert lasting(tmp_path / "resumed") == lasting(out)
+
+
 class Once(AnalyticPool):
     """Does something when it is asked for the so-many-th work."""
 

@@ -131,20 +131,20 @@ def test_an_explicit_verifier_precedes_the_model_s(tmp_path: Path, monkeypatch: 
         with pytest.raises(SystemExit):
             main(["generate", "a fox", "--model", folder, "--out", str(tmp_path / "out"), *words])
     assert opened == ["clip-score", "aesthetic"]
-    assert study(tmp_path, STUDY + f"model: {folder}\n").verifier == "clip-score"
-    assert study(tmp_path, STUDY + f"model: {folder}\nverifier: aesthetic\n").verifier == "aesthetic"
+    assert study(tmp_path, STUDY + f"model: {folder}\n").verifiers == ["clip-score"]
+    assert study(tmp_path, STUDY + f"model: {folder}\nverifier: aesthetic\n").verifiers == ["aesthetic"]
 
 
-def test_one_verifier_guides_all_models_of_a_study(tmp_path: Path) -> None:
+def test_models_that_name_different_verifiers_need_one_from_their_study(tmp_path: Path) -> None:
     one, other = (model(tmp_path / name, name) for name in ("clip-score", "aesthetic"))
     with pytest.raises(
         BadInput,
-        match="have one verifier: give 'verifier', because shapes-sd names shapes-reward, clip-score names clip",
+        match="the models name several verifiers: give 'verifier', because shapes-sd names shapes-reward, clip-score names clip",
     ):
         study(tmp_path, STUDY + f"models: [shapes-sd, {one}]\n")
     text = STUDY + f"models: [{one}, {{model: {one}, label: again}}]\n"
-    assert study(tmp_path, text).verifier == "clip-score"
-    assert study(tmp_path, STUDY + f"models: [{one}, {other}]\nverifier: pickscore\n").verifier == "pickscore"
+    assert study(tmp_path, text).verifiers == ["clip-score"]
+    assert study(tmp_path, STUDY + f"models: [{one}, {other}]\nverifier: pickscore\n").verifiers == ["pickscore"]
 
 
 def test_a_search_takes_the_only_verifier_of_its_pool() -> None:
