@@ -19,16 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lotts_search.backbones.confined import Frozen, Taken
-from lotts_search.backbones.unet_forwards import (
-    Call,
-    as_columns,
-    as_image,
-    as_tokens,
-    beside,
-    convolve,
-    moments,
-    normalize,
-)
+from lotts_search.backbones.unet_forwards import Call, as_image, as_tokens, beside, convolve, normalize, sums
 from lotts_search.backbones.unet_layers import Grid, Layer, kept_at, layers
 
 
@@ -80,7 +71,7 @@ def unrecorded(unet: Any, latent: Grid, active: int) -> Frozen:
     frozen = Frozen(everything[:active], everything[active:])
     for layer in layers(unet, latent):
         if isinstance(layer.module, nn.GroupNorm):
-            frozen.kept[layer.module] = torch.empty(2, layer.module.num_channels)
+            frozen.kept[layer.module] = torch.empty(2, layer.module.num_groups)
         elif layer.kept:
             frozen.kept[layer.module] = torch.empty(len(kept_at(frozen, layer, latent)), layer.kept, dtype=unet.dtype)
     return frozen
@@ -110,8 +101,7 @@ def recorded(unet: Any, latent: Grid, frozen: Mapping[int, Frozen]) -> Iterator[
                 taken[kind] = Taken(places, tokens.shape[1])
             found = taken[kind].of(tokens)
             if _normal(layer):
-                columns = as_columns(found.view(len(rows), -1, found.shape[1]))
-                parts = list(moments(layer.module, columns).chunk(len(rows), 1))
+                parts = list(sums(layer.module, found.view(len(rows), -1, found.shape[1])).unbind(1))
             else:
                 parts = taken[kind].apart(found)
             for one, part in zip(rows.values(), parts, strict=True):

@@ -16,8 +16,6 @@ from lotts_search.backbones.unet_layers import Grid, Layer, active_at, around
 
 CACHED = 12 << 20
 """Bytes of gathered inputs that a CPU multiplies at once, or as many as the weights have: more leave its cache."""
-TOGETHER = 1 << 20
-"""Bytes of several rows that a group norm copies to compute them at once."""
 
 
 class Call:
@@ -72,17 +70,14 @@ def as_image(tokens: Tensor) -> Tensor:
     return tokens[:, :, None].permute(0, 3, 1, 2)
 
 
-def moments(norm: nn.GroupNorm, columns: Tensor) -> Tensor:
-    """Return the means [2, C] of columns [N, C], and of their squares plus the norm's epsilon."""
-    # In one pass, and because of weights in float32 as well, whatever the dtype of the columns is.
-    one = torch.ones(columns.shape[1], device=columns.device)
-    _, mean, scale = torch.native_batch_norm(columns, one, one, None, None, True, 0.0, norm.eps)
-    return torch.stack([mean, torch.addcmul(scale**-2, mean, mean)])
-
-
-def as_columns(tokens: Tensor) -> Tensor:
-    """Return tokens [B, N, C] as columns [N, B·C]; of one row this copies nothing."""
-    return tokens.transpose(0, 1).flatten(1)
+def sums(norm: nn.GroupNorm, tokens: Tensor) -> Tensor:
+    """Return sums and sums of squares [2, B, G] of the groups of tokens [B, N, C]."""
+    # In one pass, and because of weights in float32 as well, whatever the dtype of the tokens is.
+    one = torch.ones(norm.num_channels, device=tokens.device)
+    found = [torch.native_batch_norm(row, one, one, None, None, True, 0.0, norm.eps)[1:] for row in tokens]
+    mean, scale = torch.stack([torch.stack(pair) for pair in found], 1)
+    moments = torch.stack([mean, scale**-2 - norm.eps + mean.square()])
+    return tokens.shape[1] * moments.view(2, len(tokens), norm.num_groups, -1).sum(-1)
 
 
 def normalize(layer: Layer, call: Call) -> Callable[[Tensor], Tensor]:
@@ -90,23 +85,15 @@ def normalize(layer: Layer, call: Call) -> Callable[[Tensor], Tensor]:
     norm = layer.module
     each = norm.num_channels // norm.num_groups
 
-    def normal(tokens: Tensor, frozen: list[Frozen]) -> Tensor:
-        columns, kept = as_columns(tokens), torch.cat([row.kept[norm] for row in frozen], 1)
-        every = torch.lerp(moments(norm, columns), kept, 1 - tokens.shape[1] / math.prod(layer.grid))
-        mean, square = every.view(2, -1, each).mean(-1, keepdim=True)
-        variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=norm.eps)
-        means, variances = (part.expand(-1, each).flatten() for part in (mean, variance))
-        weight, bias = (part.float().repeat(len(tokens)) for part in (norm.weight, norm.bias))
-        found = functional.batch_norm(columns, means, variances, weight, bias, eps=0.0)
-        return found.view(-1, len(tokens), norm.num_channels).transpose(0, 1)
-
     def forward(image: Tensor) -> Tensor:
-        tokens = as_tokens(image)
-        # Small rows together, in few operations; large ones one by one, since copying them would take longer.
-        few = max(1, TOGETHER // max(1, tokens[0].nbytes))
-        starts = range(0, len(tokens), few)
-        parts = [normal(tokens[first : first + few], call.frozen[first : first + few]) for first in starts]
-        return as_image(parts[0] if len(parts) == 1 else torch.cat(parts))
+        tokens = as_tokens(image).contiguous()
+        found, weight, bias = torch.empty_like(tokens), norm.weight.float(), norm.bias.float()
+        kept = torch.stack([frozen.kept[norm] for frozen in call.frozen], 1)
+        mean, square = (sums(norm, tokens) + kept) / (each * math.prod(layer.grid))
+        moments = torch.stack([mean, (square - mean.square()).clamp(min=0)]).repeat_interleave(each, -1)
+        for row, means, variances, to in zip(tokens, *moments, found, strict=True):
+            to.copy_(functional.batch_norm(row, means, variances, weight, bias, eps=norm.eps))
+        return as_image(found)
 
     return forward
 
