@@ -165,6 +165,11 @@ _VERIFIERS = [
         "Small learned verifier of shapes images: the share of objects that match the prompt.",
     ),
     Entry(
+        "shapes-reward-x0",
+        "lotts_search.shapes.verifier:ShapesRewardX0",
+        "shapes-reward trained on x0 predictions, for strategies that score unfinished images.",
+    ),
+    Entry(
         "image-reward",
         "lotts_search.verifiers.image_reward:ImageReward",
         "Learned human preference: BLIP trained on rankings by experts.",

@@ -2,7 +2,7 @@
 
 Source: Yu et al. 2025, "TTSnap: Test-time scaling of diffusion models via noise-aware pruning" (arXiv 2511.22242), which ends
 samples early by the scores of their x0 predictions, so that more of them can begin. The paper scores by a reward that was trained
-on such predictions. Halving at equal shares of the trajectory is ours (Jamieson and Talwalkar 2016 halve at equal shares of the
+on such predictions; ``shapes-reward-x0`` is one. Halving at equal shares of the trajectory is ours (Jamieson and Talwalkar 2016 halve at equal shares of the
 budget). No noise is drawn at the checkpoints: with ``keep=1`` this is Best-of-N.
 """
 

@@ -19,8 +19,8 @@ from lotts_search.work.requests import Bytes
 
 Describe = Callable[[str], None]
 EMBEDDED = Path(__file__).parent / "models"
-REWARD_IMAGES = 80_000
-"""Number of images that the training of shapes-reward sees."""
+REWARD_IMAGES = {"shapes-reward": 80_000, "shapes-reward-x0": 96_000}
+"""Number of images that the training of a verifier sees."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Effort:
     @classmethod
     def on(cls, name: str, device: str) -> Effort:
         """Return a reasonable effort for a model and a device: an hour or two on a CPU, minutes on a GPU."""
-        if name == "shapes-reward":
-            return cls(images=REWARD_IMAGES)
+        if name in REWARD_IMAGES:
+            return cls(images=REWARD_IMAGES[name])
         if torch.device(device).type == "cpu":
             return cls()
         return cls(2_000_000, None, 360_000, 256, 256_000, 128)
@@ -93,7 +93,7 @@ def train(
     Every stage writes checkpoints below ``out/training``; the same call resumes an interrupted run.
 
     Args:
-        name: one of :data:`RECIPES`, or ``shapes-reward``.
+        name: one of :data:`RECIPES` or of :data:`REWARD_IMAGES`.
         out: folder of the finished model.
         effort: the effort of the training; None = :meth:`Effort.on` this device.
         vae: folder of a trained autoencoder to use.
@@ -112,8 +112,13 @@ def train(
         vae = vae or EMBEDDED / "shapes-sd" / "vae"
         train_reward(out, images=effort.images, vae=vae, device=device, describe=describe)
         return out
+    if name == "shapes-reward-x0":
+        from lotts_search.shapes.reward.predictions import train_on_predictions
+
+        train_on_predictions(out, images=effort.images, device=device, describe=describe)
+        return out
     if name not in RECIPES:
-        raise unknown("embedded model", name, [*RECIPES, "shapes-reward"])
+        raise unknown("embedded model", name, [*RECIPES, *REWARD_IMAGES])
     recipe, work = RECIPES[name], out / "training"
     describe(f"{effort.different} different training images")
     images, captions = render_store(renders or work / "renders", effort.different, describe)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lotts_search.shapes.reward.net import RewardNet
 
 FOLDER = Path(__file__).parent / "models" / "shapes-reward"
+PREDICTIONS = FOLDER.with_name("shapes-reward-x0")
 
 
 class ShapesReward:
@@ -29,6 +30,7 @@ class ShapesReward:
 
     name = "shapes-reward"
     requirements: tuple[str, ...] = ()
+    folder = FOLDER
 
     def __init__(self, net: RewardNet):
         from lotts_search.shapes.reward.net import encode
@@ -51,7 +53,7 @@ class ShapesReward:
         """
         from lotts_search.shapes.reward.net import load_reward
 
-        net = load_reward(FOLDER if weights is None else Path(weights))
+        net = load_reward(cls.folder if weights is None else Path(weights))
         net.picture.to(place(cls.name, "cpu", dtype)[1])
         return cls(net)
 
@@ -90,3 +92,11 @@ class ShapesReward:
         from lotts_search.shapes.reward.net import predict
 
         return predict(self.net, [self._encoded(prompt) for prompt in prompts], images)
+
+
+class ShapesRewardX0(ShapesReward):
+    """``shapes-reward-x0``: the same network, trained further to score an x0 prediction, however blurred, as ``shapes-reward`` will
+    score the finished image (:mod:`lotts_search.shapes.reward.predictions`)."""
+
+    name = "shapes-reward-x0"
+    folder = PREDICTIONS

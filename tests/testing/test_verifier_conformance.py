@@ -47,6 +47,10 @@ class TestShapesReward(VerifierConformance):
     wrong = ({"weights": "no/such/folder"},)
 
 
+class TestShapesRewardX0(TestShapesReward):
+    text = "shapes-reward-x0"
+
+
 class WrongType(Brightness):
     def score(self, prompts: list[str], images: Bytes) -> Any:
         return super().score(prompts, images).astype(np.float64)

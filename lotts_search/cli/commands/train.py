@@ -13,7 +13,9 @@ import typer
 def train(
     name: Annotated[
         str,
-        typer.Argument(help="`shapes-sd`, `shapes-sdxl`, `shapes-flux` or `shapes-reward`.", show_default=False),
+        typer.Argument(
+            help="`shapes-sd`, `shapes-sdxl`, `shapes-flux`, `shapes-reward` or `shapes-reward-x0`.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the model [default: out/NAME].", show_default=False)
