@@ -159,6 +159,12 @@ def load_reward(folder: Path) -> RewardNet:
     return net.eval()
 
 
+def pixels(images: Bytes, device: torch.device | str) -> Tensor:
+    """Return uint8 images [B, 64, 64, 3] as the network takes them: [B, 3, 64, 64] in -1..1."""
+    # Cutting crops is slow where the channels are last, so they are moved while they are bytes.
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
+
+
 def encode(net: RewardNet, prompt: str) -> Tensor:
     """Return the queries of a prompt [TARGETS, F]."""
     ids = torch.from_numpy(word_ids(prompt))[None].to(next(net.parameters()).device)
@@ -181,8 +187,6 @@ def predict(net: RewardNet, queries: Sequence[Tensor], images: Bytes) -> Tensor:
         raise BadInput(
             f"shapes-reward expects {len(queries)} uint8 images [64, 64, 3], not {images.dtype} {list(images.shape)}"
         )
-    device = next(net.parameters()).device
-    # Cutting crops is slow where the channels are last, so they are moved while they are bytes.
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
+    seen = pixels(images, next(net.parameters()).device)
     with torch.inference_mode():
-        return net.match(net.picture(pixels), torch.stack(list(queries)))
+        return net.match(net.picture(seen), torch.stack(list(queries)))

@@ -22,7 +22,7 @@ from lotts_search.engine.local_pool import LocalPool
 from lotts_search.registry import load_backbone
 from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.reward.data import altered
-from lotts_search.shapes.reward.net import RewardNet, load_reward, save_reward, word_ids
+from lotts_search.shapes.reward.net import RewardNet, load_reward, pixels, save_reward, word_ids
 from lotts_search.shapes.verifier import FOLDER, PREDICTIONS, ShapesReward
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import Scene, Split, random_scene
@@ -71,19 +71,18 @@ def train_on_predictions(
         drawn.append(_kept(model, wanted[-samples:], seed, state, device, describe))
     teacher, net = load_reward(FOLDER).to(device), load_reward(FOLDER).to(device).train()
     trainer = Trainer(net, state, images // batch, lr, ema=0.998, warmup=100, describe=describe)
-    owner = np.repeat(np.arange(len(models)), samples)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([seed, 1, step])
         rows = rng.integers(len(wanted), size=batch)
-        tracks = [drawn[owner[row]][row % samples] for row in rows]
+        tracks = [drawn[row // samples][row % samples] for row in rows]
         seen = np.stack([track[rng.integers(len(track))] for track in tracks])
         finished = np.stack([track[-1] for track in tracks])
         captions = [altered(wanted[row], rng)[0] if rng.random() < _WRONG else wanted[row] for row in rows]
         words = torch.from_numpy(np.stack([word_ids(scene.caption) for scene in captions])).to(device)
         with torch.no_grad():
-            target = teacher(_pixels(finished, device), words).sigmoid()
-        logits = net(_pixels(seen, device), words)
+            target = teacher(pixels(finished, device), words).sigmoid()
+        logits = net(pixels(seen, device), words)
         matching = functional.binary_cross_entropy_with_logits(logits, target)
         error = (logits.detach().sigmoid() - target).abs().mean()
         return matching, {"matching": float(matching.detach()), "error": float(error)}
@@ -144,10 +143,6 @@ def _kept(
     with replacing(file) as temporary, temporary.open("wb") as to:
         np.save(to, found)
     return found
-
-
-def _pixels(images: Bytes, device: str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
 
 
 def measure(
