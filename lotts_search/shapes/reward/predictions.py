@@ -23,6 +23,7 @@ from lotts_search.registry import load_backbone
 from lotts_search.shapes.denoisers.loop import Trainer
 from lotts_search.shapes.reward.data import altered
 from lotts_search.shapes.reward.net import RewardNet, load_reward, pixels, save_reward, word_ids
+from lotts_search.shapes.train import RECIPES
 from lotts_search.shapes.verifier import FOLDER, PREDICTIONS, ShapesReward
 from lotts_search.shapes.world.oracle import judge
 from lotts_search.shapes.world.scene import Scene, Split, random_scene
@@ -30,7 +31,6 @@ from lotts_search.work.pool import Pool
 from lotts_search.work.replacing import replacing
 from lotts_search.work.requests import Bytes, Floats, Fresh, Predict, Sampling, Segment, State
 
-MODELS = "shapes-sd", "shapes-sdxl", "shapes-flux"
 _AT_ONCE = 96
 _WRONG = 0.3
 """Share of the training images that are seen with a caption that is wrong in some cells."""
@@ -43,7 +43,7 @@ def train_on_predictions(
     images: int = 96_000,
     batch: int = 64,
     lr: float = 5e-4,
-    models: Sequence[str] = MODELS,
+    models: Sequence[str] = tuple(RECIPES),
     device: str = "cpu",
     seed: int = 31,
     state: Path | None = None,
@@ -188,7 +188,7 @@ def main() -> None:
     if not args.measure:
         train_on_predictions(args.out, device=args.device, describe=lambda line: print(line, flush=True))
         return
-    for model in MODELS:
+    for model in RECIPES:
         with LocalPool(load_backbone(model, dtype="bfloat16"), {}, 8, 1) as pool:
             both = measure([ShapesReward(load_reward(folder)) for folder in (FOLDER, args.out)], pool, split="test")
         for folder, (ranks, best) in zip((FOLDER, args.out), both, strict=True):
